@@ -1,0 +1,147 @@
+//! The AgentJob resource and its admission rules (CEL, checked by the API server).
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Seconds,
+    Timeouts, schema,
+};
+
+/// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[kube(
+    group = "kodosumi.io",
+    version = "v1alpha1",
+    kind = "AgentJob",
+    plural = "agentjobs",
+    singular = "agentjob",
+    shortname = "aj",
+    category = "kodosumi",
+    namespaced,
+    status = "AgentJobStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    label("app.kubernetes.io/part-of", "koco"),
+    selectable = ".status.phase",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".status.resolved.executionMode"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Workflow", type_ = "string", json_path = ".status.workflow.id", priority = 1),
+    printcolumn(name = "Pod", type_ = "string", json_path = ".status.runnerPod", priority = 1),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must be no more than 63 characters"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Cancelled']) || (has(self.status) && has(self.status.phase) && self.status.phase == oldSelf.status.phase)"
+    ).message("status.phase is terminal and never changes")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.executionMode) == has(oldSelf.executionMode) && (!has(self.executionMode) || self.executionMode == oldSelf.executionMode)").message("spec.executionMode is immutable"),
+    validation = Rule::new("has(self.retryPolicy) == has(oldSelf.retryPolicy) && (!has(self.retryPolicy) || self.retryPolicy == oldSelf.retryPolicy)").message("spec.retryPolicy is immutable"),
+    validation = Rule::new("has(self.timeouts) == has(oldSelf.timeouts) && (!has(self.timeouts) || self.timeouts == oldSelf.timeouts)").message("spec.timeouts is immutable"),
+    validation = Rule::new("has(self.pauseNotice) == has(oldSelf.pauseNotice) && (!has(self.pauseNotice) || self.pauseNotice == oldSelf.pauseNotice)").message("spec.pauseNotice is immutable"),
+    validation = Rule::new("self.pausePolicy != 'Freeze' || !has(self.template.spec.containers[0].livenessProbe)").message("spec.template.spec.containers[0].livenessProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"),
+    validation = Rule::new("self.pausePolicy != 'Freeze' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
+)]
+pub struct AgentJobSpec {
+    /// Who carries the job through its attempts. Default: the operator's `KODO_EXECUTION_MODE`, else Direct. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_mode: Option<ExecutionMode>,
+
+    /// What the agent is to run, handed on as it is in `KODO_ENTRY_POINT`. Immutable.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.entryPoint is immutable"))]
+    pub entry_point: String,
+
+    /// Any JSON object, for the agent to read from `KODO_INPUTS_FILE`. Immutable.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::object")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.inputs is immutable"))]
+    pub inputs: Map<String, Value>,
+
+    /// Any JSON object, for the agent to read from `KODO_EXTRA_FILE`. Immutable.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::object")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.extra is immutable"))]
+    pub extra: Map<String, Value>,
+
+    /// What is wanted of the job now. Cancelled is final.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("oldSelf != 'Cancelled' || self == 'Cancelled'").message("spec.desiredState: Cancelled is final"))]
+    pub desired_state: DesiredState,
+
+    /// How a running agent is made to stand still. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.pausePolicy is immutable"))]
+    pub pause_policy: PausePolicy,
+
+    /// A signal that the agent gets before it is frozen, to reach a safe point. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_notice: Option<PauseNotice>,
+
+    /// The pod to run the agent in, as in a Job. The first container is the agent. Immutable.
+    #[schemars(schema_with = "schema::template")]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf").message("spec.template is immutable"),
+        validation = Rule::new("has(self.spec.containers[0].command) && size(self.spec.containers[0].command) > 0").message("spec.template.spec.containers[0].command is required: the runner starts it"),
+        validation = Rule::new("!has(self.spec.restartPolicy) || self.spec.restartPolicy == 'Never'").message("spec.template.spec.restartPolicy must be Never or unset: spec.retryPolicy decides on retries"),
+        validation = Rule::new("self.spec.containers.all(c, !has(c.restartPolicy) && !has(c.restartPolicyRules))").message("spec.template.spec.containers[*].restartPolicy and restartPolicyRules must be unset: spec.retryPolicy decides on retries"),
+        validation = Rule::new("!has(self.spec.hostPID) || !self.spec.hostPID").message("spec.template.spec.hostPID must be false: the runner has to be the first process of its container"),
+        validation = Rule::new("!has(self.spec.shareProcessNamespace) || !self.spec.shareProcessNamespace").message("spec.template.spec.shareProcessNamespace must be false: the runner has to be the first process of its container"),
+        validation = Rule::new("!has(self.spec.activeDeadlineSeconds)").message("spec.template.spec.activeDeadlineSeconds must be unset: it would count paused time; use spec.timeouts.execution"),
+        validation = Rule::new("!has(self.spec.volumes) || self.spec.volumes.all(v, !has(v.name) || !v.name.startsWith('koco-'))").message("spec.template.spec.volumes[*].name: names that start with koco- are the operator's"),
+        validation = Rule::new("!has(self.spec.initContainers) || self.spec.initContainers.all(c, !has(c.name) || !c.name.startsWith('koco-'))").message("spec.template.spec.initContainers[*].name: names that start with koco- are the operator's"),
+        validation = Rule::new("!has(self.spec.containers[0].volumeMounts) || self.spec.containers[0].volumeMounts.all(m, !has(m.mountPath) || (m.mountPath != '/koco' && !m.mountPath.startsWith('/koco/')))").message("spec.template.spec.containers[0].volumeMounts[*].mountPath: /koco is the operator's"),
+        validation = Rule::new("!has(self.spec.containers[0].env) || self.spec.containers[0].env.all(e, !has(e.name) || !(e.name in ['KODO_FID', 'KODO_ENTRY_POINT', 'KODO_ATTEMPT', 'KODO_RESUMED', 'KODO_INPUTS_FILE', 'KODO_EXTRA_FILE', 'KODO_RESULT_FILE', 'KODO_ERROR_FILE']))").message("spec.template.spec.containers[0].env: KODO_FID, KODO_ENTRY_POINT, KODO_ATTEMPT, KODO_RESUMED and KODO_*_FILE are set by the runner")
+    )]
+    pub template: PodTemplateSpec,
+
+    /// When and how often an agent that failed is started again. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryPolicy>,
+
+    /// How long things may take. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+
+    /// What a drain, a lost node or a deleted pod does to an agent that had started. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.disruptionPolicy is immutable"))]
+    pub disruption_policy: DisruptionPolicy,
+
+    /// How many ended pods are kept for their logs.
+    #[serde(default = "default_history")]
+    #[schemars(range(min = 0, max = 100))]
+    pub failed_pods_history_limit: i32,
+
+    /// How long the job is kept after its end, in seconds. Unset: kept. A GitOps tool would apply a deleted job again,
+    /// and its agent would run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ttl_seconds_after_finished: Option<i32>,
+}
+
+fn default_history() -> i32 {
+    3
+}
+
+impl AgentJob {
+    /// The grace period of the agent between SIGTERM and SIGKILL, in seconds: the template's, or Kubernetes' default of 30.
+    pub fn grace_seconds(&self) -> i64 {
+        let spec = self.spec.template.spec.as_ref();
+        spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(0)
+    }
+
+    /// One attempt's limit, if there is one.
+    pub fn execution_limit(&self) -> Option<std::time::Duration> {
+        self.spec.timeouts.as_ref().and_then(|t| t.execution).map(Seconds::get)
+    }
+
+    /// The UID that the API server gave the object; empty on one that was never stored.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+}

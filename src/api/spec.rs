@@ -1,0 +1,122 @@
+//! The enums and small structures of `spec`. Used by everyone; see [`super::AgentJobSpec`] for the whole.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Seconds;
+
+/// Who carries a job through its attempts.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExecutionMode {
+    /// The controller itself: one attempt, nothing but Kubernetes is needed.
+    #[default]
+    Direct,
+    /// A Temporal workflow: retries, durable back-off, signals and queries.
+    Temporal,
+}
+
+/// What the user wants of the job now.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub enum DesiredState {
+    /// The agent runs.
+    #[default]
+    Running,
+    /// The agent stands still.
+    Paused,
+    /// The job ends. Final.
+    Cancelled,
+}
+
+impl DesiredState {
+    /// The word as it is written in the resource.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Paused => "Paused",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+/// How a running agent is made to stand still.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PausePolicy {
+    /// Every process of the agent is stopped where it is; memory and open files stay.
+    #[default]
+    Freeze,
+    /// The agent gets SIGTERM and its grace period to checkpoint, its pod ends; on resume a new pod of the same attempt
+    /// starts with `KODO_RESUMED=1`.
+    Evict,
+}
+
+/// What a drain, a lost node or a deleted pod does to an agent that had started.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DisruptionPolicy {
+    /// It counts as an attempt, because the agent's tools may have had their effects.
+    #[default]
+    Count,
+    /// Starting again is harmless: the attempt is not counted.
+    Ignore,
+    /// Starting again is never right: the job fails.
+    FailJob,
+}
+
+/// When and how often an agent that failed is started again. Temporal's words and meaning; an attempt is a start of the agent.
+/// Fields left out take the operator's defaults. In Direct mode there is one attempt.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryPolicy {
+    /// How often the agent is started at the most. 0 means without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0").message("spec.retryPolicy.maximumAttempts must be 0 (no limit) or more"))]
+    pub maximum_attempts: Option<i32>,
+    /// The wait before the first retry, such as `1s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("spec.retryPolicy.initialInterval must be more than 0s"))]
+    pub initial_interval: Option<Seconds>,
+    /// What each wait is multiplied with to give the next; 1 or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1.0").message("spec.retryPolicy.backoffCoefficient must be 1 or more"))]
+    pub backoff_coefficient: Option<f64>,
+    /// The longest wait between two attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("spec.retryPolicy.maximumInterval must be more than 0s"))]
+    pub maximum_interval: Option<Seconds>,
+    /// Error types that end the job at once: `AgentFailed`, `AgentKilled`, `OOMKilled`, `HeartbeatTimeout`,
+    /// `ExecutionTimeout`, `Disrupted`, or what the agent itself writes as `type` to its error file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
+    pub non_retryable_error_types: Option<Vec<String>>,
+}
+
+/// How long things may take. Fields left out take the operator's defaults.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// How long a runner may be silent before it is asked again; at least 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.timeouts.heartbeat must be at least 1s"))]
+    pub heartbeat: Option<Seconds>,
+    /// One attempt's limit. Time spent paused does not count. Unset or null: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("spec.timeouts.execution must be more than 0s"))]
+    pub execution: Option<Seconds>,
+    /// From the pod's creation until its runner is ready. A pod held back by a scheduling gate isn't pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.timeouts.pending must be at least 1s"))]
+    pub pending: Option<Seconds>,
+}
+
+/// An optional notice that the agent gets before it is frozen.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseNotice {
+    /// The signal that the agent's own process gets, `SIGUSR1` or `SIGUSR2`.
+    #[schemars(regex(pattern = r"^SIGUSR[12]$"))]
+    pub signal: String,
+    /// How long it may take to reach a safe point, in seconds, 1 to 30. An agent that is ready earlier stops itself with
+    /// SIGSTOP. After the resume every process gets SIGCONT, which it may catch.
+    #[schemars(range(min = 1, max = 30))]
+    pub seconds: i32,
+}

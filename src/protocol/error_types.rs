@@ -1,0 +1,30 @@
+//! The error types that end up in `status.error.type`, in Temporal's history and in `nonRetryableErrorTypes`. Stable words.
+
+/// The agent exited with a code other than 0 and left no type of its own.
+pub const AGENT_FAILED: &str = "AgentFailed";
+/// A signal that was not ours ended the agent.
+pub const AGENT_KILLED: &str = "AgentKilled";
+/// The kernel ended the agent, or its whole container, for want of memory.
+pub const OOM_KILLED: &str = "OOMKilled";
+/// The agent's command could not be started.
+pub const START_FAILED: &str = "StartFailed";
+/// The runner fell silent and did not answer when asked again.
+pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
+/// The attempt took longer than `timeouts.execution`.
+pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
+/// The pod was not ready within `timeouts.pending`. Uses up no attempt; fails the job.
+pub const PENDING_TIMEOUT: &str = "PendingTimeout";
+/// A drain, a lost node or a deleted pod ended an agent that had started.
+pub const DISRUPTED: &str = "Disrupted";
+/// The container ended without an outcome.
+pub const RUNNER_LOST: &str = "RunnerLost";
+/// The agent exited with 0, but its result file is not JSON.
+pub const INVALID_RESULT: &str = "InvalidResult";
+/// The job's workflow was terminated, or timed out, from outside.
+pub const WORKFLOW_CLOSED: &str = "WorkflowClosed";
+/// The agent stopped because its job was paused with `pausePolicy: Evict`. Never seen in a status: the attempt goes on.
+pub const EVICTED: &str = "Evicted";
+/// The agent stopped because its job was cancelled.
+pub const CANCELLED: &str = "Cancelled";
+/// The pod ended before its agent started: no attempt is used up.
+pub const NOT_STARTED: &str = "NotStarted";

@@ -1,0 +1,91 @@
+# Everything one does with this repository. `make` alone lists the targets.
+#
+#   PROFILE=dev        cargo profile of all our binaries
+#   INSTALL=1          0: `make up` brings up the servers, but doesn't install the operator
+#   KOCO_DEV_DIR=.dev  the dev cluster's state; each folder is a cluster of its own
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PROFILE ?= dev
+INSTALL ?= 1
+KOCO_DEV_DIR ?= .dev
+export PROFILE KOCO_DEV_DIR
+override KOCO_DEV_DIR := $(abspath $(KOCO_DEV_DIR))
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
+
+
+.PHONY: up
+up: deps tools image ## bring up Kubernetes, Temporal and the operator, on this machine
+	@deploy/dev/cluster up
+	@deploy/dev/load-image $(KOCO_DEV_DIR)/images/*.tar
+	@[[ $(INSTALL) == 0 ]] || deploy/dev/install
+
+.PHONY: down
+down: ## end all of it, and remove its data
+	@deploy/dev/cluster down
+
+.PHONY: demo
+demo: up ## run an agent job in it, and show what happens
+	deploy/examples/demo.sh
+
+.PHONY: load-image
+load-image: ## put an image on the node: FILE=image.tar
+	@deploy/dev/load-image "$(or $(FILE),$(error FILE=image.tar is missing))"
+
+
+.PHONY: test
+test: ## all checks below, in a cluster of their own that is taken down again
+	@deploy/dev/test
+
+.PHONY: lint
+lint: ## formatting, clippy
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: unit
+unit: ## tests that need no server
+	cargo test --lib --bins --test contract
+
+.PHONY: chart-test
+chart-test: tools ## tests of the Helm chart
+	PATH="$(KOCO_DEV_DIR)/tools:$$PATH" charts/koco/tests/run
+
+.PHONY: cluster-test
+cluster-test: ## tests against the cluster that is up; ARGS go to the test binary
+	cargo test --test cluster --no-run
+	deploy/dev/enter cargo test --offline --test cluster -- $(ARGS)
+
+.PHONY: bench-control
+bench-control: ## how fast pause, resume and cancel take effect, in the cluster that is up
+	cargo build --example bench-control
+	deploy/dev/enter cargo run --offline --example bench-control -- $(ARGS)
+
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@deploy/dev/deps
+
+.PHONY: tools
+tools: deps ## build the pinned servers and clients, once a machine
+	@deploy/dev/tools/build
+
+.PHONY: image
+image: ## build the container images
+	@deploy/dev/images/build
+
+.PHONY: crd
+crd: ## generate crds/ from the Rust types
+	mkdir -p crds
+	cargo run --quiet --bin koco -- crd >crds/.new
+	mv crds/.new crds/agentjobs.yaml
+
+.PHONY: clean
+clean: ## take the clusters down, and remove all that was built here
+	deploy/dev/cluster down
+	KOCO_DEV_DIR=.dev-test deploy/dev/cluster down
+	cargo clean
+	rm -rf $(KOCO_DEV_DIR) .dev-test

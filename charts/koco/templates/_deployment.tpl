@@ -1,0 +1,158 @@
+{{/* The Deployment of a role; all three have the same shape. Takes (dict "root" $ "role" "controller" "command" "controller"
+     "grace" 30). */}}
+{{- define "koco.deployment" -}}
+{{- $ := .root }}
+{{- $v := $.Values }}
+{{- $r := index $v .role }}
+{{- $selector := include "koco.selector" . | fromYaml }}
+{{- $tls := and $v.temporal.address $v.temporal.tls.enabled }}
+{{- include "koco.validate" $ }}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ include "koco.fullname" $ }}-{{ .role }}
+  namespace: {{ $.Release.Namespace }}
+  labels:
+    {{- include "koco.roleLabels" . | nindent 4 }}
+spec:
+  replicas: {{ int $r.replicas }}
+  selector:
+    matchLabels:
+      {{- include "koco.selector" . | nindent 6 }}
+  template:
+    metadata:
+      annotations:
+        kubectl.kubernetes.io/default-container: koco
+        {{- with mustMerge (dict) $r.podAnnotations $v.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      labels:
+        {{- include "koco.selector" . | nindent 8 }}
+        app.kubernetes.io/part-of: koco
+        {{- with mustMerge (dict) $r.podLabels $v.podLabels $v.commonLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      serviceAccountName: {{ include "koco.serviceAccount" . }}
+      automountServiceAccountToken: true
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ .grace }}
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 65532
+        runAsGroup: 65532
+        fsGroup: 65532
+        seccompProfile:
+          type: RuntimeDefault
+      {{- with $v.imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with coalesce $r.priorityClassName $v.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      {{- with coalesce $r.nodeSelector $v.nodeSelector }}
+      nodeSelector:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with coalesce $r.tolerations $v.tolerations }}
+      tolerations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      affinity:
+        {{- with coalesce $r.affinity $v.affinity }}
+        {{- toYaml . | nindent 8 }}
+        {{- else }}
+        podAntiAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+            - weight: 100
+              podAffinityTerm:
+                topologyKey: kubernetes.io/hostname
+                labelSelector:
+                  matchLabels:
+                    {{- include "koco.selector" . | nindent 20 }}
+        {{- end }}
+      {{- with coalesce $r.topologySpreadConstraints $v.topologySpreadConstraints }}
+      {{- $own := dict "labelSelector" (dict "matchLabels" $selector) }}
+      topologySpreadConstraints:
+        {{- range . }}
+        - {{- mustMerge (deepCopy .) $own | toYaml | nindent 10 }}
+        {{- end }}
+      {{- end }}
+      containers:
+        - name: koco
+          image: {{ include "koco.image" $ | quote }}
+          imagePullPolicy: {{ $v.image.pullPolicy }}
+          args: [{{ .command }}]
+          env:
+            {{- include "koco.env" . | nindent 12 }}
+          ports:
+            {{- if eq .role "gateway" }}
+            - name: gateway
+              containerPort: 8443
+            {{- end }}
+            - name: health
+              containerPort: 8080
+          livenessProbe:
+            httpGet:
+              path: /healthz
+              port: health
+            initialDelaySeconds: 5
+            periodSeconds: 10
+            timeoutSeconds: 5
+            failureThreshold: 6
+          readinessProbe:
+            httpGet:
+              path: /readyz
+              port: health
+            periodSeconds: 2
+            timeoutSeconds: 2
+            failureThreshold: 3
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities:
+              drop: [ALL]
+            readOnlyRootFilesystem: true
+          {{- with $r.resources }}
+          resources:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
+          {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
+          volumeMounts:
+            {{- if $v.temporal.tls.caSecret }}
+            - name: temporal-ca
+              mountPath: /etc/koco/temporal-ca
+              readOnly: true
+            {{- end }}
+            {{- if $v.temporal.tls.clientCertSecret }}
+            - name: temporal-client
+              mountPath: /etc/koco/temporal-client
+              readOnly: true
+            {{- end }}
+          {{- end }}
+      {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
+      volumes:
+        {{- with $v.temporal.tls }}
+        {{- if .caSecret }}
+        - name: temporal-ca
+          secret:
+            secretName: {{ .caSecret }}
+            defaultMode: 0440
+            items:
+              - key: {{ .caSecretKey }}
+                path: ca.crt
+        {{- end }}
+        {{- if .clientCertSecret }}
+        - name: temporal-client
+          secret:
+            secretName: {{ .clientCertSecret }}
+            defaultMode: 0440
+            items:
+              - key: tls.crt
+                path: tls.crt
+              - key: tls.key
+                path: tls.key
+        {{- end }}
+        {{- end }}
+      {{- end }}
+{{- end }}

@@ -1,0 +1,91 @@
+{{/* Names, labels, and the checks that a schema can't do. Those for a role take (dict "root" $ "role" "controller"). */}}
+
+{{- define "koco.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "koco.fullname" -}}
+{{- $name := include "koco.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "koco.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ include "koco.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: koco
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of an object of one role. */}}
+{{- define "koco.roleLabels" -}}
+{{ include "koco.labels" .root }}
+app.kubernetes.io/component: {{ .role }}
+{{- end }}
+
+{{/* What a role's pods are selected by: never changes, a Deployment's selector can't. */}}
+{{- define "koco.selector" -}}
+app.kubernetes.io/name: {{ include "koco.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .role }}
+{{- end }}
+
+{{/* The roles that are installed, as {"list": [...]}. */}}
+{{- define "koco.roles" -}}
+{{- $roles := list "controller" "gateway" }}
+{{- if .Values.temporal.address }}
+{{- $roles = append $roles "worker" }}
+{{- end }}
+{{- dict "list" $roles | toJson }}
+{{- end }}
+
+{{- define "koco.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "koco.serviceAccount" -}}
+{{- $sa := (index .root.Values .role).serviceAccount }}
+{{- default (printf "%s-%s" (include "koco.fullname" .root) .role) $sa.name }}
+{{- end }}
+
+{{/* Where the gateway's certificate is. */}}
+{{- define "koco.gatewayTlsSecret" -}}
+{{- default "koco-gateway-tls" .Values.gateway.tls.existingSecret }}
+{{- end }}
+
+{{/* Values that are right by themselves, but not together. */}}
+{{- define "koco.validate" -}}
+{{- $t := .Values.temporal }}
+{{- if and (eq .Values.executionMode "Temporal") (not $t.address) }}
+{{- fail "executionMode is Temporal, but temporal.address is empty: set temporal.address to host:port of Temporal's frontend, or executionMode to Direct" }}
+{{- end }}
+{{- if and $t.apiKey.secretName (not $t.tls.enabled) }}
+{{- fail "temporal.apiKey.secretName is set, but temporal.tls.enabled is false: the key would cross the network in the clear" }}
+{{- end }}
+{{- if and (or $t.tls.caSecret $t.tls.clientCertSecret $t.tls.serverName) (not $t.tls.enabled) }}
+{{- fail "temporal.tls.caSecret, clientCertSecret or serverName is set, but temporal.tls.enabled is false" }}
+{{- end }}
+{{- range $role := list "controller" "worker" "gateway" }}
+{{- $sa := (index $.Values $role).serviceAccount }}
+{{- if and (not $sa.create) (not $sa.name) }}
+{{- fail (printf "%s.serviceAccount.create is false, but %s.serviceAccount.name is empty: the namespace's default account must not get the operator's rights" $role $role) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -81,7 +81,8 @@ image: ## build the container images
 crd: ## generate crds/ from the Rust types
 	mkdir -p crds
 	cargo run --quiet --bin koco -- crd >crds/.new
-	mv crds/.new crds/agentjobs.yaml
+	mv crds/.new crds/agentjobs.kodosumi.io.yaml
+	cp crds/agentjobs.kodosumi.io.yaml charts/koco/files/
 
 .PHONY: clean
 clean: ## take the clusters down, and remove all that was built here

@@ -1,6 +1,5 @@
 //! The AgentJob resource and its admission rules (CEL, checked by the API server).
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -83,6 +82,7 @@ pub struct AgentJobSpec {
     pub pause_notice: Option<PauseNotice>,
 
     /// The pod to run the agent in, as in a Job. The first container is the agent. Immutable.
+    // Not typed: fields of a newer Kubernetes pass through, and a malformed one is the API server's to refuse, in its words.
     #[schemars(schema_with = "schema::template")]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("spec.template is immutable"),
@@ -97,7 +97,7 @@ pub struct AgentJobSpec {
         validation = Rule::new("!has(self.spec.containers[0].volumeMounts) || self.spec.containers[0].volumeMounts.all(m, !has(m.mountPath) || (m.mountPath != '/koco' && !m.mountPath.startsWith('/koco/')))").message("spec.template.spec.containers[0].volumeMounts[*].mountPath: /koco is the operator's"),
         validation = Rule::new("!has(self.spec.containers[0].env) || self.spec.containers[0].env.all(e, !has(e.name) || !(e.name in ['KODO_FID', 'KODO_ENTRY_POINT', 'KODO_ATTEMPT', 'KODO_RESUMED', 'KODO_INPUTS_FILE', 'KODO_EXTRA_FILE', 'KODO_RESULT_FILE', 'KODO_ERROR_FILE']))").message("spec.template.spec.containers[0].env: KODO_FID, KODO_ENTRY_POINT, KODO_ATTEMPT, KODO_RESUMED and KODO_*_FILE are set by the runner")
     )]
-    pub template: PodTemplateSpec,
+    pub template: Map<String, Value>,
 
     /// When and how often an agent that failed is started again. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,8 +131,8 @@ fn default_history() -> i32 {
 impl AgentJob {
     /// The grace period of the agent between SIGTERM and SIGKILL, in seconds: the template's, or Kubernetes' default of 30.
     pub fn grace_seconds(&self) -> i64 {
-        let spec = self.spec.template.spec.as_ref();
-        spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(0)
+        let spec = self.spec.template.get("spec").and_then(|s| s.get("terminationGracePeriodSeconds"));
+        spec.and_then(Value::as_i64).unwrap_or(30).max(0)
     }
 
     /// One attempt's limit, if there is one.

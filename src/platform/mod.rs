@@ -1,1 +1,11 @@
+//! What every role stands on and none owns: settings, the Kubernetes client, status writes, leader election, health and
+//! metrics, logs, shutdown. Used by the roles and the command line.
 
+pub mod health;
+pub mod kubernetes;
+pub mod leader;
+pub mod metrics;
+pub mod settings;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;

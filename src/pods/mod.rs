@@ -1,1 +1,11 @@
+//! Runner pods: what they look like, what they say, which to collect, and the calls that create and delete them.
+//! Used by the controller and the worker. Everything but [`client`] is pure.
 
+pub mod client;
+pub mod collect;
+pub mod template;
+pub mod view;
+
+pub use client::{CreateOutcome, PodError, Pods};
+pub use template::RunnerPodSettings;
+pub use view::{AgentContainer, PodView};

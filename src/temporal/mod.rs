@@ -1,1 +1,12 @@
+//! The only place that names the Temporal SDK's client: connecting, and the few calls that the roles make.
+//! Used by the controller, the worker and the gateway. It decides nothing.
 
+mod connect;
+mod error;
+mod ops;
+mod token;
+
+pub use connect::{Settings, Temporal};
+pub use error::TemporalError;
+pub use ops::{Closed, ClosedWorkflow, Heartbeat};
+pub use token::{TaskToken, TokenRefused};

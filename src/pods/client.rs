@@ -1,0 +1,119 @@
+//! The calls that list, create and delete runner pods. They decide nothing.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
+};
+use serde_json::Value;
+
+use super::PodView;
+use crate::api::names;
+
+/// Why a call about a pod failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The API server refused the pod: the template is wrong, or a quota, policy or webhook forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// A pod of the same name belongs to somebody else.
+    #[error("a pod {0} that is not this job's is in the way: delete it")]
+    Foreign(String),
+    /// The API server did not answer, or not well.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// What we built is no pod at all.
+    #[error("spec.template is no pod template: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl PodError {
+    /// One stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(_) | Self::Malformed(_) => "PodRefused",
+            Self::Foreign(_) => "PodNameTaken",
+            Self::Api(_) => "ApiServer",
+        }
+    }
+    /// Whether a person has to do something before it can work.
+    pub fn needs_a_person(&self) -> bool {
+        !matches!(self, Self::Api(_))
+    }
+}
+
+/// What became of a create.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// It was created; its UID.
+    Created(String),
+    /// It was there already and is ours; its UID. The answer to an earlier create may have been lost.
+    Existed(String),
+}
+
+impl CreateOutcome {
+    /// The pod's UID.
+    pub fn uid(&self) -> &str {
+        match self {
+            Self::Created(uid) | Self::Existed(uid) => uid,
+        }
+    }
+}
+
+/// The runner pods of a namespace.
+#[derive(Clone)]
+pub struct Pods {
+    typed: Api<Pod>,
+    raw: Api<DynamicObject>,
+}
+
+impl Pods {
+    /// Those of a namespace.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        let resource = ApiResource::erase::<Pod>(&());
+        Self {
+            typed: Api::namespaced(client.clone(), namespace),
+            raw: Api::namespaced_with(client, namespace, &resource),
+        }
+    }
+
+    /// All pods of a job, read from the API server and no cache.
+    pub async fn of_job(&self, uid: &str) -> Result<Vec<PodView>, PodError> {
+        let ours = ListParams::default().labels(&format!("{}={uid}", names::LABEL_JOB_UID));
+        Ok(self.typed.list(&ours).await?.items.iter().map(PodView::of).collect())
+    }
+
+    /// Creates a pod, or finds that it is there already and belongs to the same job.
+    pub async fn create(&self, pod: Value, job_uid: &str) -> Result<CreateOutcome, PodError> {
+        let pod: DynamicObject = serde_json::from_value(pod)?;
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        match self.raw.create(&PostParams::default(), &pod).await {
+            Ok(made) => Ok(CreateOutcome::Created(made.metadata.uid.unwrap_or_default())),
+            Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "AlreadyExists" => {
+                let there = self.typed.get(&name).await?;
+                let ours = there.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_JOB_UID));
+                if ours.is_some_and(|u| u == job_uid) {
+                    Ok(CreateOutcome::Existed(there.metadata.uid.unwrap_or_default()))
+                } else {
+                    Err(PodError::Foreign(name))
+                }
+            }
+            Err(kube::Error::Api(e)) if matches!(e.code, 400 | 403 | 404 | 405 | 413 | 422) => {
+                Err(PodError::Refused(e.message.clone()))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Deletes one pod, known by its UID, with its grace period. Already gone is success.
+    pub async fn delete(&self, name: &str, uid: &str) -> Result<(), PodError> {
+        let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::default() };
+        match self.typed.delete(name, &params).await {
+            Ok(_) => Ok(()),
+            // 404: gone. 409: another pod has the name by now.
+            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}

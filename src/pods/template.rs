@@ -1,0 +1,239 @@
+//! The pod of an epoch, from the job's template. Pure.
+//!
+//! The runner gets in by an init container that copies it into an emptyDir, read-only for the agent; the agent's command
+//! becomes its arguments. The image needs nothing of ours, not even a shell.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{AgentJob, Claim, names},
+    protocol::runner::{env, paths},
+};
+
+/// What every runner pod needs of the operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunnerPodSettings {
+    /// The image with `/usr/local/bin/koco-runner`.
+    pub image: String,
+    /// Its pull policy.
+    pub pull_policy: String,
+    /// The gateway's URL, as runner pods reach it.
+    pub gateway_url: String,
+    /// The gateway's certificate authority, PEM.
+    pub gateway_ca: String,
+}
+
+const BIN: &str = "koco-bin";
+const STATE: &str = "koco-state";
+const TOKEN: &str = "koco-token";
+
+/// Annotations that keep autoscalers from evicting an agent in mid-work. A template may say otherwise.
+const DO_NOT_DISTURB: [(&str, &str); 2] =
+    [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
+
+/// The pod of the claim's epoch. A template that is no pod gives one that the API server refuses, in its own words.
+pub fn build(job: &AgentJob, claim: &Claim, settings: &RunnerPodSettings) -> Value {
+    let namespace = job.metadata.namespace.clone().unwrap_or_default();
+    let name = job.metadata.name.clone().unwrap_or_default();
+    let mut spec = job.spec.template.get("spec").cloned().unwrap_or_else(|| json!({}));
+    if let Some(spec) = spec.as_object_mut() {
+        spec.insert("restartPolicy".into(), json!("Never"));
+        spec.entry("automountServiceAccountToken").or_insert(json!(false));
+        // Service environment variables would only confuse an agent that runs among many.
+        spec.entry("enableServiceLinks").or_insert(json!(false));
+        prepend(spec, "initContainers", install(settings));
+        for volume in volumes() {
+            append(spec, "volumes", volume);
+        }
+        if let Some(agent) = spec.get_mut("containers").and_then(|c| c.get_mut(0)).and_then(Value::as_object_mut) {
+            wrap(agent, job, claim, settings, &namespace, &name);
+        }
+    }
+    let template = job.spec.template.get("metadata");
+    let of_template =
+        |key: &str| template.and_then(|m| m.get(key)).and_then(Value::as_object).cloned().unwrap_or_default();
+    let (mut labels, mut annotations) = (of_template("labels"), of_template("annotations"));
+    for (key, value) in DO_NOT_DISTURB {
+        annotations.entry(key).or_insert(json!(value));
+    }
+    labels.insert(names::LABEL_JOB_UID.into(), json!(job.uid()));
+    labels.insert(names::LABEL_JOB_NAME.into(), json!(name));
+    labels.insert(names::LABEL_EPOCH.into(), json!(claim.epoch.to_string()));
+    labels.insert(names::LABEL_COMPONENT.into(), json!(names::RUNNER_COMPONENT));
+    labels.insert("app.kubernetes.io/part-of".into(), json!("koco"));
+    labels.insert("app.kubernetes.io/managed-by".into(), json!("koco"));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": claim.pod_name,
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": [{
+                "apiVersion": "kodosumi.io/v1alpha1",
+                "kind": "AgentJob",
+                "name": name,
+                "uid": job.uid(),
+                "controller": true,
+                "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": spec,
+    })
+}
+
+/// Makes the runner the container's first process and the agent its child.
+fn wrap(
+    agent: &mut Map<String, Value>,
+    job: &AgentJob,
+    claim: &Claim,
+    settings: &RunnerPodSettings,
+    namespace: &str,
+    name: &str,
+) {
+    let mut args = vec![json!("run"), json!("--")];
+    for key in ["command", "args"] {
+        args.extend(agent.get(key).and_then(Value::as_array).cloned().unwrap_or_default());
+    }
+    agent.insert("command".into(), json!([paths::RUNNER]));
+    agent.insert("args".into(), Value::Array(args));
+    let termination = agent.get("terminationMessagePath").and_then(Value::as_str).unwrap_or("/dev/termination-log");
+    let ours = [
+        (env::GATEWAY_URL, settings.gateway_url.clone()),
+        (env::GATEWAY_CA, settings.gateway_ca.clone()),
+        (env::TOKEN_FILE, paths::TOKEN_FILE.into()),
+        (env::STATE_DIR, paths::STATE_DIR.into()),
+        (env::NAMESPACE, namespace.into()),
+        (env::NAME, name.into()),
+        (env::UID, job.uid().into()),
+        (env::EPOCH, claim.epoch.to_string()),
+        (env::TERMINATION_LOG, termination.into()),
+    ];
+    for (key, value) in ours {
+        append(agent, "env", json!({ "name": key, "value": value }));
+    }
+    for (volume, path, read_only) in
+        [(BIN, paths::BIN_DIR, true), (STATE, paths::STATE_DIR, false), (TOKEN, "/koco/token", true)]
+    {
+        append(agent, "volumeMounts", json!({ "name": volume, "mountPath": path, "readOnly": read_only }));
+    }
+}
+
+/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the template.
+fn install(settings: &RunnerPodSettings) -> Value {
+    json!({
+        "name": "koco-install",
+        "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": ["/usr/local/bin/koco-runner", "install", paths::BIN_DIR],
+        "volumeMounts": [{ "name": BIN, "mountPath": paths::BIN_DIR }],
+        "resources": {
+            "requests": { "cpu": "10m", "memory": "16Mi" },
+            "limits": { "cpu": "500m", "memory": "64Mi" },
+        },
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    })
+}
+
+fn volumes() -> [Value; 3] {
+    [
+        json!({ "name": BIN, "emptyDir": { "sizeLimit": "64Mi" } }),
+        json!({ "name": STATE, "emptyDir": {} }),
+        json!({ "name": TOKEN, "projected": { "sources": [{ "serviceAccountToken": {
+            "audience": names::GATEWAY_AUDIENCE, "expirationSeconds": 3600, "path": "token",
+        } }] } }),
+    ]
+}
+
+fn append(object: &mut Map<String, Value>, key: &str, value: Value) {
+    match object.entry(key).or_insert_with(|| json!([])) {
+        Value::Array(list) => list.push(value),
+        // `null` in a template means nothing, as it does to the API server.
+        other @ Value::Null => *other = json!([value]),
+        // Anything else is malformed: left as it is, for the API server to refuse.
+        _ => {}
+    }
+}
+
+fn prepend(object: &mut Map<String, Value>, key: &str, value: Value) {
+    append(object, key, value);
+    if let Some(Value::Array(list)) = object.get_mut(key) {
+        list.rotate_right(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> AgentJob {
+        serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob",
+            "metadata": { "name": "hello", "namespace": "ns", "uid": "u-1" },
+            "spec": { "entryPoint": "a:b", "template": {
+                "metadata": { "labels": { "team": "x" } },
+                "spec": {
+                    "initContainers": [{ "name": "mine", "image": "i" }],
+                    "containers": [{ "name": "agent", "image": "i", "command": ["/a"], "args": ["b"],
+                        "env": [{ "name": "X", "value": "y" }], "futureField": 1 }],
+                },
+            } },
+        }))
+        .unwrap()
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            epoch: 2,
+            attempt: 1,
+            resumed: false,
+            pod_name: "hello-2".into(),
+            pod_uid: None,
+            active_millis: 0,
+            refusal: None,
+            permit: None,
+        }
+    }
+
+    fn settings() -> RunnerPodSettings {
+        RunnerPodSettings {
+            image: "koco:1".into(),
+            pull_policy: "IfNotPresent".into(),
+            gateway_url: "https://g:8443".into(),
+            gateway_ca: "PEM".into(),
+        }
+    }
+
+    #[test]
+    fn the_runner_starts_the_agents_command() {
+        let pod = build(&job(), &claim(), &settings());
+        let agent = &pod["spec"]["containers"][0];
+        assert_eq!(agent["command"], json!(["/koco/bin/koco-runner"]));
+        assert_eq!(agent["args"], json!(["run", "--", "/a", "b"]));
+        assert_eq!(agent["futureField"], json!(1));
+        assert_eq!(agent["env"][0]["name"], json!("X"));
+        assert_eq!(agent["env"].as_array().unwrap().len(), 1 + env::ALL.len());
+        assert_eq!(pod["spec"]["initContainers"][0]["name"], json!("koco-install"));
+        assert_eq!(pod["spec"]["initContainers"][1]["name"], json!("mine"));
+        assert_eq!(pod["spec"]["restartPolicy"], json!("Never"));
+        assert_eq!(pod["metadata"]["labels"]["team"], json!("x"));
+        assert_eq!(pod["metadata"]["labels"][names::LABEL_EPOCH], json!("2"));
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["controller"], json!(true));
+    }
+
+    #[test]
+    fn a_malformed_template_is_passed_on_for_the_server_to_refuse() {
+        let mut job = job();
+        job.spec.template["spec"]["volumes"] = json!("none");
+        let pod = build(&job, &claim(), &settings());
+        assert_eq!(pod["spec"]["volumes"], json!("none"));
+    }
+}

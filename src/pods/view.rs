@@ -1,0 +1,168 @@
+//! What a pod says, in the words that decisions are made with. Pure.
+
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use crate::{api::names, protocol::runner::Ending};
+
+/// The agent's container, by whose state we judge: never by the pod's phase, because sidecars live on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentContainer {
+    /// Not running yet.
+    Waiting,
+    /// Running.
+    Running,
+    /// Ended.
+    Ended {
+        /// Its exit code.
+        exit_code: i32,
+        /// The kubelet's word: `OOMKilled`, `Error`, `Completed`, ...
+        reason: String,
+        /// What the runner left, if it is there and readable.
+        ending: Option<Box<Ending>>,
+    },
+}
+
+/// A runner pod, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its epoch, from the label; 0 if that is missing.
+    pub epoch: i32,
+    /// When it was created.
+    pub created: Option<Time>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether a scheduling gate holds it back.
+    pub gated: bool,
+    /// `Succeeded` or `Failed`: all its containers have ended.
+    pub ended: bool,
+    /// The pod's own reason for its failure, such as `Evicted`.
+    pub reason: Option<String>,
+    /// The agent's container.
+    pub agent: AgentContainer,
+    /// Why it does not come up, in the kubelet's or the scheduler's words: (reason, message).
+    pub trouble: Option<(String, String)>,
+    /// Why Kubernetes took it away: the `DisruptionTarget` condition's (reason, message).
+    pub disruption: Option<(String, String)>,
+}
+
+impl PodView {
+    /// Whether the agent's container has ended, so that nothing of this epoch runs any more.
+    pub fn agent_ended(&self) -> bool {
+        self.ended || matches!(self.agent, AgentContainer::Ended { .. })
+    }
+
+    /// Reads a pod. Fields that are missing count as not there yet.
+    pub fn of(pod: &Pod) -> Self {
+        let meta = &pod.metadata;
+        let status = pod.status.clone().unwrap_or_default();
+        let spec = pod.spec.as_ref();
+        let labels = meta.labels.as_ref();
+        let agent_name = spec.and_then(|s| s.containers.first()).map(|c| c.name.clone()).unwrap_or_default();
+        let containers = status.container_statuses.clone().unwrap_or_default();
+        let agent = containers.iter().find(|c| c.name == agent_name);
+        let conditions = status.conditions.clone().unwrap_or_default();
+        let condition = |kind: &str, value: &str| conditions.iter().find(|c| c.type_ == kind && c.status == value);
+        let words = |c: &k8s_openapi::api::core::v1::PodCondition, or: &str| {
+            (c.reason.clone().unwrap_or_else(|| or.into()), c.message.clone().unwrap_or_default())
+        };
+        let phase = status.phase.as_deref().unwrap_or_default();
+        let scheduling = condition("PodScheduled", "False").map(|c| words(c, "Unschedulable"));
+        let gated = scheduling.as_ref().is_some_and(|(reason, _)| reason == "SchedulingGated");
+        let inits = status.init_container_statuses.clone().unwrap_or_default();
+        let waiting = inits.iter().chain(&containers).find_map(trouble);
+        Self {
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            epoch: labels.and_then(|l| l.get(names::LABEL_EPOCH)).and_then(|e| e.parse().ok()).unwrap_or(0),
+            created: meta.creation_timestamp.clone(),
+            deleting: meta.deletion_timestamp.is_some(),
+            gated,
+            ended: matches!(phase, "Succeeded" | "Failed"),
+            reason: status.reason.clone(),
+            agent: agent.map_or(AgentContainer::Waiting, container),
+            trouble: scheduling.filter(|_| !gated).or(waiting),
+            disruption: condition("DisruptionTarget", "True").map(|c| words(c, "DisruptionTarget")),
+        }
+    }
+}
+
+fn container(status: &ContainerStatus) -> AgentContainer {
+    let state = status.state.clone().unwrap_or_default();
+    if let Some(ended) = state.terminated {
+        let ending = ended.message.as_deref().and_then(|m| serde_json::from_str(m).ok());
+        let reason = ended.reason.unwrap_or_default();
+        AgentContainer::Ended { exit_code: ended.exit_code, reason, ending: ending.map(Box::new) }
+    } else if state.running.is_some() {
+        AgentContainer::Running
+    } else {
+        AgentContainer::Waiting
+    }
+}
+
+/// What keeps a container from starting. The ordinary steps on its way are no trouble.
+fn trouble(status: &ContainerStatus) -> Option<(String, String)> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.clone()?;
+    if matches!(reason.as_str(), "ContainerCreating" | "PodInitializing") {
+        return None;
+    }
+    let said = waiting.message.clone().unwrap_or_default();
+    Some((reason, format!("container {}: {said}", status.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(status: serde_json::Value) -> PodView {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "uid": "u", "labels": { "kodosumi.io/epoch": "3" } },
+            "spec": { "containers": [{ "name": "agent", "image": "i" }, { "name": "mesh", "image": "i" }] },
+            "status": status,
+        }))
+        .unwrap();
+        PodView::of(&pod)
+    }
+
+    #[test]
+    fn a_sidecar_that_lives_on_does_not_hide_the_agents_end() {
+        let view = pod(json!({ "phase": "Running", "containerStatuses": [
+            { "name": "mesh", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } },
+            { "name": "agent", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+              "state": { "terminated": { "exitCode": 137, "reason": "OOMKilled" } } },
+        ] }));
+        assert!(view.agent_ended());
+        assert!(!view.ended);
+        assert_eq!(view.epoch, 3);
+        assert_eq!(view.agent, AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None });
+    }
+
+    #[test]
+    fn pulling_in_vain_is_trouble_and_creating_is_not() {
+        let waiting = |reason: &str| {
+            pod(json!({ "phase": "Pending", "containerStatuses": [{ "name": "agent", "image": "i", "imageID": "",
+                "ready": false, "restartCount": 0, "state": { "waiting": { "reason": reason, "message": "no such image" } } }] }))
+        };
+        assert_eq!(waiting("ContainerCreating").trouble, None);
+        let (reason, message) = waiting("ErrImagePull").trouble.unwrap();
+        assert_eq!((reason.as_str(), message.as_str()), ("ErrImagePull", "container agent: no such image"));
+    }
+
+    #[test]
+    fn a_gate_is_not_trouble() {
+        let view = pod(json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "held" } ] }));
+        assert!(view.gated && view.trouble.is_none());
+        let view = pod(json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" } ] }));
+        assert_eq!(view.trouble, Some(("Unschedulable".into(), "0/1 nodes".into())));
+    }
+}

@@ -1,0 +1,117 @@
+//! A connection that comes up when it can: nothing of ours waits for Temporal to start.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use temporalio_client::{
+    Client, ClientOptions, Connection, ConnectionOptions,
+    envconfig::{ConfigError, LoadClientConfigProfileOptions},
+};
+use tokio::sync::watch;
+
+use super::TemporalError;
+
+/// How to reach Temporal. Everything but the overrides comes from the SDK's own environment configuration:
+/// `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS`, `TEMPORAL_TLS_*`, or a profile file.
+#[derive(Clone)]
+pub struct Settings {
+    connection: ConnectionOptions,
+    namespace: String,
+    /// The task queue on which workers of this operator listen.
+    pub task_queue: String,
+}
+
+impl Settings {
+    /// Reads the environment; `None` if it names no server, which is how to run Direct jobs only.
+    pub fn from_env(task_queue: String, identity: &str) -> Result<Option<Self>, ConfigError> {
+        let named = ["TEMPORAL_ADDRESS", "TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE"];
+        if named.iter().all(|n| std::env::var_os(n).is_none_or(|v| v.is_empty())) {
+            return Ok(None);
+        }
+        let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
+        connection.identity = identity.into();
+        connection.connect_timeout = Some(Duration::from_secs(10));
+        Ok(Some(Self { connection, namespace: client.namespace, task_queue }))
+    }
+}
+
+/// A handle that any role may clone; connects in the background and for as long as it takes.
+#[derive(Clone)]
+pub struct Temporal {
+    inner: Option<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    settings: Settings,
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl Temporal {
+    /// Starts connecting. With `None` every call answers [`TemporalError::NotConfigured`].
+    pub fn new(settings: Option<Settings>) -> Self {
+        let inner = settings.map(|settings| {
+            let (tx, client) = watch::channel(None);
+            tokio::spawn(connect(settings.clone(), tx));
+            Inner { settings, client }
+        });
+        Self { inner }
+    }
+
+    /// Whether a server is configured at all.
+    pub fn is_configured(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// The Temporal namespace; empty without a server.
+    pub fn namespace(&self) -> &str {
+        self.inner.as_ref().map_or("", |i| &i.settings.namespace)
+    }
+
+    /// The task queue; empty without a server.
+    pub fn task_queue(&self) -> &str {
+        self.inner.as_ref().map_or("", |i| &i.settings.task_queue)
+    }
+
+    /// The client, if connected. The connection heals itself from then on.
+    pub fn client(&self) -> Result<Client, TemporalError> {
+        let inner = self.inner.as_ref().ok_or(TemporalError::NotConfigured)?;
+        let client = inner.client.borrow().clone();
+        client.ok_or_else(|| TemporalError::NotConnected(inner.settings.connection.target.to_string()))
+    }
+
+    /// Waits for the first connection.
+    pub async fn connected(&self) -> Result<Client, TemporalError> {
+        let mut client = self.inner.as_ref().ok_or(TemporalError::NotConfigured)?.client.clone();
+        let found = client.wait_for(Option::is_some).await.map(|c| c.clone());
+        found.ok().flatten().ok_or(TemporalError::NotConfigured)
+    }
+}
+
+async fn connect(settings: Settings, tx: watch::Sender<Option<Client>>) {
+    let target = settings.connection.target.clone();
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times();
+    let attempt = || async {
+        let connection = Connection::connect(settings.connection.clone()).await.map_err(|e| e.to_string())?;
+        Client::new(connection, ClientOptions::new(&settings.namespace).build()).map_err(|e| e.to_string())
+    };
+    let told = std::sync::atomic::AtomicBool::new(false);
+    let connected = attempt.retry(backoff).notify(|error, _| {
+        if !told.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!(%target, %error, "no connection to Temporal yet; trying on, Direct jobs are not affected");
+        }
+    });
+    tokio::select! {
+        client = connected => if let Ok(client) = client {
+            tracing::info!(%target, namespace = settings.namespace, "connected to Temporal");
+            tx.send_replace(Some(client));
+            // Whoever holds the other end may ask for as long as it likes.
+            tx.closed().await;
+        },
+        () = tx.closed() => {}
+    }
+}

@@ -1,0 +1,180 @@
+//! The calls that the roles make to Temporal, each bounded in time.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde::{Serialize, de::DeserializeOwned};
+use temporalio_client::{
+    ActivityIdentifier, Client, RetryOptions, RpcOptions, UntypedQuery, UntypedSignal, UntypedWorkflow,
+    WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowHandle, WorkflowIdConflictPolicy,
+    WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions, WorkflowStartOptions,
+    errors::WorkflowStartError,
+};
+use temporalio_common::data_converters::{PayloadConverter, RawValue};
+use temporalio_sdk::ApplicationFailure;
+
+use super::{TaskToken, Temporal, TemporalError};
+use crate::protocol::workflow::{AgentResult, Input, WORKFLOW_TYPE};
+
+/// How long one call may take, and it is not repeated: who calls has its own way to come back.
+const CALL: Duration = Duration::from_secs(5);
+/// How long a query may take: with no worker it is never answered.
+const QUERY: Duration = Duration::from_secs(3);
+
+/// How an execution was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// With a result.
+    Completed,
+    /// With an error.
+    Failed,
+    /// By a cancel that the workflow obeyed.
+    Cancelled,
+    /// From outside, without its code running.
+    Terminated,
+    /// By its own time-out.
+    TimedOut,
+}
+
+/// A closed workflow, as the visibility store lists it.
+#[derive(Clone, Debug)]
+pub struct ClosedWorkflow {
+    /// The workflow's id.
+    pub id: String,
+}
+
+/// What the server answered to a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// The activity waits for us.
+    Alive,
+    /// Temporal does not know the task: superseded, in back-off, closed, reset or continued as new.
+    Unknown,
+}
+
+fn bounded(limit: Duration) -> RpcOptions {
+    RpcOptions::builder().timeout(limit).retry_options(RetryOptions::no_retries()).build()
+}
+
+fn raw<T: Serialize + Send + Sync + 'static>(value: &T) -> RawValue
+where
+    T: temporalio_common::data_converters::TemporalSerializable,
+{
+    RawValue::from_value(value, &PayloadConverter::default())
+}
+
+impl Temporal {
+    fn workflow(&self, id: &str) -> Result<WorkflowHandle<Client, UntypedWorkflow>, TemporalError> {
+        Ok(self.client()?.get_workflow_handle::<UntypedWorkflow>(id))
+    }
+
+    /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Answers the run id if known.
+    pub async fn start(&self, id: &str, input: &Input) -> Result<Option<String>, TemporalError> {
+        let summary = format!("AgentJob {}/{}", input.job.namespace, input.job.name);
+        let options = WorkflowStartOptions::new(self.task_queue(), id)
+            .id_reuse_policy(WorkflowIdReusePolicy::RejectDuplicate)
+            .id_conflict_policy(WorkflowIdConflictPolicy::UseExisting)
+            .static_summary(summary)
+            .rpc_options(bounded(CALL))
+            .build();
+        let started = self.client()?.start_workflow(UntypedWorkflow::new(WORKFLOW_TYPE), raw(input), options).await;
+        match started {
+            Ok(handle) => Ok(handle.run_id().map(str::to_string)),
+            Err(WorkflowStartError::AlreadyStarted { run_id, .. }) => Ok(run_id),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Signals a workflow. [`TemporalError::NotFound`] if it is closed.
+    pub async fn signal<T>(&self, id: &str, signal: &'static str, payload: &T) -> Result<(), TemporalError>
+    where
+        T: temporalio_common::data_converters::TemporalSerializable + Serialize + Send + Sync + 'static,
+    {
+        let options = WorkflowSignalOptions::builder().rpc_options(bounded(CALL)).build();
+        Ok(self.workflow(id)?.signal(UntypedSignal::new(signal), raw(payload), options).await?)
+    }
+
+    /// Asks a workflow, open or closed.
+    pub async fn query<T: DeserializeOwned + 'static>(
+        &self,
+        id: &str,
+        query: &'static str,
+    ) -> Result<T, TemporalError> {
+        let options = WorkflowQueryOptions::builder().rpc_options(bounded(QUERY)).build();
+        let answer = self.workflow(id)?.query(UntypedQuery::new(query), RawValue::new(vec![]), options).await?;
+        let payload =
+            answer.payloads.first().ok_or_else(|| TemporalError::Answer(format!("{query} answered nothing")))?;
+        serde_json::from_slice(&payload.data).map_err(|e| TemporalError::Answer(format!("{query}: {e}")))
+    }
+
+    /// Asks for a workflow's cancellation, as Temporal's own tools would.
+    pub async fn cancel(&self, id: &str, reason: &str) -> Result<(), TemporalError> {
+        let options = WorkflowCancelOptions::builder().reason(reason).rpc_options(bounded(CALL)).build();
+        Ok(self.workflow(id)?.cancel(options).await?)
+    }
+
+    /// How a workflow was closed; `None` while it is open. Also the newest run's id.
+    pub async fn describe(&self, id: &str) -> Result<(Option<Closed>, String), TemporalError> {
+        let options = WorkflowDescribeOptions::builder().rpc_options(bounded(CALL)).build();
+        let described = self.workflow(id)?.describe(options).await?;
+        Ok((closed(described.status()), described.run_id().to_string()))
+    }
+
+    /// The workflows of ours that were closed since `since` (RFC 3339), at most `limit`: one call for all jobs.
+    pub async fn closed_since(&self, since: &str, limit: usize) -> Result<Vec<ClosedWorkflow>, TemporalError> {
+        let query =
+            format!("WorkflowType = '{WORKFLOW_TYPE}' AND ExecutionStatus != 'Running' AND CloseTime >= '{since}'");
+        let options = WorkflowListOptions::builder().limit(limit).rpc_options(bounded(CALL)).build();
+        let mut stream = self.client()?.list_workflows(query, options);
+        let mut found = Vec::new();
+        while let Some(w) = stream.next().await {
+            found.push(ClosedWorkflow { id: w?.id().to_string() });
+        }
+        Ok(found)
+    }
+
+    /// Tells the server that the agent behind a task lives. Never with details: nothing of ours lives there.
+    pub async fn heartbeat(&self, token: TaskToken) -> Result<Heartbeat, TemporalError> {
+        let client = self.client()?;
+        let handle = client.get_async_activity_handle(identifier(token));
+        match handle.heartbeat(None::<()>, bounded(CALL)).await.map_err(TemporalError::from) {
+            Ok(_) => Ok(Heartbeat::Alive),
+            Err(TemporalError::NotFound(_)) => Ok(Heartbeat::Unknown),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Ends a task with its result.
+    pub async fn complete(&self, token: TaskToken, result: AgentResult) -> Result<(), TemporalError> {
+        let client = self.client()?;
+        let handle = client.get_async_activity_handle(identifier(token));
+        Ok(handle.complete(Some(result), bounded(CALL)).await?)
+    }
+
+    /// Ends a task with an error type. Non-retryable for Temporal: agent failures are the workflow's to judge.
+    pub async fn fail(&self, token: TaskToken, kind: &str, message: &str, final_: bool) -> Result<(), TemporalError> {
+        let client = self.client()?;
+        let handle = client.get_async_activity_handle(identifier(token));
+        let failure = ApplicationFailure::builder(anyhow::anyhow!("{message}"))
+            .type_name(kind.to_string())
+            .non_retryable(true)
+            .details(final_)
+            .build();
+        Ok(handle.fail(failure, None::<()>, bounded(CALL)).await?)
+    }
+}
+
+fn identifier(token: TaskToken) -> ActivityIdentifier {
+    ActivityIdentifier::from_task_token(token.into_inner().into())
+}
+
+fn closed(status: WorkflowExecutionStatus) -> Option<Closed> {
+    match status {
+        WorkflowExecutionStatus::Completed => Some(Closed::Completed),
+        WorkflowExecutionStatus::Failed => Some(Closed::Failed),
+        WorkflowExecutionStatus::Canceled => Some(Closed::Cancelled),
+        WorkflowExecutionStatus::Terminated => Some(Closed::Terminated),
+        WorkflowExecutionStatus::TimedOut => Some(Closed::TimedOut),
+        _ => None,
+    }
+}

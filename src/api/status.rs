@@ -217,6 +217,10 @@ pub struct Permit {
     /// When it was given.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
+    /// Counts how often the same runner was bound anew, from 0: after a heartbeat time-out, or continue-as-new.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub offer: i32,
     /// The workflow run whose activity waits. Temporal mode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
@@ -326,6 +330,9 @@ pub struct RunnerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub started_time: Option<Time>,
+    /// The newest [`Permit::offer`] under which a gateway heard of it. A runner that answers no new offer is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<i32>,
     /// Since when a gateway has not heard of it for longer than the heartbeat time-out. Direct mode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]

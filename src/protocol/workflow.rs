@@ -6,8 +6,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::error_types;
 use crate::api::{
-    DesiredState, DisruptionPolicy, ErrorStatus, PausePolicy, ResolvedRetryPolicy, ResolvedTimeouts, RunnerState,
+    DesiredState, DisruptionPolicy, ErrorStatus, Outcome, OutcomeKind, PausePolicy, ResolvedRetryPolicy,
+    ResolvedTimeouts, RunnerState,
 };
 
 /// The workflow's type.
@@ -208,6 +210,14 @@ pub struct StartRunner {
     pub resumed: bool,
 }
 
+/// Result of `start_runner`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct StartedRunner {
+    /// The epoch that was started: the one asked for, or a later one where the job's claim was already further (a workflow
+    /// that was reset).
+    pub epoch: i32,
+}
+
 /// Input of the activity `execute_agent`, which gives the permit and is completed asynchronously with an [`AgentResult`].
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ExecuteAgent {
@@ -225,6 +235,21 @@ pub struct AgentResult {
     /// What the agent left, cut to what fits (see `status.result`).
     #[serde(default)]
     pub result: Option<Value>,
+}
+
+/// How `execute_agent` ends for an outcome: its result, or its error and whether no policy may retry it. The same whether
+/// the gateway, the controller or the activity itself hands it over.
+pub fn verdict(outcome: &Outcome) -> Result<AgentResult, (ErrorStatus, bool)> {
+    let of = |kind: &str, message: &str| ErrorStatus { kind: kind.into(), message: message.into() };
+    match outcome.kind {
+        OutcomeKind::Succeeded => Ok(AgentResult { result: outcome.result.clone() }),
+        OutcomeKind::Evicted => Err((of(error_types::EVICTED, "the agent was evicted by a pause"), true)),
+        OutcomeKind::Cancelled => Err((of(error_types::CANCELLED, "the agent was cancelled"), true)),
+        OutcomeKind::Failed => {
+            let unknown = || of(error_types::RUNNER_LOST, "the runner ended without saying why");
+            Err((outcome.error.clone().unwrap_or_else(unknown), outcome.non_retryable))
+        }
+    }
 }
 
 /// Input of the activity `control_runner`, which writes the command for the gateways to pass on.

@@ -8,5 +8,5 @@ mod token;
 
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
-pub use ops::{Closed, ClosedWorkflow, Heartbeat};
+pub use ops::{Closed, ClosedWorkflow, Heartbeat, failure};
 pub use token::{TaskToken, TokenRefused};

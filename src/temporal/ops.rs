@@ -14,7 +14,10 @@ use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use temporalio_sdk::ApplicationFailure;
 
 use super::{TaskToken, Temporal, TemporalError};
-use crate::protocol::workflow::{AgentResult, Input, WORKFLOW_TYPE};
+use crate::{
+    api::{ErrorStatus, Outcome},
+    protocol::workflow::{Input, WORKFLOW_TYPE, verdict},
+};
 
 /// How long one call may take, and it is not repeated: who calls has its own way to come back.
 const CALL: Duration = Duration::from_secs(5);
@@ -144,24 +147,25 @@ impl Temporal {
         }
     }
 
-    /// Ends a task with its result.
-    pub async fn complete(&self, token: TaskToken, result: AgentResult) -> Result<(), TemporalError> {
+    /// Ends a task with a job's outcome. [`TemporalError::NotFound`] if Temporal no longer waits for it under this token.
+    pub async fn deliver(&self, token: TaskToken, outcome: &Outcome) -> Result<(), TemporalError> {
         let client = self.client()?;
         let handle = client.get_async_activity_handle(identifier(token));
-        Ok(handle.complete(Some(result), bounded(CALL)).await?)
+        match verdict(outcome) {
+            Ok(result) => Ok(handle.complete(Some(result), bounded(CALL)).await?),
+            Err((error, last)) => Ok(handle.fail(failure(&error, last), None::<()>, bounded(CALL)).await?),
+        }
     }
+}
 
-    /// Ends a task with an error type. Non-retryable for Temporal: agent failures are the workflow's to judge.
-    pub async fn fail(&self, token: TaskToken, kind: &str, message: &str, final_: bool) -> Result<(), TemporalError> {
-        let client = self.client()?;
-        let handle = client.get_async_activity_handle(identifier(token));
-        let failure = ApplicationFailure::builder(anyhow::anyhow!("{message}"))
-            .type_name(kind.to_string())
-            .non_retryable(true)
-            .details(final_)
-            .build();
-        Ok(handle.fail(failure, None::<()>, bounded(CALL)).await?)
-    }
+/// How an agent's failure looks in Temporal: its own error type, and non-retryable for Temporal, because agent failures are
+/// the workflow's to judge. The detail says whether no policy may retry it.
+pub fn failure(error: &ErrorStatus, last: bool) -> ApplicationFailure {
+    ApplicationFailure::builder(anyhow::anyhow!("{}", error.message))
+        .type_name(error.kind.clone())
+        .non_retryable(true)
+        .details(last)
+        .build()
 }
 
 fn identifier(token: TaskToken) -> ActivityIdentifier {

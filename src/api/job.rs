@@ -2,11 +2,11 @@
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
-    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Seconds,
-    Timeouts, schema,
+    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RetryPolicy,
+    Seconds, Timeouts, names, schema,
 };
 
 /// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.
@@ -138,6 +138,30 @@ impl AgentJob {
     /// One attempt's limit, if there is one.
     pub fn execution_limit(&self) -> Option<std::time::Duration> {
         self.spec.timeouts.as_ref().and_then(|t| t.execution).map(Seconds::get)
+    }
+
+    /// What the annotation `kodosumi.io/control-request` says.
+    pub fn control_request(&self) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(names::ANNOTATION_REQUEST).map(String::as_str)
+    }
+
+    /// Names this job.
+    pub fn reference(&self) -> JobRef {
+        JobRef {
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.metadata.name.clone().unwrap_or_default(),
+            uid: self.uid().into(),
+        }
+    }
+
+    /// Leaves out what only a runner reads, for caches: inputs, extra, and of the template all but the grace period.
+    pub fn trim(&mut self) {
+        let grace = self.grace_seconds();
+        self.spec.inputs.clear();
+        self.spec.extra.clear();
+        self.spec.template.clear();
+        self.spec.template.insert("spec".into(), json!({ "terminationGracePeriodSeconds": grace }));
+        self.metadata.managed_fields = None;
     }
 
     /// The UID that the API server gave the object; empty on one that was never stored.

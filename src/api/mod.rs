@@ -6,6 +6,7 @@ mod duration;
 mod fid;
 mod job;
 pub mod names;
+mod reference;
 mod schema;
 mod spec;
 mod status;
@@ -13,6 +14,7 @@ mod status;
 pub use duration::Seconds;
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
+pub use reference::JobRef;
 pub use spec::{DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts};
 pub use status::{
     AgentJobStatus, Claim, Command, Confirmed, ControlStatus, ErrorStatus, Outcome, OutcomeKind, Permit, Phase,

@@ -264,6 +264,9 @@ pub struct SentRequest {
     pub state: DesiredState,
     /// The request's id: the workflow takes each only once.
     pub id: String,
+    /// The annotation `kodosumi.io/control-request` as it was then: a fresh one asks again for the same state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When it was sent.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,

@@ -33,16 +33,7 @@ pub const QUERY_IS_PAUSED: &str = "is_paused";
 /// Query: `null` or an [`ErrorStatus`].
 pub const QUERY_ERROR: &str = "get_error";
 
-/// Names a job. The UID tells it from an older one of the same name.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default, Hash)]
-pub struct JobRef {
-    /// The namespace of the AgentJob.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-}
+pub use crate::api::JobRef;
 
 /// The input of an `AgentWorkflow`, carried through continue-as-new.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -1,0 +1,14 @@
+//! A name for a job that crosses between processes.
+
+use serde::{Deserialize, Serialize};
+
+/// Names a job. The UID tells it from an older one of the same name.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default, Hash)]
+pub struct JobRef {
+    /// The namespace of the AgentJob.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod collect;
+pub mod ending;
 pub mod template;
 pub mod view;
 

@@ -103,7 +103,11 @@ pub fn classify(evidence: Evidence) -> Ending {
         Exit::NotSpawned(why) => {
             ending.started = false;
             ending.non_retryable = true;
-            return failed(ending, error_types::START_FAILED, format!("the agent's command could not be started: {why}"));
+            return failed(
+                ending,
+                error_types::START_FAILED,
+                format!("the agent's command could not be started: {why}"),
+            );
         }
         Exit::None => "not started".to_owned(),
     };

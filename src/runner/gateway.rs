@@ -106,11 +106,7 @@ impl Gateway {
         self.post(PATH_HEARTBEAT, &body, Some(limit)).await.map(drop)
     }
 
-    pub async fn confirm(
-        &self,
-        (state, seq): (RunnerState, i64),
-        problem: Option<String>,
-    ) -> Result<(), GatewayError> {
+    pub async fn confirm(&self, (state, seq): (RunnerState, i64), problem: Option<String>) -> Result<(), GatewayError> {
         let body = Confirm { sender: self.sender.clone(), state, seq, problem };
         self.post(PATH_CONFIRM, &body, Some(REQUEST)).await.map(drop)
     }

@@ -59,7 +59,9 @@ impl Processes {
     pub fn freeze_refusal(&self) -> Option<String> {
         (!self.is_first()).then(|| {
             let me = self.me;
-            format!("the runner is not the first process of its container (its pid is {me}), so that it can't stop them all")
+            format!(
+                "the runner is not the first process of its container (its pid is {me}), so that it can't stop them all"
+            )
         })
     }
 
@@ -146,7 +148,8 @@ impl Processes {
             self.signal_all(Signal::SIGKILL);
             self.reap();
             let left = match self.is_first() {
-                true => procfs::survey(Path::new("/proc"), self.me).is_ok_and(|s| !s.moving.is_empty() || !s.stopped.is_empty()),
+                true => procfs::survey(Path::new("/proc"), self.me)
+                    .is_ok_and(|s| !s.moving.is_empty() || !s.stopped.is_empty()),
                 false => self.agent.is_some_and(|agent| signal::killpg(agent, None).is_ok()),
             };
             if !left || Instant::now() > end {

@@ -19,7 +19,10 @@ pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
     // Another process namespace's /proc would show other processes, and be clean.
     let self_link = fs::read_link(proc.join("self"))?;
     if self_link.to_str() != Some(me.to_string().as_str()) {
-        return Err(io::Error::other(format!("/proc is not of this process namespace: self is {}", self_link.display())));
+        return Err(io::Error::other(format!(
+            "/proc is not of this process namespace: self is {}",
+            self_link.display()
+        )));
     }
     let mut survey = Survey::default();
     for entry in fs::read_dir(proc)? {

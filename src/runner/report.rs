@@ -45,7 +45,12 @@ pub fn termination_message(ending: &Ending) -> Vec<u8> {
 }
 
 /// Repeats the outcome until it is taken, refused for good, or not worth the wait.
-pub async fn deliver(gateway: &Gateway, ending: &Ending, omitted: bool, incoming: &mut mpsc::UnboundedReceiver<Incoming>) {
+pub async fn deliver(
+    gateway: &Gateway,
+    ending: &Ending,
+    omitted: bool,
+    incoming: &mut mpsc::UnboundedReceiver<Incoming>,
+) {
     let until = Instant::now() + if omitted { PATIENCE_FOR_RESULT } else { PATIENCE };
     let (mut waits, mut trouble) = (patience(), false);
     loop {

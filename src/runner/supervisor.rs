@@ -317,7 +317,9 @@ impl Runner {
         if !started && exit == Exit::None {
             let ending = match stopped {
                 Some(Stopped::Cancel) => ending::cancelled_before_start(),
-                Some(Stopped::Gone) => ending::not_started("the gateway told the runner to stop before its agent started"),
+                Some(Stopped::Gone) => {
+                    ending::not_started("the gateway told the runner to stop before its agent started")
+                }
                 _ => ending::not_started("the pod was told to end before its agent started"),
             };
             return End::unstarted(ending, report);

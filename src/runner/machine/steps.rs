@@ -43,10 +43,16 @@ impl Machine {
                 if !*complained && now.saturating_sub(*since) >= FREEZE_PATIENCE {
                     *complained = true;
                     let problem = match outcome {
-                        Ok(pids) => format!("{} process(es) did not stop, such as {:?}", pids.len(), &pids[..pids.len().min(5)]),
+                        Ok(pids) => {
+                            format!("{} process(es) did not stop, such as {:?}", pids.len(), &pids[..pids.len().min(5)])
+                        }
                         Err(error) => format!("it can't be seen whether every process stopped: {error}"),
                     };
-                    actions.push(Action::Confirm { state: RunnerState::Running, seq: self.seq.max(0), problem: Some(problem) });
+                    actions.push(Action::Confirm {
+                        state: RunnerState::Running,
+                        seq: self.seq.max(0),
+                        problem: Some(problem),
+                    });
                 }
             }
             _ => {}

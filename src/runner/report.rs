@@ -17,7 +17,8 @@ use crate::protocol::runner::{Ending, Order};
 /// What the kubelet reads of a termination message.
 const MAX_TERMINATION_BYTES: usize = 4096;
 
-/// How long to try: the termination message says the same, or it lacks the result.
+/// How long to try: nothing had started yet, or the termination message says the same, or it lacks the result.
+const PATIENCE_FOR_NOTHING: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_FOR_RESULT: Duration = Duration::from_secs(15 * 60);
 
@@ -51,7 +52,12 @@ pub async fn deliver(
     omitted: bool,
     incoming: &mut mpsc::UnboundedReceiver<Incoming>,
 ) {
-    let until = Instant::now() + if omitted { PATIENCE_FOR_RESULT } else { PATIENCE };
+    let until = Instant::now()
+        + match (omitted, ending.started) {
+            (true, _) => PATIENCE_FOR_RESULT,
+            (false, true) => PATIENCE,
+            (false, false) => PATIENCE_FOR_NOTHING,
+        };
     let (mut waits, mut trouble) = (patience(), false);
     loop {
         tokio::select! {

@@ -233,11 +233,13 @@ fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> C
     if isolated {
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child", runner]);
     }
+    let host = if isolated { "localhost" } else { "127.0.0.1" };
     let output = |name: &str| File::options().create(true).append(true).open(dir.join(name)).unwrap();
     command
         .args(["run", "--"])
         .args(agent)
-        .env(env::GATEWAY_URL, format!("https://{}", gateway.address))
+        // A name or an address: the certificate has another name anyway.
+        .env(env::GATEWAY_URL, format!("https://{host}:{}/", gateway.address.port()))
         .env(env::GATEWAY_CA, &gateway.ca)
         .env(env::TOKEN_FILE, dir.join("token"))
         .env(env::STATE_DIR, dir.join("state"))

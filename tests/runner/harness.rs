@@ -213,6 +213,12 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        // Outside of a namespace an agent would outlive its killed runner.
+        if !self.isolated && matches!(self.child.try_wait(), Ok(None)) {
+            for (pid, _) in self.processes() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if !std::thread::panicking() {

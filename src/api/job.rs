@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Seconds,
-    Timeouts, schema,
+    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RetryPolicy,
+    Seconds, Timeouts, names, schema,
 };
 
 /// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.

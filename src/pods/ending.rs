@@ -1,5 +1,5 @@
-//! How an epoch ended, worked out from its pod when no outcome was delivered. Pure. Used by the controller, which sees the
-//! container end, and by the worker, which looks before it binds a silent runner anew: both must come to the same.
+//! What became of an epoch, worked out from its pod when its runner did not say. Pure.
+//! Used by the controller, which sees containers end, and by the worker, which looks before it binds a runner anew.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
@@ -10,40 +10,49 @@ use crate::{
     protocol::{error_types, runner::Ending},
 };
 
-/// How `epoch` ended, or `None` while its agent's container has not. `pod` is the claim's own pod (compare the UID), `None`
-/// if it is gone. `permitted` is whether its runner had the permit: without it no agent can have started.
+/// The outcome of an epoch whose agent's container has ended, or whose pod is gone; `None` while it may still run.
 ///
-/// Ask only after reading the job's status anew: an outcome that is there was delivered, and counts.
-pub fn work_out(epoch: i32, pod: Option<&PodView>, permitted: bool, now: Time) -> Option<Outcome> {
-    if pod.is_some_and(|p| !p.agent_ended()) {
-        return None;
-    }
-    if let Some(PodView { agent: AgentContainer::Ended { ending: Some(ending), .. }, .. }) = pod {
-        return Some(of_ending(epoch, ending, now));
-    }
-    let (kind, message) = match pod {
-        _ if !permitted => (error_types::NOT_STARTED, not_started(pod)),
-        None => (error_types::DISRUPTED, "the pod was deleted".into()),
-        Some(pod) => why(pod),
-    };
-    let exit_code = match pod.map(|p| &p.agent) {
-        Some(AgentContainer::Ended { exit_code, .. }) => Some(*exit_code),
-        _ => None,
-    };
-    Some(Outcome {
+/// `pod` is `None` only if the API server, and no cache, says that there is none. `started` is whether the agent may have
+/// started, which is whether it had its permit.
+pub fn work_out(epoch: i32, pod: Option<&PodView>, started: bool, now: Time) -> Option<Outcome> {
+    let failed = |kind: &str, message: String| Outcome {
         epoch,
         kind: OutcomeKind::Failed,
-        time: now,
-        started: permitted,
-        error: Some(ErrorStatus { kind: kind.into(), message }),
+        time: now.clone(),
+        started,
+        error: Some(ErrorStatus { kind: if started { kind } else { error_types::NOT_STARTED }.into(), message }),
         non_retryable: false,
-        exit_code,
+        exit_code: None,
         result: None,
         active_millis: 0,
+    };
+    let Some(pod) = pod else {
+        return Some(failed(error_types::DISRUPTED, "the pod was deleted".into()));
+    };
+    let AgentContainer::Ended { exit_code, reason, ending } = &pod.agent else {
+        // The kubelet refused the pod, or an init container failed: the agent's container never was.
+        let why = pod.reason.clone().unwrap_or_else(|| "its containers ended before the agent's".into());
+        return pod.ended.then(|| failed(error_types::DISRUPTED, format!("pod {} ended: {why}", pod.name)));
+    };
+    if let Some(ending) = ending {
+        return Some(said(epoch, ending, now));
+    }
+    if reason == "OOMKilled" {
+        return Some(failed(error_types::OOM_KILLED, format!("container ended with code {exit_code}: out of memory")));
+    }
+    let taken = pod.disruption.as_ref().map(|(reason, message)| format!("{reason}: {message}"));
+    let taken = taken.or_else(|| pod.reason.clone()).or_else(|| pod.deleting.then(|| "the pod was deleted".into()));
+    Some(match taken {
+        Some(why) => failed(error_types::DISRUPTED, why),
+        None => failed(
+            error_types::RUNNER_LOST,
+            format!("the container ended with code {exit_code} ({reason}) and left no outcome"),
+        ),
     })
 }
 
-fn of_ending(epoch: i32, ending: &Ending, now: Time) -> Outcome {
+/// The outcome that a runner left as its container's termination message.
+fn said(epoch: i32, ending: &Ending, now: Time) -> Outcome {
     Outcome {
         epoch,
         kind: ending.kind,
@@ -52,65 +61,22 @@ fn of_ending(epoch: i32, ending: &Ending, now: Time) -> Outcome {
         error: ending.error.clone(),
         non_retryable: ending.non_retryable,
         exit_code: ending.exit_code,
-        // It was too big for the termination message, and nobody was there to take it.
+        // It did not fit, and nobody was there to take it whole.
         result: if ending.result_omitted { Some(json!({ "truncated": true })) } else { ending.result.clone() },
         active_millis: ending.active_millis,
     }
 }
 
-/// Why an agent that had its permit ended without a word.
-fn why(pod: &PodView) -> (&'static str, String) {
-    let (code, reason) = match &pod.agent {
-        AgentContainer::Ended { exit_code, reason, .. } => (Some(*exit_code), reason.as_str()),
-        AgentContainer::Waiting | AgentContainer::Running => (None, ""),
-    };
-    // On cgroup v2 the kernel kills the whole container, the runner too. Also if the node is short of memory and evicts it
-    // at the same time: what the container itself says is nearer to the cause.
-    if reason == "OOMKilled" {
-        return (error_types::OOM_KILLED, "the container ran out of memory".into());
-    }
-    if let Some((reason, message)) = &pod.disruption {
-        return (error_types::DISRUPTED, words(reason, message));
-    }
-    match pod.reason.as_deref() {
-        Some(reason @ ("Evicted" | "NodeLost" | "NodeShutdown" | "Terminated" | "Preempting" | "Shutdown")) => {
-            (error_types::DISRUPTED, words(reason, "the pod was ended by its node"))
-        }
-        _ if pod.deleting => (error_types::DISRUPTED, "the pod was deleted".into()),
-        _ => match code {
-            Some(code) => {
-                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                (error_types::RUNNER_LOST, format!("container ended with code {code}{reason} and left no outcome"))
-            }
-            None => (error_types::RUNNER_LOST, "the pod ended and left no outcome".into()),
-        },
-    }
-}
-
-fn not_started(pod: Option<&PodView>) -> String {
-    match pod {
-        None => "the pod was deleted before its agent started".into(),
-        Some(pod) => format!("the pod ended before its agent started: {}", why(pod).1),
-    }
-}
-
-fn words(reason: &str, message: &str) -> String {
-    if message.is_empty() { reason.into() } else { format!("{reason}: {message}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn now() -> Time {
-        Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
-    }
+    use k8s_openapi::jiff::Timestamp;
 
     fn pod(agent: AgentContainer) -> PodView {
         PodView {
             name: "p".into(),
             uid: "u".into(),
-            epoch: 2,
+            epoch: 1,
             created: None,
             deleting: false,
             gated: false,
@@ -121,79 +87,34 @@ mod tests {
             disruption: None,
         }
     }
-
-    fn ended(reason: &str) -> PodView {
-        pod(AgentContainer::Ended { exit_code: 137, reason: reason.into(), ending: None })
+    fn ended(exit_code: i32, reason: &str) -> AgentContainer {
+        AgentContainer::Ended { exit_code, reason: reason.into(), ending: None }
     }
-
-    fn told(pod: Option<&PodView>, permitted: bool) -> (String, String) {
-        let outcome = work_out(2, pod, permitted, now()).expect("it has ended");
-        assert_eq!((outcome.epoch, outcome.kind, outcome.started), (2, OutcomeKind::Failed, permitted));
-        let error = outcome.error.expect("a failure has an error");
-        (error.kind, error.message)
+    fn kind(pod: Option<&PodView>, started: bool) -> Option<String> {
+        work_out(1, pod, started, Time(Timestamp::UNIX_EPOCH)).map(|o| o.error.unwrap().kind)
     }
 
     #[test]
-    fn nothing_is_said_while_the_container_has_not_ended() {
-        let mut running = pod(AgentContainer::Running);
-        assert_eq!(work_out(2, Some(&running), true, now()), None);
-        running.deleting = true;
-        running.disruption = Some(("DeletionByTaintManager".into(), "node lost".into()));
-        assert_eq!(work_out(2, Some(&running), true, now()), None, "a lost node's container may still run");
+    fn a_container_that_runs_has_no_outcome() {
+        assert_eq!(kind(Some(&pod(AgentContainer::Running)), true), None);
+        assert_eq!(kind(Some(&pod(AgentContainer::Waiting)), false), None);
     }
 
     #[test]
-    fn what_the_runner_left_counts_most() {
-        let ending = Ending {
-            kind: OutcomeKind::Succeeded,
-            started: true,
-            error: None,
-            non_retryable: false,
-            exit_code: Some(0),
-            result: None,
-            active_millis: 7,
-            result_omitted: true,
-        };
-        let agent =
-            AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), ending: Some(Box::new(ending)) };
-        let mut view = pod(agent);
-        view.disruption = Some(("EvictionByEvictionAPI".into(), String::new()));
-        let outcome = work_out(2, Some(&view), true, now()).unwrap();
-        assert_eq!((outcome.kind, outcome.active_millis), (OutcomeKind::Succeeded, 7));
-        assert_eq!(outcome.result, Some(json!({ "truncated": true })));
+    fn each_way_to_end_has_its_word() {
+        assert_eq!(kind(None, true).as_deref(), Some("Disrupted"));
+        assert_eq!(kind(None, false).as_deref(), Some("NotStarted"));
+        assert_eq!(kind(Some(&pod(ended(137, "OOMKilled"))), true).as_deref(), Some("OOMKilled"));
+        assert_eq!(kind(Some(&pod(ended(137, "Error"))), true).as_deref(), Some("RunnerLost"));
+        let deleting = PodView { deleting: true, ..pod(ended(137, "Error")) };
+        assert_eq!(kind(Some(&deleting), true).as_deref(), Some("Disrupted"));
+        let drained =
+            PodView { disruption: Some(("EvictionByEvictionAPI".into(), "".into())), ..pod(ended(143, "Error")) };
+        assert_eq!(kind(Some(&drained), true).as_deref(), Some("Disrupted"));
     }
 
     #[test]
-    fn out_of_memory_goes_before_disruption() {
-        let mut view = ended("OOMKilled");
-        view.deleting = true;
-        assert_eq!(told(Some(&view), true).0, error_types::OOM_KILLED);
-    }
-
-    #[test]
-    fn disruptions_are_told_from_lost_runners() {
-        assert_eq!(told(None, true).0, error_types::DISRUPTED);
-        let mut view = ended("Error");
-        assert_eq!(
-            told(Some(&view), true),
-            (error_types::RUNNER_LOST.into(), "container ended with code 137 (Error) and left no outcome".into())
-        );
-        view.deleting = true;
-        assert_eq!(told(Some(&view), true).0, error_types::DISRUPTED);
-        let mut view = ended("Error");
-        view.disruption = Some(("EvictionByEvictionAPI".into(), "drained".into()));
-        assert_eq!(told(Some(&view), true).1, "EvictionByEvictionAPI: drained");
-        // An evicted pod may have lost its containers' states.
-        let mut view = pod(AgentContainer::Waiting);
-        (view.ended, view.reason) = (true, Some("Evicted".into()));
-        assert_eq!(told(Some(&view), true).0, error_types::DISRUPTED);
-        view.reason = None;
-        assert_eq!(told(Some(&view), true).0, error_types::RUNNER_LOST);
-    }
-
-    #[test]
-    fn without_a_permit_no_agent_has_started() {
-        assert_eq!(told(None, false).0, error_types::NOT_STARTED);
-        assert_eq!(told(Some(&ended("OOMKilled")), false).0, error_types::NOT_STARTED);
+    fn exit_zero_without_an_outcome_is_no_success() {
+        assert_eq!(kind(Some(&pod(ended(0, "Completed"))), true).as_deref(), Some("RunnerLost"));
     }
 }

@@ -1,1 +1,47 @@
+//! The process in the pod: `koco-runner`. It starts the agent as its child, freezes, thaws and stops it as the gateway
+//! says, and delivers how it ended. It knows neither Kubernetes nor Temporal, only [`crate::protocol::runner`].
+//!
+//! Called by `bin/koco-runner.rs` alone. What decides is pure and tested without a process: [`machine`] (what to do when)
+//! and [`ending`] (what an end means). What acts decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
+//! [`link`]. [`supervisor`] joins them.
 
+mod config;
+mod ending;
+mod files;
+mod gateway;
+mod install;
+mod link;
+mod log;
+mod machine;
+mod process;
+mod procfs;
+mod report;
+mod supervisor;
+mod tls;
+
+use std::{ffi::OsString, path::Path};
+
+const USAGE: &str = "usage: koco-runner install DIR | koco-runner run -- COMMAND [ARGUMENT...]";
+
+/// The whole program: takes the command line without the program's name, returns the exit code.
+pub fn main(args: Vec<OsString>) -> u8 {
+    let mut args = args.into_iter();
+    let verb = args.next();
+    let rest: Vec<OsString> = args.collect();
+    match (verb.as_ref().and_then(|v| v.to_str()), rest.as_slice()) {
+        (Some("install"), [dir]) => match install::install(Path::new(dir)) {
+            Ok(()) => 0,
+            Err(error) => {
+                log::say(format_args!("cannot install into {}: {error}", dir.display()));
+                1
+            }
+        },
+        (Some("run"), [dashes, program, arguments @ ..]) if dashes == "--" => {
+            supervisor::main(program.clone(), arguments.to_vec())
+        }
+        _ => {
+            log::say(format_args!("{USAGE}"));
+            2
+        }
+    }
+}

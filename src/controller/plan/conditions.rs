@@ -1,0 +1,106 @@
+//! The conditions, from the rest of the status: Ready, Paused, Succeeded, Stalled.
+
+use super::Draft;
+use crate::api::{
+    DesiredState, Phase,
+    conditions::{self, PAUSED, READY, STALLED, SUCCEEDED, Say},
+};
+
+pub(super) fn plan(d: &mut Draft<'_>) {
+    let phase = d.status.phase.unwrap_or_default();
+    let says = [ready(d, phase), paused(d, phase), succeeded(d, phase), stalled(d)];
+    let (generation, now) = (d.job.metadata.generation, d.now());
+    for say in says {
+        conditions::set(&mut d.status.conditions, say, generation, now.clone());
+    }
+}
+
+fn say(kind: &'static str, status: Option<bool>, reason: &str, message: impl Into<String>) -> Say {
+    Say { kind, status, reason: reason.into(), message: message.into() }
+}
+
+fn ready(d: &Draft<'_>, phase: Phase) -> Say {
+    if let Some((reason, message)) = &d.not_ready {
+        let message = format!("{message}. It is tried again; running agents go on.");
+        return say(READY, Some(false), reason, message);
+    }
+    if let Some((reason, message)) = d.stalled.as_ref().filter(|(r, _)| r == "TemporalNotConfigured") {
+        return say(READY, Some(false), reason, message);
+    }
+    if phase.is_terminal() {
+        return say(READY, Some(true), "Finished", "the job has ended");
+    }
+    say(READY, Some(true), "Accepted", "this generation is accepted and handed on")
+}
+
+fn paused(d: &Draft<'_>, phase: Phase) -> Say {
+    let control = d.status.control.as_ref();
+    let problem = control.and_then(|c| {
+        let (command, confirmed) = (c.command.as_ref()?, c.confirmed.as_ref()?);
+        (confirmed.seq >= command.seq).then(|| confirmed.problem.clone()).flatten()
+    });
+    let wanted = control.and_then(|c| c.command.as_ref()).map_or(d.wish(), |c| c.state);
+    match (phase, problem) {
+        (Phase::Paused, _) => {
+            let still = if d.agent_may_run() { "every process of the agent stands still" } else { "no agent runs" };
+            let message = format!("{still}. Resume with spec.desiredState: Running");
+            say(PAUSED, Some(true), "Paused", message)
+        }
+        (_, Some(problem)) => say(PAUSED, Some(false), "CannotPause", problem),
+        (p, None) if wanted == DesiredState::Paused && !p.is_terminal() => {
+            say(PAUSED, Some(false), "Pausing", "the runner has not confirmed yet that the agent stands still")
+        }
+        _ => say(PAUSED, Some(false), "NotPaused", "nobody asked for a pause"),
+    }
+}
+
+fn succeeded(d: &Draft<'_>, phase: Phase) -> Say {
+    let error = d.status.error.clone().unwrap_or_default();
+    let attempt = d.status.attempt.unwrap_or(0);
+    match phase {
+        Phase::Succeeded => say(SUCCEEDED, Some(true), "Succeeded", "the agent ended with success; see status.result"),
+        Phase::Failed => {
+            let reason = if is_reason(&error.kind) { error.kind.as_str() } else { "Failed" };
+            let pod = d.status.runner_pod.clone().unwrap_or_default();
+            let next = format!("See kubectl logs {pod}");
+            say(SUCCEEDED, Some(false), reason, format!("after {attempt} attempts: {}. {next}", error.message))
+        }
+        Phase::Cancelled => say(SUCCEEDED, Some(false), "Cancelled", "the job was cancelled"),
+        Phase::Retrying => say(
+            SUCCEEDED,
+            None,
+            "Retrying",
+            format!("attempt {attempt} failed: {}; the next is to come", error.message),
+        ),
+        Phase::Cancelling => say(SUCCEEDED, None, "Cancelling", "the agent is being stopped"),
+        Phase::Paused => say(SUCCEEDED, None, "Paused", "the job is paused"),
+        Phase::Running => say(SUCCEEDED, None, "Running", format!("attempt {attempt} runs")),
+        Phase::Pending => say(SUCCEEDED, None, "Pending", pending(d)),
+    }
+}
+
+fn pending(d: &Draft<'_>) -> String {
+    match (&d.stalled, &d.status.claim) {
+        (Some((reason, message)), _) => format!("{reason}: {message}"),
+        (None, None) => "the job is being submitted".into(),
+        (None, Some(claim)) => format!("pod {} is on its way", claim.pod_name),
+    }
+}
+
+/// Kubernetes wants a reason to look like one; an agent's own error type may be anything.
+fn is_reason(word: &str) -> bool {
+    !word.is_empty()
+        && word.len() <= 128
+        && word.starts_with(|c: char| c.is_ascii_alphabetic())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn stalled(d: &Draft<'_>) -> Say {
+    match &d.stalled {
+        Some((reason, message)) => {
+            let reason = if is_reason(reason) { reason.as_str() } else { "Stalled" };
+            say(STALLED, Some(true), reason, message)
+        }
+        None => say(STALLED, Some(false), "Moving", "nobody needs to do anything"),
+    }
+}

@@ -1,0 +1,249 @@
+//! Temporal mode: the workflow decides; the controller starts it, passes on wishes and what Kubernetes says, and mirrors.
+
+use std::time::Duration;
+
+use super::{Action, Draft, pending};
+use crate::{
+    api::{DesiredState, ErrorStatus, Phase, RunnerState, SentRequest, WorkflowStatus, names},
+    protocol::{
+        error_types,
+        workflow::{Input, Progress, Request, RunnerFailed, Stage},
+    },
+    temporal::Closed,
+};
+
+/// How long to wait before Temporal is tried again, when it did not answer.
+const RETRY: Duration = Duration::from_secs(5);
+
+pub(super) fn plan(d: &mut Draft<'_>) {
+    d.mirror_claim();
+    if !d.ground.temporal_configured {
+        let message =
+            "no Temporal server is configured: set temporal.address in the Helm values, or use executionMode Direct";
+        d.stalled = Some(("TemporalNotConfigured".into(), message.into()));
+        d.status.phase.get_or_insert(Phase::Pending);
+        return;
+    }
+    if !d.job.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER)) {
+        // The next round goes on: nothing is started that nothing would end.
+        return d.actions.push(Action::AddFinalizer);
+    }
+    let submitted = d.job.status.as_ref().is_some_and(|s| s.workflow.is_some());
+    if !submitted {
+        // Cancelled before anything was started: nothing ever is.
+        if d.wish() == DesiredState::Cancelled && d.status.claim.is_none() {
+            return d.finish(Phase::Cancelled, None);
+        }
+        submit(d);
+    } else {
+        mirror(d);
+        if d.is_terminal() {
+            return;
+        }
+        wish(d);
+    }
+    if let Some((reason, message)) = &d.seen.temporal_trouble {
+        d.not_ready = Some((reason.clone(), message.clone()));
+        if submitted {
+            d.actions.push(Action::Ask);
+        }
+        d.look_again(RETRY);
+    }
+    tell(d);
+    d.status.phase = Some(phase(d));
+}
+
+fn submit(d: &mut Draft<'_>) {
+    let Some(resolved) = d.status.resolved.clone() else { return };
+    let request = Request { id: request_id(d), desired: d.wish() };
+    let input = Input {
+        job: d.reference(),
+        retry_policy: resolved.retry_policy,
+        timeouts: resolved.timeouts,
+        disruption_policy: d.job.spec.disruption_policy,
+        pause_policy: d.job.spec.pause_policy,
+        grace_seconds: d.job.grace_seconds(),
+        progress: Progress { desired: d.wish(), last_request: Some(request), ..Progress::default() },
+    };
+    d.actions.push(Action::StartWorkflow(Box::new(input)));
+    d.actions.push(Action::Ask);
+    if d.seen.temporal_trouble.is_some() {
+        return;
+    }
+    d.status.workflow = Some(WorkflowStatus {
+        id: names::workflow(d.ground.cluster, d.job.uid()),
+        namespace: d.ground.temporal_namespace.into(),
+        ..WorkflowStatus::default()
+    });
+}
+
+/// The id of the spec's present wish.
+fn request_id(d: &Draft<'_>) -> String {
+    let generation = d.job.metadata.generation.unwrap_or_default();
+    match d.job.control_request() {
+        Some(request) => format!("{generation}/{request}"),
+        None => generation.to_string(),
+    }
+}
+
+/// Signals if and only if what the spec asks for differs from what was last asked for.
+fn wish(d: &mut Draft<'_>) {
+    let (state, request) = (d.wish(), d.job.control_request().map(str::to_string));
+    let sent = d.status.control.as_ref().and_then(|c| c.sent.clone());
+    let asked = match (&sent, d.seen.answer.as_ref().and_then(|a| a.status.as_ref())) {
+        (Some(sent), _) => sent.state == state && sent.request == request,
+        // Nothing is on record: the workflow knows what it was started with, or what was sent before a crash.
+        (None, Some(answer)) => {
+            let same = answer.last_request.as_ref().is_some_and(|l| l.desired == state);
+            if same {
+                let id = answer.last_request.as_ref().map(|l| l.id.clone()).unwrap_or_default();
+                let time = d.now();
+                if let Some(control) = d.status.control.as_mut() {
+                    control.sent = Some(SentRequest { state, id, request: request.clone(), time });
+                }
+            }
+            same
+        }
+        // No worker has answered yet. Asking to run can wait for that; the others can't.
+        (None, None) => state == DesiredState::Running,
+    };
+    if !asked {
+        d.actions.push(Action::Signal(Request { id: request_id(d), desired: state }));
+    }
+}
+
+/// What the workflow answered, into status.
+fn mirror(d: &mut Draft<'_>) {
+    let Some(answer) = d.seen.answer.clone() else {
+        return d.actions.push(Action::Ask);
+    };
+    if let Some(workflow) = d.status.workflow.as_mut() {
+        if answer.run_id.is_some() {
+            workflow.run_id = answer.run_id.clone();
+        }
+        if let Some(status) = &answer.status {
+            workflow.status = Some(status.status.as_str().into());
+            workflow.is_paused = Some(status.is_paused);
+            workflow.error = status.error.clone();
+        }
+        if let Some(closed) = answer.closed {
+            workflow.status = Some(closed_word(closed).into());
+            workflow.is_paused = Some(false);
+        }
+    }
+    if let Some(status) = &answer.status {
+        d.status.error = status.error.clone();
+        if status.attempt > 0 {
+            d.status.attempt = Some(status.attempt);
+        }
+    }
+    if answer.missing {
+        let message = "Temporal knows no workflow of this job: it was deleted, or its retention is over".to_string();
+        return d.finish(Phase::Failed, Some(ErrorStatus { kind: error_types::WORKFLOW_CLOSED.into(), message }));
+    }
+    let Some(closed) = answer.closed else {
+        if !caught_up(d) {
+            d.actions.push(Action::Ask);
+        }
+        return;
+    };
+    let from_outside = |how: &str| {
+        let message = format!("the workflow was {how} from outside");
+        Some(ErrorStatus { kind: error_types::WORKFLOW_CLOSED.into(), message })
+    };
+    match closed {
+        Closed::Completed => d.finish(Phase::Succeeded, None),
+        Closed::Cancelled => d.finish(Phase::Cancelled, None),
+        Closed::Failed => {
+            let said = answer.status.and_then(|s| s.error).or_else(|| d.outcome().and_then(|o| o.error.clone()));
+            d.finish(Phase::Failed, said);
+        }
+        Closed::Terminated => d.finish(Phase::Failed, from_outside("terminated")),
+        Closed::TimedOut => d.finish(Phase::Failed, from_outside("timed out")),
+    }
+}
+
+fn closed_word(closed: Closed) -> &'static str {
+    match closed {
+        Closed::Completed => "completed",
+        Closed::Failed => "failed",
+        Closed::Cancelled => "cancelled",
+        Closed::Terminated => "terminated",
+        Closed::TimedOut => "timedout",
+    }
+}
+
+/// Whether the workflow's answer knows all that the status knows; if not, it is asked again.
+fn caught_up(d: &Draft<'_>) -> bool {
+    let Some(answer) = d.seen.answer.as_ref().and_then(|a| a.status.as_ref()) else { return false };
+    let Some(claim) = &d.status.claim else { return answer.epoch == 0 || answer.status == Stage::Held };
+    let control = d.status.control.clone().unwrap_or_default();
+    let permit = claim.permit.is_some() && d.outcome().is_none();
+    answer.epoch == claim.epoch
+        && !matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled)
+        && control.command.is_none_or(|c| answer.seq >= c.seq)
+        && control.sent.is_none_or(|s| answer.last_request.as_ref().is_some_and(|l| l.id == s.id))
+        && (!permit || matches!(answer.status, Stage::Running | Stage::Cancelling))
+        && !(permit
+            && answer.desired == DesiredState::Paused
+            && d.confirmed() == Some(RunnerState::Frozen)
+            && !answer.is_paused)
+        && !(d.outcome().is_some() && answer.status == Stage::Running)
+}
+
+/// What Kubernetes says, to the workflow.
+fn tell(d: &mut Draft<'_>) {
+    let Some(claim) = d.status.claim.clone() else { return };
+    let moved_on = d.seen.answer.as_ref().and_then(|a| a.status.as_ref()).is_some_and(|s| s.epoch > claim.epoch);
+    if moved_on {
+        return;
+    }
+    match d.outcome().cloned() {
+        Some(outcome) if !d.outcome_is_written() => drop(outcome),
+        Some(outcome) if claim.permit.is_some() => {
+            let behind = d
+                .seen
+                .answer
+                .as_ref()
+                .and_then(|a| a.status.as_ref())
+                .is_none_or(|s| s.epoch == claim.epoch && matches!(s.status, Stage::Running | Stage::Cancelling));
+            if behind {
+                d.actions.push(Action::Deliver(Box::new(outcome)));
+            }
+        }
+        Some(outcome) => {
+            let timed_out = pending::plan(d);
+            let fatal = timed_out.is_some();
+            let error = timed_out.or(outcome.error).unwrap_or_default();
+            d.actions.push(Action::RunnerFailed(RunnerFailed { epoch: claim.epoch, error, fatal }));
+        }
+        None if claim.permit.is_none() && claim.pod_uid.is_some() => {
+            if let Some(error) = pending::plan(d) {
+                d.actions.push(Action::RunnerFailed(RunnerFailed { epoch: claim.epoch, error, fatal: true }));
+            }
+        }
+        None => {}
+    }
+}
+
+/// The summary: from what the cluster shows, so that it is true also while no worker answers.
+fn phase(d: &Draft<'_>) -> Phase {
+    let answer = d.seen.answer.as_ref().and_then(|a| a.status.as_ref());
+    let wanted = answer.map_or(d.wish(), |a| a.desired);
+    let command = d.status.control.as_ref().and_then(|c| c.command.as_ref()).map(|c| c.state);
+    if [Some(wanted), command, Some(d.wish())].contains(&Some(DesiredState::Cancelled)) {
+        return Phase::Cancelling;
+    }
+    if d.agent_may_run() {
+        let still = matches!(d.confirmed(), Some(RunnerState::Frozen | RunnerState::Waiting));
+        return if command == Some(DesiredState::Paused) && still { Phase::Paused } else { Phase::Running };
+    }
+    if answer.is_some_and(|a| a.is_paused) {
+        return Phase::Paused;
+    }
+    if d.outcome().is_some_and(|o| o.kind == crate::api::OutcomeKind::Succeeded) {
+        return Phase::Running;
+    }
+    let resumed = d.status.claim.as_ref().is_some_and(|c| c.resumed);
+    if d.status.attempt.is_some() && !resumed { Phase::Retrying } else { Phase::Pending }
+}

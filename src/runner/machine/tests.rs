@@ -1,0 +1,318 @@
+use super::{
+    Action::{Confirm, Finish, Freeze, Kill, Notify, Start, Term, Thaw},
+    *,
+};
+
+const GRACE: u64 = 30;
+
+fn policy() -> Policy {
+    Policy {
+        pause: PausePolicy::Freeze,
+        notice: None,
+        grace: Duration::from_secs(GRACE),
+        limit: None,
+        freeze_refusal: None,
+    }
+}
+
+fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn command(desired: DesiredState, seq: i64) -> Event {
+    Event::Command { desired, seq }
+}
+
+fn running(seq: i64) -> Event {
+    command(DesiredState::Running, seq)
+}
+
+fn paused(seq: i64) -> Event {
+    command(DesiredState::Paused, seq)
+}
+
+fn cancelled(seq: i64) -> Event {
+    command(DesiredState::Cancelled, seq)
+}
+
+fn confirm(state: RunnerState, seq: i64) -> Action {
+    Confirm { state, seq, problem: None }
+}
+
+fn finish(started: bool, stopped: Option<Stopped>) -> Action {
+    Finish { started, stopped }
+}
+
+/// A machine whose agent started at second 0.
+fn started(policy: Policy) -> Machine {
+    let mut m = Machine::new(policy);
+    assert_eq!(m.on(s(0), Event::Permit { attempt: 1 }), [Start { attempt: 1 }]);
+    assert_eq!(m.on(s(0), Event::Started), [confirm(RunnerState::Running, 0)]);
+    m
+}
+
+/// The same, frozen by seq 1 since second 1.
+fn frozen(policy: Policy) -> Machine {
+    let mut m = started(policy);
+    assert_eq!(m.on(s(1), paused(1)), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)]);
+    m
+}
+
+#[test]
+fn a_permit_starts_once() {
+    let mut m = started(policy());
+    assert_eq!(m.on(s(1), Event::Permit { attempt: 1 }), []);
+    assert_eq!(m.on(s(2), running(1)), [confirm(RunnerState::Running, 1)]);
+    assert_eq!(m.on(s(3), Event::Permit { attempt: 2 }), []);
+    assert_eq!(m.on(s(9), Event::AgentEnded), [finish(true, None)]);
+    assert_eq!(m.active(s(99)), s(9));
+}
+
+#[test]
+fn a_pause_holds_the_start() {
+    let mut m = Machine::new(policy());
+    assert_eq!(m.on(s(0), paused(4)), [confirm(RunnerState::Waiting, 4)]);
+    assert_eq!(m.on(s(1), Event::Permit { attempt: 2 }), []);
+    assert_eq!(m.on(s(1), paused(5)), [confirm(RunnerState::Waiting, 5)]);
+    assert_eq!(m.standing(), (RunnerState::Waiting, 5));
+    assert_eq!(m.on(s(2), running(6)), [Start { attempt: 2 }]);
+    assert_eq!(m.on(s(2), Event::Started), [confirm(RunnerState::Running, 6)]);
+    assert_eq!(m.active(s(5)), s(3), "time before the start does not count");
+}
+
+#[test]
+fn running_without_a_permit_is_confirmed_as_waiting() {
+    let mut m = Machine::new(policy());
+    assert_eq!(m.on(s(0), running(1)), [confirm(RunnerState::Waiting, 1)]);
+    assert_eq!(m.on(s(0), Event::Permit { attempt: 1 }), [Start { attempt: 1 }]);
+}
+
+#[test]
+fn what_ends_it_before_the_start_starts_nothing() {
+    for (event, why) in
+        [(cancelled(1), Stopped::Cancel), (Event::Terminate, Stopped::Sigterm), (Event::Gone, Stopped::Gone)]
+    {
+        let mut m = Machine::new(policy());
+        assert_eq!(m.on(s(0), paused(0)), [confirm(RunnerState::Waiting, 0)]);
+        assert_eq!(m.on(s(0), event), [finish(false, Some(why))]);
+        assert_eq!(m.on(s(1), Event::Permit { attempt: 1 }), []);
+        assert_eq!(m.on(s(1), running(9)), []);
+    }
+}
+
+#[test]
+fn a_failed_start_is_the_end() {
+    let mut m = Machine::new(policy());
+    m.on(s(0), Event::Permit { attempt: 1 });
+    assert_eq!(m.on(s(0), Event::NotStarted), [finish(false, None)]);
+}
+
+#[test]
+fn freeze_and_thaw() {
+    let mut m = frozen(policy());
+    assert_eq!(m.standing(), (RunnerState::Frozen, 1));
+    assert_eq!(m.deadline(), None);
+    assert_eq!(m.on(s(100), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
+    assert_eq!(m.active(s(103)), s(4), "frozen time does not count");
+    assert_eq!(m.on(s(104), Event::AgentStopped), [], "without a notice the agent's stops are its own");
+}
+
+#[test]
+fn only_the_highest_seq_counts_and_repeats_are_answered_again() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(2), running(0)), []);
+    assert_eq!(m.on(s(2), running(1)), [], "same number, another state: not obeyed");
+    assert_eq!(m.on(s(2), paused(1)), [confirm(RunnerState::Frozen, 1)]);
+    assert_eq!(m.on(s(2), paused(7)), [confirm(RunnerState::Frozen, 7)]);
+    assert_eq!(m.on(s(2), running(6)), []);
+    assert_eq!(m.on(s(2), running(8)), [Thaw, confirm(RunnerState::Running, 8)]);
+    assert_eq!(m.on(s(2), running(8)), [confirm(RunnerState::Running, 8)]);
+}
+
+#[test]
+fn a_process_that_will_not_stop_is_said_and_looked_at_again() {
+    let mut m = started(policy());
+    m.on(s(0), paused(3));
+    let mut now = s(0);
+    let mut said = Vec::new();
+    let mut nudged = false;
+    while now < s(8) {
+        said.extend(m.on(now, Event::Scanned(Ok(vec![12]))));
+        assert_eq!(m.standing(), (RunnerState::Running, 0));
+        now = m.deadline().unwrap();
+        let looks = m.on(now, Event::Tick);
+        assert!(matches!(looks[..], [Freeze { .. }]), "{looks:?}");
+        nudged |= looks == [Freeze { nudge: true }];
+    }
+    assert!(nudged);
+    let [Confirm { state: RunnerState::Running, seq: 3, problem: Some(problem) }] = &said[..] else {
+        panic!("{said:?}");
+    };
+    assert!(problem.contains("12"), "{problem}");
+    assert_eq!(m.on(now, Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 3)]);
+}
+
+#[test]
+fn a_newer_command_ends_a_freeze_that_is_not_complete() {
+    let mut m = started(policy());
+    m.on(s(0), paused(1));
+    m.on(s(0), Event::Scanned(Ok(vec![5])));
+    assert_eq!(m.on(s(0), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
+    assert_eq!(m.deadline(), None);
+    assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [], "a late answer freezes nothing");
+    assert_eq!(m.standing(), (RunnerState::Running, 2));
+}
+
+#[test]
+fn the_end_of_a_process_is_a_reason_to_look_again() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(2), Event::ChildEnded), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(2), Event::Scanned(Ok(vec![]))), []);
+    m.on(s(3), Event::ChildEnded);
+    assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![9]))), []);
+    assert_eq!(m.standing().0, RunnerState::Running);
+    assert_eq!(m.on(m.deadline().unwrap(), Event::Tick), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)]);
+}
+
+#[test]
+fn a_runner_that_cannot_freeze_says_so_and_goes_on() {
+    let mut m = started(Policy { freeze_refusal: Some("not PID 1".into()), ..policy() });
+    let problem = Some("not PID 1".to_owned());
+    assert_eq!(m.on(s(1), paused(1)), [Confirm { state: RunnerState::Running, seq: 1, problem }]);
+    assert_eq!(m.standing(), (RunnerState::Running, 0), "not carried out");
+    assert_eq!(m.on(s(1), cancelled(2)), [Term, confirm(RunnerState::Stopping, 2)]);
+}
+
+#[test]
+fn a_notice_ends_with_the_agents_stop_or_its_time() {
+    let with_notice = || started(Policy { notice: Some(s(2)), ..policy() });
+    let mut m = with_notice();
+    assert_eq!(m.on(s(1), paused(1)), [Notify]);
+    assert_eq!(m.on(s(2), Event::AgentStopped), [Freeze { nudge: false }]);
+
+    let mut m = with_notice();
+    m.on(s(1), paused(1));
+    assert_eq!(m.deadline(), Some(s(3)));
+    assert_eq!(m.on(s(3), Event::Tick), [Freeze { nudge: false }]);
+
+    let mut m = with_notice();
+    m.on(s(1), paused(1));
+    assert_eq!(m.on(s(2), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
+    assert_eq!(m.on(s(2), Event::AgentStopped), [Thaw], "it answers a notice that is no longer true");
+
+    let mut m = with_notice();
+    m.on(s(1), paused(1));
+    assert_eq!(m.on(s(2), cancelled(2)), [Term, Thaw, confirm(RunnerState::Stopping, 2)]);
+}
+
+#[test]
+fn cancel_thaws_after_its_signal_and_kills_after_the_grace_period() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(5), cancelled(2)), [Term, Thaw, confirm(RunnerState::Stopping, 2)]);
+    assert_eq!(m.deadline(), Some(s(5 + GRACE)));
+    assert_eq!(m.on(s(6), Event::Terminate), []);
+    assert_eq!(m.on(s(5 + GRACE), Event::Tick), [Kill]);
+    assert_eq!(m.deadline(), None);
+    assert_eq!(m.on(s(40), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn eviction_goes_on_whatever_is_wanted_later_but_a_cancel_renames_it() {
+    let evict = || {
+        let mut m = started(Policy { pause: PausePolicy::Evict, ..policy() });
+        assert_eq!(m.on(s(1), paused(1)), [Term, confirm(RunnerState::Stopping, 1)]);
+        m
+    };
+    let mut m = evict();
+    assert_eq!(m.on(s(2), running(2)), [confirm(RunnerState::Stopping, 2)]);
+    assert_eq!(m.on(s(1 + GRACE), Event::Tick), [Kill]);
+    assert_eq!(m.on(s(60), Event::AgentEnded), [finish(true, Some(Stopped::Evict))]);
+
+    let mut m = evict();
+    assert_eq!(m.on(s(2), cancelled(2)), [confirm(RunnerState::Stopping, 2)]);
+    assert_eq!(m.deadline(), Some(s(1 + GRACE)), "the grace period is not begun anew");
+    assert_eq!(m.on(s(3), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn the_kubelets_sigterm_leaves_the_grace_to_the_kubelet() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(2), Event::Terminate), [Term, Thaw]);
+    assert_eq!(m.deadline(), None);
+    assert_eq!(m.standing(), (RunnerState::Stopping, 1));
+    assert_eq!(m.on(s(3), cancelled(2)), [confirm(RunnerState::Stopping, 2)]);
+    assert_eq!(m.on(s(4), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+
+    let mut m = started(Policy { pause: PausePolicy::Evict, ..policy() });
+    m.on(s(2), Event::Terminate);
+    m.on(s(2), paused(1));
+    assert_eq!(m.on(s(4), Event::AgentEnded), [finish(true, Some(Stopped::Evict))]);
+}
+
+#[test]
+fn the_limit_counts_active_time_only() {
+    let mut m = started(Policy { limit: Some(s(10)), ..policy() });
+    assert_eq!(m.deadline(), Some(s(10)));
+    m.on(s(4), paused(1));
+    m.on(s(4), Event::Scanned(Ok(vec![])));
+    assert_eq!(m.deadline(), None, "a paused job may stay so for weeks");
+    m.on(s(1000), running(2));
+    assert_eq!(m.deadline(), Some(s(1006)));
+    assert_eq!(m.on(s(1005), Event::Tick), []);
+    assert_eq!(m.on(s(1006), Event::Tick), [Term]);
+    assert_eq!(m.deadline(), Some(s(1006 + GRACE)));
+    assert_eq!(m.on(s(1007), cancelled(3)), [confirm(RunnerState::Stopping, 3)]);
+    assert_eq!(m.on(s(1008), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn gone_reports_to_nobody_whatever_stopped_it_before() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(2), Event::Gone), [Term, Thaw]);
+    assert_eq!(m.on(s(3), cancelled(2)), [confirm(RunnerState::Stopping, 2)]);
+    assert_eq!(m.on(s(4), Event::AgentEnded), [finish(true, Some(Stopped::Gone))]);
+
+    let mut m = started(policy());
+    m.on(s(1), Event::Terminate);
+    assert_eq!(m.on(s(2), Event::Gone), []);
+    assert_eq!(m.deadline(), Some(s(2 + GRACE)));
+    assert_eq!(m.on(s(4), Event::AgentEnded), [finish(true, Some(Stopped::Gone))]);
+}
+
+#[test]
+fn an_agent_may_end_while_it_is_frozen() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(9), Event::AgentEnded), [finish(true, None)]);
+    assert_eq!(m.active(s(10)), s(1));
+}
+
+/// Thousands of commands in any order of delivery: the state at the end is that of the highest seq.
+#[test]
+fn any_storm_of_commands_ends_in_the_last_state() {
+    let mut random = 88_172_645_463_325_252_u64;
+    for round in 0..200 {
+        let mut m = started(policy());
+        let mut last = DesiredState::Running;
+        let mut highest = 0;
+        for _ in 0..100 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let seq = (random >> 8) as i64 & 0xffff;
+            let desired = if random & 1 == 0 { DesiredState::Running } else { DesiredState::Paused };
+            if seq > highest {
+                (highest, last) = (seq, desired);
+            }
+            for action in m.on(s(round), command(desired, seq)) {
+                if matches!(action, Freeze { .. }) && random & 2 == 0 {
+                    m.on(s(round), Event::Scanned(Ok(vec![])));
+                }
+            }
+        }
+        m.on(s(round), Event::Scanned(Ok(vec![])));
+        let state = if last == DesiredState::Paused { RunnerState::Frozen } else { RunnerState::Running };
+        assert_eq!(m.standing(), (state, highest));
+    }
+}

@@ -1,0 +1,167 @@
+//! The agent's processes: start, signals, the look at them all, and their ends. Called by [`super::supervisor`] alone.
+//!
+//! The runner is its container's first process: it inherits and reaps every process that loses its parent, and a signal
+//! to -1 reaches all but itself. Where it isn't (`tests/`, a mutated pod) it knows its child's process group only.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{self, Signal},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::{ending::Exit, procfs};
+use crate::protocol::runner::env;
+
+/// How long to wait for killed processes to be gone.
+const BURIAL: Duration = Duration::from_secs(2);
+
+/// What the reaper found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reaped {
+    /// The agent's main process ended.
+    Agent(Exit),
+    /// The agent's main process is stopped.
+    AgentStopped,
+    /// Another one ended.
+    Other,
+}
+
+/// The processes below the runner.
+#[derive(Debug)]
+pub struct Processes {
+    me: i32,
+    agent: Option<Pid>,
+}
+
+impl Processes {
+    pub fn new() -> Self {
+        Self { me: nix::unistd::getpid().as_raw(), agent: None }
+    }
+
+    /// Whether all of the container's processes are below this one.
+    pub fn is_first(&self) -> bool {
+        self.me == 1
+    }
+
+    /// Why the agent can't be frozen, if so.
+    pub fn freeze_refusal(&self) -> Option<String> {
+        (!self.is_first()).then(|| {
+            let me = self.me;
+            format!(
+                "the runner is not the first process of its container (its pid is {me}), so that it can't stop them all"
+            )
+        })
+    }
+
+    /// Starts the agent, in a process group of its own: what an agent sends to its group does not reach the runner.
+    /// The standard library resets signal mask and SIGPIPE; nothing else was changed.
+    pub fn start(&mut self, program: &OsString, args: &[OsString], kodo: &[(&str, OsString)]) -> io::Result<i32> {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).process_group(0);
+        for name in env::ALL.into_iter().chain(["KODO_RESUMED"]) {
+            command.env_remove(name);
+        }
+        command.envs(kodo.iter().map(|(name, value)| (name, value)));
+        let pid = command.spawn()?.id() as i32;
+        self.agent = Some(Pid::from_raw(pid));
+        Ok(pid)
+    }
+
+    /// A signal for the agent's main process alone, as the kubelet would send it to a container's first one.
+    pub fn signal_agent(&self, signal: Signal) {
+        if let Some(agent) = self.agent {
+            // It may have ended in this moment; the reaper will tell.
+            let _ = signal::kill(agent, signal);
+        }
+    }
+
+    /// A signal for every process but this one.
+    pub fn signal_all(&self, signal: Signal) {
+        match self.agent {
+            // Nobody is left to get it, or somebody isn't ours to signal: the survey tells.
+            _ if self.is_first() => drop(signal::kill(Pid::from_raw(-1), signal)),
+            Some(agent) => drop(signal::killpg(agent, signal)),
+            None => {}
+        }
+    }
+
+    /// Stops every process and tells which ones are not stopped. See [`super::machine::Action::Freeze`] for the nudge.
+    pub fn freeze(&self, nudge: bool) -> Result<Vec<i32>, String> {
+        self.signal_all(Signal::SIGSTOP);
+        let survey = procfs::survey(Path::new("/proc"), self.me).map_err(|e| e.to_string())?;
+        if nudge {
+            for (pid, parent) in &survey.stopped {
+                if survey.blocked.contains(parent) {
+                    let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGCONT);
+                }
+            }
+        }
+        Ok(survey.moving)
+    }
+
+    /// Reaps whatever has ended. Call it on SIGCHLD.
+    pub fn reap(&mut self) -> Vec<Reaped> {
+        let mut found = Vec::new();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Exited(pid, code)) => found.push(self.ended(pid, Exit::Code(code))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    let exit = Exit::Signal { name: signal.as_str().to_owned(), number: signal as i32 };
+                    found.push(self.ended(pid, exit));
+                }
+                Ok(WaitStatus::Stopped(pid, _)) if Some(pid) == self.agent => found.push(Reaped::AgentStopped),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return found,
+                Ok(_) | Err(Errno::EINTR) => {}
+                // A real-time signal, of which nix has no name, ended a process, and it doesn't say which one.
+                Err(Errno::EINVAL) => match self.agent {
+                    Some(agent) if signal::kill(agent, None) == Err(Errno::ESRCH) => {
+                        let exit = Exit::Signal { name: "a real-time signal".into(), number: nix::libc::SIGRTMIN() };
+                        found.push(self.ended(agent, exit));
+                    }
+                    _ => found.push(Reaped::Other),
+                },
+                Err(_) => return found,
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, exit: Exit) -> Reaped {
+        if Some(pid) == self.agent { Reaped::Agent(exit) } else { Reaped::Other }
+    }
+
+    /// Ends everything that the agent left, as the kernel would with the container's first process.
+    pub async fn bury(&mut self) {
+        let end = Instant::now() + BURIAL;
+        loop {
+            self.signal_all(Signal::SIGKILL);
+            self.reap();
+            let left = match self.is_first() {
+                true => procfs::survey(Path::new("/proc"), self.me)
+                    .is_ok_and(|s| !s.moving.is_empty() || !s.stopped.is_empty()),
+                false => self.agent.is_some_and(|agent| signal::killpg(agent, None).is_ok()),
+            };
+            if !left || Instant::now() > end {
+                self.agent = None;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// The signal of a pause notice.
+pub fn notice_signal(name: &str) -> Option<Signal> {
+    name.parse().ok().filter(|signal| matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2))
+}

@@ -1,0 +1,113 @@
+//! What the kernel says of the container's processes and memory. Read by [`super::process`] and [`super::supervisor`].
+
+use std::{fs, io, path::Path};
+
+/// The processes of the container but the runner, as far as they live.
+#[derive(Debug, Default, PartialEq)]
+pub struct Survey {
+    /// Those of which at least one thread can still make progress.
+    pub moving: Vec<i32>,
+    /// Those of them that are in a call that can't be interrupted.
+    pub blocked: Vec<i32>,
+    /// Those that are stopped, with their parents.
+    pub stopped: Vec<(i32, i32)>,
+}
+
+/// Looks at every thread of every process. A process may be moving though its first thread has ended, so the state of that
+/// one, which is all that `/proc/PID/stat` tells, is not enough.
+pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
+    // Another process namespace's /proc would show other processes, and be clean.
+    let self_link = fs::read_link(proc.join("self"))?;
+    if self_link.to_str() != Some(me.to_string().as_str()) {
+        return Err(io::Error::other(format!(
+            "/proc is not of this process namespace: self is {}",
+            self_link.display()
+        )));
+    }
+    let mut survey = Survey::default();
+    for entry in fs::read_dir(proc)? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        if pid == me {
+            continue;
+        }
+        let Some(tasks) = gone_is_none(fs::read_dir(proc.join(format!("{pid}/task"))))? else { continue };
+        let (mut moving, mut blocked, mut stopped, mut parent) = (false, false, false, 0);
+        for task in tasks {
+            let Some(task) = gone_is_none(task)? else { continue };
+            let Some(stat) = gone_is_none(fs::read_to_string(task.path().join("stat")))? else { continue };
+            let (state, ppid) = parse_stat(&stat).ok_or_else(|| io::Error::other(format!("odd stat of {pid}")))?;
+            parent = ppid;
+            match state {
+                'T' | 't' => stopped = true,
+                'Z' | 'X' | 'x' => {}
+                state => {
+                    moving = true;
+                    blocked |= state == 'D';
+                }
+            }
+        }
+        if moving {
+            survey.moving.push(pid);
+        } else if stopped {
+            survey.stopped.push((pid, parent));
+        }
+        if blocked {
+            survey.blocked.push(pid);
+        }
+    }
+    Ok(survey)
+}
+
+/// Processes and threads end while they are looked at.
+fn gone_is_none<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// State and parent. The name before them may hold anything, parentheses and line ends too.
+fn parse_stat(stat: &str) -> Option<(char, i32)> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
+
+/// How many processes of this container the kernel has killed for want of memory: cgroup v2, or v1.
+pub fn oom_kills() -> Option<u64> {
+    ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+        .iter()
+        .find_map(|path| parse_oom_kills(&fs::read_to_string(path).ok()?))
+}
+
+fn parse_oom_kills(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_pretend_to_be_a_state() {
+        assert_eq!(parse_stat("12 (sh) S 1 12 12 0"), Some(('S', 1)));
+        assert_eq!(parse_stat("12 (a) T 1 (b) R 7 1"), Some(('R', 7)));
+        assert_eq!(parse_stat("12 (a\n) D 3 9"), Some(('D', 3)));
+        assert_eq!(parse_stat("12"), None);
+    }
+
+    #[test]
+    fn both_generations_of_cgroups_tell_of_memory() {
+        assert_eq!(parse_oom_kills("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
+        assert_eq!(parse_oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
+        assert_eq!(parse_oom_kills("oom_kill_disable 0\nunder_oom 0\n"), None);
+    }
+
+    #[test]
+    fn a_survey_sees_running_threads_and_refuses_another_proc() {
+        let me = std::process::id() as i32;
+        assert!(survey(Path::new("/proc"), me + 1).is_err());
+        assert!(!survey(Path::new("/proc"), me).unwrap().moving.contains(&me));
+    }
+}

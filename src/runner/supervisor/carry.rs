@@ -1,0 +1,182 @@
+//! One job, from its permit to its agent's end: events into the [`Machine`], its actions out to the processes and to the
+//! tasks of [`super::super::link`]. Called by `supervisor.rs` alone.
+
+use std::{collections::VecDeque, ffi::OsString, time::Duration};
+
+use nix::sys::signal::Signal;
+use tokio::time::sleep_until;
+
+use super::{End, Runner};
+use crate::{
+    protocol::runner::{Job, Order},
+    runner::{
+        ending::{self, Evidence, Exit},
+        link::Incoming,
+        log::say,
+        machine::{Action, Event, Machine, Policy, Stopped},
+        process::{Reaped, notice_signal},
+        procfs,
+    },
+};
+
+impl Runner {
+    /// Carries the job from its permit to its agent's end.
+    pub(super) async fn carry(&mut self, job: Job) -> End {
+        let notice = job.pause_notice.as_ref();
+        let mut machine = Machine::new(Policy {
+            pause: job.pause_policy,
+            notice: notice.map(|n| Duration::from_secs(u64::try_from(n.seconds).unwrap_or(0))),
+            grace: Duration::from_secs(u64::try_from(job.grace_seconds).unwrap_or(0)),
+            limit: job.execution_limit_millis.map(Duration::from_millis),
+            freeze_refusal: self.processes.freeze_refusal(),
+        });
+        say(format_args!("waiting for the permit"));
+        let mut exit = Exit::None;
+        loop {
+            let mut events: VecDeque<Event> = self.next(&machine, &mut exit).await.into();
+            while let Some(event) = events.pop_front() {
+                for action in machine.on(self.begun.elapsed(), event) {
+                    if let Action::Finish { started, stopped } = action {
+                        self.standing.send_replace(machine.standing());
+                        return self.conclude(&job, exit, started, stopped, machine.active(self.begun.elapsed())).await;
+                    }
+                    events.extend(self.act(&job, action, &mut exit));
+                }
+                self.standing.send_replace(machine.standing());
+            }
+        }
+    }
+
+    /// Waits for what happens next.
+    async fn next(&mut self, machine: &Machine, exit: &mut Exit) -> Vec<Event> {
+        let deadline = machine.deadline().map(|at| self.begun + at);
+        let tick = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.children.recv() => self.processes.reap().into_iter().map(|reaped| match reaped {
+                Reaped::Agent(how) => {
+                    *exit = how;
+                    Event::AgentEnded
+                }
+                Reaped::AgentStopped => Event::AgentStopped,
+                Reaped::Other => Event::ChildEnded,
+            }).collect(),
+            () = self.ends.recv() => {
+                say(format_args!("told to end"));
+                vec![Event::Terminate]
+            }
+            Some(message) = self.incoming.recv() => match message {
+                Incoming::Order(Order::Permit { attempt }) => vec![Event::Permit { attempt }],
+                Incoming::Order(Order::Command { desired, seq }) => vec![Event::Command { desired, seq }],
+                Incoming::Order(Order::Stop { why }) | Incoming::Gone(why) => {
+                    say(format_args!("told to stop and report to nobody: {why}"));
+                    vec![Event::Gone]
+                }
+                Incoming::Order(Order::Ping {}) | Incoming::Job(_) => vec![],
+            },
+            () = tick => vec![Event::Tick],
+        }
+    }
+
+    /// Does it, and returns what came of it.
+    fn act(&mut self, job: &Job, action: Action, exit: &mut Exit) -> Option<Event> {
+        match action {
+            Action::Start { attempt } => match self.start(job, attempt) {
+                Ok(pid) => {
+                    say(format_args!("agent started (attempt {attempt}, pid {pid})"));
+                    return Some(Event::Started);
+                }
+                Err(error) => {
+                    say(format_args!("the agent could not be started: {error}"));
+                    *exit = Exit::NotSpawned(error);
+                    return Some(Event::NotStarted);
+                }
+            },
+            Action::Notify => {
+                if let Some(signal) = job.pause_notice.as_ref().and_then(|n| notice_signal(&n.signal)) {
+                    self.processes.signal_agent(signal);
+                }
+            }
+            Action::Freeze { nudge } => return Some(Event::Scanned(self.processes.freeze(nudge))),
+            Action::Thaw => self.processes.signal_all(Signal::SIGCONT),
+            Action::Term => {
+                self.processes.signal_agent(Signal::SIGTERM);
+                say(format_args!("SIGTERM sent to the agent"));
+            }
+            Action::Kill => {
+                self.processes.signal_all(Signal::SIGKILL);
+                say(format_args!("the grace period is over, SIGKILL sent to every process"));
+            }
+            Action::Confirm { state, seq, problem } => {
+                match &problem {
+                    Some(problem) => say(format_args!("command {seq} can't be carried out: {problem}")),
+                    None => say(format_args!("{state:?} (command {seq})")),
+                }
+                self.answers.send_replace(Some(((state, seq), problem)));
+            }
+            // Taken by the loop.
+            Action::Finish { .. } => {}
+        }
+        None
+    }
+
+    fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, String> {
+        let files = &self.files;
+        files.prepare(&job.inputs, &job.extra).map_err(|e| format!("its files: {e}"))?;
+        files.mark_started(self.config.sender.epoch).map_err(|e| format!("its marker: {e}"))?;
+        let mut kodo: Vec<(&str, OsString)> = vec![
+            ("KODO_FID", job.fid.clone().into()),
+            ("KODO_ENTRY_POINT", job.entry_point.clone().into()),
+            ("KODO_ATTEMPT", attempt.to_string().into()),
+            ("KODO_INPUTS_FILE", files.inputs().into()),
+            ("KODO_EXTRA_FILE", files.extra().into()),
+            ("KODO_RESULT_FILE", files.result().into()),
+            ("KODO_ERROR_FILE", files.error().into()),
+        ];
+        if job.resumed {
+            kodo.push(("KODO_RESUMED", "1".into()));
+        }
+        let (program, arguments) = &self.command;
+        self.processes.start(program, arguments, &kodo).map_err(|e| format!("{}: {e}", program.display()))
+    }
+
+    /// Ends what is left of the agent, and works out how it ended.
+    async fn conclude(
+        &mut self,
+        job: &Job,
+        exit: Exit,
+        started: bool,
+        stopped: Option<Stopped>,
+        active: Duration,
+    ) -> End {
+        let report = stopped != Some(Stopped::Gone);
+        if !started && exit == Exit::None {
+            let ending = match stopped {
+                Some(Stopped::Cancel) => ending::cancelled_before_start(),
+                Some(Stopped::Gone) => {
+                    ending::not_started("the gateway told the runner to stop before its agent started")
+                }
+                _ => ending::not_started("the pod was told to end before its agent started"),
+            };
+            return End::unstarted(ending, report);
+        }
+        self.processes.bury().await;
+        let files = self.files.clone();
+        // Up to 64 MiB to read: not while heartbeats wait.
+        let left = tokio::task::spawn_blocking(move || (files.read_error(), files.read_result())).await;
+        let (error, result) = left.unwrap_or_else(|e| {
+            let why = e.to_string();
+            (ending::Left::Unreadable(why.clone()), ending::Left::Unreadable(why))
+        });
+        let limit = job.execution_limit_millis.map(Duration::from_millis);
+        let oom = procfs::oom_kills() > self.oom_kills;
+        let ending = ending::classify(Evidence { exit: exit.clone(), stopped, oom, error, result, active, limit });
+        let why = ending.error.as_ref().map(|e| format!(": {}", e.kind)).unwrap_or_default();
+        say(format_args!("agent ended ({exit:?}): {:?}{why}", ending.kind));
+        End { ending, exit, report }
+    }
+}

@@ -1,0 +1,88 @@
+//! TLS as the runner wants it: one certificate authority, the operator's, and one name, whatever address the gateway is
+//! reached at. Used by [`super::gateway`].
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+
+use crate::api::names::GATEWAY_TLS_NAME;
+
+/// Why there is no TLS to be had.
+#[derive(thiserror::Error, Debug)]
+pub enum TlsError {
+    #[error("the gateway's certificate authority is not PEM: {0}")]
+    Pem(rustls::pki_types::pem::Error),
+    #[error("the gateway's certificate authority: {0}")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
+    #[error(transparent)]
+    Rustls(#[from] Error),
+    #[error("{GATEWAY_TLS_NAME} is not a name")]
+    Name,
+}
+
+/// The client's side, trusting `ca` (PEM) for [`GATEWAY_TLS_NAME`] only.
+pub fn client_config(ca: &str) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate.map_err(TlsError::Pem)?)?;
+    }
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let name = ServerName::try_from(GATEWAY_TLS_NAME).map_err(|_| TlsError::Name)?;
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(FixedName { inner, name }))
+        .with_no_client_auth())
+}
+
+/// Everything as usual, but the name is always the same. "Dangerous" in rustls' words; what would be dangerous, not to look
+/// at chain, dates or name, it doesn't do.
+#[derive(Debug)]
+struct FixedName {
+    inner: Arc<WebPkiServerVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ServerCertVerifier for FixedName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _address: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

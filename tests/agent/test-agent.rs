@@ -1,0 +1,289 @@
+//! An agent that does what a test asks of it, in `KODO_ENTRY_POINT`: `NAME` or `NAME?key=value&key=value`.
+//! Like any agent it uses nothing of ours: what it knows comes from `KODO_*`, what it leaves goes to the files named there.
+//!
+//! | entry point | what it does |
+//! |---|---|
+//! | `succeed` | leaves what it was given as its result |
+//! | `exit?code=3` | exits |
+//! | `exit0-after?ms=N` | exits with 0, later, also on SIGTERM |
+//! | `fail-until?attempt=3` | exits with 1 before that attempt |
+//! | `error-file?type=T&message=M&nonRetryable=true` | leaves an error and exits with 1 |
+//! | `signal?name=SEGV` | kills itself |
+//! | `oom` | takes memory until it is killed |
+//! | `sleep?seconds=N` | sleeps |
+//! | `count?every_ms=20&until=N` | counts in memory and to stdout; on SIGTERM exits with 143 |
+//! | `notice?every_ms=20` | the same, and stops itself on SIGUSR1 |
+//! | `daemon?every_ms=20` | the same, and so does a daemon of its own |
+//! | `spawn?threads=4` | the same, while threads start processes all the time |
+//! | `ignore-term?every_ms=20` | counts, and does not care for SIGTERM |
+//! | `crash-on-term` | counts, and aborts on SIGTERM |
+//! | `print-env` | prints the names in its environment |
+//! | `big-result?bytes=N`, `bad-result` | leaves a result of that size, or one that is not JSON |
+//! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
+
+use std::{
+    collections::HashMap,
+    env,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    process::{Command, Stdio, exit},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::{
+    sys::signal::{SigSet, Signal, kill, raise},
+    unistd::{getpid, setsid},
+};
+use serde_json::{Value, json};
+
+/// The counter that a freeze must neither stop from being kept nor let go on.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+struct Args(HashMap<String, String>);
+
+impl Args {
+    fn text(&self, name: &str, default: &str) -> String {
+        self.0.get(name).cloned().unwrap_or_else(|| default.to_owned())
+    }
+
+    fn number(&self, name: &str, default: u64) -> u64 {
+        self.0.get(name).map_or(default, |v| v.parse().expect("a number"))
+    }
+
+    fn every(&self) -> Duration {
+        Duration::from_millis(self.number("every_ms", 20))
+    }
+}
+
+fn main() {
+    let entry_point = env::var("KODO_ENTRY_POINT").expect("KODO_ENTRY_POINT");
+    let (name, query) = entry_point.split_once('?').unwrap_or((&entry_point, ""));
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let args = Args(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+    match name {
+        "succeed" => result(&json!({
+            "fid": env::var("KODO_FID").ok(),
+            "attempt": attempt(),
+            "resumed": env::var("KODO_RESUMED").ok(),
+            "inputs": input("KODO_INPUTS_FILE"),
+            "extra": input("KODO_EXTRA_FILE"),
+            "pid": getpid().as_raw(),
+        })),
+        "exit" => exit(args.number("code", 1) as i32),
+        "exit0-after" => {
+            block(&[Signal::SIGTERM]);
+            thread::sleep(Duration::from_millis(args.number("ms", 100)));
+        }
+        "fail-until" if attempt() < args.number("attempt", 3) => exit(1),
+        "fail-until" => result(&json!({ "attempt": attempt() })),
+        "error-file" => {
+            let error = json!({
+                "type": args.text("type", "Foo"),
+                "message": args.text("message", "as the test wanted it"),
+                "nonRetryable": args.text("nonRetryable", "false") == "true",
+            });
+            write("KODO_ERROR_FILE", error.to_string().as_bytes());
+            exit(1);
+        }
+        "signal" => {
+            let signal: Signal = format!("SIG{}", args.text("name", "KILL")).parse().expect("a signal");
+            // Rust's own handler for some signals only gives them back their default the first time.
+            loop {
+                raise(signal).expect("raise");
+            }
+        }
+        "oom" => oom(),
+        "sleep" => thread::sleep(Duration::from_secs(args.number("seconds", 60))),
+        "count" | "notice" => {
+            handle(name == "notice", false);
+            count(&args, "");
+        }
+        "crash-on-term" => {
+            handle(false, true);
+            count(&args, "");
+        }
+        "ignore-term" => {
+            block(&[Signal::SIGTERM]);
+            count(&args, "");
+        }
+        "daemon" => {
+            again("daemon-parent", &entry_point).wait().expect("wait");
+            handle(false, false);
+            count(&args, "");
+        }
+        // The one in between, which ends at once so that the daemon belongs to nobody.
+        "daemon-parent" => drop(again("daemon-child", &entry_point)),
+        "daemon-child" => {
+            setsid().expect("setsid");
+            count(&args, "child ");
+        }
+        "spawn" => {
+            for _ in 0..args.number("threads", 4) {
+                thread::spawn(|| {
+                    loop {
+                        again("exit?code=0", "").wait().expect("wait");
+                    }
+                });
+            }
+            handle(false, false);
+            count(&args, "");
+        }
+        "print-env" => {
+            let mut names: Vec<String> = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+            names.sort();
+            for name in &names {
+                println!("env {name}");
+            }
+            result(&json!({ "names": names }));
+        }
+        "big-result" => {
+            let bytes = args.number("bytes", 40_000) as usize;
+            write("KODO_RESULT_FILE", format!("\"{}\"", "x".repeat(bytes.saturating_sub(2))).as_bytes());
+        }
+        "bad-result" => write("KODO_RESULT_FILE", b"this is not JSON"),
+        "checkpoint" => checkpoint(&args),
+        unknown => {
+            eprintln!("no such behaviour: {unknown}");
+            exit(2);
+        }
+    }
+}
+
+fn attempt() -> u64 {
+    env::var("KODO_ATTEMPT").ok().and_then(|v| v.parse().ok()).expect("KODO_ATTEMPT")
+}
+
+fn input(variable: &str) -> Value {
+    let path = env::var_os(variable).expect("the name of a file");
+    serde_json::from_slice(&fs::read(path).expect("the file")).expect("JSON")
+}
+
+fn write(variable: &str, content: &[u8]) {
+    fs::write(env::var_os(variable).expect("the name of a file"), content).expect("write");
+}
+
+fn result(value: &Value) {
+    write("KODO_RESULT_FILE", value.to_string().as_bytes());
+}
+
+/// The wall clock, in milliseconds.
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis()
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").is_err() {
+        exit(3);
+    }
+}
+
+/// Starts this program once more, as somebody else.
+fn again(name: &str, entry_point: &str) -> std::process::Child {
+    let query = entry_point.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
+    let mut command = Command::new("/proc/self/exe");
+    command.env("KODO_ENTRY_POINT", format!("{name}{query}")).stdin(Stdio::null()).spawn().expect("spawn")
+}
+
+fn block(signals: &[Signal]) {
+    let set: SigSet = signals.iter().copied().collect();
+    set.thread_block().expect("block");
+}
+
+/// Takes signals on a thread of its own: SIGTERM ends the process, SIGUSR1 stops it if `notice`, and SIGCONT is told.
+fn handle(notice: bool, crash: bool) {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGCONT);
+    if notice {
+        set.add(Signal::SIGUSR1);
+    }
+    set.thread_block().expect("block");
+    thread::spawn(move || {
+        loop {
+            match set.wait().expect("sigwait") {
+                Signal::SIGTERM => {
+                    say(&format!("sigterm {}", now()));
+                    if crash {
+                        std::process::abort();
+                    }
+                    exit(143);
+                }
+                Signal::SIGCONT => say(&format!("continued {}", now())),
+                _ => {
+                    say(&format!("notice {}", now()));
+                    kill(getpid(), Signal::SIGSTOP).expect("stop");
+                }
+            }
+        }
+    });
+}
+
+/// Counts, with an open file and memory in use all the while, both of which the result speaks of.
+fn count(args: &Args, prefix: &str) {
+    let (pid, started_at) = (getpid().as_raw(), now());
+    let until = args.0.get("until").map(|_| args.number("until", 0));
+    let mut file = evidence_file();
+    let mut memory = Vec::new();
+    say(&format!("{prefix}pid {pid}"));
+    loop {
+        let n = COUNTER.fetch_add(1, Ordering::SeqCst) + 1;
+        memory.push(n);
+        if let Some((_, file)) = &mut file {
+            writeln!(file, "{n}").expect("the file stays open");
+        }
+        say(&format!("{prefix}tick {n} {}", now()));
+        if until.is_some_and(|until| n >= until) {
+            break;
+        }
+        thread::sleep(args.every());
+    }
+    let in_file = file.as_ref().map(|(path, _)| fs::read_to_string(path).map_or(0, |text| text.lines().count()));
+    result(&json!({
+        "count": COUNTER.load(Ordering::SeqCst),
+        "pid": pid,
+        "startedAt": started_at as u64,
+        "endedAt": now() as u64,
+        "inMemory": memory.len(),
+        "inOrder": memory.is_sorted(),
+        "inFile": in_file,
+        "fileDescriptor": file.as_ref().map(|(_, file)| file.as_raw_fd()),
+    }));
+}
+
+/// Beside the result, which is the only folder that is surely writable.
+fn evidence_file() -> Option<(PathBuf, File)> {
+    let path = PathBuf::from(env::var_os("KODO_RESULT_FILE")?).with_file_name(format!("evidence-{}", getpid()));
+    let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path).ok()?;
+    Some((path, file))
+}
+
+fn oom() {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    loop {
+        // Written, so that it is really taken.
+        held.push(vec![held.len() as u8 | 1; 4 << 20]);
+        say(&format!("holding {} MiB", held.len() * 4));
+    }
+}
+
+fn checkpoint(args: &Args) {
+    let path = PathBuf::from(args.text("dir", "/data")).join("checkpoint");
+    let resumed = env::var("KODO_RESUMED").is_ok_and(|v| v == "1");
+    let start = if resumed { fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) } else { None };
+    let mut n: u64 = start.unwrap_or(0);
+    say(&format!("from {n} {}", if resumed { "resumed" } else { "new" }));
+    handle(false, false);
+    while n < args.number("until", 100) {
+        n += 1;
+        let temporary = path.with_extension("new");
+        fs::write(&temporary, n.to_string()).and_then(|()| fs::rename(&temporary, &path)).expect("checkpoint");
+        say(&format!("tick {n} {}", now()));
+        thread::sleep(args.every());
+    }
+    result(&json!({ "count": n, "resumedFrom": start, "pid": getpid().as_raw() }));
+}

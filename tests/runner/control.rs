@@ -1,0 +1,261 @@
+//! Pause, resume, cancel, and the kubelet's SIGTERM.
+
+use koco::{
+    api::{DesiredState, OutcomeKind, PauseNotice, PausePolicy, RunnerState},
+    protocol::{error_types, runner::Job},
+};
+
+use crate::harness::{Run, job, namespaces};
+
+use DesiredState::{Cancelled, Paused, Running};
+
+/// The last number that somebody counted to.
+fn last_tick(run: &Run, who: &str) -> u64 {
+    let prefix = format!("{who}tick ");
+    let stdout = run.stdout();
+    let ticks = stdout.lines().filter_map(|line| line.strip_prefix(&prefix)?.split(' ').next()?.parse().ok());
+    ticks.last().unwrap_or(0)
+}
+
+async fn ticks_from(run: &Run, who: &str, from: u64) {
+    run.until("the count to go on", |_| (last_tick(run, who) > from + 3).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_kubelets_sigterm_is_a_disruption() {
+    let mut run = Run::start(job("count")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.sigterm();
+    let ending = run.failed(error_types::DISRUPTED).await;
+    assert_eq!((ending.kind, ending.started, ending.exit_code), (OutcomeKind::Failed, true, Some(143)));
+    assert!(run.stdout().contains("sigterm"), "the agent got it too");
+    assert_eq!(run.exited().await.code(), Some(143));
+}
+
+#[tokio::test]
+async fn an_agent_that_finishes_on_sigterm_has_succeeded() {
+    let run = Run::start(job("exit0-after?ms=500")).await;
+    run.permit();
+    run.confirmed(RunnerState::Running, 0).await;
+    run.sigterm();
+    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+}
+
+#[tokio::test]
+async fn before_the_start_sigterm_uses_up_no_attempt() {
+    let mut run = Run::start(job("succeed")).await;
+    run.until("a heartbeat", |heard| heard.heartbeats.first().map(drop)).await;
+    run.sigterm();
+    assert!(!run.failed(error_types::NOT_STARTED).await.started);
+    assert_eq!(run.exited().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_cancel_kills_who_does_not_listen() {
+    let mut run = Run::start(Job { grace_seconds: 1, ..job("ignore-term") }).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.command(Cancelled, 1);
+    run.confirmed(RunnerState::Stopping, 1).await;
+    let before = last_tick(&run, "");
+    let ending = run.outcome().await;
+    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Cancelled, None));
+    assert!(last_tick(&run, "") > before + 10, "it had its grace period");
+    assert_eq!(run.exited().await.code(), Some(137));
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_start_starts_nothing() {
+    let mut run = Run::start(job("succeed")).await;
+    run.command(Cancelled, 1);
+    let ending = run.outcome().await;
+    assert_eq!((ending.kind, ending.started), (OutcomeKind::Cancelled, false));
+    run.exited().await;
+    assert!(!run.log().contains("agent started"));
+}
+
+#[tokio::test]
+async fn a_crash_while_being_cancelled_is_a_cancel() {
+    let mut run = Run::start(job("crash-on-term")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.command(Cancelled, 1);
+    assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+    assert_eq!(run.exited().await.code(), Some(134));
+}
+
+#[tokio::test]
+async fn a_pause_holds_the_start() {
+    let run = Run::start(job("succeed")).await;
+    run.command(Paused, 1);
+    run.confirmed(RunnerState::Waiting, 1).await;
+    run.permit();
+    run.heartbeats(5).await;
+    assert!(!run.log().contains("agent started"));
+    run.command(Running, 2);
+    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+    run.confirmed(RunnerState::Running, 2).await;
+}
+
+#[tokio::test]
+async fn eviction_asks_the_agent_to_go_and_keeps_the_attempt() {
+    let mut run = Run::start(Job { pause_policy: PausePolicy::Evict, ..job("count") }).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.command(Paused, 1);
+    run.command(Running, 2);
+    let ending = run.outcome().await;
+    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Evicted, Some(143)));
+    assert_eq!(run.exited().await.code(), Some(143));
+}
+
+#[tokio::test]
+async fn a_runner_that_is_not_the_first_process_freezes_nothing() {
+    let run = Run::start(job("count")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.command(Paused, 1);
+    let answer = run.confirmed(RunnerState::Running, 1).await;
+    assert!(answer.problem.unwrap().contains("not the first process"));
+    ticks_from(&run, "", last_tick(&run, "")).await;
+}
+
+#[tokio::test]
+async fn freeze_and_thaw_with_a_daemon() {
+    if !namespaces() {
+        return;
+    }
+    let mut run = Run::isolated(job("daemon?every_ms=5")).await;
+    run.permit();
+    run.printed("child tick 3").await;
+    let before = run.processes();
+    let mut seq = 0;
+    for _ in 0..5 {
+        seq += 1;
+        run.command(Paused, seq);
+        run.confirmed(RunnerState::Frozen, seq).await;
+        let stood = (last_tick(&run, ""), last_tick(&run, "child "));
+        run.heartbeats(4).await;
+        let heartbeat = run.gateway.heard().heartbeats.last().unwrap().1.clone();
+        assert_eq!((heartbeat.state, heartbeat.seq), (RunnerState::Frozen, seq));
+        assert_eq!((last_tick(&run, ""), last_tick(&run, "child ")), stood, "nobody counts");
+        seq += 1;
+        run.command(Running, seq);
+        run.confirmed(RunnerState::Running, seq).await;
+        ticks_from(&run, "", stood.0).await;
+        ticks_from(&run, "child ", stood.1).await;
+    }
+    let pids = |processes: Vec<(i32, String)>| processes.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>();
+    assert_eq!(pids(run.processes()), pids(before), "the same processes");
+    run.command(Cancelled, seq + 1);
+    let ending = run.outcome().await;
+    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Cancelled, Some(143)));
+    assert_eq!(run.exited().await.code(), Some(143));
+}
+
+/// Processes that start processes: the look from outside finds all of them stopped, each time that the runner says so.
+#[tokio::test]
+async fn frozen_is_said_only_when_it_is_true() {
+    if !namespaces() {
+        return;
+    }
+    let run = Run::isolated(job("spawn?threads=4&every_ms=5")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    for round in 0..40 {
+        run.command(Paused, 2 * round + 1);
+        let confirm = run.confirmed(RunnerState::Frozen, 2 * round + 1).await;
+        assert_eq!(confirm.problem, None);
+        let processes = run.processes();
+        assert!(!processes.is_empty());
+        let moving = processes.iter().find(|(_, states)| !states.chars().all(|s| "TtZX".contains(s)));
+        assert_eq!(moving, None, "round {round}: {processes:?}");
+        let stood = last_tick(&run, "");
+        run.command(Running, 2 * round + 2);
+        ticks_from(&run, "", stood).await;
+    }
+    assert!(!run.log().contains("can't be carried out"), "{}", run.log());
+}
+
+#[tokio::test]
+async fn a_frozen_agent_is_thawed_for_its_sigterm() {
+    if !namespaces() {
+        return;
+    }
+    for cancel in [true, false] {
+        let mut run = Run::isolated(job("count")).await;
+        run.permit();
+        run.printed("tick 3").await;
+        run.command(Paused, 1);
+        run.confirmed(RunnerState::Frozen, 1).await;
+        if cancel {
+            run.command(Cancelled, 2);
+            assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+        } else {
+            run.sigterm();
+            run.failed(error_types::DISRUPTED).await;
+        }
+        assert!(run.stdout().contains("sigterm"));
+        assert_eq!(run.exited().await.code(), Some(143));
+    }
+}
+
+#[tokio::test]
+async fn time_spent_frozen_does_not_count() {
+    if !namespaces() {
+        return;
+    }
+    let run = Run::isolated(Job { execution_limit_millis: Some(2000), ..job("count?until=30") }).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.command(Paused, 1);
+    run.confirmed(RunnerState::Frozen, 1).await;
+    run.heartbeats(25).await;
+    run.command(Running, 2);
+    let ending = run.outcome().await;
+    assert_eq!(ending.kind, OutcomeKind::Succeeded, "{ending:?}");
+    let result = ending.result.unwrap();
+    assert!(ending.active_millis < 2000);
+    assert!(result["endedAt"].as_i64().unwrap() - result["startedAt"].as_i64().unwrap() > 2000, "{result}");
+    assert_eq!(result["inFile"], result["inMemory"], "the file stayed open, the memory was kept");
+    assert_eq!(result["count"], 30);
+}
+
+#[tokio::test]
+async fn an_agent_may_reach_a_safe_point_first() {
+    if !namespaces() {
+        return;
+    }
+    let notice = Some(PauseNotice { signal: "SIGUSR1".into(), seconds: 30 });
+    let run = Run::isolated(Job { pause_notice: notice, ..job("notice?every_ms=5") }).await;
+    run.permit();
+    run.printed("tick 3").await;
+    for round in 0..10 {
+        run.command(Paused, 2 * round + 1);
+        run.confirmed(RunnerState::Frozen, 2 * round + 1).await;
+        assert!(run.stdout().contains("notice"));
+        let stood = last_tick(&run, "");
+        run.command(Running, 2 * round + 2);
+        ticks_from(&run, "", stood).await;
+    }
+    // And notices that are taken back at once: who stops himself for one is not left so.
+    for seq in 100..200 {
+        run.command(if seq % 2 == 0 { Paused } else { Running }, seq);
+    }
+    run.confirmed(RunnerState::Running, 199).await;
+    ticks_from(&run, "", last_tick(&run, "")).await;
+}
+
+/// What the agent leaves behind ends with it, as it would with a container's first process.
+#[tokio::test]
+async fn no_process_outlives_the_agent() {
+    if !namespaces() {
+        return;
+    }
+    let script = "setsid sh -c 'while :; do echo child tick 1; sleep 0.05; done' & exit 0";
+    let mut run = Run::with(job("x"), ["/bin/sh", "-c", script].map(Into::into).into(), true, "koco-gateway").await;
+    run.permit();
+    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+    assert!(run.exited().await.success());
+}

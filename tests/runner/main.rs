@@ -1,0 +1,230 @@
+//! The built runner against a gateway of the test's own: what a job's way through a pod looks like from the gateway.
+
+mod control;
+mod gateway;
+mod harness;
+
+use std::{ffi::OsString, time::Duration};
+
+use axum::http::StatusCode;
+use harness::{Run, job};
+use koco::{
+    api::{DesiredState, OutcomeKind, RunnerState},
+    protocol::{error_types, runner::Order},
+};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_permit_leads_to_success_with_a_result() {
+    let mut run = Run::start(job("succeed")).await;
+    run.until("a hello", |heard| heard.hellos.first().map(|h| assert_eq!(h.state, RunnerState::Waiting))).await;
+    assert!(run.gateway.heard().confirms.is_empty(), "nothing starts without a permit");
+    run.permit();
+    let ending = run.outcome().await;
+    assert_eq!((ending.kind, ending.started, ending.exit_code), (OutcomeKind::Succeeded, true, Some(0)));
+    let result = ending.result.clone().unwrap();
+    assert_eq!(result["fid"], json!("0123456789abcdef01234567"));
+    assert_eq!((&result["inputs"], &result["extra"]), (&json!({"topic": "octopuses"}), &json!({"labels": ["a"]})));
+    assert_eq!((&result["attempt"], &result["resumed"]), (&json!(1), &json!(null)));
+    assert!(run.exited().await.success());
+    assert_eq!(run.termination(), ending, "the termination message says the same");
+    let heard = run.gateway.heard();
+    assert_eq!(heard.outcomes.len(), 1);
+    assert_eq!(heard.tokens[0], "Bearer the-token");
+    assert_eq!(heard.hellos[0].sender.epoch, 7);
+}
+
+#[tokio::test]
+async fn a_failure_has_the_agents_own_words() {
+    let mut run = Run::start(job("error-file?type=Foo&message=bar&nonRetryable=true")).await;
+    run.permit();
+    let ending = run.failed("Foo").await;
+    assert_eq!((ending.kind, ending.non_retryable, ending.exit_code), (OutcomeKind::Failed, true, Some(1)));
+    assert_eq!(ending.error.unwrap().message, "bar");
+    assert_eq!(run.exited().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn each_end_has_its_own_type() {
+    for (entry_point, kind, code) in [
+        ("exit?code=3", error_types::AGENT_FAILED, 3),
+        ("signal?name=SEGV", error_types::AGENT_KILLED, 139),
+        ("signal?name=KILL", error_types::AGENT_KILLED, 137),
+        ("bad-result", error_types::INVALID_RESULT, 1),
+    ] {
+        let mut run = Run::start(job(entry_point)).await;
+        run.permit();
+        run.failed(kind).await;
+        assert_eq!(run.exited().await.code(), Some(if code == 1 { 1 } else { code }), "{entry_point}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_exist_is_a_failed_start() {
+    let mut run = Run::with(job("x"), vec!["/no/such/agent".into()], false, "koco-gateway").await;
+    run.permit();
+    let ending = run.failed(error_types::START_FAILED).await;
+    assert!(ending.non_retryable && !ending.started);
+    assert!(ending.error.unwrap().message.contains("/no/such/agent"));
+    assert_eq!(run.exited().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn the_agent_sees_nothing_of_the_runner() {
+    let run = Run::start(job("print-env")).await;
+    run.permit();
+    let result = run.outcome().await.result.unwrap();
+    let names: Vec<&str> = result["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    assert!(names.contains(&"KODO_FID") && names.contains(&"PATH"), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("KOCO_") || *name == "KODO_RESUMED"), "{names:?}");
+    assert!(!run.log().contains("the-token") && !run.log().contains("octopuses"));
+}
+
+#[tokio::test]
+async fn a_resumed_agent_is_told() {
+    let run = Run::start(koco::protocol::runner::Job { resumed: true, ..job("succeed") }).await;
+    run.permit();
+    assert_eq!(run.outcome().await.result.unwrap()["resumed"], json!("1"));
+}
+
+#[tokio::test]
+async fn a_large_result_is_cut_to_its_digest() {
+    let mut run = Run::start(job("big-result?bytes=100000")).await;
+    run.permit();
+    let ending = run.outcome().await;
+    let result = ending.result.clone().unwrap();
+    assert_eq!((&result["truncated"], &result["size"]), (&json!(true), &json!(100_000)));
+    assert!(result["digest"].as_str().unwrap().starts_with("sha256:"));
+    run.exited().await;
+    assert_eq!(run.termination(), ending);
+
+    let mut run = Run::start(job("big-result?bytes=20000")).await;
+    run.permit();
+    assert_eq!(run.outcome().await.result.unwrap().as_str().unwrap().len(), 19_998);
+    run.exited().await;
+    assert!(run.termination().result_omitted, "4 KiB is all that a termination message holds");
+}
+
+#[tokio::test]
+async fn a_restarted_container_does_not_start_its_agent_twice() {
+    let mut run = Run::start(job("succeed")).await;
+    run.permit();
+    run.exited().await;
+    run.gateway.heard().outcomes.clear();
+    run.restart();
+    let ending = run.failed(error_types::RUNNER_LOST).await;
+    assert!(ending.started);
+    assert_eq!(run.exited().await.code(), Some(1));
+    assert_eq!(run.gateway.heard().hellos.len(), 1);
+    assert_eq!(run.log().matches("agent started").count(), 1);
+}
+
+#[tokio::test]
+async fn a_runner_goes_on_while_its_gateway_is_away() {
+    let mut run = Run::start(job("count?every_ms=5")).await;
+    run.permit();
+    run.confirmed(RunnerState::Running, 0).await;
+    run.gateway.go_away().await;
+    let ticks = run.stdout().lines().count();
+    run.until("ticks", |_| (run.stdout().lines().count() > ticks + 50).then_some(())).await;
+    let hellos = run.gateway.heard().hellos.len();
+    run.gateway.come_back();
+    let hello = run.until("another hello", |heard| heard.hellos.get(hellos).cloned()).await;
+    assert_eq!(hello.state, RunnerState::Running, "the gateway learns where the runner stands");
+    run.heartbeats(3).await;
+    run.command(DesiredState::Cancelled, 1);
+    assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+    assert_eq!(run.log().matches("agent started").count(), 1, "a permit said again starts nothing");
+    assert_eq!(run.exited().await.code(), Some(143));
+}
+
+#[tokio::test]
+async fn an_outcome_waits_for_the_gateway() {
+    let mut run = Run::start(job("exit0-after?ms=300")).await;
+    run.permit();
+    run.confirmed(RunnerState::Running, 0).await;
+    run.gateway.go_away().await;
+    run.until("an end", |_| run.log().contains("not delivered yet").then_some(())).await;
+    assert_eq!(run.termination().kind, OutcomeKind::Succeeded, "the termination message is there before");
+    run.gateway.heard().answer_outcome = StatusCode::SERVICE_UNAVAILABLE;
+    run.gateway.come_back();
+    run.until("two tries", |heard| (heard.outcomes.len() >= 2).then_some(())).await;
+    run.gateway.heard().answer_outcome = StatusCode::NO_CONTENT;
+    assert!(run.exited().await.success());
+}
+
+#[tokio::test]
+async fn an_outcome_that_nobody_wants_ends_the_runner_too() {
+    for status in [StatusCode::CONFLICT, StatusCode::GONE] {
+        let mut run = Run::start(job("exit?code=4")).await;
+        run.gateway.heard().answer_outcome = status;
+        run.permit();
+        assert_eq!(run.exited().await.code(), Some(4));
+        assert_eq!(run.gateway.heard().outcomes.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_wanted_ends_with_the_gateways_words() {
+    for status in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::GONE] {
+        let mut run = Run::start(job("succeed")).await;
+        run.gateway.heard().answer_hello = StatusCode::CONFLICT;
+        run.until("tries", |heard| (heard.hellos.len() >= 2).then_some(())).await;
+        run.gateway.heard().answer_hello = status;
+        assert_eq!(run.exited().await.code(), Some(1));
+        let ending = run.termination();
+        assert_eq!(ending.error.as_ref().unwrap().kind, error_types::NOT_STARTED);
+        assert!(ending.error.unwrap().message.contains("as the test wants it"));
+        assert!(run.gateway.heard().outcomes.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn another_name_or_authority_is_no_gateway() {
+    let run = Run::with(job("succeed"), vec![OsString::from("/bin/true")], false, "localhost").await;
+    run.until("a refusal", |_| run.log().contains("the gateway does not answer").then_some(())).await;
+    assert!(run.log().contains("ertificate"), "{}", run.log());
+    assert!(run.gateway.heard().hellos.is_empty(), "no token is sent to a stranger");
+}
+
+#[tokio::test]
+async fn heartbeats_do_not_wait_for_each_other() {
+    let run = Run::start(job("count")).await;
+    run.gateway.heard().hang_heartbeats = true;
+    run.permit();
+    run.heartbeats(4).await;
+    let times: Vec<_> = run.gateway.heard().heartbeats.iter().take(4).map(|(at, _)| *at).collect();
+    assert!(times[3] - times[0] < Duration::from_millis(1500), "{times:?}");
+    run.gateway.heard().hang_heartbeats = false;
+    run.heartbeats(5).await;
+}
+
+#[tokio::test]
+async fn when_the_job_is_over_the_agent_is_stopped_and_nobody_told() {
+    let mut run = Run::start(job("count")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.gateway.heard().answer_heartbeat = StatusCode::GONE;
+    assert_eq!(run.exited().await.code(), Some(143));
+    assert!(run.stdout().contains("sigterm"));
+    assert!(run.gateway.heard().outcomes.is_empty());
+
+    let mut run = Run::start(job("count")).await;
+    run.permit();
+    run.printed("tick 3").await;
+    run.gateway.say(Order::Stop { why: "another runner has taken its place".into() });
+    assert_eq!(run.exited().await.code(), Some(143));
+    assert!(run.gateway.heard().outcomes.is_empty());
+    assert!(run.log().contains("another runner"));
+}
+
+#[tokio::test]
+async fn the_execution_limit_ends_the_agent() {
+    let limited = koco::protocol::runner::Job { execution_limit_millis: Some(300), ..job("count") };
+    let mut run = Run::start(limited).await;
+    run.permit();
+    let ending = run.failed(error_types::EXECUTION_TIMEOUT).await;
+    assert!(ending.active_millis >= 300, "{ending:?}");
+    assert!(run.stdout().contains("sigterm"));
+    assert_eq!(run.exited().await.code(), Some(143));
+}

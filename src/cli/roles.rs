@@ -180,7 +180,9 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
         let settings = temporal::Settings::from_env(common.task_queue.clone(), &common.identity)
             .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
         let process = Process {
-            client: kubernetes::client().await.context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
+            client: kubernetes::client()
+                .await
+                .context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
             temporal: Temporal::new(settings),
             metrics: Metrics::default(),
             ready: Ready::default(),

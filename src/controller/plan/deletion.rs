@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use super::{Action, Draft};
-use crate::api::{Phase, names};
+use crate::{
+    api::{DesiredState, Phase, names},
+    protocol::workflow::Request,
+};
 
 /// How long the finalizer may wait for the workflow's end beyond the agent's grace period. A workflow that could not be
 /// reached finds itself without its job later, and ends.
@@ -27,7 +30,9 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         return;
     }
     d.status.phase = Some(Phase::Cancelling);
-    d.actions.push(Action::CancelWorkflow);
+    if d.status.control.as_ref().and_then(|c| c.sent.as_ref()).is_none_or(|s| s.state != DesiredState::Cancelled) {
+        d.actions.push(Action::Signal(Request { id: "deleted".into(), desired: DesiredState::Cancelled }));
+    }
     d.actions.push(Action::Ask);
     d.look_again((limit - waited).min(Duration::from_secs(5)));
 }

@@ -91,8 +91,6 @@ pub enum Action {
     Deliver(Box<Outcome>),
     /// Ask the workflow how it stands, in the background.
     Ask,
-    /// Cancel the workflow of a job that goes away.
-    CancelWorkflow,
     /// Delete the job: its time is over.
     DeleteJob,
 }

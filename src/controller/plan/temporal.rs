@@ -25,7 +25,8 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         return;
     }
     if !d.job.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER)) {
-        d.actions.push(Action::AddFinalizer);
+        // The next round goes on: nothing is started that nothing would end.
+        return d.actions.push(Action::AddFinalizer);
     }
     let submitted = d.job.status.as_ref().is_some_and(|s| s.workflow.is_some());
     if !submitted {
@@ -43,6 +44,9 @@ pub(super) fn plan(d: &mut Draft<'_>) {
     }
     if let Some((reason, message)) = &d.seen.temporal_trouble {
         d.not_ready = Some((reason.clone(), message.clone()));
+        if submitted {
+            d.actions.push(Action::Ask);
+        }
         d.look_again(RETRY);
     }
     tell(d);
@@ -63,6 +67,9 @@ fn submit(d: &mut Draft<'_>) {
     };
     d.actions.push(Action::StartWorkflow(Box::new(input)));
     d.actions.push(Action::Ask);
+    if d.seen.temporal_trouble.is_some() {
+        return;
+    }
     d.status.workflow = Some(WorkflowStatus {
         id: names::workflow(d.ground.cluster, d.job.uid()),
         namespace: d.ground.temporal_namespace.into(),
@@ -173,6 +180,7 @@ fn caught_up(d: &Draft<'_>) -> bool {
     let control = d.status.control.clone().unwrap_or_default();
     let permit = claim.permit.is_some() && d.outcome().is_none();
     answer.epoch == claim.epoch
+        && !matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled)
         && control.command.is_none_or(|c| answer.seq >= c.seq)
         && control.sent.is_none_or(|s| answer.last_request.as_ref().is_some_and(|l| l.id == s.id))
         && (!permit || matches!(answer.status, Stage::Running | Stage::Cancelling))

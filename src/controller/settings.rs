@@ -1,0 +1,14 @@
+//! The controller's own settings.
+
+use clap::Args;
+
+/// The controller's own settings.
+#[derive(Args, Clone, Debug)]
+pub struct ControllerSettings {
+    /// How many jobs are reconciled at once
+    #[arg(long, env = "KOCO_CONCURRENCY", default_value_t = 32)]
+    pub concurrency: u16,
+    /// Work only while holding the leader's lease
+    #[arg(long, env = "KOCO_LEADER_ELECT", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub leader_elect: bool,
+}

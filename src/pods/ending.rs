@@ -2,6 +2,7 @@
 //! Used by the controller, which sees containers end, and by the worker, which looks before it binds a runner anew.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
 
 use super::{AgentContainer, PodView};
 use crate::{
@@ -60,7 +61,8 @@ fn said(epoch: i32, ending: &Ending, now: Time) -> Outcome {
         error: ending.error.clone(),
         non_retryable: ending.non_retryable,
         exit_code: ending.exit_code,
-        result: ending.result.clone(),
+        // It did not fit, and nobody was there to take it whole.
+        result: if ending.result_omitted { Some(json!({ "truncated": true })) } else { ending.result.clone() },
         active_millis: ending.active_millis,
     }
 }

@@ -56,7 +56,7 @@ pub struct Input {
     pub progress: Progress,
 }
 
-/// Where a workflow stands; what a new run needs to go on with the same runner.
+/// Where a workflow stands; what a new run needs to go on with the same runner. The workflow's own: nobody else writes it.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Progress {
@@ -66,10 +66,22 @@ pub struct Progress {
     pub attempt: i32,
     /// Attempts that `disruptionPolicy: Ignore` took back; they don't count against the maximum.
     pub forgiven: i32,
-    /// Whether the newest epoch has its permit and has not ended.
-    pub started: bool,
-    /// Whether the newest epoch was evicted, so that the next one goes on with its attempt.
+    /// How far the newest epoch is.
+    pub step: Step,
+    /// Whether the newest attempt was evicted, so that the next epoch goes on with it.
     pub evicted: bool,
+    /// Whether the newest permit went on with an evicted attempt and used up none.
+    pub resumed: bool,
+    /// The epoch whose runner has reported in.
+    pub ready: i32,
+    /// The epoch that ended before its permit.
+    pub failed: Option<RunnerFailed>,
+    /// How many attempts have failed, for the back-off.
+    pub failures: i32,
+    /// How many epochs in a row have ended before their agent started, for the back-off.
+    pub setbacks: i32,
+    /// When the next epoch may begin, in milliseconds since 1970; unset if it needn't wait.
+    pub not_before: Option<i64>,
     /// What is wanted now, whoever asked for it.
     pub desired: DesiredState,
     /// Counts changes of `desired`.
@@ -82,6 +94,21 @@ pub struct Progress {
     pub error: Option<ErrorStatus>,
     /// The seq of the last command that was delivered to the runner's record.
     pub delivered: i64,
+}
+
+/// How far an epoch is.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// It has ended, or there is none yet.
+    #[default]
+    Idle,
+    /// `start_runner` makes its pod.
+    Starting,
+    /// Its pod is there: the runner reports in, and waits for its permit.
+    Waiting,
+    /// It has its permit: `execute_agent` waits for its outcome.
+    Started,
 }
 
 /// What the controller asks for, as the payload of pause, resume and cancel. Each id is taken only once.
@@ -254,9 +281,20 @@ pub struct ControlRunner {
     pub seq: i64,
 }
 
+/// Result of `control_runner`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ControlledRunner {
+    /// The number of the command if it was taken. A higher one is the next that is free: the record was already further
+    /// (a workflow that was reset), and the command must be sent again under it.
+    pub seq: i64,
+}
+
 /// Input of the activity `cleanup`: no pod of the job is left running.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Cleanup {
     /// The job.
     pub job: JobRef,
+    /// The agent's grace period, in seconds: pods get that long to end.
+    #[serde(default)]
+    pub grace_seconds: i64,
 }

@@ -49,6 +49,17 @@ impl TaskToken {
         Ok(Self(bytes))
     }
 
+    /// Whether a token in a claim is of a later try of the same run than `other`, which is a task's own.
+    pub fn is_later(encoded: &str, other: &[u8]) -> bool {
+        let bytes = STANDARD.decode(encoded).unwrap_or_default();
+        match (Task::decode(bytes.as_slice()), Task::decode(other)) {
+            (Ok(a), Ok(b)) => {
+                a.run_id == b.run_id && (a.scheduled_event_id, a.attempt) > (b.scheduled_event_id, b.attempt)
+            }
+            _ => false,
+        }
+    }
+
     /// As it is written into the claim.
     pub fn encode(token: &[u8]) -> String {
         STANDARD.encode(token)
@@ -83,5 +94,15 @@ mod tests {
         assert_eq!(TaskToken::from_claim(&token("w", "r", 0, 1), "w"), Err(TokenRefused::Unbound));
         assert_eq!(TaskToken::from_claim(&token("w", "r", 5, 0), "w"), Err(TokenRefused::Unbound));
         assert_eq!(TaskToken::from_claim("%%%", "w"), Err(TokenRefused::Unreadable));
+    }
+
+    #[test]
+    fn later_tries_are_told_from_earlier_ones() {
+        let mine = STANDARD.decode(token("w", "r", 5, 2)).unwrap();
+        assert!(TaskToken::is_later(&token("w", "r", 5, 3), &mine));
+        assert!(!TaskToken::is_later(&token("w", "r", 5, 2), &mine));
+        assert!(!TaskToken::is_later(&token("w", "r", 5, 1), &mine));
+        assert!(!TaskToken::is_later(&token("w", "other", 9, 9), &mine), "another run's is no measure");
+        assert!(!TaskToken::is_later("%%%", &mine));
     }
 }

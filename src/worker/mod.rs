@@ -1,1 +1,161 @@
+//! The worker role: runs the `AgentWorkflow` and its activities, which create the runner pods. Used by the command line
+//! only. Any number may run: they share nothing but Temporal's task queue, and no worker holds a job while its agent runs.
 
+mod activities;
+mod attempts;
+pub mod calls;
+mod decide;
+mod settings;
+mod workflow;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use temporalio_sdk::{
+    Runtime, Worker, WorkerOptions,
+    runtime::{
+        RuntimeOptions,
+        worker_tuner::{FixedSizeSlotSupplier, TunerHolder},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+pub use activities::Activities;
+pub use settings::WorkerSettings;
+pub use workflow::AgentWorkflow;
+
+use crate::temporal::TemporalError;
+
+/// What activities under way get to end when the worker is to stop; then they are handed back for others to take.
+const GRACE: Duration = Duration::from_secs(10);
+/// When the worker ends whether the SDK's is done or not: the server may not know how to be told of it.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long one of the SDK's workers lives: it never forgets a task's cancellation token, so it is replaced now and then.
+const RENEW: Duration = Duration::from_secs(12 * 3600);
+/// The wait before another is started for one that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Why the worker can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// There is no Temporal.
+    #[error(transparent)]
+    Temporal(#[from] TemporalError),
+    /// The SDK doesn't take our settings.
+    #[error("the Temporal worker can't be set up: {0}")]
+    Setup(String),
+    /// It ended by itself.
+    #[error("the Temporal worker failed: {0}")]
+    Failed(String),
+}
+
+impl WorkerError {
+    /// One stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Temporal(e) => e.reason(),
+            Self::Setup(_) => "WorkerSetup",
+            Self::Failed(_) => "WorkerFailed",
+        }
+    }
+
+    /// Whether another try may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Temporal(e) => e.is_transient(),
+            Self::Setup(_) => false,
+            Self::Failed(_) => true,
+        }
+    }
+}
+
+/// Runs until `stop`, then ends in bounded time; what is under way is taken over by other workers. `ready` says whether it
+/// works. Returns early only if it can't be set up.
+pub async fn run(
+    settings: WorkerSettings,
+    activities: Activities,
+    ready: Arc<AtomicBool>,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let temporal = activities.temporal.clone();
+    let client = tokio::select! {
+        client = temporal.connected() => client?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let options = RuntimeOptions::builder().heartbeat_interval(None).build().map_err(setup)?;
+    let runtime = Runtime::from_current_tokio(options).map_err(setup)?;
+    while !stop.is_cancelled() {
+        let worker = Worker::new(&runtime, client.clone(), options_of(&settings, temporal.task_queue(), &activities)?);
+        let ended = serve(worker.map_err(setup)?, &ready, &stop).await;
+        if let Err(error) = ended {
+            tracing::error!(%error, reason = error.reason(), "starting another");
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AGAIN) => {} }
+        }
+    }
+    Ok(())
+}
+
+fn setup(e: impl std::fmt::Display) -> WorkerError {
+    WorkerError::Setup(e.to_string())
+}
+
+fn options_of(
+    settings: &WorkerSettings,
+    task_queue: &str,
+    activities: &Activities,
+) -> Result<WorkerOptions, WorkerError> {
+    let slots = TunerHolder::builder()
+        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_workflow_slots))
+        .activity_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_activity_slots))
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(1))
+        .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
+        .build();
+    Ok(WorkerOptions::new(task_queue)
+        .register_workflow::<AgentWorkflow>()
+        .map_err(setup)?
+        .register_activities(activities.clone())
+        .tuner(slots)
+        .max_cached_workflows(settings.worker_cached_workflows)
+        .graceful_shutdown_period(GRACE)
+        .build())
+}
+
+/// Runs one of the SDK's workers on a thread of its own, because its future can't move between threads.
+async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken) -> Result<(), WorkerError> {
+    let shut_down = worker.shutdown_handle();
+    let (handle, (tell, mut ended)) = (tokio::runtime::Handle::current(), tokio::sync::oneshot::channel());
+    std::thread::Builder::new()
+        .name("temporal-worker".into())
+        .spawn(move || {
+            // Nobody listens any more once the limit is over.
+            let _ = tell.send(handle.block_on(worker.run()).map_err(|e| e.to_string()));
+        })
+        .map_err(setup)?;
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!("the Temporal worker runs");
+    let early = tokio::select! {
+        ended = &mut ended => Some(ended),
+        () = stop.cancelled() => None,
+        () = tokio::time::sleep(RENEW) => None,
+    };
+    ready.store(false, Ordering::Relaxed);
+    let outcome = match early {
+        Some(ended) => ended,
+        None => {
+            shut_down();
+            match tokio::time::timeout(LIMIT, ended).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::warn!("the Temporal worker didn't stop in time");
+                    return Ok(());
+                }
+            }
+        }
+    };
+    outcome.unwrap_or_else(|_| Err("its thread panicked".into())).map_err(WorkerError::Failed)
+}

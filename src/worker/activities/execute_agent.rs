@@ -1,0 +1,97 @@
+//! `execute_agent`: gives the permit to the waiting runner by binding this task to it. Short: whoever learns of the agent's
+//! end completes the task. It is tried again after a heartbeat time-out, and then binds the same runner anew.
+
+use temporalio_sdk::activities::ActivityContext;
+
+use super::{Activities, Trouble, now};
+use crate::{
+    api::{AgentJob, AgentJobStatus, DesiredState, ErrorStatus, Permit},
+    platform::status,
+    pods::{PodView, ending},
+    protocol::{
+        error_types,
+        workflow::{AgentResult, ExecuteAgent, verdict},
+    },
+    temporal::TaskToken,
+};
+
+/// What is asked of the job's record.
+struct Binding<'a> {
+    epoch: i32,
+    /// The task, in the workflow run that waits for it.
+    run_id: String,
+    task_token: &'a [u8],
+    /// The job's pods, if this is not the task's first try: the runner was silent.
+    silent: Option<&'a [PodView]>,
+}
+
+fn lost(kind: &str, message: &str) -> Trouble {
+    Trouble::AgentEnded { error: ErrorStatus { kind: kind.into(), message: message.into() }, last: false }
+}
+
+/// Decides on the new status: with a permit bound to the task, or with the outcome of the epoch.
+fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<(), Trouble> {
+    let claim = status.claim.as_mut().filter(|c| c.epoch == ask.epoch);
+    let claim = claim.ok_or_else(|| lost(error_types::RUNNER_LOST, "another epoch has taken its place"))?;
+    if status.outcome.as_ref().is_some_and(|o| o.epoch == ask.epoch) {
+        return Ok(());
+    }
+    let Some(old) = &claim.permit else {
+        if job.metadata.deletion_timestamp.is_some() || job.spec.desired_state == DesiredState::Cancelled {
+            return Err(Trouble::JobGone("the AgentJob is going: its agent isn't started any more"));
+        }
+        claim.permit = Some(permit(0, ask));
+        return Ok(());
+    };
+    if old.task_token.as_deref().is_some_and(|t| TaskToken::is_later(t, ask.task_token)) {
+        return Err(Trouble::Superseded("a later try has bound the runner"));
+    }
+    if let Some(pods) = ask.silent {
+        let pod = pods.iter().find(|p| p.epoch == ask.epoch && claim.pod_uid.as_ref().is_none_or(|uid| *uid == p.uid));
+        if let Some(outcome) = ending::work_out(ask.epoch, pod, true, now()) {
+            status.outcome = Some(outcome);
+            return Ok(());
+        }
+        // A time-out alone proves nothing: Temporal's own absence times out everybody. Silence under a new offer does.
+        let runner = status.runner.as_ref().filter(|r| r.epoch == ask.epoch);
+        let answered = runner.and_then(|r| r.answered).unwrap_or(-1);
+        if old.run_id.as_deref() == Some(&ask.run_id) && old.offer >= 1 && answered < old.offer {
+            let message = "the runner was silent for twice the heartbeat time-out";
+            return Err(lost(error_types::HEARTBEAT_TIMEOUT, message));
+        }
+    }
+    claim.permit = Some(permit(old.offer.saturating_add(1), ask));
+    Ok(())
+}
+
+fn permit(offer: i32, ask: &Binding) -> Permit {
+    let task_token = Some(TaskToken::encode(ask.task_token));
+    Permit { time: now(), offer, run_id: Some(ask.run_id.clone()), task_token }
+}
+
+/// The agent's result if it has ended already, `None` if its outcome will be delivered.
+pub async fn run(
+    a: &Activities,
+    ctx: &ActivityContext,
+    input: ExecuteAgent,
+) -> Result<Option<AgentResult>, Trouble> {
+    let info = ctx.info();
+    // The pods first, the status after them: a runner delivers before its pod ends.
+    let pods = if info.attempt > 1 { Some(a.pods_in(&input.job).of_job(&input.job.uid).await?) } else { None };
+    let ask = Binding {
+        epoch: input.epoch,
+        run_id: info.workflow_run_id.clone().unwrap_or_default(),
+        task_token: &info.task_token,
+        silent: pods.as_deref(),
+    };
+    let job = status::modify(&a.jobs(&input.job), &input.job, None, |job, status| bind(job, status, &ask)).await?;
+    let outcome = job.status.as_ref().and_then(|s| s.outcome.as_ref()).filter(|o| o.epoch == input.epoch);
+    match outcome.map(verdict) {
+        None => Ok(None),
+        Some(Ok(result)) => Ok(Some(result)),
+        Some(Err((error, last))) => Err(Trouble::AgentEnded { error, last }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use super::*;
+use crate::{
+    api::{Claim, RunnerStatus},
+    pods::AgentContainer,
+};
+
+fn status() -> AgentJobStatus {
+    let claim = Claim {
+        epoch: 2,
+        attempt: 1,
+        resumed: false,
+        pod_name: "p".into(),
+        pod_uid: Some("u".into()),
+        active_millis: 0,
+        refusal: None,
+        permit: None,
+    };
+    AgentJobStatus { claim: Some(claim), ..Default::default() }
+}
+
+fn ask<'a>(run: &str, silent: Option<&'a [PodView]>) -> Binding<'a> {
+    Binding { epoch: 2, run_id: run.into(), task_token: b"", silent }
+}
+
+fn pod(agent: AgentContainer) -> PodView {
+    PodView {
+        name: "p".into(),
+        uid: "u".into(),
+        epoch: 2,
+        created: None,
+        deleting: false,
+        gated: false,
+        ended: false,
+        reason: None,
+        agent,
+        trouble: None,
+        disruption: None,
+    }
+}
+
+fn offer(status: &AgentJobStatus) -> Option<i32> {
+    status.claim.as_ref().unwrap().permit.as_ref().map(|p| p.offer)
+}
+
+fn kind(ended: Result<(), Trouble>) -> String {
+    ended.expect_err("refused").reason().to_string()
+}
+
+#[test]
+fn each_binding_is_a_new_offer_and_silence_under_one_is_loss() {
+    let (job, mut s) = (AgentJob::default(), status());
+    let pods = [pod(AgentContainer::Running)];
+    bind(&job, &mut s, &ask("r", None)).unwrap();
+    assert_eq!(offer(&s), Some(0));
+    // The first time-out proves nothing.
+    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
+    assert_eq!(offer(&s), Some(1));
+    assert_eq!(kind(bind(&job, &mut s.clone(), &ask("r", Some(&pods)))), error_types::HEARTBEAT_TIMEOUT);
+    // It answered under the new offer: it lives, and is asked again.
+    let runner = RunnerStatus { epoch: 2, ready_time: now(), started_time: None, answered: Some(1), silent_since: None };
+    s.runner = Some(runner);
+    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
+    assert_eq!(offer(&s), Some(2));
+    // Another run is a new offer too, and its first try judges nobody.
+    bind(&job, &mut s, &ask("after continue-as-new", None)).unwrap();
+    assert_eq!(offer(&s), Some(3));
+}
+
+#[test]
+fn a_silent_runners_pod_is_looked_at() {
+    let (job, mut s) = (AgentJob::default(), status());
+    bind(&job, &mut s, &ask("r", None)).unwrap();
+    let ended = [pod(AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None })];
+    let told = |s: &AgentJobStatus| s.outcome.as_ref().unwrap().error.clone().unwrap().kind;
+    let mut dead = s.clone();
+    bind(&job, &mut dead, &ask("r", Some(&ended))).unwrap();
+    assert_eq!(told(&dead), error_types::OOM_KILLED);
+    let mut gone = s.clone();
+    bind(&job, &mut gone, &ask("r", Some(&[]))).unwrap();
+    assert_eq!(told(&gone), error_types::DISRUPTED);
+    let mut other = s.clone();
+    let strange = [PodView { uid: "somebody made another".into(), ..pod(AgentContainer::Running) }];
+    bind(&job, &mut other, &ask("r", Some(&strange))).unwrap();
+    assert_eq!(told(&other), error_types::DISRUPTED);
+    assert_eq!(offer(&other), Some(0), "an ended runner gets no new offer");
+}
+
+#[test]
+fn no_agent_starts_for_a_job_that_goes_nor_for_another_epoch() {
+    let mut job = AgentJob::default();
+    job.spec.desired_state = DesiredState::Cancelled;
+    assert_eq!(kind(bind(&job, &mut status(), &ask("r", None))), error_types::JOB_GONE);
+    let mut s = status();
+    s.claim.as_mut().unwrap().epoch = 3;
+    assert_eq!(kind(bind(&AgentJob::default(), &mut s, &ask("r", None))), error_types::RUNNER_LOST);
+    // One that runs is bound anew, so that it hears of its cancel.
+    let mut s = status();
+    bind(&AgentJob::default(), &mut s, &ask("r", None)).unwrap();
+    bind(&job, &mut s, &ask("r", Some(&[pod(AgentContainer::Running)]))).unwrap();
+    assert_eq!(offer(&s), Some(1));
+}

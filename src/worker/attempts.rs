@@ -1,0 +1,219 @@
+//! The two coroutines of the `AgentWorkflow`: one carries the job through its attempts, the other delivers commands, and
+//! neither waits for the other. Used by [`super::workflow`] only; deterministic, as all of the workflow.
+//!
+//! Where an attempt stands is in the state and nowhere else ([`Step`]), so a new run goes on from any of the waits.
+
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt;
+use temporalio_sdk::{TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, workflows};
+
+use super::{
+    calls::{self, Calls},
+    decide::{AfterStart, End, State},
+    workflow::AgentWorkflow,
+};
+use crate::protocol::{
+    error_types,
+    workflow::{ControlRunner, ExecuteAgent, StartRunner, Step},
+};
+
+type Ctx = WorkflowContext<AgentWorkflow>;
+
+/// The longest history of one run, in events, if the server doesn't suggest an end earlier. It takes at most 10,000 signals
+/// a run, and 51,200 events.
+const LONG_HISTORY: u32 = 8_000;
+/// What a cancelled agent gets beyond its grace period before its outcome isn't waited for any more.
+const CANCEL_MARGIN: Duration = Duration::from_secs(30);
+/// How long to wait for a cancelled `start_runner` to stop: longer than its worker may be silent.
+const STOP_STARTING: Duration = Duration::from_secs(60);
+/// The wait before a command is sent again that could not be written.
+const COMMAND_AGAIN: Duration = Duration::from_secs(5);
+
+/// Waits for the state to fulfil a condition; not ended by the workflow's own cancellation.
+async fn wait(ctx: &Ctx, condition: impl Fn(&State) -> bool) {
+    let options = WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
+    // Only a cancelled token gives an error, and nobody else has this one.
+    let _ = ctx.wait_condition_with_options(|w| condition(&w.state), options).await;
+}
+
+/// A timer that ends early when its token is cancelled.
+async fn timer(ctx: &Ctx, duration: Duration, token: &WorkflowCancellationToken) {
+    ctx.timer(TimerOptions::builder(duration).cancellation_token(token.clone()).build()).await;
+}
+
+fn now_millis(ctx: &Ctx) -> i64 {
+    let since = ctx.workflow_time().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether it is time for another run. Not during a cancel, which soon ends the workflow anyway.
+fn long(ctx: &Ctx, state: &State) -> bool {
+    !state.cancelled() && (ctx.continue_as_new_suggested() || ctx.history_length() > LONG_HISTORY)
+}
+
+/// Waits until this run may end in favour of another.
+async fn leave(ctx: &Ctx) {
+    wait(ctx, |s| long(ctx, s) && !s.controlling).await;
+}
+
+/// Waits for a condition; a cancel or a long history ends the wait.
+async fn wait_or_end(ctx: &Ctx, condition: impl Fn(&State) -> bool) -> Result<(), End> {
+    let (cancelled, leave) = (wait(ctx, State::cancelled).fuse(), leave(ctx).fuse());
+    let fulfilled = wait(ctx, condition).fuse();
+    futures::pin_mut!(cancelled, fulfilled, leave);
+    workflows::select! {
+        () = cancelled => Err(End::Cancelled),
+        () = fulfilled => Ok(()),
+        () = leave => Err(End::Again),
+    }
+}
+
+/// Carries the job through its attempts, from wherever it stands.
+pub async fn attempts(ctx: &Ctx) -> End {
+    loop {
+        let step = match ctx.state(|w| w.state.at().step) {
+            Step::Idle => idle(ctx).await,
+            Step::Starting => start(ctx).await,
+            Step::Waiting => admit(ctx).await,
+            Step::Started => execute(ctx).await,
+        };
+        if let Err(end) = step {
+            return end;
+        }
+    }
+}
+
+/// Nothing runs: holds while a pause is wanted, waits out the back-off, begins an epoch.
+async fn idle(ctx: &Ctx) -> Result<(), End> {
+    wait_or_end(ctx, |s| !s.paused()).await?;
+    let now = now_millis(ctx);
+    let Some(left) = ctx.state(|w| w.state.back_off_left(now)) else {
+        ctx.state_mut(|w| w.state.begin());
+        return Ok(());
+    };
+    let token = WorkflowCancellationToken::new();
+    let (timer, paused) = (timer(ctx, left, &token).fuse(), wait_or_end(ctx, State::paused).fuse());
+    futures::pin_mut!(timer, paused);
+    workflows::select! {
+        () = timer => Ok(()),
+        interrupted = paused => {
+            token.cancel();
+            interrupted
+        }
+    }
+}
+
+/// Has the pod of the epoch made.
+async fn start(ctx: &Ctx) -> Result<(), End> {
+    let input = ctx.state(|w| StartRunner {
+        job: w.state.input.job.clone(),
+        epoch: w.state.at().epoch,
+        attempt: w.state.next_attempt(),
+        resumed: w.state.at().evicted,
+    });
+    let token = WorkflowCancellationToken::new();
+    let started = ctx.execute_activity(Calls::start_runner, input, calls::start_runner(token.clone())).fuse();
+    let interrupted = wait_or_end(ctx, |_| false).fuse();
+    futures::pin_mut!(started, interrupted);
+    let ended = workflows::select! {
+        ended = started => ended,
+        interrupted = interrupted => {
+            if interrupted == Err(End::Cancelled) {
+                // It may be about to create a pod: cleanup comes after it has stopped.
+                token.cancel();
+                let limit = WorkflowCancellationToken::new();
+                let too_long = timer(ctx, STOP_STARTING, &limit).fuse();
+                futures::pin_mut!(too_long);
+                workflows::select! { _ = started => limit.cancel(), () = too_long => {} }
+            }
+            return interrupted;
+        }
+    };
+    match ended {
+        Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.epoch)),
+        Err(e) => {
+            let (error, _) = calls::failure(&e);
+            if [error_types::JOB_GONE, error_types::CANCELLED].contains(&error.kind.as_str()) {
+                return Err(End::Cancelled);
+            }
+            let now = now_millis(ctx);
+            ctx.state_mut(|w| w.state.setback(error, now));
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the runner to report in, holds it at the permit while a pause is wanted, and gives it.
+async fn admit(ctx: &Ctx) -> Result<(), End> {
+    wait_or_end(ctx, |s| s.after_start() != AfterStart::Wait).await?;
+    match ctx.state(|w| w.state.after_start()) {
+        AfterStart::Wait => {}
+        AfterStart::Permit => ctx.state_mut(|w| w.state.permit()),
+        AfterStart::Failed(failed) if failed.fatal => {
+            ctx.state_mut(|w| w.state.gave_up(failed.error.clone()));
+            return Err(End::Failed(failed.error));
+        }
+        AfterStart::Failed(failed) => {
+            let now = now_millis(ctx);
+            ctx.state_mut(|w| w.state.setback(failed.error, now));
+        }
+    }
+    Ok(())
+}
+
+/// Binds the runner and waits for its agent's end. After a cancel no longer than the grace period and a margin.
+async fn execute(ctx: &Ctx) -> Result<(), End> {
+    let (input, options, grace) = ctx.state(|w| {
+        let (s, at) = (&w.state, w.state.at());
+        let input = ExecuteAgent { job: s.input.job.clone(), epoch: at.epoch, attempt: at.attempt };
+        let grace = Duration::from_secs(u64::try_from(s.input.grace_seconds).unwrap_or(0));
+        (input, calls::execute_agent(s), grace)
+    });
+    let limit = WorkflowCancellationToken::new();
+    let ended = ctx.execute_activity(Calls::execute_agent, input, options).fuse();
+    let too_long = async {
+        wait(ctx, State::cancelled).await;
+        timer(ctx, grace.saturating_add(CANCEL_MARGIN), &limit).await;
+    }
+    .fuse();
+    // The next run binds the same runner anew; this activity ends with this run.
+    let leave = leave(ctx).fuse();
+    futures::pin_mut!(ended, too_long, leave);
+    let ended = workflows::select! {
+        ended = ended => ended,
+        () = too_long => return Err(End::Cancelled),
+        () = leave => return Err(End::Again),
+    };
+    limit.cancel();
+    let now = now_millis(ctx);
+    let end = calls::agent_end(ended);
+    ctx.state_mut(|w| w.state.agent_ended(end, now)).map_or(Ok(()), Err)
+}
+
+/// Delivers the newest command; one that is newer by then takes the place of those before it.
+pub async fn control(ctx: &Ctx) {
+    loop {
+        // With a long history the next run delivers it, so that a flood of commands can't keep this one from ending.
+        wait(ctx, |s| s.command().is_some() && !long(ctx, s)).await;
+        let Some((desired, seq)) = ctx.state(|w| w.state.command()) else { continue };
+        let input = ctx.state_mut(|w| {
+            w.state.controlling = true;
+            ControlRunner { job: w.state.input.job.clone(), desired, seq }
+        });
+        let written = ctx.execute_activity(Calls::control_runner, input, calls::control_runner()).await;
+        ctx.state_mut(|w| {
+            w.state.controlling = false;
+            if let Ok(taken) = &written {
+                w.state.delivered(seq, taken.seq);
+            }
+        });
+        if written.is_err() {
+            let token = WorkflowCancellationToken::new();
+            let again = timer(ctx, COMMAND_AGAIN, &token).fuse();
+            let newer = wait(ctx, |s| s.at().seq > seq).fuse();
+            futures::pin_mut!(again, newer);
+            workflows::select! { () = newer => token.cancel(), () = again => {} }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The activities as the workflow calls them: names, types, time-outs, retries. What they do is in [`super::activities`].
+//! Used by the workflow; tests implement them with a simulated runner.
+
+use std::time::Duration;
+
+use temporalio_common::RetryPolicy;
+use temporalio_macros::activity_definitions;
+use temporalio_sdk::{
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowCancellationToken,
+    activities::ActivityError,
+};
+
+use super::decide::{AgentEnd, State};
+use crate::{
+    api::ErrorStatus,
+    protocol::{
+        error_types,
+        workflow::{AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner},
+    },
+};
+
+/// Longer than any job: pauses last for weeks.
+const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long a worker may be silent that collects pods.
+const COLLECTING: Duration = Duration::from_secs(30);
+
+/// The activities' definitions.
+pub struct Calls;
+
+#[activity_definitions]
+impl Calls {
+    /// Collects what earlier epochs left and creates the pod of this one.
+    #[activity(name = "start_runner")]
+    pub fn start_runner(_: StartRunner) -> Result<StartedRunner, ActivityError> {
+        unimplemented!()
+    }
+    /// Gives the permit. Completed by whoever learns of the agent's end.
+    #[activity(name = "execute_agent")]
+    pub fn execute_agent(_: ExecuteAgent) -> Result<AgentResult, ActivityError> {
+        unimplemented!()
+    }
+    /// Writes a command for the gateways to pass on.
+    #[activity(name = "control_runner")]
+    pub fn control_runner(_: ControlRunner) -> Result<ControlledRunner, ActivityError> {
+        unimplemented!()
+    }
+    /// Leaves no pod of the job running.
+    #[activity(name = "cleanup")]
+    pub fn cleanup(_: Cleanup) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+}
+
+fn retries(first: u64, most: u64) -> RetryPolicy {
+    RetryPolicy::builder()
+        .initial_interval(Duration::from_secs(first))
+        .maximum_interval(Duration::from_secs(most))
+        .build()
+}
+
+/// For `start_runner`. With the token the workflow asks it to stop, and hears when it has.
+pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(YEARS)
+        .heartbeat_timeout(COLLECTING)
+        .cancellation_token(token)
+        .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
+        .retry_policy(retries(1, 60))
+        .build()
+}
+
+/// For `execute_agent`: retries are for infrastructure only, agents' failures are reported non-retryable. A token of its
+/// own, as for all: the workflow's own cancellation would end it at once, and its runner would live on.
+pub fn execute_agent(state: &State) -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(YEARS)
+        .heartbeat_timeout(state.input.timeouts.heartbeat.get())
+        .activity_id(format!("execute_agent-{}", state.at().epoch))
+        .cancellation_token(WorkflowCancellationToken::new())
+        .retry_policy(retries(1, 5))
+        .build()
+}
+
+/// For `control_runner`: few retries, so that a newer command soon takes its place.
+pub fn control_runner() -> ActivityOptions {
+    let few = RetryPolicy::builder()
+        .initial_interval(Duration::from_millis(500))
+        .maximum_interval(Duration::from_secs(5))
+        .maximum_attempts(4)
+        .build();
+    ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
+        .cancellation_token(WorkflowCancellationToken::new())
+        .retry_policy(few)
+        .build()
+}
+
+/// For `cleanup`, which nothing interrupts.
+pub fn cleanup() -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(YEARS)
+        .heartbeat_timeout(COLLECTING)
+        .activity_id("cleanup")
+        .cancellation_token(WorkflowCancellationToken::new())
+        .retry_policy(retries(1, 30))
+        .build()
+}
+
+/// Reads how an activity ended.
+pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> AgentEnd {
+    match ended {
+        Ok(result) => AgentEnd::Succeeded(result),
+        Err(e) => {
+            let (error, last) = failure(&e);
+            AgentEnd::Failed { error, last }
+        }
+    }
+}
+
+/// An activity's error, and whether it says that no policy may retry it.
+pub fn failure(e: &ActivityExecutionError) -> (ErrorStatus, bool) {
+    use temporalio_common::error::IncomingError;
+    let of = |kind: &str, message: String| ErrorStatus { kind: kind.into(), message };
+    match e.cause() {
+        Some(IncomingError::Application(a)) => {
+            let kind = a.type_name().filter(|t| !t.is_empty()).unwrap_or(error_types::AGENT_FAILED);
+            // Anything but our own flag, as somebody's `temporal activity fail` would send, means no.
+            let last = a.details::<bool>().ok().flatten().unwrap_or(false);
+            (of(kind, a.source_error().to_string()), last)
+        }
+        Some(IncomingError::Timeout(_)) => (of(error_types::HEARTBEAT_TIMEOUT, e.to_string()), false),
+        _ => (of(error_types::RUNNER_LOST, e.to_string()), false),
+    }
+}

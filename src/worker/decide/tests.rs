@@ -1,0 +1,273 @@
+use super::*;
+use crate::api::{JobRef, ResolvedTimeouts};
+
+const NOW: i64 = 1_000_000;
+
+fn seconds(text: &str) -> crate::api::Seconds {
+    text.parse().unwrap()
+}
+
+fn state(change: impl FnOnce(&mut Input)) -> State {
+    let mut input = Input {
+        job: JobRef::default(),
+        retry_policy: ResolvedRetryPolicy {
+            maximum_attempts: 3,
+            initial_interval: seconds("1s"),
+            backoff_coefficient: 2.0,
+            maximum_interval: seconds("100s"),
+            non_retryable_error_types: vec!["Fatal".into()],
+        },
+        timeouts: ResolvedTimeouts { heartbeat: seconds("2s"), execution: None, pending: seconds("10m") },
+        disruption_policy: DisruptionPolicy::Count,
+        pause_policy: PausePolicy::Freeze,
+        grace_seconds: 1,
+        progress: Progress::default(),
+    };
+    change(&mut input);
+    State::new(input)
+}
+
+fn failure(kind: &str) -> AgentEnd {
+    AgentEnd::Failed { error: error(kind), last: false }
+}
+
+fn error(kind: &str) -> ErrorStatus {
+    ErrorStatus { kind: kind.into(), message: "why".into() }
+}
+
+/// Carries it on until its agent has the permit.
+fn run(s: &mut State) {
+    s.begin();
+    s.started_runner(s.at().epoch);
+    s.runner_ready(&RunnerReady { epoch: s.at().epoch });
+    assert_eq!(s.after_start(), AfterStart::Permit);
+    s.permit();
+}
+
+fn request(id: &str, desired: DesiredState) -> Option<Request> {
+    Some(Request { id: id.into(), desired })
+}
+
+#[test]
+fn retries_until_the_attempts_are_used_up() {
+    let mut s = state(|_| {});
+    for attempt in 1..=2 {
+        run(&mut s);
+        assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+        assert_eq!((s.at().attempt, s.stage()), (attempt, Stage::Retrying));
+        assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(attempt as u64)));
+        assert_eq!(s.back_off_left(NOW + 60_000), None);
+    }
+    run(&mut s);
+    let message = "attempt 3 of 3: why".to_string();
+    let end = End::Failed(ErrorStatus { kind: "AgentFailed".into(), message });
+    assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), Some(end));
+    assert_eq!(s.answer().error, Some(error("AgentFailed")));
+}
+
+#[test]
+fn final_failures_are_not_retried() {
+    let mut s = state(|_| {});
+    run(&mut s);
+    assert!(matches!(s.agent_ended(failure("Fatal"), NOW), Some(End::Failed(_))));
+    let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
+    run(&mut s);
+    let said_last = AgentEnd::Failed { error: error("Own"), last: true };
+    let Some(End::Failed(e)) = s.agent_ended(said_last, NOW) else { panic!("not final") };
+    assert_eq!(e.message, "attempt 1: why");
+}
+
+#[test]
+fn zero_is_no_limit() {
+    let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
+    for _ in 0..1000 {
+        run(&mut s);
+        assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+    }
+    assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(100)));
+}
+
+#[test]
+fn back_off_never_overflows() {
+    let mut policy = state(|_| {}).input.retry_policy;
+    assert_eq!(back_off(&policy, 0), Duration::from_secs(1));
+    assert_eq!(back_off(&policy, 4), Duration::from_secs(8));
+    assert_eq!(back_off(&policy, i32::MAX), Duration::from_secs(100));
+    for odd in [f64::NAN, f64::INFINITY, -3.0, 0.0] {
+        policy.backoff_coefficient = odd;
+        assert!(back_off(&policy, 7) <= Duration::from_secs(100));
+    }
+}
+
+#[test]
+fn success_clears_the_error() {
+    let mut s = state(|_| {});
+    run(&mut s);
+    s.agent_ended(failure("AgentFailed"), NOW);
+    run(&mut s);
+    let result = AgentResult { result: Some(1.into()) };
+    assert_eq!(s.agent_ended(AgentEnd::Succeeded(result.clone()), NOW), Some(End::Succeeded(result)));
+    assert_eq!(s.answer().error, None);
+}
+
+#[test]
+fn an_evicted_attempt_goes_on_with_its_number() {
+    let mut s = state(|i| i.pause_policy = PausePolicy::Evict);
+    run(&mut s);
+    s.ask(DesiredState::Paused, None);
+    assert!(!s.is_paused(), "its agent may still run");
+    assert_eq!(s.agent_ended(failure(error_types::EVICTED), NOW), None);
+    assert_eq!((s.stage(), s.is_paused(), s.back_off_left(NOW)), (Stage::Evicted, true, None));
+    s.ask(DesiredState::Running, None);
+    s.begin();
+    assert_eq!((s.next_attempt(), s.at().evicted), (1, true));
+    s.started_runner(2);
+    // Its pod ends before the permit: the same attempt again.
+    let failed = RunnerFailed { epoch: 2, error: error("NotStarted"), fatal: false };
+    s.runner_failed(failed.clone());
+    assert_eq!(s.after_start(), AfterStart::Failed(failed));
+    s.setback(error("NotStarted"), NOW);
+    run(&mut s);
+    assert_eq!((s.at().attempt, s.at().epoch, s.at().resumed), (1, 3, true));
+    // It ends after the permit, and before its agent: still the same.
+    assert_eq!(s.agent_ended(failure(error_types::NOT_STARTED), NOW), None);
+    run(&mut s);
+    assert_eq!((s.at().attempt, s.at().resumed), (1, true));
+    assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+    run(&mut s);
+    assert_eq!((s.at().attempt, s.at().resumed), (2, false));
+}
+
+#[test]
+fn an_agent_that_never_started_uses_up_nothing() {
+    let mut s = state(|i| i.retry_policy.maximum_attempts = 1);
+    for _ in 0..5 {
+        run(&mut s);
+        assert_eq!(s.agent_ended(failure(error_types::NOT_STARTED), NOW), None);
+        assert_eq!(s.at().attempt, 0);
+    }
+    assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(16)));
+    run(&mut s);
+    assert!(matches!(s.agent_ended(failure("AgentFailed"), NOW), Some(End::Failed(_))));
+}
+
+#[test]
+fn what_a_disruption_does_is_the_jobs_policy() {
+    let ended = |policy, max| {
+        let mut s = state(|i| (i.disruption_policy, i.retry_policy.maximum_attempts) = (policy, max));
+        run(&mut s);
+        (s.agent_ended(failure(error_types::DISRUPTED), NOW), s)
+    };
+    assert_eq!(ended(DisruptionPolicy::Count, 2).0, None);
+    assert!(matches!(ended(DisruptionPolicy::Count, 1).0, Some(End::Failed(_))));
+    assert!(matches!(ended(DisruptionPolicy::FailJob, 9).0, Some(End::Failed(_))));
+    let (end, mut s) = ended(DisruptionPolicy::Ignore, 1);
+    assert_eq!((end, s.at().forgiven), (None, 1));
+    run(&mut s);
+    assert_eq!(s.at().attempt, 2, "attempt numbers go up");
+    let Some(End::Failed(e)) = s.agent_ended(failure("AgentFailed"), NOW) else { panic!("not counted") };
+    assert_eq!(e.message, "attempt 1 of 1: why");
+}
+
+#[test]
+fn after_a_cancel_only_success_wins() {
+    for kind in ["AgentFailed", error_types::CANCELLED, error_types::EVICTED, error_types::NOT_STARTED, "Fatal"] {
+        let mut s = state(|_| {});
+        run(&mut s);
+        s.ask(DesiredState::Cancelled, None);
+        assert_eq!(s.agent_ended(failure(kind), NOW), Some(End::Cancelled), "{kind}");
+    }
+    let mut s = state(|_| {});
+    run(&mut s);
+    s.ask(DesiredState::Cancelled, None);
+    assert!(matches!(s.agent_ended(AgentEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
+}
+
+#[test]
+fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
+    let mut s = state(|_| {});
+    run(&mut s);
+    let end = AgentEnd::Failed { error: error(error_types::CANCELLED), last: true };
+    assert_eq!(s.agent_ended(end, NOW), None);
+    run(&mut s);
+    assert_eq!(s.agent_ended(failure(error_types::JOB_GONE), NOW), Some(End::Cancelled));
+}
+
+#[test]
+fn requests_are_taken_once_and_cancel_is_final() {
+    let mut s = state(|_| {});
+    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
+    s.ask(DesiredState::Running, None);
+    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
+    assert_eq!((s.at().desired, s.at().seq), (DesiredState::Running, 2));
+    s.ask(DesiredState::Running, request("b", DesiredState::Running));
+    assert_eq!((s.at().seq, s.at().last_request.clone()), (2, request("b", DesiredState::Running)));
+    s.ask(DesiredState::Cancelled, None);
+    s.ask(DesiredState::Running, request("c", DesiredState::Running));
+    assert_eq!((s.at().desired, s.at().seq), (DesiredState::Cancelled, 3));
+    s.ask(DesiredState::Running, request(&"x".repeat(9999), DesiredState::Running));
+    assert_eq!(s.at().last_request, request("c", DesiredState::Running));
+}
+
+#[test]
+fn paused_is_said_only_when_confirmed() {
+    let mut s = state(|_| {});
+    assert!(!s.is_paused());
+    s.ask(DesiredState::Paused, None);
+    assert_eq!((s.is_paused(), s.stage()), (true, Stage::Held));
+    s.ask(DesiredState::Running, None);
+    run(&mut s);
+    s.ask(DesiredState::Paused, None);
+    let seq = s.at().seq;
+    assert_eq!(s.command(), Some((DesiredState::Paused, seq)));
+    let confirm = |epoch, seq, state| RunnerConfirmed { epoch, seq, state };
+    s.runner_confirmed(&confirm(1, seq - 1, RunnerState::Frozen));
+    assert!(!s.is_paused(), "an older command");
+    s.runner_confirmed(&confirm(7, seq, RunnerState::Frozen));
+    assert!(!s.is_paused(), "another epoch");
+    s.runner_confirmed(&confirm(1, seq, RunnerState::Running));
+    assert!(!s.is_paused(), "not frozen");
+    s.runner_confirmed(&confirm(1, seq, RunnerState::Frozen));
+    assert_eq!((s.is_paused(), s.stage()), (true, Stage::Running));
+    s.runner_confirmed(&confirm(1, seq - 1, RunnerState::Running));
+    assert!(s.is_paused(), "a late answer");
+    s.delivered(seq, seq);
+    assert_eq!(s.command(), None);
+}
+
+#[test]
+fn a_record_that_is_further_gets_the_command_under_its_next_number() {
+    let mut s = state(|_| {});
+    run(&mut s);
+    s.ask(DesiredState::Paused, None);
+    s.delivered(1, 8);
+    assert_eq!(s.command(), Some((DesiredState::Paused, 8)));
+    s.delivered(8, 8);
+    assert_eq!(s.command(), None);
+}
+
+#[test]
+fn signals_of_other_epochs_are_ignored() {
+    let mut s = state(|_| {});
+    s.runner_ready(&RunnerReady { epoch: 1 });
+    assert_eq!(s.at().ready, 0, "nothing is started");
+    s.begin();
+    // The claim was further, and the runner is faster than the answer of start_runner.
+    s.runner_ready(&RunnerReady { epoch: 5 });
+    s.started_runner(5);
+    s.runner_ready(&RunnerReady { epoch: 4 });
+    s.runner_failed(RunnerFailed { epoch: 4, error: error("x"), fatal: true });
+    assert_eq!(s.after_start(), AfterStart::Permit);
+    s.ask(DesiredState::Paused, None);
+    assert_eq!(s.after_start(), AfterStart::Wait, "held at the permit");
+}
+
+#[test]
+fn commands_wait_for_a_runner() {
+    let mut s = state(|_| {});
+    s.ask(DesiredState::Paused, None);
+    assert_eq!(s.command(), None);
+    s.ask(DesiredState::Running, None);
+    s.begin();
+    assert_eq!(s.command(), Some((DesiredState::Running, 2)));
+}

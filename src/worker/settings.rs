@@ -1,0 +1,23 @@
+//! The worker's own settings.
+
+use clap::Args;
+
+/// How much one worker does at a time.
+#[derive(Args, Clone, Debug)]
+pub struct WorkerSettings {
+    /// Activities at a time. They are short: none waits for an agent, only for pods to end
+    #[arg(long, env = "KOCO_WORKER_ACTIVITY_SLOTS", default_value_t = 100)]
+    pub worker_activity_slots: usize,
+    /// Workflow tasks at a time
+    #[arg(long, env = "KOCO_WORKER_WORKFLOW_SLOTS", default_value_t = 100)]
+    pub worker_workflow_slots: usize,
+    /// Workflows kept in memory, so that they needn't be replayed
+    #[arg(long, env = "KOCO_WORKER_CACHED_WORKFLOWS", default_value_t = 1000)]
+    pub worker_cached_workflows: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { worker_activity_slots: 100, worker_workflow_slots: 100, worker_cached_workflows: 1000 }
+    }
+}

@@ -46,7 +46,7 @@ pub(super) struct Gateway {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    gateway: gateway::GatewaySettings,
+    gateway: gateway::Settings,
 }
 
 #[derive(Args)]
@@ -62,11 +62,11 @@ pub(super) struct Operator {
     #[command(flatten)]
     worker: worker::WorkerSettings,
     #[command(flatten)]
-    gateway: gateway::GatewaySettings,
+    gateway: gateway::Settings,
 }
 
 /// What the process shares between its roles.
-struct Process {
+pub(super) struct Process {
     client: kube::Client,
     temporal: Temporal,
     metrics: Metrics,
@@ -74,7 +74,8 @@ struct Process {
     stop: CancellationToken,
 }
 
-type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+/// A role on its way to its end.
+pub(super) type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// A set of roles that one command starts.
 pub(super) trait Roles {
@@ -160,17 +161,12 @@ fn worker(common: Common, pods: PodSettings, settings: worker::WorkerSettings, p
     })
 }
 
-fn gateway(common: Common, settings: gateway::GatewaySettings, process: &Process) -> Running {
-    let parts = gateway::Parts {
-        client: process.client.clone(),
-        temporal: process.temporal.clone(),
-        common,
-        settings,
-        metrics: process.metrics.clone(),
-        ready: process.ready.role(),
-    };
-    let stop = process.stop.clone();
-    Box::pin(async move { gateway::run(parts, stop).await.context("gateway") })
+fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Running {
+    let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
+    let (ready, stop) = (process.ready.role(), process.stop.clone());
+    Box::pin(async move {
+        gateway::run(client, &common, &settings, temporal, metrics, ready, stop).await.context("gateway")
+    })
 }
 
 /// Runs a set of roles until a signal, or until one of them fails.
@@ -182,9 +178,11 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let stop = shutdown::on_signal()?;
         let settings = temporal::Settings::from_env(common.task_queue.clone(), &common.identity)
-            .context("reading Temporal's settings from the environment")?;
+            .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
         let process = Process {
-            client: kubernetes::client().await.context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
+            client: kubernetes::client()
+                .await
+                .context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
             temporal: Temporal::new(settings),
             metrics: Metrics::default(),
             ready: Ready::default(),

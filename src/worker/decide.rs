@@ -8,7 +8,8 @@ use crate::{
     protocol::{
         error_types,
         workflow::{
-            AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer, Step,
+            AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer,
+            Step,
         },
     },
 };

@@ -77,8 +77,8 @@ impl AgentWorkflow {
             End::Failed(_) => ctx.state_mut(|s| s.state.closed = Some(Stage::Failed)),
             End::Cancelled => {}
         }
-        let cleanup = ctx
-            .state(|s| Cleanup { job: s.state.input.job.clone(), grace_seconds: s.state.input.grace_seconds });
+        let cleanup =
+            ctx.state(|s| Cleanup { job: s.state.input.job.clone(), grace_seconds: s.state.input.grace_seconds });
         if let Err(error) = ctx.execute_activity(Calls::cleanup, cleanup, calls::cleanup()).await {
             // Only somebody who fails it by hand ends it so. The job's own end stands.
             tracing::warn!(%error, "cleanup");

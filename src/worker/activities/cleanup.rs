@@ -37,7 +37,11 @@ pub async fn run(a: &Activities, ctx: &ActivityContext, input: Cleanup) -> Resul
             pods.delete(&pod.name, &pod.uid).await?;
         }
         if since.elapsed() > limit {
-            tracing::warn!(namespace = input.job.namespace, name = input.job.name, "pods that don't end are left behind");
+            tracing::warn!(
+                namespace = input.job.namespace,
+                name = input.job.name,
+                "pods that don't end are left behind"
+            );
             return Ok(());
         }
         pause(ctx).await?;

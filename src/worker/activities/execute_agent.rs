@@ -70,11 +70,7 @@ fn permit(offer: i32, ask: &Binding) -> Permit {
 }
 
 /// The agent's result if it has ended already, `None` if its outcome will be delivered.
-pub async fn run(
-    a: &Activities,
-    ctx: &ActivityContext,
-    input: ExecuteAgent,
-) -> Result<Option<AgentResult>, Trouble> {
+pub async fn run(a: &Activities, ctx: &ActivityContext, input: ExecuteAgent) -> Result<Option<AgentResult>, Trouble> {
     let info = ctx.info();
     // The pods first, the status after them: a runner delivers before its pod ends.
     let pods = if info.attempt > 1 { Some(a.pods_in(&input.job).of_job(&input.job.uid).await?) } else { None };

@@ -23,7 +23,9 @@ use crate::{
     api::{AgentJob, JobRef},
     platform::metrics::Metrics,
     pods::{PodView, Pods, RunnerPodSettings},
-    protocol::workflow::{AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner},
+    protocol::workflow::{
+        AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner,
+    },
     temporal::Temporal,
 };
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use temporalio_sdk::{ApplicationFailure, activities::ActivityError, error::ApplicationErrorCategory};
 
 use crate::{
-    api::ErrorStatus, platform::status::StatusError, pods::PodError, protocol::error_types, temporal, temporal::TemporalError,
+    api::ErrorStatus, platform::status::StatusError, pods::PodError, protocol::error_types, temporal,
+    temporal::TemporalError,
 };
 
 /// Why an activity did not do what it was asked for.

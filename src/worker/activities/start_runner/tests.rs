@@ -3,12 +3,8 @@ use crate::api::{AgentJobStatus, JobRef, Outcome, OutcomeKind, Permit};
 
 fn at(epoch: i32, permit_of: Option<&str>) -> Claim {
     let input = StartRunner { job: JobRef::default(), epoch, attempt: 1, resumed: false };
-    let permit = permit_of.map(|run| Permit {
-        time: super::super::now(),
-        offer: 0,
-        run_id: Some(run.into()),
-        task_token: None,
-    });
+    let permit =
+        permit_of.map(|run| Permit { time: super::super::now(), offer: 0, run_id: Some(run.into()), task_token: None });
     Claim { permit, ..claim(&AgentJob::default(), &input, epoch) }
 }
 

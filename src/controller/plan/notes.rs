@@ -43,13 +43,11 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus, actions: &[Act
     {
         notes.push(note(Normal, "Submitted", format!("workflow {} is started", workflow.id)));
     }
+    // In Temporal mode the worker creates the pod and writes the claim; what is ours, and new to us, is the pod's name.
     let epoch = |s: &AgentJobStatus| s.claim.as_ref().map(|c| c.epoch);
-    let created = |s: &AgentJobStatus| s.claim.as_ref().filter(|c| c.pod_uid.is_some()).map(|c| c.epoch);
-    if let Some(claim) = new.claim.as_ref().filter(|_| created(new) != created(old) && created(new).is_some()) {
-        notes.push(note(Normal, "PodCreated", format!("pod {} for attempt {}", claim.pod_name, claim.attempt)));
-    } else if actions.contains(&Action::CreatePod)
-        && let Some(claim) = new.claim.as_ref().filter(|c| c.pod_uid.is_none() && epoch(old) == Some(c.epoch))
-    {
+    let told = new.workflow.is_some() && old.runner_pod != new.runner_pod;
+    let ours = actions.contains(&Action::CreatePod) && epoch(old) == epoch(new);
+    if let Some(claim) = new.claim.as_ref().filter(|c| (told && c.refusal.is_none()) || (ours && c.pod_uid.is_none())) {
         notes.push(note(Normal, "PodCreated", format!("pod {} for attempt {}", claim.pod_name, claim.attempt)));
     }
     if old.attempt != new.attempt

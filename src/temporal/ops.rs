@@ -107,7 +107,9 @@ impl Temporal {
         let answer = self.workflow(id)?.query(UntypedQuery::new(query), RawValue::new(vec![]), options).await?;
         let payload =
             answer.payloads.first().ok_or_else(|| TemporalError::Answer(format!("{query} answered nothing")))?;
-        serde_json::from_slice(&payload.data).map_err(|e| TemporalError::Answer(format!("{query}: {e}")))
+        // `None` comes as a payload of its own encoding, without data.
+        let json: &[u8] = if payload.data.is_empty() { b"null" } else { &payload.data };
+        serde_json::from_slice(json).map_err(|e| TemporalError::Answer(format!("{query}: {e}")))
     }
 
     /// Asks for a workflow's cancellation, as Temporal's own tools would.

@@ -1,0 +1,165 @@
+//! Long histories: continue-as-new from every wait, with the same runner and no signal lost.
+
+use koco::{
+    api::*,
+    protocol::{error_types, workflow::*},
+    temporal::{Closed, Heartbeat},
+};
+
+use crate::world::Job;
+
+/// How many signals a run may take before it has to end: it does so at 8,000 events at the latest.
+const MANY: i64 = 9_000;
+
+/// Pauses and resumes until the workflow has continued as new, ends with `last`, and answers how often.
+async fn toggle_until_continued(job: &Job, name: &str, last: &'static str) -> i64 {
+    let first = job.run_id().await;
+    let before = job.status().await.seq;
+    let (mut sent, mut signal) = (0, last);
+    loop {
+        signal = if signal == SIGNAL_PAUSE { SIGNAL_RESUME } else { SIGNAL_PAUSE };
+        job.ask(signal).await;
+        sent += 1;
+        if signal == last && sent % 8 == 0 && job.run_id().await != first {
+            break;
+        }
+        assert!(sent < MANY, "it never continued as new");
+    }
+    // Each one changed the state, so none was lost if and only if all were counted.
+    assert_eq!(job.status().await.seq, before + sent);
+    job.save(Some(&first), name).await;
+    sent
+}
+
+#[tokio::test]
+async fn a_running_agent_is_bound_anew_by_the_next_run() {
+    let job = Job::long("continued while running", |i| i.retry_policy.maximum_attempts = 1, |_| {}).await;
+    let old = job.run(1, 1).await;
+    toggle_until_continued(&job, "continues while running", SIGNAL_RESUME).await;
+    let (input, token) = job.bound(2).await;
+    assert_eq!((input.epoch, input.attempt), (1, 1));
+    assert_eq!(job.heartbeat(&old).await, Heartbeat::Unknown);
+    assert_eq!(job.heartbeat(&token).await, Heartbeat::Alive);
+    let status = job.status().await;
+    job.seen("the last command", |r| r.controls.last().is_some_and(|c| c.seq == status.seq)).await;
+    assert_eq!(job.record(|r| r.starts.len()), 1, "the agent is not started again");
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}
+
+#[tokio::test]
+async fn a_job_that_is_held_goes_on_being_held() {
+    let job = Job::long("continued while held", |_| {}, |_| {}).await;
+    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.ask(SIGNAL_PAUSE).await;
+    job.stage(Stage::Held).await;
+    toggle_until_continued(&job, "continues while held", SIGNAL_PAUSE).await;
+    assert!(job.stage(Stage::Held).await.is_paused);
+    // Its runner reports in to the run that is there now, and had been started by the first.
+    job.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch: 1 }).await;
+    job.ask(SIGNAL_RESUME).await;
+    let (_, token) = job.bound(1).await;
+    assert_eq!(job.record(|r| r.starts.len()), 1);
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}
+
+#[tokio::test]
+async fn a_runner_that_waits_for_its_permit_is_remembered() {
+    let job = Job::long("continued at the permit", |_| {}, |_| {}).await;
+    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.ask(SIGNAL_PAUSE).await;
+    job.ready(1).await;
+    let first = job.run_id().await;
+    for sent in 0.. {
+        // Toggling would let it start. Signals that change nothing fill a history, too.
+        job.ask(SIGNAL_PAUSE).await;
+        if sent % 8 == 0 && job.run_id().await != first {
+            break;
+        }
+        assert!(sent < MANY, "it never continued as new");
+    }
+    job.save(Some(&first), "continues at the permit").await;
+    job.ask(SIGNAL_RESUME).await;
+    let (_, token) = job.bound(1).await;
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_being_made_is_made_once() {
+    let job = Job::long("continued while starting", |_| {}, |r| r.stuck = true).await;
+    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    toggle_until_continued(&job, "continues while starting", SIGNAL_RESUME).await;
+    job.seen("start_runner, again", |r| r.starts.len() == 2).await;
+    assert!(job.record(|r| r.starts.iter().all(|s| s.epoch == 1)), "the same epoch");
+    job.record(|r| r.stuck = false);
+    let token = job.run(1, 1).await;
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}
+
+#[tokio::test]
+async fn an_evicted_agent_stays_evicted() {
+    let job = Job::long("continued while evicted", |i| i.pause_policy = PausePolicy::Evict, |_| {}).await;
+    let token = job.run(1, 1).await;
+    job.ask(SIGNAL_PAUSE).await;
+    job.deliver(&token, OutcomeKind::Evicted, None).await;
+    job.stage(Stage::Evicted).await;
+    let first = job.run_id().await;
+    for sent in 0.. {
+        job.ask(SIGNAL_PAUSE).await;
+        if sent % 8 == 0 && job.run_id().await != first {
+            break;
+        }
+        assert!(sent < MANY, "it never continued as new");
+    }
+    assert!(job.stage(Stage::Evicted).await.is_paused);
+    job.ask(SIGNAL_RESUME).await;
+    let token = job.run(2, 2).await;
+    assert_eq!(job.record(|r| (r.binds[1].0.attempt, r.starts[1].resumed)), (1, true));
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}
+
+#[tokio::test]
+async fn a_back_off_is_waited_out_by_the_next_run() {
+    let long = |i: &mut Input| {
+        i.retry_policy.initial_interval = crate::world::seconds("1h");
+        i.retry_policy.maximum_interval = crate::world::seconds("1h");
+    };
+    let job = Job::long("continued in back-off", long, |_| {}).await;
+    let token = job.run(1, 1).await;
+    job.fail(&token, error_types::AGENT_FAILED).await;
+    job.stage(Stage::Retrying).await;
+    toggle_until_continued(&job, "continues in back-off", SIGNAL_RESUME).await;
+    let status = job.stage(Stage::Retrying).await;
+    assert_eq!((status.attempt, status.epoch), (1, 1));
+    job.ask(SIGNAL_CANCEL).await;
+    assert_eq!(job.closed().await, Closed::Cancelled);
+}
+
+#[tokio::test]
+async fn a_thousand_toggles_end_in_the_last_state() {
+    let job = Job::long("a thousand toggles", |_| {}, |_| {}).await;
+    job.run(1, 1).await;
+    let since = std::time::Instant::now();
+    for _ in 0..500 {
+        job.ask(SIGNAL_PAUSE).await;
+        job.ask(SIGNAL_RESUME).await;
+    }
+    job.ask(SIGNAL_PAUSE).await;
+    job.seen("the last command", |r| r.controls.last().is_some_and(|c| c.seq == 1001)).await;
+    let confirmed = RunnerConfirmed { epoch: 1, seq: 1001, state: RunnerState::Frozen };
+    job.signal(SIGNAL_RUNNER_CONFIRMED, &confirmed).await;
+    let status = job.status().await;
+    assert_eq!((status.desired, status.seq, status.is_paused), (DesiredState::Paused, 1001, true));
+    let (controls, binds) = job.record(|r| (r.controls.len(), r.binds.len()));
+    println!("1,001 toggles in {:?}: {controls} commands, {binds} runs", since.elapsed());
+    assert_eq!(job.record(|r| r.starts.len()), 1);
+    assert!(job.record(|r| r.controls.windows(2).all(|w| w[0].seq < w[1].seq)), "never an older command again");
+    // A retry of the last run's binding, or the first's.
+    let (_, token) = job.bound(binds).await;
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}

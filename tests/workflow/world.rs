@@ -1,0 +1,412 @@
+//! A simulated cluster: activities of the same names as ours that note what they are asked for, and the steps of a runner,
+//! a gateway and a controller for tests to take. Everything goes through a real Temporal server.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use koco::{
+    api::*,
+    protocol::{error_types, workflow::*},
+    temporal::{Closed, Heartbeat, Settings, TaskToken, Temporal, TemporalError},
+    worker::AgentWorkflow,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use temporalio_client::{
+    UntypedSignal, UntypedWorkflow, WorkflowExecutionInfo, WorkflowFetchHistoryOptions, WorkflowHandle,
+    WorkflowSignalOptions,
+};
+use temporalio_common::{data_converters::RawValue, protos::temporal::api::history::v1::HistoryEvent};
+use temporalio_macros::activities;
+use temporalio_sdk::{
+    ApplicationFailure, Runtime, Worker, WorkerOptions,
+    activities::{ActivityContext, ActivityError},
+    runtime::RuntimeOptions,
+};
+
+/// What was asked for on behalf of one job, and what to answer.
+#[derive(Default, Clone)]
+pub struct Record {
+    pub starts: Vec<StartRunner>,
+    pub binds: Vec<(ExecuteAgent, String)>,
+    pub controls: Vec<ControlRunner>,
+    pub cleanups: usize,
+    /// The epoch that `start_runner` finds the claim at.
+    pub claim: i32,
+    /// `start_runner` waits, until it is told to stop.
+    pub stuck: bool,
+    /// How many `start_runner`s were told to stop.
+    pub stopped: usize,
+    /// The error type that `start_runner` answers.
+    pub refuse: Option<String>,
+    /// `control_runner` fails.
+    pub deaf: bool,
+}
+
+type Records = Arc<Mutex<HashMap<String, Record>>>;
+
+struct Simulated {
+    records: Records,
+}
+
+impl Simulated {
+    fn note<R>(&self, job: &JobRef, change: impl FnOnce(&mut Record) -> R) -> R {
+        change(self.records.lock().unwrap().entry(job.uid.clone()).or_default())
+    }
+}
+
+fn fail(kind: &str) -> ActivityError {
+    ActivityError::application(
+        ApplicationFailure::builder(anyhow::anyhow!("simulated"))
+            .type_name(kind.to_string())
+            .non_retryable(kind != error_types::API_SERVER)
+            .build(),
+    )
+}
+
+#[activities]
+impl Simulated {
+    #[activity(name = "start_runner")]
+    pub async fn start_runner(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: StartRunner,
+    ) -> Result<StartedRunner, ActivityError> {
+        let answer = self.note(&input.job, |r| {
+            r.starts.push(input.clone());
+            r.refuse.clone().map_or(Ok(input.epoch.max(r.claim)), Err)
+        });
+        while self.note(&input.job, |r| r.stuck) {
+            ctx.record_heartbeat(()).await?;
+            tokio::select! {
+                () = ctx.cancelled() => {
+                    self.note(&input.job, |r| r.stopped += 1);
+                    return Err(fail(error_types::API_SERVER));
+                }
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+        answer.map(|epoch| StartedRunner { epoch }).map_err(|kind| fail(&kind))
+    }
+
+    #[activity(name = "execute_agent")]
+    pub async fn execute_agent(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ExecuteAgent,
+    ) -> Result<AgentResult, ActivityError> {
+        let token = TaskToken::encode(&ctx.info().task_token);
+        self.note(&input.job, |r| r.binds.push((input.clone(), token)));
+        Err(ActivityError::WillCompleteAsync)
+    }
+
+    #[activity(name = "control_runner")]
+    pub async fn control_runner(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        input: ControlRunner,
+    ) -> Result<ControlledRunner, ActivityError> {
+        let seq = input.seq;
+        let deaf = self.note(&input.job, |r| {
+            r.controls.push(input.clone());
+            r.deaf
+        });
+        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { seq }) }
+    }
+
+    #[activity(name = "cleanup")]
+    pub async fn cleanup(self: Arc<Self>, _ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
+        self.note(&input.job, |r| r.cleanups += 1);
+        Ok(())
+    }
+}
+
+struct World {
+    temporal: Temporal,
+    records: Records,
+}
+
+/// A worker that keeps no workflow in memory: each task replays the whole history, so that what isn't deterministic fails.
+fn forgetful() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| begin(0))
+}
+
+/// One with a memory, for long histories.
+fn lasting() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| begin(1000))
+}
+
+/// Starts a worker, which all tests of this process share, on a thread that outlives each of them.
+fn begin(cached: usize) -> World {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let queue = format!("koco-test-{}-{cached}-{}", std::process::id(), k8s_openapi::jiff::Timestamp::now());
+            let settings = Settings::from_env(queue.clone(), "test").unwrap();
+            assert!(
+                settings.is_some(),
+                "these tests need a Temporal server: `deploy/dev/enter cargo test --test workflow` in a cluster that is \
+                 up, or TEMPORAL_ADDRESS=http://host:port cargo test --test workflow"
+            );
+            let temporal = Temporal::new(settings);
+            let client = tokio::time::timeout(Duration::from_secs(20), temporal.connected())
+                .await
+                .expect("the Temporal server at TEMPORAL_ADDRESS answers")
+                .unwrap();
+            let records = Records::default();
+            let sdk = RuntimeOptions::builder().heartbeat_interval(None).build().unwrap();
+            let sdk = Runtime::from_current_tokio(sdk).unwrap();
+            let options = WorkerOptions::new(queue)
+                .register_workflow::<AgentWorkflow>()
+                .unwrap()
+                .register_activities(Simulated { records: records.clone() })
+                .max_cached_workflows(cached)
+                .build();
+            let mut worker = Worker::new(&sdk, client, options).unwrap();
+            tell.send(World { temporal, records }).unwrap();
+            worker.run().await.unwrap();
+        });
+    });
+    told.recv().expect("the worker starts: see the panic above")
+}
+
+/// One job, its workflow and its simulated runner.
+pub struct Job {
+    world: &'static World,
+    name: &'static str,
+    pub id: String,
+    uid: String,
+}
+
+pub fn seconds(text: &str) -> Seconds {
+    text.parse().unwrap()
+}
+
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    let since = std::time::Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "it never came to this: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn outcome(kind: OutcomeKind, error: Option<&str>) -> Outcome {
+    Outcome {
+        epoch: 1,
+        kind,
+        time: koco_time(),
+        started: true,
+        error: error.map(|kind| ErrorStatus { kind: kind.into(), message: "simulated".into() }),
+        non_retryable: false,
+        exit_code: None,
+        result: (kind == OutcomeKind::Succeeded).then(|| "done".into()),
+        active_millis: 0,
+    }
+}
+
+fn koco_time() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now())
+}
+
+impl Job {
+    /// Starts a workflow; `change` its input from: 3 attempts 1 s apart, heartbeat 60 s, grace 0.
+    pub async fn start(name: &'static str, change: impl FnOnce(&mut Input)) -> Self {
+        Self::prepare(name, change, |_| {}).await
+    }
+
+    /// The same, with something to answer.
+    pub async fn prepare(
+        name: &'static str,
+        change: impl FnOnce(&mut Input),
+        answers: impl FnOnce(&mut Record),
+    ) -> Self {
+        Self::begin(forgetful(), name, change, answers).await
+    }
+
+    /// The same, for one with a long history.
+    pub async fn long(name: &'static str, change: impl FnOnce(&mut Input), answers: impl FnOnce(&mut Record)) -> Self {
+        Self::begin(lasting(), name, change, answers).await
+    }
+
+    async fn begin(
+        world: &'static World,
+        name: &'static str,
+        change: impl FnOnce(&mut Input),
+        answers: impl FnOnce(&mut Record),
+    ) -> Self {
+        let uid = format!("{name}-{}", k8s_openapi::jiff::Timestamp::now());
+        let job = JobRef { namespace: "ns".into(), name: name.into(), uid: uid.clone() };
+        let mut input = Input {
+            job,
+            retry_policy: ResolvedRetryPolicy {
+                maximum_attempts: 3,
+                initial_interval: seconds("1s"),
+                backoff_coefficient: 1.0,
+                maximum_interval: seconds("1s"),
+                non_retryable_error_types: vec!["Fatal".into()],
+            },
+            timeouts: ResolvedTimeouts { heartbeat: seconds("60s"), execution: None, pending: seconds("10m") },
+            disruption_policy: DisruptionPolicy::Count,
+            pause_policy: PausePolicy::Freeze,
+            grace_seconds: 0,
+            progress: Progress::default(),
+        };
+        change(&mut input);
+        answers(world.records.lock().unwrap().entry(uid.clone()).or_default());
+        let id = names::workflow("test", &uid);
+        world.temporal.start(&id, &input).await.unwrap();
+        Self { world, name, id, uid }
+    }
+
+    pub fn record<R>(&self, look: impl FnOnce(&mut Record) -> R) -> R {
+        look(self.world.records.lock().unwrap().entry(self.uid.clone()).or_default())
+    }
+
+    /// Waits for what was asked on the job's behalf to fulfil a condition.
+    pub async fn seen(&self, what: &str, condition: impl Fn(&Record) -> bool) {
+        until(what, || async { self.record(|r| condition(r)).then_some(()) }).await;
+    }
+
+    pub async fn signal<T>(&self, signal: &'static str, payload: &T)
+    where
+        T: temporalio_common::data_converters::TemporalSerializable + Serialize + Send + Sync + 'static,
+    {
+        until("the signal is taken", || async {
+            match self.world.temporal.signal(&self.id, signal, payload).await {
+                Ok(()) => Some(()),
+                // It is continuing as new: the server wants us to come again.
+                Err(e) if e.is_transient() => None,
+                Err(e) => panic!("{e}"),
+            }
+        })
+        .await;
+    }
+
+    pub async fn ask(&self, signal: &'static str) {
+        self.signal(signal, &Value::Null).await;
+    }
+
+    /// With payloads as they are, or none at all.
+    pub async fn signal_raw(&self, signal: &'static str, payloads: RawValue) {
+        let signal = UntypedSignal::new(signal);
+        self.handle().signal(signal, payloads, WorkflowSignalOptions::default()).await.unwrap();
+    }
+
+    fn handle(&self) -> WorkflowHandle<temporalio_client::Client, UntypedWorkflow> {
+        self.world.temporal.client().unwrap().get_workflow_handle::<UntypedWorkflow>(&self.id)
+    }
+
+    pub async fn query<T: DeserializeOwned + 'static>(&self, query: &'static str) -> T {
+        // The worker may be busy replaying; a query waits 3 s at most.
+        until("the query is answered", || async {
+            match self.world.temporal.query(&self.id, query).await {
+                Ok(answer) => Some(answer),
+                Err(e @ TemporalError::Answer(_)) => panic!("{e}"),
+                Err(_) => None,
+            }
+        })
+        .await
+    }
+
+    pub async fn status(&self) -> StatusAnswer {
+        self.query(QUERY_STATUS).await
+    }
+
+    pub async fn stage(&self, stage: Stage) -> StatusAnswer {
+        until(stage.as_str(), || async { Some(self.status().await).filter(|s| s.status == stage) }).await
+    }
+
+    /// The runner of an epoch reports in, once its pod is made.
+    pub async fn ready(&self, epoch: i32) {
+        self.seen("start_runner", |r| r.starts.iter().any(|s| s.epoch == epoch)).await;
+        self.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await;
+    }
+
+    /// The token that the `n`th `execute_agent` bound, from 1.
+    pub async fn bound(&self, n: usize) -> (ExecuteAgent, TaskToken) {
+        self.seen("execute_agent", |r| r.binds.len() >= n).await;
+        let (input, token) = self.record(|r| r.binds[n - 1].clone());
+        (input, TaskToken::from_claim(&token, &self.id).unwrap())
+    }
+
+    /// Reports in, is bound as the `n`th, and gives the token.
+    pub async fn run(&self, epoch: i32, n: usize) -> TaskToken {
+        self.ready(epoch).await;
+        let (input, token) = self.bound(n).await;
+        assert_eq!(input.epoch, epoch);
+        token
+    }
+
+    pub async fn deliver(&self, token: &TaskToken, kind: OutcomeKind, error: Option<&str>) {
+        self.world.temporal.deliver(token.clone(), &outcome(kind, error)).await.unwrap();
+    }
+
+    pub async fn succeed(&self, token: &TaskToken) {
+        self.deliver(token, OutcomeKind::Succeeded, None).await;
+    }
+
+    pub async fn fail(&self, token: &TaskToken, error: &str) {
+        self.deliver(token, OutcomeKind::Failed, Some(error)).await;
+    }
+
+    pub async fn heartbeat(&self, token: &TaskToken) -> Heartbeat {
+        self.world.temporal.heartbeat(token.clone()).await.unwrap()
+    }
+
+    pub async fn native_cancel(&self) {
+        self.world.temporal.cancel(&self.id, "test").await.unwrap();
+    }
+
+    pub async fn run_id(&self) -> String {
+        self.world.temporal.describe(&self.id).await.unwrap().1
+    }
+
+    /// How the workflow was closed. Cleaned up exactly once, and asked after that, whatever happened.
+    pub async fn closed(&self) -> Closed {
+        let closed = until("it is closed", || async { self.world.temporal.describe(&self.id).await.ok()?.0 }).await;
+        assert_eq!(self.record(|r| r.cleanups), 1, "cleanups");
+        let stage = self.status().await.status;
+        assert!(!self.query::<bool>(QUERY_IS_PAUSED).await);
+        let told = match stage {
+            Stage::Completed => Closed::Completed,
+            Stage::Failed => Closed::Failed,
+            Stage::Cancelled => Closed::Cancelled,
+            other => panic!("closed as {closed:?}, and says {other:?}"),
+        };
+        assert_eq!(closed, told);
+        self.save(None, self.name).await;
+        closed
+    }
+
+    /// The events of the newest run.
+    pub async fn history(&self) -> Vec<HistoryEvent> {
+        self.handle().fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await.unwrap()
+    }
+
+    /// Keeps a run's history for tests/replay.rs, if that is asked for.
+    pub async fn save(&self, run: Option<&str>, name: &str) {
+        if std::env::var_os("KOCO_RECORD_HISTORIES").is_none() {
+            return;
+        }
+        let client = self.world.temporal.client().unwrap();
+        let info = WorkflowExecutionInfo::builder()
+            .namespace(self.world.temporal.namespace())
+            .workflow_id(&self.id)
+            .maybe_run_id(run)
+            .build();
+        let history = WorkflowHandle::<_, UntypedWorkflow>::new(client, info)
+            .fetch_history(WorkflowFetchHistoryOptions::default());
+        let json = history.to_json().await.unwrap();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories");
+        std::fs::write(format!("{path}/{}.json", name.replace(' ', "-")), json).unwrap();
+    }
+}

@@ -60,9 +60,9 @@ tell() {
 
 # follow JOB POD: the agent's own lines. A pod whose agent has just started may not have its log yet.
 follow() {
-  local job=$1 pod=$2 try pid=''
+  local job=$1 pod=$2 pid=''
   trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null; exit 0' TERM
-  for try in {1..50}; do
+  for _ in {1..50}; do
     watch logs --follow --container agent "$pod" >"$WORK/$pod.log" 2>/dev/null &
     pid=$!
     tail --follow --lines=+1 --sleep-interval=0.1 --pid="$pid" "$WORK/$pod.log" 2>/dev/null |

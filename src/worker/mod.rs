@@ -37,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long one of the SDK's workers lives: it never forgets a task's cancellation token, so it is replaced now and then.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
+/// When a worker counts as ready that hasn't failed: it first asks for its namespace, and ends if there is none.
+const SETTLED: Duration = Duration::from_secs(1);
 /// The wait before another is started for one that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -136,12 +138,19 @@ async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken)
             let _ = tell.send(handle.block_on(worker.run()).map_err(|e| e.to_string()));
         })
         .map_err(setup)?;
-    ready.store(true, Ordering::Relaxed);
-    tracing::info!("the Temporal worker runs");
-    let early = tokio::select! {
-        ended = &mut ended => Some(ended),
-        () = stop.cancelled() => None,
-        () = tokio::time::sleep(RENEW) => None,
+    let limit = tokio::time::sleep(RENEW);
+    let settled = tokio::time::sleep(SETTLED);
+    tokio::pin!(limit, settled);
+    let early = loop {
+        tokio::select! {
+            ended = &mut ended => break Some(ended),
+            () = stop.cancelled() => break None,
+            () = &mut limit => break None,
+            () = &mut settled, if !ready.load(Ordering::Relaxed) => {
+                ready.store(true, Ordering::Relaxed);
+                tracing::info!("the Temporal worker runs");
+            }
+        }
     };
     ready.store(false, Ordering::Relaxed);
     let outcome = match early {

@@ -340,6 +340,9 @@ pub struct RunnerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub silent_since: Option<Time>,
+    /// The gateway that it talks to, and that would notice its silence. Direct mode only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }
 
 /// How an epoch ended.

@@ -64,7 +64,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     let written = status::write(&api, job, &new).await?;
     if written.is_some() {
         context.metrics.status_writes.inc();
-        publish(job, context, decided.notes);
+        publish(job, context, &new, decided.notes);
     }
     remember(job, context, &new);
     let wrote = written.is_some();
@@ -133,11 +133,20 @@ fn remember(job: &AgentJob, context: &Context, status: &crate::api::AgentJobStat
 }
 
 /// Events are told in the background: nothing rests on them.
-fn publish(job: &AgentJob, context: &Context, notes: Vec<Note>) {
+fn publish(job: &AgentJob, context: &Context, status: &crate::api::AgentJobStatus, notes: Vec<Note>) {
     if notes.is_empty() {
         return;
     }
     let (recorder, about) = (context.recorder.clone(), job.object_ref(&()));
+    // Events of one kind are counted together unless they relate to different objects.
+    let pod = status.runner_pod.clone().map(|name| k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: job.metadata.namespace.clone(),
+        uid: status.claim.as_ref().and_then(|c| c.pod_uid.clone()),
+        name: Some(name),
+        ..Default::default()
+    });
     tokio::spawn(async move {
         for note in notes {
             let type_ = match note.level {
@@ -145,7 +154,8 @@ fn publish(job: &AgentJob, context: &Context, notes: Vec<Note>) {
                 Level::Warning => events::EventType::Warning,
             };
             let action = note.reason.clone();
-            let event = events::Event { type_, reason: note.reason, note: Some(note.message), action, secondary: None };
+            let event =
+                events::Event { type_, reason: note.reason, note: Some(note.message), action, secondary: pod.clone() };
             if let Err(error) = recorder.publish(&event, &about).await {
                 tracing::debug!(%error, "an event was not taken");
             }

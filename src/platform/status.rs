@@ -34,6 +34,13 @@ impl From<kube::Error> for StatusError {
     fn from(e: kube::Error) -> Self {
         match &e {
             kube::Error::Api(s) if s.code == 409 => Self::Conflict,
+            // A patch that does not fit the object as it is by now, told without a cause; a status that the schema refuses
+            // comes with one.
+            kube::Error::Api(s)
+                if s.code == 422 && s.details.as_ref().is_none_or(|d| d.causes.is_empty() && d.name.is_empty()) =>
+            {
+                Self::Conflict
+            }
             kube::Error::Api(s) if s.code == 404 => Self::Gone,
             _ => Self::Api(e),
         }

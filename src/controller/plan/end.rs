@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Action, Draft};
 use crate::{api::names, pods::collect};
 
+/// How long a runner may take to end after it has delivered its outcome.
+const LINGER: Duration = Duration::from_secs(15);
+
 pub(super) fn plan(d: &mut Draft<'_>) {
     d.mirror_claim();
     d.stalled = None;
@@ -12,7 +15,12 @@ pub(super) fn plan(d: &mut Draft<'_>) {
     if let Some(claim) = d.status.claim.as_mut() {
         claim.refusal = None;
     }
-    d.delete_pods(|p| !p.agent_ended());
+    // A runner that has delivered its outcome is about to end by itself; deleting its pod would take the logs.
+    let leaving = d.outcome().filter(|o| d.since(&o.time) < LINGER).map(|o| o.epoch);
+    d.delete_pods(|p| !p.agent_ended() && Some(p.epoch) != leaving);
+    if leaving.is_some_and(|epoch| d.seen.pods.iter().any(|p| p.epoch == epoch && !p.agent_ended())) {
+        d.look_again(LINGER);
+    }
     let keep = usize::try_from(d.job.spec.failed_pods_history_limit).unwrap_or(0);
     let doomed: Vec<_> = collect::lingering(&d.seen.pods)
         .into_iter()

@@ -57,8 +57,14 @@ fn each_binding_is_a_new_offer_and_silence_under_one_is_loss() {
     assert_eq!(offer(&s), Some(1));
     assert_eq!(kind(bind(&job, &mut s.clone(), &ask("r", Some(&pods)))), error_types::HEARTBEAT_TIMEOUT);
     // It answered under the new offer: it lives, and is asked again.
-    let runner =
-        RunnerStatus { epoch: 2, ready_time: now(), started_time: None, answered: Some(1), silent_since: None };
+    let runner = RunnerStatus {
+        epoch: 2,
+        ready_time: now(),
+        started_time: None,
+        answered: Some(1),
+        silent_since: None,
+        gateway: None,
+    };
     s.runner = Some(runner);
     bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
     assert_eq!(offer(&s), Some(2));

@@ -1,0 +1,210 @@
+//! Starts roles: one process, one Kubernetes client, one connection to Temporal, whatever the number of roles in it.
+
+use std::{future::Future, pin::Pin};
+
+use anyhow::Context;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller, gateway,
+    platform::{
+        health::{self, Ready},
+        kubernetes,
+        metrics::Metrics,
+        settings::{Common, Defaults, PodSettings},
+        shutdown, telemetry,
+    },
+    temporal::{self, Temporal},
+    worker,
+};
+
+#[derive(Args)]
+pub(super) struct Controller {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pods: PodSettings,
+    #[command(flatten)]
+    defaults: Defaults,
+    #[command(flatten)]
+    controller: controller::ControllerSettings,
+}
+
+#[derive(Args)]
+pub(super) struct Worker {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pods: PodSettings,
+    #[command(flatten)]
+    worker: worker::WorkerSettings,
+}
+
+#[derive(Args)]
+pub(super) struct Gateway {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    gateway: gateway::Settings,
+}
+
+#[derive(Args)]
+pub(super) struct Operator {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pods: PodSettings,
+    #[command(flatten)]
+    defaults: Defaults,
+    #[command(flatten)]
+    controller: controller::ControllerSettings,
+    #[command(flatten)]
+    worker: worker::WorkerSettings,
+    #[command(flatten)]
+    gateway: gateway::Settings,
+}
+
+/// What the process shares between its roles.
+pub(super) struct Process {
+    client: kube::Client,
+    temporal: Temporal,
+    metrics: Metrics,
+    ready: Ready,
+    stop: CancellationToken,
+}
+
+/// A role on its way to its end.
+pub(super) type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// A set of roles that one command starts.
+pub(super) trait Roles {
+    fn common(&self) -> &Common;
+    fn start(self, process: &Process) -> Vec<Running>;
+}
+
+impl Roles for Controller {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn start(self, process: &Process) -> Vec<Running> {
+        vec![controller(self.common, self.pods, self.defaults, self.controller, process)]
+    }
+}
+
+impl Roles for Worker {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn start(self, process: &Process) -> Vec<Running> {
+        vec![worker(self.common, self.pods, self.worker, process)]
+    }
+}
+
+impl Roles for Gateway {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn start(self, process: &Process) -> Vec<Running> {
+        vec![gateway(self.common, self.gateway, process)]
+    }
+}
+
+impl Roles for Operator {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn start(self, process: &Process) -> Vec<Running> {
+        let mut running = vec![
+            gateway(self.common.clone(), self.gateway, process),
+            controller(self.common.clone(), self.pods.clone(), self.defaults, self.controller, process),
+        ];
+        // Without Temporal there is nothing for a worker to do, and Direct jobs need none.
+        if process.temporal.is_configured() {
+            running.push(worker(self.common, self.pods, self.worker, process));
+        }
+        running
+    }
+}
+
+fn controller(
+    common: Common,
+    pods: PodSettings,
+    defaults: Defaults,
+    settings: controller::ControllerSettings,
+    process: &Process,
+) -> Running {
+    let parts = controller::Parts {
+        client: process.client.clone(),
+        temporal: process.temporal.clone(),
+        common,
+        pods,
+        defaults,
+        settings,
+        metrics: process.metrics.clone(),
+        ready: process.ready.role(),
+    };
+    let stop = process.stop.clone();
+    Box::pin(async move { controller::run(parts, stop).await.context("controller") })
+}
+
+fn worker(common: Common, pods: PodSettings, settings: worker::WorkerSettings, process: &Process) -> Running {
+    let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
+    let (ready, stop) = (process.ready.role(), process.stop.clone());
+    Box::pin(async move {
+        let ca = tokio::select! {
+            ca = kubernetes::gateway_ca(&client, &common.namespace) => ca.map_err(anyhow::Error::msg)?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let activities = worker::Activities { client, temporal, pods: pods.with_ca(ca), metrics };
+        worker::run(settings, activities, ready, stop).await.context("worker")
+    })
+}
+
+fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Running {
+    let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
+    let (ready, stop) = (process.ready.role(), process.stop.clone());
+    Box::pin(async move {
+        gateway::run(client, &common, &settings, temporal, metrics, ready, stop).await.context("gateway")
+    })
+}
+
+/// Runs a set of roles until a signal, or until one of them fails.
+pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
+    let common = roles.common().clone();
+    telemetry::init(&common.log, common.log_format);
+    // Every TLS of this process is rustls with ring; a provider that is installed already is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
+        let stop = shutdown::on_signal()?;
+        let settings = temporal::Settings::from_env(common.task_queue.clone(), &common.identity)
+            .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
+        let process = Process {
+            client: kubernetes::client()
+                .await
+                .context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
+            temporal: Temporal::new(settings),
+            metrics: Metrics::default(),
+            ready: Ready::default(),
+            stop: stop.clone(),
+        };
+        let running = roles.start(&process);
+        let served = health::serve(common.health_addr, process.metrics.clone(), process.ready.clone(), stop.clone());
+        let served = async { served.await.with_context(|| format!("serving {}", common.health_addr)) };
+        // Whichever role ends first ends the process: a half of one is worse than none.
+        let ended = running.into_iter().map(|role| {
+            let stop = stop.clone();
+            async move {
+                let done = role.await;
+                stop.cancel();
+                done
+            }
+        });
+        let (roles, served) = tokio::join!(futures::future::join_all(ended), async {
+            let done = served.await;
+            stop.cancel();
+            done
+        });
+        roles.into_iter().chain([served]).collect::<anyhow::Result<Vec<()>>>().map(drop)
+    })
+}

@@ -1,0 +1,235 @@
+//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself from the
+//! authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by [`super::run`].
+//!
+//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before know
+//! only the old one and find no gateway any more, so let running jobs end first.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use axum_server::tls_rustls::RustlsConfig;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio_util::sync::CancellationToken;
+
+use super::certificate::{Authority, CertificateError, Identity};
+use crate::api::names;
+
+/// How often the Secret is looked at.
+const LOOK: Duration = Duration::from_secs(120);
+/// How often while there is no certificate yet.
+const RETRY: Duration = Duration::from_secs(1);
+/// When a leaf of our own is replaced. Only the memory of this process knows it.
+const RENEW: Duration = Duration::from_secs(20 * 24 * 60 * 60);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The Secret or the ConfigMap can't be read or written.
+    #[error("{0}: {1}")]
+    Api(&'static str, kube::Error),
+    /// The Secret holds something else than it should.
+    #[error("Secret {0}: {1}")]
+    Secret(String, &'static str),
+    /// What it holds can't be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+}
+
+/// What the Secret holds.
+#[derive(PartialEq, Eq, Clone)]
+enum Held {
+    Nothing,
+    /// The user's own.
+    Given {
+        identity: Identity,
+        ca: String,
+    },
+    /// Our authority.
+    Ours(Authority),
+}
+
+/// Reads the Secret. Half of something is an error: nothing of a user's is ever overwritten.
+fn held(secret: &Secret) -> Result<Held, &'static str> {
+    let get = |key: &str| {
+        let bytes = secret.data.as_ref().and_then(|d| d.get(key)).filter(|b| !b.0.is_empty())?;
+        Some(String::from_utf8_lossy(&bytes.0).into_owned())
+    };
+    match (get("tls.crt"), get("tls.key"), get("ca.crt"), get("ca.key")) {
+        (None, None, None, None) => Ok(Held::Nothing),
+        (None, None, Some(certificate), Some(key)) => Ok(Held::Ours(Authority { certificate, key })),
+        (Some(chain), Some(key), Some(ca), _) => Ok(Held::Given { identity: Identity { chain, key }, ca }),
+        (Some(_), Some(_), None, _) => Err("it has tls.crt and tls.key, but no ca.crt for runners to check them with"),
+        _ => Err("it needs tls.crt, tls.key and ca.crt together, or nothing at all"),
+    }
+}
+
+/// Keeps the certificate.
+pub struct Keeper {
+    secrets: Api<Secret>,
+    maps: Api<ConfigMap>,
+    namespace: String,
+    name: String,
+    last: Option<(Held, Instant)>,
+}
+
+impl Keeper {
+    /// One for the Secret `name` in the operator's namespace.
+    pub fn new(client: Client, namespace: &str, name: &str) -> Self {
+        Self {
+            secrets: Api::namespaced(client.clone(), namespace),
+            maps: Api::namespaced(client, namespace),
+            namespace: namespace.into(),
+            name: name.into(),
+            last: None,
+        }
+    }
+
+    /// The first certificate: waits until there is one, or `stop`.
+    pub async fn first(&mut self, stop: &CancellationToken) -> Option<RustlsConfig> {
+        loop {
+            match self.look().await {
+                Ok(Some(config)) => return Some(RustlsConfig::from_config(config)),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "no certificate for the gateway yet"),
+            }
+            tokio::select! { () = stop.cancelled() => return None, () = tokio::time::sleep(RETRY) => {} }
+        }
+    }
+
+    /// Renews it until `stop`.
+    pub async fn keep(mut self, config: RustlsConfig, stop: CancellationToken) {
+        loop {
+            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(LOOK) => {} }
+            match self.look().await {
+                Ok(Some(new)) => {
+                    tracing::info!("the gateway has a new certificate");
+                    config.reload_from_config(new);
+                }
+                Ok(None) => {}
+                // The one that is in use goes on.
+                Err(error) => tracing::error!(%error, "the gateway's certificate can't be renewed"),
+            }
+        }
+    }
+
+    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on can
+    /// check what it will see.
+    async fn look(&mut self) -> Result<Option<std::sync::Arc<rustls::ServerConfig>>, TlsError> {
+        let held = self.read().await?;
+        let ca = match &held {
+            Held::Given { ca, .. } => ca,
+            Held::Ours(authority) => &authority.certificate,
+            // Somebody else was faster at writing; what they wrote is read next time.
+            Held::Nothing => return Ok(None),
+        };
+        let due = match &self.last {
+            Some((last, since)) => *last != held || (matches!(held, Held::Ours(_)) && since.elapsed() > RENEW),
+            None => true,
+        };
+        let now = Timestamp::now();
+        let config = match &held {
+            _ if !due => None,
+            Held::Given { identity, ca } => Some(identity.server(ca, now)?),
+            Held::Ours(ours) => Some(ours.issue(&self.namespace, now)?.server(&ours.certificate, now)?),
+            Held::Nothing => None,
+        };
+        self.publish(ca).await?;
+        if due {
+            self.last = Some((held, Instant::now()));
+        }
+        Ok(config)
+    }
+
+    /// What the Secret holds; if nothing, a new authority is put there.
+    async fn read(&self) -> Result<Held, TlsError> {
+        let failed = |e| TlsError::Api("the Secret with the gateway's certificate", e);
+        let found = self.secrets.get_opt(&self.name).await.map_err(failed)?;
+        if let Some(secret) = &found {
+            match held(secret).map_err(|why| TlsError::Secret(self.name.clone(), why))? {
+                Held::Nothing => {}
+                held => return Ok(held),
+            }
+        }
+        let authority = Authority::generate(Timestamp::now())?;
+        let existed = found.is_some();
+        let mut secret = found.unwrap_or_default();
+        secret.metadata.name = Some(self.name.clone());
+        let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data = secret.data.get_or_insert_default();
+        data.insert("ca.crt".into(), bytes(&authority.certificate));
+        data.insert("ca.key".into(), bytes(&authority.key));
+        // With the version that was read: of two gateways at their first start one is told to read again.
+        let params = PostParams::default();
+        let written = match existed {
+            true => self.secrets.replace(&self.name, &params, &secret).await,
+            false => self.secrets.create(&params, &secret).await,
+        };
+        if let Some(()) = unless_overtaken(written).map_err(failed)? {
+            tracing::info!(secret = self.name, "made a certificate authority for the gateway");
+            return Ok(Held::Ours(authority));
+        }
+        Ok(Held::Nothing)
+    }
+
+    async fn publish(&self, ca: &str) -> Result<(), TlsError> {
+        let failed = |e| TlsError::Api("ConfigMap koco-gateway-ca", e);
+        loop {
+            let found = self.maps.get_opt(names::GATEWAY_CA).await.map_err(failed)?;
+            let known = found.as_ref().and_then(|m| m.data.as_ref()?.get("ca.crt"));
+            if known.is_some_and(|known| known == ca) {
+                return Ok(());
+            }
+            let existed = found.is_some();
+            let mut map = found.unwrap_or_default();
+            map.metadata.name = Some(names::GATEWAY_CA.into());
+            map.data.get_or_insert_with(BTreeMap::new).insert("ca.crt".into(), ca.into());
+            let params = PostParams::default();
+            let written = match existed {
+                true => self.maps.replace(names::GATEWAY_CA, &params, &map).await,
+                false => self.maps.create(&params, &map).await,
+            };
+            if unless_overtaken(written).map_err(failed)?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// `None` if somebody else wrote first.
+fn unless_overtaken<T>(written: Result<T, kube::Error>) -> Result<Option<()>, kube::Error> {
+    match written {
+        Ok(_) => Ok(Some(())),
+        Err(kube::Error::Api(e)) if e.code == 409 => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(keys: &[&str]) -> Secret {
+        let data = keys.iter().map(|k| (k.to_string(), ByteString(k.as_bytes().to_vec()))).collect();
+        Secret { data: Some(data), ..Default::default() }
+    }
+
+    #[test]
+    fn nothing_of_a_users_is_taken_for_empty() {
+        assert!(held(&Secret::default()) == Ok(Held::Nothing));
+        assert!(held(&secret(&[])) == Ok(Held::Nothing));
+        assert!(matches!(held(&secret(&["ca.crt", "ca.key"])), Ok(Held::Ours(_))));
+        assert!(matches!(held(&secret(&["tls.crt", "tls.key", "ca.crt"])), Ok(Held::Given { .. })));
+        for half in [&["tls.crt", "tls.key"][..], &["tls.crt"], &["ca.crt"], &["ca.key"], &["tls.key", "ca.crt"]] {
+            assert!(held(&secret(half)).is_err(), "{half:?}");
+        }
+        let empty = Secret { data: Some([("ca.crt".into(), ByteString(vec![]))].into()), ..Default::default() };
+        assert!(held(&empty) == Ok(Held::Nothing));
+    }
+}

@@ -1,0 +1,142 @@
+//! What is said to the gateway by somebody who is not the claim's runner is refused (row 47).
+
+use koco::{
+    api::{OutcomeKind, RunnerState, names},
+    protocol::runner::{self, Ending, Heartbeat, Hello, Report, Sender},
+};
+use kube::Api;
+use serde::Serialize;
+
+use crate::harness::{
+    DesiredState, Job, MODES, Phase, Roles, Test, agent,
+    cluster::{NODE_IP, kubectl},
+    job::{With, pod_name},
+};
+
+struct Gateway {
+    client: reqwest::Client,
+    port: u16,
+}
+
+impl Gateway {
+    async fn of(test: &Test, roles: &Roles) -> Self {
+        let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
+        let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
+        let ca = map.data.expect("data")["ca.crt"].clone();
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
+            .resolve(names::GATEWAY_TLS_NAME, format!("{NODE_IP}:{}", roles.gateway_port).parse().expect("an address"))
+            .build()
+            .expect("a client");
+        Self { client, port: roles.gateway_port }
+    }
+
+    async fn say(&self, path: &str, token: Option<&str>, body: &impl Serialize) -> u16 {
+        let url = format!("https://{}:{}{path}", names::GATEWAY_TLS_NAME, self.port);
+        let request = self.client.post(url).json(body);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        request.send().await.expect("an answer").status().as_u16()
+    }
+}
+
+fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
+    let mut args = vec!["create", "token", "default", "-n", ns];
+    if let Some(audience) = audience {
+        args.extend(["--audience", audience]);
+    }
+    if let Some(pod) = pod {
+        args.extend(["--bound-object-kind", "Pod", "--bound-object-name", pod]);
+    }
+    kubectl(&args).expect("a token").trim().to_string()
+}
+
+fn sender(job: &Job<'_>, epoch: i32) -> Sender {
+    let job = koco::api::JobRef { namespace: job.test.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() };
+    Sender { job, epoch }
+}
+
+fn success(sender: Sender) -> Report {
+    let ending = Ending {
+        kind: OutcomeKind::Succeeded,
+        started: true,
+        error: None,
+        non_retryable: false,
+        exit_code: Some(0),
+        result: Some(serde_json::json!("forged")),
+        active_millis: 0,
+        result_omitted: false,
+    };
+    Report { sender, ending }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_are_not_the_claims_runners_are_refused() {
+    let (test, roles) = Test::with_operator().await;
+    let (elsewhere, mut others) = Test::with_operator().await;
+    others.kill_all();
+    let gateway = Gateway::of(&test, &roles).await;
+    for mode in MODES {
+        let victim = test.apply(agent("count").mode(mode)).await;
+        let attacker = test.apply(agent("count").mode(mode)).await;
+        let (pod, other) = (pod_name(&victim.running_pod().await), pod_name(&attacker.running_pod().await));
+        // A pod of another namespace that looks like the runner.
+        let twin = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": pod, "labels": {
+                "kodosumi.io/job-uid": victim.uid, "kodosumi.io/epoch": "1", "kodosumi.io/job-name": victim.name,
+            } },
+            "spec": { "containers": [{ "name": "agent", "image": "localhost/busybox:dev", "command": ["sleep", "600"] }] },
+        });
+        crate::harness::cluster::feed(
+            &test.cluster.dev, "kubectl", &["apply", "-n", &elsewhere.namespace, "-f", "-"], twin.to_string().as_bytes(),
+        )
+        .expect("a pod");
+        let (ns, ours) = (test.namespace.as_str(), Some(names::GATEWAY_AUDIENCE));
+        let forged = [
+            ("no token", None),
+            ("an empty token", Some(String::new())),
+            ("no token at all, really", Some("eyJhbGciOiJub25lIn0.e30.".into())),
+            ("a token for the API server", Some(token(ns, None, Some(&pod)))),
+            ("a token of no pod", Some(token(ns, ours, None))),
+            ("another job's pod", Some(token(ns, ours, Some(&other)))),
+            ("another namespace's pod", Some(token(&elsewhere.namespace, ours, Some(&pod)))),
+        ];
+        for (who, forged) in forged {
+            let forged = forged.as_deref();
+            let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
+            let hello = Hello { sender: sender(&victim, 1), state: RunnerState::Waiting, seq: 0 };
+            for (path, code) in [
+                (runner::PATH_OUTCOME, gateway.say(runner::PATH_OUTCOME, forged, &success(sender(&victim, 1))).await),
+                (runner::PATH_HEARTBEAT, gateway.say(runner::PATH_HEARTBEAT, forged, &heartbeat).await),
+                (runner::PATH_HELLO, gateway.say(runner::PATH_HELLO, forged, &hello).await),
+                (runner::PATH_ORDERS, gateway.say(runner::PATH_ORDERS, forged, &sender(&victim, 1)).await),
+            ] {
+                assert!([401, 403].contains(&code), "{who} was answered {code} at {path} in {mode:?}");
+            }
+        }
+        // The right pod, but of another epoch, or under another UID.
+        let right = token(ns, ours, Some(&pod));
+        for epoch in [0, 2, 1000] {
+            let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &success(sender(&victim, epoch))).await;
+            assert!([403, 404, 409, 410, 422].contains(&code), "epoch {epoch} was answered {code}");
+        }
+        let mut wrong = success(sender(&victim, 1));
+        wrong.sender.job.uid = attacker.uid.clone();
+        let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &wrong).await;
+        assert!([403, 404].contains(&code), "another UID was answered {code}");
+        // And that all of this was refused for what it was, and not for something else:
+        let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
+        assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&right), &heartbeat).await, 204, "the right one");
+        victim.counts().await;
+        let status = victim.status().await;
+        assert_eq!((status.phase, status.outcome), (Some(Phase::Running), None));
+        for job in [&victim, &attacker] {
+            job.want(DesiredState::Cancelled).await;
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The operator of a test: one process, or one for each role, which the test may kill, stop and start.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    TemporalServer, Test,
+    cluster::{IMAGE, KOCO, NODE_IP, port},
+    process::Process,
+    wait::within,
+};
+
+/// Which Temporal server an operator uses.
+#[derive(Clone, Copy)]
+pub enum Server<'a> {
+    Shared,
+    Own(&'a TemporalServer),
+    /// One that nobody is at.
+    Nobody,
+    /// None is configured.
+    None,
+}
+
+pub struct Role {
+    pub name: &'static str,
+    pub process: Process,
+    health: u16,
+}
+
+pub struct Roles {
+    pub gateway_port: u16,
+    pub list: Vec<Role>,
+}
+
+impl Roles {
+    pub fn all_in_one(test: &Test, temporal: Server<'_>) -> Self {
+        Self::of(test, temporal, &["operator"])
+    }
+
+    pub fn separate(test: &Test, temporal: Server<'_>) -> Self {
+        Self::of(test, temporal, &["gateway", "controller", "temporal-worker"])
+    }
+
+    /// These roles, which share a gateway's address.
+    pub fn of(test: &Test, temporal: Server<'_>, names: &[&'static str]) -> Self {
+        let gateway_port = port();
+        let list = names.iter().map(|name| role(test, temporal, name, gateway_port)).collect();
+        Self { gateway_port, list }
+    }
+
+    /// One more process of a role; it is not started.
+    pub fn add(&mut self, test: &Test, temporal: Server<'_>, name: &'static str) -> usize {
+        self.list.push(role(test, temporal, name, self.gateway_port));
+        self.list.len() - 1
+    }
+
+    /// Starts all, and waits until each is ready.
+    pub async fn start(&mut self) {
+        for role in &mut self.list {
+            role.process.start();
+        }
+        for role in &mut self.list {
+            role.ready().await;
+        }
+    }
+
+    /// The role of that name; an operator in one process is each of them.
+    pub fn role(&mut self, name: &str) -> &mut Role {
+        let found = self.list.iter_mut().find(|r| r.name == name || r.name == "operator");
+        found.unwrap_or_else(|| panic!("no role {name}"))
+    }
+
+    pub fn kill_all(&mut self) {
+        for role in &mut self.list {
+            role.process.kill();
+        }
+    }
+
+    /// Sets a variable for all, from their next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        for role in &mut self.list {
+            role.process.set(name, Some(value.into()));
+        }
+    }
+
+    /// SIGKILL to all, and all started again.
+    pub async fn restart(&mut self) {
+        self.kill_all();
+        self.start().await;
+    }
+}
+
+impl Role {
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    pub async fn start(&mut self) {
+        self.process.start();
+        self.ready().await;
+    }
+
+    pub fn freeze(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
+    pub async fn ready(&mut self) {
+        let (name, port) = (self.name, self.health);
+        within(Duration::from_secs(60), &format!("{name} to be ready"), async || {
+            self.process.check();
+            get(port, "/readyz").await
+        })
+        .await;
+    }
+
+    pub async fn metrics(&self) -> String {
+        get(self.health, "/metrics").await.expect("metrics")
+    }
+}
+
+/// The body of a 200.
+async fn get(port: u16, path: &str) -> Result<String, String> {
+    let asked = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = asked.await.map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.starts_with("HTTP/1.1 200") { Ok(body.into()) } else { Err(answer) }
+}
+
+fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16) -> Role {
+    let health = port();
+    let ns = test.namespace.clone();
+    let address = match temporal {
+        Server::Shared => Some(test.cluster.temporal.clone()),
+        Server::Own(server) => Some(server.address.clone()),
+        Server::Nobody => Some(format!("{NODE_IP}:9")),
+        Server::None => None,
+    };
+    let env = [
+        ("KOCO_NAMESPACE", Some(ns.clone())),
+        ("KOCO_WATCH_NAMESPACES", Some(ns.clone())),
+        ("KOCO_TASK_QUEUE", Some(ns)),
+        ("KOCO_HEALTH_ADDR", Some(format!("127.0.0.1:{health}"))),
+        ("KOCO_GATEWAY_ADDR", Some(format!("{NODE_IP}:{gateway_port}"))),
+        ("KOCO_GATEWAY_URL", Some(format!("https://{NODE_IP}:{gateway_port}"))),
+        ("KOCO_RUNNER_IMAGE", Some(IMAGE.into())),
+        ("KOCO_LOG", Some(std::env::var("KOCO_LOG").unwrap_or_else(|_| "info,koco=debug".into()))),
+        ("TEMPORAL_ADDRESS", address),
+        ("TEMPORAL_NAMESPACE", None),
+        ("KODO_EXECUTION_MODE", None),
+    ];
+    Role { name, process: Process::new(name, KOCO, &[name], &env, &test.log), health }
+}

@@ -1,0 +1,33 @@
+//! Waiting for what is to be seen.
+
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
+
+/// Generous: it is only ever used up by a test that fails.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+const EVERY: Duration = Duration::from_millis(75);
+
+/// Looks until `look` answers `Ok`, and panics with `what` and its last `Err` if that takes longer than `limit`.
+pub async fn within<T, E: Debug>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(seen) => return seen,
+            Err(last) if began.elapsed() > limit => panic!("waited {limit:?} for {what}. Last seen: {last:?}"),
+            Err(_) => tokio::time::sleep(EVERY).await,
+        }
+    }
+}
+
+/// Looks all the while for `how_long`, and panics with what `look` answers if it is an `Err`: for what must not happen.
+pub async fn always<E: Debug>(how_long: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<(), E>) {
+    let began = Instant::now();
+    while began.elapsed() < how_long {
+        if let Err(seen) = look().await {
+            panic!("{what}: not any more after {:?}: {seen:?}", began.elapsed());
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}

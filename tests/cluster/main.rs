@@ -1,0 +1,22 @@
+//! Tests on a real cluster: API server, kubelet, Temporal. What they believe is what agents write of themselves, what the
+//! API server's audit log says, and what Temporal's history holds; our own status is only what they compare with it.
+//!
+//! Run with `make cluster-test`, or `make cluster-test ARGS=control::`; see [`harness`].
+
+mod admission;
+mod cancel;
+mod deletion;
+mod direct;
+mod failures;
+mod forged;
+mod harness;
+mod identity;
+mod mirror;
+mod outages;
+mod overlap;
+mod pause;
+mod pending;
+mod quiet;
+mod roles;
+mod secrets;
+mod temporal_mode;

@@ -1,0 +1,138 @@
+//! The neighbours go away and come back: agents go on, the same ones.
+
+use std::time::Duration;
+
+use koco::api::conditions;
+use serde_json::json;
+
+use crate::harness::{
+    ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent, audit,
+    evidence::{same_process, starts, ticks},
+    job::{With, condition, pod_name},
+    temporal, within,
+};
+
+const COUNT_400: &str = "count?every_ms=50&until=400";
+
+/// One agent, in one pod, from the first tick to the last.
+async fn it_was_one_agent(job: &Job<'_>) -> Vec<Tick> {
+    let status = job.phase(Phase::Succeeded).await;
+    assert_eq!(status.attempt, Some(1));
+    assert_eq!(status.claim.expect("a claim").epoch, 1, "one pod");
+    let log = job.log().await;
+    assert_eq!(starts(&log), 1, "one agent");
+    let ticks = ticks(&log);
+    same_process(&ticks);
+    assert_eq!(status.result.expect("a result")["inMemory"], json!(ticks.len()));
+    ticks
+}
+
+async fn ticks_past(job: &Job<'_>, moment: u64) {
+    job.until_log("ticks", |log| ticks(log).last().filter(|t| t.at > moment).map(drop)).await;
+}
+
+/// Row 49, and the heart of issue 3: a heartbeat time-out alone kills no agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
+    let mut server = TemporalServer::new("temporal-away");
+    server.start().await;
+    let test = Test::new().await;
+    let _roles = test.operator(Server::Own(&server)).await;
+    let spec = agent(COUNT_400).mode(ExecutionMode::Temporal).heartbeat("2s");
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        jobs.push(test.apply(spec.clone()).await.on(&server.address));
+    }
+    // Direct jobs never notice.
+    let direct = test.apply(agent(COUNT_400).mode(ExecutionMode::Direct).heartbeat("2s")).await;
+    for job in jobs.iter().chain([&direct]) {
+        job.counts().await;
+    }
+    server.kill();
+    let killed = crate::harness::evidence::now();
+    jobs[0].until("the condition that says so", |s| condition(s, conditions::READY).0 == "False").await;
+    ticks_past(&jobs[0], killed + 6_000).await;
+    server.start().await;
+    for job in &jobs {
+        it_was_one_agent(job).await;
+        assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
+        let starts = temporal::activities(&job.history().await);
+        assert_eq!(starts.iter().filter(|a| *a == "start_runner").count(), 1, "{starts:?}");
+    }
+    it_was_one_agent(&direct).await;
+    assert_eq!(audit::created(&test.namespace).len(), 4);
+}
+
+/// The agent ends while Temporal is away: its outcome is delivered afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_while_temporal_is_away() {
+    let mut server = TemporalServer::new("ends-while-away");
+    server.start().await;
+    let test = Test::new().await;
+    let _roles = test.operator(Server::Own(&server)).await;
+    let spec = agent("count?every_ms=50&until=80").mode(ExecutionMode::Temporal).heartbeat("3s");
+    let job = test.apply(spec).await.on(&server.address);
+    job.counts().await;
+    server.kill();
+    job.until_log("the last tick", |log| ticks(log).last().filter(|t| t.n == 80).map(drop)).await;
+    job.until("the outcome in status", |s| s.outcome.is_some()).await;
+    server.start().await;
+    it_was_one_agent(&job).await;
+    assert_eq!(audit::created(&test.namespace).len(), 1);
+}
+
+/// Row 10.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_the_operator_killed_and_started_again() {
+    let test = Test::new().await;
+    let mut roles = test.separate_roles(Server::Shared).await;
+    let mut jobs = Vec::new();
+    for mode in MODES {
+        jobs.push(test.apply(agent(COUNT_400).mode(mode).heartbeat("2s")).await);
+    }
+    for job in &jobs {
+        job.counts().await;
+    }
+    for _ in 0..3 {
+        roles.kill_all();
+        let now = crate::harness::evidence::now();
+        ticks_past(&jobs[0], now + 1_000).await;
+        roles.start().await;
+        for job in &jobs {
+            job.counts_on(5).await;
+        }
+    }
+    for job in &jobs {
+        it_was_one_agent(job).await;
+    }
+    assert_eq!(audit::created(&test.namespace).len(), 2);
+}
+
+/// Row 12: the agent ends and nobody of ours is there to hear it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_while_the_operator_is_down() {
+    let test = Test::new().await;
+    let mut roles = test.separate_roles(Server::Shared).await;
+    let mut jobs = Vec::new();
+    for mode in MODES {
+        jobs.push(test.apply(agent("count?every_ms=50&until=80").mode(mode).heartbeat("2s")).await);
+    }
+    let mut pods = Vec::new();
+    for job in &jobs {
+        job.counts().await;
+        pods.push(pod_name(&job.pods().await[0]));
+    }
+    roles.kill_all();
+    for (job, pod) in jobs.iter().zip(&pods) {
+        within(Duration::from_secs(60), "the last tick", async || {
+            let log = job.log_of(pod).await.unwrap_or_default();
+            if ticks(&log).last().is_some_and(|t| t.n == 80) { Ok(()) } else { Err(()) }
+        })
+        .await;
+    }
+    roles.start().await;
+    for job in &jobs {
+        it_was_one_agent(job).await;
+    }
+    assert_eq!(audit::created(&test.namespace).len(), 2);
+}

@@ -1,0 +1,146 @@
+//! The main path: from apply to result.
+
+use koco::api::{Seconds, conditions, fid, names};
+use serde_json::json;
+
+use crate::harness::{
+    ExecutionMode, Phase, Test, agent,
+    cluster::kubectl,
+    evidence::starts,
+    job::{With, condition, pod_name},
+    temporal,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_apply_to_result() {
+    let (test, _roles) = Test::with_operator().await;
+    let (inputs, extra) = (json!({ "topic": "octopuses", "n": [1, { "deep": null }] }), json!({ "labels": ["a", "b"] }));
+    let spec = agent("succeed").mode(ExecutionMode::Temporal).with(json!({ "extra": extra }));
+    // A merge patch would drop the null.
+    let mut spec = spec;
+    spec["inputs"] = inputs.clone();
+    let job = test.apply(spec).await;
+    let status = job.phase(Phase::Succeeded).await;
+
+    let object = job.get().await;
+    let created = object.metadata.creation_timestamp.expect("a creation time").0.as_second();
+    let expected = fid(created, &job.uid);
+    let result = status.result.clone().expect("a result");
+    assert_eq!(status.fid.as_deref(), Some(expected.as_str()));
+    assert_eq!(result["fid"], json!(expected), "KODO_FID, as the agent saw it");
+    assert_eq!(result["attempt"], json!(1));
+    assert_eq!(result["inputs"], inputs);
+    assert_eq!(result["extra"], extra);
+    assert_eq!(result["resumed"], json!(null), "KODO_RESUMED is for resumed agents only");
+
+    assert_eq!(status.attempt, Some(1));
+    assert_eq!(status.observed_generation, object.metadata.generation);
+    let pods = job.pods().await;
+    assert_eq!(pods.len(), 1);
+    assert_eq!(status.runner_pod, Some(pod_name(&pods[0])));
+    let resolved = status.resolved.clone().expect("what was resolved");
+    assert_eq!(resolved.execution_mode, ExecutionMode::Temporal);
+    assert_eq!(resolved.timeouts.heartbeat.to_string().parse::<Seconds>().expect("a duration").get().as_secs(), 120);
+    let (start, end) = (status.start_time.clone().expect("a start"), status.completion_time.clone().expect("an end"));
+    assert!(start.0 <= end.0 && start.0.as_second() >= created, "{start:?} {end:?}");
+
+    let workflow = status.workflow.clone().expect("a workflow");
+    assert!(workflow.id.starts_with("agentjob-") && workflow.id.ends_with(&job.uid), "{}", workflow.id);
+    assert_eq!(workflow.namespace, "default");
+    assert!(workflow.run_id.is_some_and(|id| !id.is_empty()));
+    assert_eq!(workflow.status.as_deref(), Some("completed"));
+    assert_eq!(workflow.is_paused, Some(false));
+    assert_eq!(workflow.error, None);
+    for (kind, value) in [
+        (conditions::SUCCEEDED, "True"),
+        (conditions::READY, "True"),
+        (conditions::STALLED, "False"),
+        (conditions::PAUSED, "False"),
+    ] {
+        assert_eq!(condition(&status, kind).0, value, "condition {kind}: {:?}", condition(&status, kind));
+    }
+
+    let events = job.history().await;
+    let activities = temporal::activities(&events);
+    assert_eq!(&activities[..2], ["start_runner", "execute_agent"], "{activities:?}");
+    assert_eq!(activities.iter().filter(|a| *a == "execute_agent").count(), 1);
+    assert_eq!(temporal::state(&job.temporal, &workflow.id), "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_shows_it() {
+    let (test, _roles) = Test::with_operator().await;
+    let job = test.apply_as("hello", agent("count?every_ms=50&until=20").mode(ExecutionMode::Temporal)).await;
+    let ns = test.namespace.clone();
+    let wait = {
+        let ns = ns.clone();
+        tokio::task::spawn_blocking(move || {
+            kubectl(&["wait", "aj/hello", "-n", &ns, "--for=condition=Succeeded", "--timeout=90s"])
+        })
+    };
+    wait.await.expect("no panic").expect("kubectl wait --for=condition=Succeeded");
+    let status = job.phase(Phase::Succeeded).await;
+    let pod = status.runner_pod.expect("a pod");
+
+    let short = kubectl(&["get", "aj", "hello", "-n", &ns]).expect("get");
+    let lines: Vec<Vec<&str>> = short.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "PHASE", "MODE", "ATTEMPT", "AGE"]);
+    assert_eq!(&lines[1][..4], ["hello", "Succeeded", "Temporal", "1"]);
+    let wide = kubectl(&["get", "kodosumi", "-n", &ns, "-o", "wide"]).expect("get by category");
+    let wide: Vec<Vec<&str>> = wide.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(wide[0], ["NAME", "PHASE", "MODE", "ATTEMPT", "AGE", "WORKFLOW", "POD"]);
+    assert_eq!(wide[1][5..], [status.workflow.expect("a workflow").id.as_str(), pod.as_str()]);
+
+    let log = kubectl(&["logs", &pod, "-n", &ns]).expect("logs");
+    assert!(starts(&log) == 1 && log.contains("tick 20 "), "{log}");
+    assert_eq!(names::pod("hello", &job.uid, 1), pod);
+
+    let describe = kubectl(&["describe", "aj", "hello", "-n", &ns]).expect("describe");
+    let events = describe.split("Events:").nth(1).expect("events");
+    for reason in ["Submitted", "PodCreated", "AttemptStarted", "Running", "Succeeded"] {
+        assert!(events.contains(reason), "no event {reason}: {events}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_sees_its_contract_and_nothing_of_the_runners() {
+    let (test, _roles) = Test::with_operator().await;
+    let job = test.apply(agent("print-env").mode(ExecutionMode::Temporal)).await;
+    let result = job.phase(Phase::Succeeded).await.result.expect("a result");
+    let names: Vec<&str> = result["names"].as_array().expect("names").iter().filter_map(|n| n.as_str()).collect();
+    for name in [
+        "KODO_FID",
+        "KODO_ENTRY_POINT",
+        "KODO_ATTEMPT",
+        "KODO_INPUTS_FILE",
+        "KODO_EXTRA_FILE",
+        "KODO_RESULT_FILE",
+        "KODO_ERROR_FILE",
+    ] {
+        assert!(names.contains(&name), "{name} is missing: {names:?}");
+    }
+    assert!(!names.iter().any(|n| n.starts_with("KOCO_")), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_big_result_is_cut_and_says_so() {
+    let (test, _roles) = Test::with_operator().await;
+    for mode in crate::harness::MODES {
+        let job = test.apply(agent("big-result?bytes=2000000").mode(mode)).await;
+        let result = job.phase(Phase::Succeeded).await.result.expect("a result");
+        assert_eq!(result["truncated"], json!(true), "{result}");
+        assert_eq!(result["size"], json!(2_000_000), "{result}");
+        assert!(result["digest"].is_string(), "{result}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_megabyte_of_inputs_runs() {
+    let (test, _roles) = Test::with_operator().await;
+    // Row 28; the result holds the inputs, so it is cut.
+    let inputs = json!({ "text": "x".repeat(1_000_000) });
+    let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal).with(json!({ "inputs": inputs }))).await;
+    let result = job.phase(Phase::Succeeded).await.result.expect("a result");
+    assert_eq!(result["truncated"], json!(true), "{result}");
+    assert!(temporal::export(&job.temporal, &job.workflow().await).len() < 100_000, "inputs are in the history");
+}

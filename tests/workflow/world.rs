@@ -63,6 +63,7 @@ fn begin(cached: usize) -> World {
                 .unwrap()
                 .register_activities(Simulated { records: records.clone() })
                 .max_cached_workflows(cached)
+                .max_heartbeat_throttle_interval(Duration::from_secs(2))
                 .build();
             let mut worker = Worker::new(&sdk, client, options).unwrap();
             tell.send(World { temporal, records }).unwrap();

@@ -1,6 +1,10 @@
 //! Starts roles: one process, one Kubernetes client, one connection to Temporal, whatever the number of roles in it.
 
-use std::{future::Future, pin::Pin};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -97,7 +101,8 @@ impl Roles for Worker {
         &self.common
     }
     fn start(self, process: &Process) -> Vec<Running> {
-        vec![worker(self.common, self.pods, self.worker, process)]
+        let ready = process.ready.role();
+        vec![worker(self.common, self.pods, self.worker, ready, process)]
     }
 }
 
@@ -120,8 +125,9 @@ impl Roles for Operator {
             controller(self.common.clone(), self.pods.clone(), self.defaults, self.controller, process),
         ];
         // Without Temporal there is nothing for a worker to do, and Direct jobs need none.
+        // While Temporal is away the worker isn't ready, but the process is: its gateway is needed by Direct jobs, too.
         if process.temporal.is_configured() {
-            running.push(worker(self.common, self.pods, self.worker, process));
+            running.push(worker(self.common, self.pods, self.worker, Arc::default(), process));
         }
         running
     }
@@ -148,9 +154,15 @@ fn controller(
     Box::pin(async move { controller::run(parts, stop).await.context("controller") })
 }
 
-fn worker(common: Common, pods: PodSettings, settings: worker::WorkerSettings, process: &Process) -> Running {
+fn worker(
+    common: Common,
+    pods: PodSettings,
+    settings: worker::WorkerSettings,
+    ready: Arc<AtomicBool>,
+    process: &Process,
+) -> Running {
     let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
-    let (ready, stop) = (process.ready.role(), process.stop.clone());
+    let stop = process.stop.clone();
     Box::pin(async move {
         let ca = tokio::select! {
             ca = kubernetes::gateway_ca(&client, &common.namespace) => ca.map_err(anyhow::Error::msg)?,

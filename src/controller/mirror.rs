@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use super::plan::Answer;
 use crate::{
     api::JobRef,
-    protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
+    protocol::workflow::{QUERY_STATUS, StatusAnswer},
     temporal::{Temporal, TemporalError},
 };
 
@@ -113,7 +113,7 @@ impl Mirror {
     }
 }
 
-/// One query; and a look at the execution itself where the query says that it ends, or is not answered.
+/// One query, and a look at the execution itself: a workflow that was terminated still answers, with what it knew before.
 async fn question(temporal: &Temporal, workflow: &str) -> Result<Answer, TemporalError> {
     let status: Option<StatusAnswer> = match temporal.query(workflow, QUERY_STATUS).await {
         Ok(answer) => Some(answer),
@@ -123,11 +123,6 @@ async fn question(temporal: &Temporal, workflow: &str) -> Result<Answer, Tempora
             None
         }
     };
-    let open =
-        status.as_ref().is_some_and(|s| !matches!(s.status, Stage::Completed | Stage::Failed | Stage::Cancelled));
-    if open {
-        return Ok(Answer { status, ..Answer::default() });
-    }
     match temporal.describe(workflow).await {
         Ok((closed, run_id)) => Ok(Answer { status, closed, run_id: Some(run_id), missing: false }),
         Err(TemporalError::NotFound(_)) => Ok(Answer { missing: true, ..Answer::default() }),

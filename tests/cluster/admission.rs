@@ -39,11 +39,26 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (agent("succeed").with(json!({ "template": null })), "spec.template"),
         (agent("succeed").with(json!({ "failedPodsHistoryLimit": -1 })), "spec.failedPodsHistoryLimit"),
         (agent("succeed").with(json!({ "ttlSecondsAfterFinished": -1 })), "spec.ttlSecondsAfterFinished"),
-        (agent("succeed").with(json!({ "retryPolicy": { "maximumAttempts": -1 } })), "spec.retryPolicy.maximumAttempts"),
-        (agent("succeed").with(json!({ "retryPolicy": { "initialInterval": "0s" } })), "spec.retryPolicy.initialInterval"),
-        (agent("succeed").with(json!({ "retryPolicy": { "initialInterval": "soon" } })), "spec.retryPolicy.initialInterval"),
-        (agent("succeed").with(json!({ "retryPolicy": { "backoffCoefficient": 0.5 } })), "spec.retryPolicy.backoffCoefficient"),
-        (agent("succeed").with(json!({ "retryPolicy": { "maximumInterval": "0s" } })), "spec.retryPolicy.maximumInterval"),
+        (
+            agent("succeed").with(json!({ "retryPolicy": { "maximumAttempts": -1 } })),
+            "spec.retryPolicy.maximumAttempts",
+        ),
+        (
+            agent("succeed").with(json!({ "retryPolicy": { "initialInterval": "0s" } })),
+            "spec.retryPolicy.initialInterval",
+        ),
+        (
+            agent("succeed").with(json!({ "retryPolicy": { "initialInterval": "soon" } })),
+            "spec.retryPolicy.initialInterval",
+        ),
+        (
+            agent("succeed").with(json!({ "retryPolicy": { "backoffCoefficient": 0.5 } })),
+            "spec.retryPolicy.backoffCoefficient",
+        ),
+        (
+            agent("succeed").with(json!({ "retryPolicy": { "maximumInterval": "0s" } })),
+            "spec.retryPolicy.maximumInterval",
+        ),
         (
             agent("succeed").with(json!({ "retryPolicy": { "nonRetryableErrorTypes": [""] } })),
             "spec.retryPolicy.nonRetryableErrorTypes",
@@ -51,8 +66,14 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (agent("succeed").with(json!({ "timeouts": { "heartbeat": "100ms" } })), "spec.timeouts.heartbeat"),
         (agent("succeed").with(json!({ "timeouts": { "execution": "0s" } })), "spec.timeouts.execution"),
         (agent("succeed").with(json!({ "timeouts": { "pending": "10ms" } })), "spec.timeouts.pending"),
-        (agent("succeed").with(json!({ "pauseNotice": { "signal": "SIGKILL", "seconds": 1 } })), "spec.pauseNotice.signal"),
-        (agent("succeed").with(json!({ "pauseNotice": { "signal": "SIGUSR1", "seconds": 0 } })), "spec.pauseNotice.seconds"),
+        (
+            agent("succeed").with(json!({ "pauseNotice": { "signal": "SIGKILL", "seconds": 1 } })),
+            "spec.pauseNotice.signal",
+        ),
+        (
+            agent("succeed").with(json!({ "pauseNotice": { "signal": "SIGUSR1", "seconds": 0 } })),
+            "spec.pauseNotice.seconds",
+        ),
         (container(json!({ "command": null })), "spec.template.spec.containers[0].command"),
         (container(json!({ "command": [] })), "spec.template.spec.containers[0].command"),
         (container(json!({ "image": null })), "spec.template.spec.containers[0].image"),
@@ -152,7 +173,10 @@ async fn what_is_immutable_does_not_change() {
         (set("/template/spec/nodeSelector", json!({ "c": "b" })), "spec.template"),
         (set("/template/spec/terminationGracePeriodSeconds", json!(11)), "spec.template"),
         (spec.clone().with(json!({ "template": { "spec": { "futureField": 1 } } })), "spec.template"),
-        (spec.clone().with(json!({ "template": { "spec": { "priorityClassName": null, "futureField": "x" } } })), "spec.template"),
+        (
+            spec.clone().with(json!({ "template": { "spec": { "priorityClassName": null, "futureField": "x" } } })),
+            "spec.template",
+        ),
     ];
     let mut wrong = Vec::new();
     for (changed, field) in cases {
@@ -170,7 +194,9 @@ async fn what_is_immutable_does_not_change() {
     job.want(DesiredState::Running).await;
     job.want(DesiredState::Cancelled).await;
     for state in ["Running", "Paused", null_word()] {
-        let patch = Patch::Merge(json!({ "spec": { "desiredState": if state.is_empty() { Value::Null } else { json!(state) } } }));
+        let patch = Patch::Merge(
+            json!({ "spec": { "desiredState": if state.is_empty() { Value::Null } else { json!(state) } } }),
+        );
         let refused = test.raw_jobs().patch(&job.name, &PatchParams::default(), &patch).await;
         if !refused.is_err_and(|e| e.to_string().contains("spec.desiredState: Cancelled is final")) {
             wrong.push(format!("desiredState from Cancelled to {state:?}"));
@@ -191,7 +217,12 @@ async fn a_final_phase_never_changes() {
         let job = test.apply(agent("succeed")).await;
         job.patch_status(json!({ "phase": "Running" })).await.expect("a phase");
         job.patch_status(json!({ "phase": last })).await.expect("a final phase");
-        for next in [json!("Running"), json!("Pending"), json!(if last == "Failed" { "Succeeded" } else { "Failed" }), Value::Null] {
+        for next in [
+            json!("Running"),
+            json!("Pending"),
+            json!(if last == "Failed" { "Succeeded" } else { "Failed" }),
+            Value::Null,
+        ] {
             let refused = job.patch_status(json!({ "phase": next })).await;
             let said = refused.err().unwrap_or_else(|| panic!("{last} became {next}")).to_string();
             assert!(said.contains("status.phase is terminal and never changes"), "{said}");

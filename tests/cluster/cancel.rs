@@ -183,17 +183,27 @@ async fn races() {
                 let phase = status.phase.expect("a phase");
                 if let Some(workflow) = &status.workflow {
                     let closed = job.closed(&workflow.id).await;
-                    let same = [("COMPLETED", Phase::Succeeded), ("CANCELED", Phase::Cancelled)].contains(&(closed.as_str(), phase));
+                    let same = [("COMPLETED", Phase::Succeeded), ("CANCELED", Phase::Cancelled)]
+                        .contains(&(closed.as_str(), phase));
                     assert!(same, "{}: the workflow is {closed}, the job {phase:?}: {:?}", job.name, status.error);
                 }
-                assert!(matches!(phase, Phase::Succeeded | Phase::Cancelled), "{}: {phase:?} {:?}", job.name, status.error);
+                assert!(
+                    matches!(phase, Phase::Succeeded | Phase::Cancelled),
+                    "{}: {phase:?} {:?}",
+                    job.name,
+                    status.error
+                );
                 assert!(job.pods().await.len() <= 1);
                 phase
             }
         };
         let races = (batch * 10..batch * 10 + 10).flat_map(|i| MODES.map(|mode| race(i, mode)));
         let phases = join_all(races).await;
-        eprintln!("batch {batch}: {} cancelled of {}", phases.iter().filter(|p| **p == Phase::Cancelled).count(), phases.len());
+        eprintln!(
+            "batch {batch}: {} cancelled of {}",
+            phases.iter().filter(|p| **p == Phase::Cancelled).count(),
+            phases.len()
+        );
     }
     assert!(audit::created(&test.namespace).len() <= 2 * EACH as usize);
 }

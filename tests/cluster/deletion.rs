@@ -123,7 +123,8 @@ async fn with_the_operator_down() {
     }
     roles.kill_all();
     for job in &jobs {
-        job.delete(DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() }).await;
+        job.delete(DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() })
+            .await;
     }
     for job in &jobs {
         within(DEADLINE, "its pods to be gone", async || {

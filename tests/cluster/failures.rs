@@ -81,9 +81,12 @@ async fn fails_twice_then_succeeds_with_the_intervals_asked_for() {
 
     let events = job.history().await;
     assert_eq!(temporal::failures(&events), ["AgentFailed", "AgentFailed"]);
-    let time = |e: &Value| e["eventTime"].as_str().expect("a time").parse::<k8s_openapi::jiff::Timestamp>().expect("a time");
-    let failed: Vec<_> = events.iter().filter(|e| !e["activityTaskFailedEventAttributes"].is_null()).map(time).collect();
-    let starting = events.iter().filter(|e| e["activityTaskScheduledEventAttributes"]["activityType"]["name"] == "start_runner");
+    let time =
+        |e: &Value| e["eventTime"].as_str().expect("a time").parse::<k8s_openapi::jiff::Timestamp>().expect("a time");
+    let failed: Vec<_> =
+        events.iter().filter(|e| !e["activityTaskFailedEventAttributes"].is_null()).map(time).collect();
+    let starting =
+        events.iter().filter(|e| e["activityTaskScheduledEventAttributes"]["activityType"]["name"] == "start_runner");
     let starting: Vec<_> = starting.map(time).collect();
     for (i, seconds) in [1, 2].into_iter().enumerate() {
         let waited = starting[i + 1].duration_since(failed[i]);
@@ -101,9 +104,21 @@ async fn the_retry_policy_decides() {
         // the agent says so itself
         (temporal("error-file?type=Broken&nonRetryable=true", json!({})), "Broken", 1),
         // the policy says so
-        (temporal("error-file?type=Broken", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })), "Broken", 1),
-        (temporal("error-file?type=Other", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })), "Other", 2),
-        (temporal("exit?code=1", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["AgentFailed"] } })), "AgentFailed", 1),
+        (
+            temporal("error-file?type=Broken", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
+            "Broken",
+            1,
+        ),
+        (
+            temporal("error-file?type=Other", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
+            "Other",
+            2,
+        ),
+        (
+            temporal("exit?code=1", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["AgentFailed"] } })),
+            "AgentFailed",
+            1,
+        ),
         // Direct jobs have one attempt
         (agent("exit?code=1").mode(ExecutionMode::Direct).with(attempts(3)), "AgentFailed", 1),
     ];
@@ -123,7 +138,8 @@ async fn the_retry_policy_decides() {
 async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     let (test, _roles) = Test::with_operator().await;
     let spec = |policy: &str, max: i32| {
-        let spec = agent("count?every_ms=50&until=120").mode(ExecutionMode::Temporal).with(attempts(max)).heartbeat("10m");
+        let spec =
+            agent("count?every_ms=50&until=120").mode(ExecutionMode::Temporal).with(attempts(max)).heartbeat("10m");
         spec.with(json!({ "disruptionPolicy": policy }))
     };
     let count = test.apply(spec("Count", 2)).await;

@@ -17,9 +17,12 @@ async fn recreated_under_the_same_name_while_the_old_pod_still_ends() {
         // It lives on for a while, and then ends with success.
         let old = test.apply_as(&name, agent("exit0-after?ms=6000").mode(mode).grace(20)).await;
         let pod = pod_name(&old.running_pod().await);
-        old.delete(DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() }).await;
+        old.delete(DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() })
+            .await;
         old.gone(crate::harness::DEADLINE).await;
-        let new = test.apply_as(&name, agent("exit?code=9").mode(mode).with(json!({ "retryPolicy": { "maximumAttempts": 1 } }))).await;
+        let new = test
+            .apply_as(&name, agent("exit?code=9").mode(mode).with(json!({ "retryPolicy": { "maximumAttempts": 1 } })))
+            .await;
         assert_ne!(old.uid, new.uid);
         let status = new.phase(Phase::Failed).await;
         assert_eq!(status.outcome.expect("an outcome").exit_code, Some(9), "its own agent's end");
@@ -41,8 +44,13 @@ async fn a_stranger_with_the_pods_name() {
                 "terminationGracePeriodSeconds": 0 },
         });
         let ns = test.namespace.as_str();
-        crate::harness::cluster::feed(&test.cluster.dev, "kubectl", &["apply", "-n", ns, "-f", "-"], stranger.to_string().as_bytes())
-            .expect("a pod");
+        crate::harness::cluster::feed(
+            &test.cluster.dev,
+            "kubectl",
+            &["apply", "-n", ns, "-f", "-"],
+            stranger.to_string().as_bytes(),
+        )
+        .expect("a pod");
         let mut roles = test.operator(Server::Shared).await;
         let status = job.until("Stalled", crate::harness::job::stalled).await;
         let said = crate::harness::job::condition(&status, koco::api::conditions::STALLED);
@@ -98,7 +106,8 @@ async fn no_pod_after_the_end() {
     }
     roles.restart().await;
     for job in &jobs {
-        job.patch(json!({ "metadata": { "labels": { "touched": "yes" } }, "spec": { "failedPodsHistoryLimit": 1 } })).await;
+        job.patch(json!({ "metadata": { "labels": { "touched": "yes" } }, "spec": { "failedPodsHistoryLimit": 1 } }))
+            .await;
         job.until("the new generation", |s| s.observed_generation == Some(2)).await;
         assert_eq!(job.status().await.phase, Some(Phase::Succeeded));
     }

@@ -38,7 +38,11 @@ async fn signals_from_outside_act_are_shown_and_not_fought() {
     job.counts().await;
     signal(&job, "pause", "{}").await;
     let status = job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
-    assert_eq!(status.control.expect("control").desired.map(|d| d.state), Some(DesiredState::Running), "the spec's wish stays");
+    assert_eq!(
+        status.control.expect("control").desired.map(|d| d.state),
+        Some(DesiredState::Running),
+        "the spec's wish stays"
+    );
     job.until("is_paused", |s| s.workflow.as_ref().is_some_and(|w| w.is_paused == Some(true))).await;
     assert!(query(&job, "is_paused").await.contains("true"));
     stays(&job, Phase::Paused).await;
@@ -70,7 +74,9 @@ async fn any_payload_is_survived() {
     let job = test.apply(agent("count?every_ms=20").mode(ExecutionMode::Temporal)).await;
     job.counts().await;
     for name in ["runner_ready", "runner_failed", "runner_confirmed"] {
-        for payload in ["null", "17", "\"text\"", "[]", "{}", "{\"epoch\":\"x\"}", "{\"epoch\":99,\"seq\":-1,\"state\":\"What\"}"] {
+        for payload in
+            ["null", "17", "\"text\"", "[]", "{}", "{\"epoch\":\"x\"}", "{\"epoch\":99,\"seq\":-1,\"state\":\"What\"}"]
+        {
             signal(&job, name, payload).await;
         }
     }

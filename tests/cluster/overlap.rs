@@ -4,16 +4,17 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::harness::{
-    ExecutionMode, Test, agent,
+    DEADLINE, ExecutionMode, Test, agent,
     evidence::ticks,
     job::{With, pod_name},
-    within, DEADLINE,
+    within,
 };
 
 async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
     let (test, _roles) = Test::with_operator().await;
     let spec = agent("ignore-term?every_ms=10").mode(mode).grace(5);
-    let retry = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "100ms" }, "disruptionPolicy": policy });
+    let retry =
+        json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "100ms" }, "disruptionPolicy": policy });
     let job = test.apply(spec.with(retry)).await;
     let first = pod_name(&job.running_pod().await);
     job.counts().await;

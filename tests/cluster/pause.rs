@@ -141,7 +141,8 @@ async fn cancelled_while_frozen() {
 async fn limits_stand_still() {
     let (test, _roles) = Test::with_operator().await;
     let mut jobs = Vec::new();
-    let limits = json!({ "timeouts": { "execution": "6s", "heartbeat": "2s" }, "retryPolicy": { "maximumAttempts": 1 } });
+    let limits =
+        json!({ "timeouts": { "execution": "6s", "heartbeat": "2s" }, "retryPolicy": { "maximumAttempts": 1 } });
     for mode in MODES {
         jobs.push(test.apply(agent("count?every_ms=50&until=60").mode(mode).with(limits.clone())).await);
     }
@@ -233,9 +234,16 @@ async fn evicted_and_resumed_in_the_same_attempt() {
         job.want(DesiredState::Paused).await;
         job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
         job.nothing_runs().await;
-        let at = || std::fs::read_to_string(folder.join("checkpoint")).expect("the checkpoint").trim().parse::<u64>().expect("a number");
+        let at = || {
+            std::fs::read_to_string(folder.join("checkpoint"))
+                .expect("the checkpoint")
+                .trim()
+                .parse::<u64>()
+                .expect("a number")
+        };
         let before = at();
-        always(Duration::from_secs(2), "it stands still", async || if at() == before { Ok(()) } else { Err(at()) }).await;
+        always(Duration::from_secs(2), "it stands still", async || if at() == before { Ok(()) } else { Err(at()) })
+            .await;
         job.want(DesiredState::Running).await;
         let status = job.phase(Phase::Succeeded).await;
         assert_eq!(status.attempt, Some(1), "the same attempt in {mode:?}");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use koco::api::{AgentJobStatus, conditions};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ async fn fails_when_its_time_is_over(what: Value, reasons: &[&str], words: &str)
         let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "6s" } }));
         jobs.push(test.apply(spec).await);
     }
-    for job in jobs {
+    join_all(jobs.iter().map(async |job| {
         let over = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
         let status = job.until("the condition Stalled", |s| stalled(s) || over(s)).await;
         let (_, reason, message) = condition(&status, conditions::STALLED);
@@ -31,7 +32,8 @@ async fn fails_when_its_time_is_over(what: Value, reasons: &[&str], words: &str)
         assert_eq!(status.attempt, None, "no attempt is used up");
         assert!(!stalled(&status));
         job.nothing_runs().await;
-    }
+    }))
+    .await;
     assert_eq!(audit::created(&test.namespace).len(), 2, "no further pods are tried");
 }
 

@@ -23,7 +23,9 @@ async fn a_secret_is_seen_by_the_agent_alone() {
     }]);
     let spec = |entry: &str| {
         let spec = agent(entry).mode(ExecutionMode::Temporal).with(json!({ "inputs": { "text": INPUT } }));
-        spec.with(json!({ "template": { "spec": { "containers": container } }, "retryPolicy": { "maximumAttempts": 1 } }))
+        spec.with(
+            json!({ "template": { "spec": { "containers": container } }, "retryPolicy": { "maximumAttempts": 1 } }),
+        )
     };
     let well = test.apply(spec("print-env")).await;
     let badly = test.apply(spec("exit?code=1")).await;
@@ -55,8 +57,15 @@ async fn a_secret_is_seen_by_the_agent_alone() {
         assert!(!text.contains(INPUT), "an input is in {what}");
     }
     // Nor is a task token, with which anyone could end the activity.
-    let tokens: Vec<String> = test.jobs().list(&Default::default()).await.expect("jobs").items.into_iter()
-        .filter_map(|j| j.status?.claim?.permit?.task_token).collect();
+    let tokens: Vec<String> = test
+        .jobs()
+        .list(&Default::default())
+        .await
+        .expect("jobs")
+        .items
+        .into_iter()
+        .filter_map(|j| j.status?.claim?.permit?.task_token)
+        .collect();
     assert!(!tokens.is_empty());
     assert!(!tokens.iter().any(|t| log.contains(t) || events.contains(t)), "a task token is in logs or events");
 }

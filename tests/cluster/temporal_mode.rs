@@ -14,7 +14,8 @@ use crate::harness::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_apply_to_result() {
     let (test, _roles) = Test::with_operator().await;
-    let (inputs, extra) = (json!({ "topic": "octopuses", "n": [1, { "deep": null }] }), json!({ "labels": ["a", "b"] }));
+    let (inputs, extra) =
+        (json!({ "topic": "octopuses", "n": [1, { "deep": null }] }), json!({ "labels": ["a", "b"] }));
     let spec = agent("succeed").mode(ExecutionMode::Temporal).with(json!({ "extra": extra }));
     // A merge patch would drop the null.
     let mut spec = spec;

@@ -1,6 +1,5 @@
 //! Events: what changed, in words that say what to do. From two statuses, so that each transition is told once.
 
-use super::Action;
 use crate::api::{AgentJobStatus, Phase, conditions};
 
 /// How grave an event is.
@@ -35,7 +34,7 @@ fn note(level: Level, reason: &str, message: impl Into<String>) -> Note {
     Note { level, reason: reason.into(), message }
 }
 
-pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus, actions: &[Action]) -> Vec<Note> {
+pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Note> {
     use Level::{Normal, Warning};
     let mut notes = Vec::new();
     if old.workflow.is_none()
@@ -43,14 +42,10 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus, actions: &[Act
     {
         notes.push(note(Normal, "Submitted", format!("workflow {} is started", workflow.id)));
     }
-    let epoch = |s: &AgentJobStatus| s.claim.as_ref().map(|c| c.epoch);
-    let created = |s: &AgentJobStatus| s.claim.as_ref().filter(|c| c.pod_uid.is_some()).map(|c| c.epoch);
-    if let Some(claim) = new.claim.as_ref().filter(|_| created(new) != created(old) && created(new).is_some()) {
-        notes.push(note(Normal, "PodCreated", format!("pod {} for attempt {}", claim.pod_name, claim.attempt)));
-    } else if actions.contains(&Action::CreatePod)
-        && let Some(claim) = new.claim.as_ref().filter(|c| c.pod_uid.is_none() && epoch(old) == Some(c.epoch))
+    if old.runner_pod != new.runner_pod
+        && let (Some(pod), Some(claim)) = (&new.runner_pod, &new.claim)
     {
-        notes.push(note(Normal, "PodCreated", format!("pod {} for attempt {}", claim.pod_name, claim.attempt)));
+        notes.push(note(Normal, "PodCreated", format!("pod {pod} for attempt {}", claim.attempt)));
     }
     if old.attempt != new.attempt
         && let Some(attempt) = new.attempt

@@ -89,6 +89,7 @@ fn request_id(d: &Draft<'_>) -> String {
 /// Signals if and only if what the spec asks for differs from what was last asked for.
 fn wish(d: &mut Draft<'_>) {
     let (state, request) = (d.wish(), d.job.control_request().map(str::to_string));
+    recall(d);
     let sent = d.status.control.as_ref().and_then(|c| c.sent.clone());
     let asked = match (&sent, d.seen.answer.as_ref().and_then(|a| a.status.as_ref())) {
         (Some(sent), _) => sent.state == state && sent.request == request,
@@ -110,6 +111,23 @@ fn wish(d: &mut Draft<'_>) {
     if !asked {
         d.actions.push(Action::Signal(Request { id: request_id(d), desired: state }));
     }
+}
+
+/// A signal whose record was lost, to a conflict or a crash after it was sent: the workflow has heard it, so it is what was
+/// last asked. Without this a wish that went there and back again would seem to have been sent already.
+fn recall(d: &mut Draft<'_>) {
+    let heard = d.seen.answer.as_ref().and_then(|a| a.status.as_ref()).and_then(|s| s.last_request.clone());
+    let (Some(heard), time) = (heard, d.now()) else { return };
+    let Some(sent) = d.status.control.as_mut().and_then(|c| c.sent.as_mut()) else { return };
+    if generation(&heard.id) > generation(&sent.id) {
+        let request = heard.id.split_once('/').map(|(_, request)| request.to_string());
+        *sent = SentRequest { state: heard.desired, id: heard.id, request, time };
+    }
+}
+
+/// The generation that a request's id begins with.
+fn generation(id: &str) -> i64 {
+    id.split('/').next().and_then(|g| g.parse().ok()).unwrap_or(0)
 }
 
 /// What the workflow answered, into status.
@@ -246,4 +264,86 @@ fn phase(d: &Draft<'_>) -> Phase {
     }
     let resumed = d.status.claim.as_ref().is_some_and(|c| c.resumed);
     if d.status.attempt.is_some() && !resumed { Phase::Retrying } else { Phase::Pending }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use serde_json::json;
+
+    use super::super::{Answer, Ground, Plan, Seen, plan};
+    use crate::{
+        api::AgentJob,
+        platform::settings::Defaults,
+        protocol::workflow::{Request, StatusAnswer},
+    };
+
+    fn job(state: &str, generation: i64, sent: &str, id: &str) -> AgentJob {
+        serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob",
+            "metadata": { "name": "a", "namespace": "n", "uid": "u", "generation": generation,
+                "finalizers": [crate::api::names::FINALIZER] },
+            "spec": { "entryPoint": "e", "executionMode": "Temporal", "desiredState": state,
+                "template": { "spec": { "containers": [] } } },
+            "status": {
+                "workflow": { "id": "w", "namespace": "default" },
+                "control": { "sent": { "state": sent, "id": id, "time": "2026-01-01T00:00:00Z" } },
+            },
+        }))
+        .unwrap()
+    }
+
+    fn answering(desired: &str, id: &str) -> Seen {
+        let status: StatusAnswer = serde_json::from_value(json!({
+            "status": "running", "attempt": 1, "epoch": 1, "desired": desired, "seq": 1, "isPaused": false,
+            "lastRequest": { "id": id, "desired": desired },
+        }))
+        .unwrap();
+        Seen { answer: Some(Answer { status: Some(status), ..Answer::default() }), ..Seen::default() }
+    }
+
+    fn planned(job: &AgentJob, seen: &Seen) -> Plan {
+        #[derive(clap::Parser)]
+        struct Arguments {
+            #[command(flatten)]
+            defaults: Defaults,
+        }
+        let defaults = <Arguments as clap::Parser>::parse_from(["koco"]).defaults;
+        let ground = Ground {
+            defaults: &defaults,
+            cluster: "c",
+            temporal_namespace: "default",
+            temporal_configured: true,
+            now: Time(Timestamp::UNIX_EPOCH),
+        };
+        plan(job, seen, &ground)
+    }
+
+    fn signals(plan: &Plan) -> Vec<Request> {
+        let signals = plan.actions.iter().filter_map(|a| match a {
+            super::Action::Signal(request) => Some(request.clone()),
+            _ => None,
+        });
+        signals.collect()
+    }
+
+    #[test]
+    fn a_signal_whose_record_was_lost_is_not_forgotten() {
+        // Paused was sent and recorded, Running was sent and its record lost to a conflict, and Paused is wanted again.
+        let plan = planned(&job("Paused", 7, "Paused", "5"), &answering("Running", "6"));
+        let sent: Vec<_> = signals(&plan).into_iter().map(|r| (r.id, r.desired.as_str())).collect();
+        assert_eq!(sent, [("7".to_string(), "Paused")]);
+    }
+
+    #[test]
+    fn what_was_asked_already_is_not_asked_again() {
+        // An older answer, one from outside, and an edit of something else: nothing to ask.
+        assert!(signals(&planned(&job("Paused", 5, "Paused", "5"), &answering("Running", "4"))).is_empty());
+        assert!(signals(&planned(&job("Running", 5, "Running", "5"), &answering("Paused", "5"))).is_empty());
+        assert!(signals(&planned(&job("Running", 9, "Running", "5"), &answering("Running", "5"))).is_empty());
+        // The lost one is what is wanted: it is recorded, and not sent again.
+        let plan = planned(&job("Running", 6, "Paused", "5"), &answering("Running", "6"));
+        assert!(signals(&plan).is_empty());
+        assert_eq!(plan.status.control.unwrap().sent.unwrap().id, "6");
+    }
 }

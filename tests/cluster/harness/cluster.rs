@@ -57,7 +57,12 @@ fn prepare() -> Result<Cluster, String> {
         }
     }
     let running = [
-        "get", "deployments", "-A", "-l", "app.kubernetes.io/part-of=koco", "-o",
+        "get",
+        "deployments",
+        "-A",
+        "-l",
+        "app.kubernetes.io/part-of=koco",
+        "-o",
         "jsonpath={range .items[?(@.spec.replicas>0)]}{.metadata.namespace}/{.metadata.name} {end}",
     ];
     let installed = run(&cluster.dev, "kubectl", &running)?;
@@ -70,6 +75,7 @@ fn prepare() -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// The CRD of this build, and the chart's policy, which refuses what the CRD's own rules overlook.
 fn install_crd(dev: &Path) -> Result<(), String> {
     let crd = Command::new(KOCO).arg("crd").output().map_err(|e| e.to_string())?;
     if !crd.status.success() {
@@ -78,7 +84,10 @@ fn install_crd(dev: &Path) -> Result<(), String> {
     let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     feed(dev, "kubectl", &apply, &crd.stdout)?;
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd/agentjobs.kodosumi.io"];
-    run(dev, "kubectl", &wait).map(drop)
+    run(dev, "kubectl", &wait)?;
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
+    let policy = run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml"])?;
+    feed(dev, "kubectl", &apply, policy.as_bytes()).map(drop)
 }
 
 /// Runs a tool of the dev cluster and answers what it printed.

@@ -23,7 +23,10 @@ pub fn ticks(log: &str) -> Vec<Tick> {
 /// The ticks with a prefix, such as `child `.
 pub fn ticks_of(log: &str, prefix: &str) -> Vec<Tick> {
     let lines = log.lines().filter_map(|line| line.strip_prefix(prefix)?.strip_prefix("tick "));
-    lines.filter_map(|line| line.split_once(' ')).filter_map(|(n, at)| Some(Tick { n: n.parse().ok()?, at: at.parse().ok()? })).collect()
+    lines
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(n, at)| Some(Tick { n: n.parse().ok()?, at: at.parse().ok()? }))
+        .collect()
 }
 
 /// When the agent said a word, such as `sigterm`.

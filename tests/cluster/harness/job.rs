@@ -128,7 +128,12 @@ impl<'t> Job<'t> {
             if holds(&status) {
                 return Ok(status);
             }
-            Err((status.phase, status.attempt, status.error, status.conditions.into_iter().map(|c| (c.type_, c.reason)).collect::<Vec<_>>()))
+            Err((
+                status.phase,
+                status.attempt,
+                status.error,
+                status.conditions.into_iter().map(|c| (c.type_, c.reason)).collect::<Vec<_>>(),
+            ))
         })
         .await
     }

@@ -29,7 +29,8 @@ pub async fn runner(pod_uid: &str) -> i32 {
         let found = processes(pod_uid, "koco-runner");
         let first = found.iter().copied().find(|pid| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let innermost = status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
+            let innermost =
+                status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
             innermost == Some("1")
         });
         first.ok_or(found)

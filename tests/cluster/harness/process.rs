@@ -23,7 +23,13 @@ pub struct Process {
 
 impl Process {
     /// `env` sets variables, or with `None` takes them away.
-    pub fn new(name: &str, program: impl Into<PathBuf>, args: &[&str], env: &[(&str, Option<String>)], log: &Path) -> Self {
+    pub fn new(
+        name: &str,
+        program: impl Into<PathBuf>,
+        args: &[&str],
+        env: &[(&str, Option<String>)],
+        log: &Path,
+    ) -> Self {
         Self {
             name: name.into(),
             program: program.into(),

@@ -28,8 +28,21 @@ impl TemporalServer {
         let (port, ui, metrics) = (port().to_string(), port().to_string(), port().to_string());
         let db = folder.join("temporal.db").display().to_string();
         let args = [
-            "server", "start-dev", "--headless", "--log-level", "error", "--ip", "0.0.0.0", "--port", &port, "--db-filename",
-            &db, "--http-port", &ui, "--metrics-port", &metrics,
+            "server",
+            "start-dev",
+            "--headless",
+            "--log-level",
+            "error",
+            "--ip",
+            "0.0.0.0",
+            "--port",
+            &port,
+            "--db-filename",
+            &db,
+            "--http-port",
+            &ui,
+            "--metrics-port",
+            &metrics,
         ];
         let log = dev.join(format!("log/tests/{name}.temporal.log"));
         let process = Process::new("temporal", dev.join("tools/temporal"), &args, &[], &log);
@@ -99,7 +112,8 @@ pub fn state(address: &str, id: &str) -> String {
 
 /// The types of the activities that were scheduled, in order.
 pub fn activities(events: &[Value]) -> Vec<String> {
-    let scheduled = events.iter().filter_map(|e| e["activityTaskScheduledEventAttributes"]["activityType"]["name"].as_str());
+    let scheduled =
+        events.iter().filter_map(|e| e["activityTaskScheduledEventAttributes"]["activityType"]["name"].as_str());
     scheduled.map(str::to_string).collect()
 }
 
@@ -111,8 +125,8 @@ pub fn signals(events: &[Value]) -> Vec<String> {
 
 /// The error types with which activities failed, in order.
 pub fn failures(events: &[Value]) -> Vec<String> {
-    let failed = events.iter().filter_map(|e| {
-        e["activityTaskFailedEventAttributes"]["failure"]["applicationFailureInfo"]["type"].as_str()
-    });
+    let failed = events
+        .iter()
+        .filter_map(|e| e["activityTaskFailedEventAttributes"]["failure"]["applicationFailureInfo"]["type"].as_str());
     failed.map(str::to_string).collect()
 }

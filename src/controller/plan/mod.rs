@@ -151,7 +151,7 @@ pub fn plan(job: &AgentJob, seen: &Seen, ground: &Ground<'_>) -> Plan {
     }
     conditions::plan(&mut draft);
     let old = job.status.clone().unwrap_or_default();
-    let notes = notes::between(&old, &draft.status, &draft.actions);
+    let notes = notes::between(&old, &draft.status);
     Plan { status: draft.status, actions: draft.actions, notes, requeue: draft.requeue }
 }
 
@@ -300,7 +300,9 @@ impl<'a> Draft<'a> {
     /// What follows from the claim, whoever wrote it.
     fn mirror_claim(&mut self) {
         let Some(claim) = self.status.claim.clone() else { return };
-        self.status.runner_pod = Some(claim.pod_name.clone());
+        if claim.pod_uid.is_some() {
+            self.status.runner_pod = Some(claim.pod_name.clone());
+        }
         if claim.permit.is_some() {
             self.status.attempt = Some(claim.attempt);
         }

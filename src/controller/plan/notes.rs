@@ -1,6 +1,5 @@
 //! Events: what changed, in words that say what to do. From two statuses, so that each transition is told once.
 
-use super::Action;
 use crate::api::{AgentJobStatus, Phase, conditions};
 
 /// How grave an event is.
@@ -35,7 +34,7 @@ fn note(level: Level, reason: &str, message: impl Into<String>) -> Note {
     Note { level, reason: reason.into(), message }
 }
 
-pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus, actions: &[Action]) -> Vec<Note> {
+pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Note> {
     use Level::{Normal, Warning};
     let mut notes = Vec::new();
     if old.workflow.is_none()
@@ -43,12 +42,10 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus, actions: &[Act
     {
         notes.push(note(Normal, "Submitted", format!("workflow {} is started", workflow.id)));
     }
-    // In Temporal mode the worker creates the pod and writes the claim; what is ours, and new to us, is the pod's name.
-    let epoch = |s: &AgentJobStatus| s.claim.as_ref().map(|c| c.epoch);
-    let told = new.workflow.is_some() && old.runner_pod != new.runner_pod;
-    let ours = actions.contains(&Action::CreatePod) && epoch(old) == epoch(new);
-    if let Some(claim) = new.claim.as_ref().filter(|c| (told && c.refusal.is_none()) || (ours && c.pod_uid.is_none())) {
-        notes.push(note(Normal, "PodCreated", format!("pod {} for attempt {}", claim.pod_name, claim.attempt)));
+    if old.runner_pod != new.runner_pod
+        && let (Some(pod), Some(claim)) = (&new.runner_pod, &new.claim)
+    {
+        notes.push(note(Normal, "PodCreated", format!("pod {pod} for attempt {}", claim.attempt)));
     }
     if old.attempt != new.attempt
         && let Some(attempt) = new.attempt

@@ -78,24 +78,17 @@ fn prepare() -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The CRD of this build, and the chart's policy, which refuses what the CRD's own rules overlook. As if Helm had made them,
-/// so that an operator can be installed afterwards.
+/// The CRD of this build, and the chart's policy, which refuses what the CRD's own rules overlook.
 fn install_crd(dev: &Path) -> Result<(), String> {
     let crd = Command::new(KOCO).arg("crd").output().map_err(|e| e.to_string())?;
     if !crd.status.success() {
         return Err(format!("koco crd: {}", String::from_utf8_lossy(&crd.stderr)));
     }
-    let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "-f", "-"];
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     feed(dev, "kubectl", &apply, &crd.stdout)?;
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
     let policy = run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml"])?;
     feed(dev, "kubectl", &apply, policy.as_bytes())?;
-    for kind in ["crd", "validatingadmissionpolicy", "validatingadmissionpolicybinding"] {
-        let object = format!("{kind}/agentjobs.kodosumi.io");
-        run(dev, "kubectl", &["label", "--overwrite", &object, "app.kubernetes.io/managed-by=Helm"])?;
-        let release = ["meta.helm.sh/release-name=koco", "meta.helm.sh/release-namespace=koco-system"];
-        run(dev, "kubectl", &[&["annotate", "--overwrite", &object][..], &release].concat())?;
-    }
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd/agentjobs.kodosumi.io"];
     run(dev, "kubectl", &wait)?;
     policy_in_force(dev)

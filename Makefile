@@ -57,7 +57,7 @@ chart-test: tools ## tests of the Helm chart
 .PHONY: cluster-test
 cluster-test: ## tests against the cluster that is up; ARGS go to the test binary
 	cargo test --test cluster --no-run
-	deploy/dev/enter cargo test --offline --test cluster -- $(ARGS)
+	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 4 $(ARGS)
 
 .PHONY: bench-control
 bench-control: ## how fast pause, resume and cancel take effect, in the cluster that is up

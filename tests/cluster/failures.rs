@@ -231,3 +231,59 @@ async fn an_attempt_has_its_limit() {
         assert!((1_500..8_000).contains(&ran), "the agent ran {ran} ms");
     }
 }
+
+/// A drain, by the eviction API: row 14.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evicted_pod_counts_as_an_attempt_and_is_retried_by_one_authority() {
+    let (test, _roles) = Test::with_operator().await;
+    let job = test.apply(agent("count").mode(ExecutionMode::Temporal).heartbeat("10m").with(attempts(3))).await;
+    for attempt in 1..=3 {
+        let running = format!("attempt {attempt}");
+        job.until(&running, |s| s.attempt == Some(attempt) && crate::harness::job::started(s)).await;
+        let pod = pod_name(&job.running_pod().await);
+        job.counts_on(1).await;
+        test.pods().evict(&pod, &Default::default()).await.expect("evict");
+        let ended = format!("the end of attempt {attempt}");
+        job.until(&ended, |s| s.phase == Some(Phase::Failed) || s.claim.as_ref().is_some_and(|c| c.epoch > attempt))
+            .await;
+    }
+    let status = job.phase(Phase::Failed).await;
+    assert_eq!((error_type(&status), status.attempt), ("Disrupted", Some(3)));
+    assert_eq!(temporal::failures(&job.history().await), ["Disrupted"; 3]);
+    assert_eq!(audit::created(&test.namespace).len(), 3);
+}
+
+/// Row 12.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_outlives_its_pod() {
+    let (test, _roles) = Test::with_operator().await;
+    for mode in MODES {
+        let job = test.apply(agent("count?every_ms=20&until=60").mode(mode)).await;
+        let pod = pod_name(&job.running_pod().await);
+        job.until("an outcome", |s| s.outcome.is_some()).await;
+        // Gone already is as good.
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let _ = test.pods().delete(&pod, &now).await;
+        let status = job.phase(Phase::Succeeded).await;
+        assert_eq!(status.result.expect("a result")["count"], json!(60), "in {mode:?}");
+        assert_eq!(status.attempt, Some(1));
+    }
+}
+
+/// Row 58.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_lives_on_does_not_hold_up_the_end() {
+    let (test, _roles) = Test::with_operator().await;
+    let sidecar = json!({ "template": { "spec": { "terminationGracePeriodSeconds": 2, "containers": [
+        { "name": "agent", "image": "localhost/koco-test-agent:dev", "command": ["/test-agent"] },
+        { "name": "mesh", "image": "localhost/busybox:dev", "command": ["sleep", "600"] },
+    ] } } });
+    let cases = [("succeed", Phase::Succeeded), ("exit?code=3", Phase::Failed)];
+    for mode in MODES {
+        for (entry_point, phase) in cases {
+            let job = test.apply(agent(entry_point).mode(mode).with(attempts(1)).with(sidecar.clone())).await;
+            job.phase(phase).await;
+            job.nothing_runs().await;
+        }
+    }
+}

@@ -136,3 +136,25 @@ async fn an_agent_that_ends_while_the_operator_is_down() {
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
+
+/// Nobody can hear the runners for longer than twice their time-out; Temporal and the controller are there all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
+    let test = Test::new().await;
+    let mut roles = test.separate_roles(Server::Shared).await;
+    let mut jobs = Vec::new();
+    for mode in MODES {
+        jobs.push(test.apply(agent(COUNT_400).mode(mode).heartbeat("2s")).await);
+    }
+    for job in &jobs {
+        job.counts().await;
+    }
+    roles.role("gateway").kill();
+    let killed = crate::harness::evidence::now();
+    ticks_past(&jobs[0], killed + 7_000).await;
+    roles.role("gateway").start().await;
+    for job in &jobs {
+        it_was_one_agent(job).await;
+    }
+    assert_eq!(audit::created(&test.namespace).len(), 2);
+}

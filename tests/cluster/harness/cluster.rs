@@ -9,7 +9,10 @@ use std::{
         OnceLock,
         atomic::{AtomicU16, Ordering},
     },
+    time::{Duration, Instant},
 };
+
+use super::job::{agent, manifest};
 
 /// The node's address in the cluster's network, which pods reach us at.
 pub const NODE_IP: &str = "10.244.0.1";
@@ -83,11 +86,37 @@ fn install_crd(dev: &Path) -> Result<(), String> {
     }
     let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     feed(dev, "kubectl", &apply, &crd.stdout)?;
-    let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd/agentjobs.kodosumi.io"];
-    run(dev, "kubectl", &wait)?;
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
     let policy = run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml"])?;
-    feed(dev, "kubectl", &apply, policy.as_bytes()).map(drop)
+    feed(dev, "kubectl", &apply, policy.as_bytes())?;
+    let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd/agentjobs.kodosumi.io"];
+    run(dev, "kubectl", &wait)?;
+    policy_in_force(dev)
+}
+
+/// The API server takes a moment to see a new policy: waits until a change that only it refuses is refused.
+fn policy_in_force(dev: &Path) -> Result<(), String> {
+    let job = |key: &str| {
+        let mut job = manifest("koco-tests-probe", agent("succeed"));
+        job["spec"]["inputs"] = serde_json::json!({ key: 1 });
+        job.to_string()
+    };
+    let (create, delete) =
+        (["apply", "-n", "default", "-f", "-"], ["delete", "-n", "default", "--ignore-not-found", "-f", "-"]);
+    let began = Instant::now();
+    loop {
+        feed(dev, "kubectl", &delete, job("a").as_bytes())?;
+        feed(dev, "kubectl", &create, job("a").as_bytes())?;
+        let refused = feed(dev, "kubectl", &create, job("b").as_bytes());
+        feed(dev, "kubectl", &delete, job("a").as_bytes())?;
+        match refused {
+            Err(e) if e.contains("spec.inputs is immutable") => return Ok(()),
+            other if began.elapsed() > Duration::from_secs(30) => {
+                return Err(format!("the policy is not in force: {other:?}"));
+            }
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 /// Runs a tool of the dev cluster and answers what it printed.

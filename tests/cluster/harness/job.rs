@@ -266,10 +266,6 @@ pub struct Follow {
 }
 
 impl Follow {
-    pub async fn so_far(&self) -> String {
-        self.lines.lock().await.clone()
-    }
-
     /// Everything, once the container has ended.
     pub async fn all(self) -> String {
         let ended = tokio::time::timeout(DEADLINE, self.task).await;

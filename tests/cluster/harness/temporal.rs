@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -62,20 +61,6 @@ impl TemporalServer {
     /// As an outage: no farewell.
     pub fn kill(&mut self) {
         self.process.kill();
-    }
-
-    /// Asks it to end.
-    pub fn stop(&mut self) {
-        self.process.stop(Duration::from_secs(30));
-    }
-
-    /// Stands still, with its connections open: as a network that lost it.
-    pub fn hang(&self) {
-        self.process.signal(Signal::SIGSTOP);
-    }
-
-    pub fn go_on(&self) {
-        self.process.signal(Signal::SIGCONT);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
@@ -104,13 +104,6 @@ impl Test {
         let made = self.raw_jobs().create(&PostParams::default(), &object).await;
         let made = made.unwrap_or_else(|e| panic!("job {name} was refused: {e}"));
         Job::new(self, name, made.metadata.uid.as_deref().expect("a UID"))
-    }
-
-    /// All events of the namespace that speak of something of that name.
-    pub async fn events(&self, name: &str) -> Vec<Event> {
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
-        let all = api.list(&Default::default()).await.expect("events");
-        all.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(name)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use koco::worker::AgentWorkflow;
 use temporalio_client::WorkflowHistory;
-use temporalio_sdk::{WorkflowReplayer, WorkflowReplayerOptions};
+use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 
 fn replayer() -> WorkflowReplayer {
     let options = WorkflowReplayerOptions::new().register_workflow::<AgentWorkflow>().unwrap().build();

@@ -48,7 +48,7 @@ impl JsonSchema for Seconds {
         json_schema!({
             "type": "string",
             "maxLength": 32,
-            "pattern": r"^([0-9]{1,8}(h|m|s|ms))+$",
+            "pattern": r"^([0-9]{1,8}(\.[0-9]{1,9})?(h|m|s|ms))+$",
         })
     }
 }

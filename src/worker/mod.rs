@@ -33,10 +33,14 @@ use crate::temporal::TemporalError;
 
 /// What activities under way get to end when the worker is to stop; then they are handed back for others to take.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often an activity that waits for pods tells the server, at the most: the answer is how it hears of a cancel.
+const HEARTBEATS: Duration = Duration::from_secs(2);
 /// When the worker ends whether the SDK's is done or not: the server may not know how to be told of it.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long one of the SDK's workers lives: it never forgets a task's cancellation token, so it is replaced now and then.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
+/// When a worker counts as ready that hasn't failed: it first asks for its namespace, and ends if there is none.
+const SETTLED: Duration = Duration::from_secs(1);
 /// The wait before another is started for one that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -122,6 +126,7 @@ fn options_of(
         .tuner(slots)
         .max_cached_workflows(settings.worker_cached_workflows)
         .graceful_shutdown_period(GRACE)
+        .max_heartbeat_throttle_interval(HEARTBEATS)
         .build())
 }
 
@@ -136,12 +141,19 @@ async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken)
             let _ = tell.send(handle.block_on(worker.run()).map_err(|e| e.to_string()));
         })
         .map_err(setup)?;
-    ready.store(true, Ordering::Relaxed);
-    tracing::info!("the Temporal worker runs");
-    let early = tokio::select! {
-        ended = &mut ended => Some(ended),
-        () = stop.cancelled() => None,
-        () = tokio::time::sleep(RENEW) => None,
+    let limit = tokio::time::sleep(RENEW);
+    let settled = tokio::time::sleep(SETTLED);
+    tokio::pin!(limit, settled);
+    let early = loop {
+        tokio::select! {
+            ended = &mut ended => break Some(ended),
+            () = stop.cancelled() => break None,
+            () = &mut limit => break None,
+            () = &mut settled, if !ready.load(Ordering::Relaxed) => {
+                ready.store(true, Ordering::Relaxed);
+                tracing::info!("the Temporal worker runs");
+            }
+        }
     };
     ready.store(false, Ordering::Relaxed);
     let outcome = match early {

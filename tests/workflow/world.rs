@@ -1,15 +1,11 @@
-//! A simulated cluster: activities of the same names as ours that note what they are asked for, and the steps of a runner,
-//! a gateway and a controller for tests to take. Everything goes through a real Temporal server.
+//! The steps of a runner, a gateway and a controller for tests to take, and the workers that the tests share. Everything goes
+//! through a real Temporal server.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use koco::{
     api::*,
-    protocol::{error_types, workflow::*},
+    protocol::workflow::*,
     temporal::{Closed, Heartbeat, Settings, TaskToken, Temporal, TemporalError},
     worker::AgentWorkflow,
 };
@@ -20,109 +16,9 @@ use temporalio_client::{
     WorkflowSignalOptions,
 };
 use temporalio_common::{data_converters::RawValue, protos::temporal::api::history::v1::HistoryEvent};
-use temporalio_macros::activities;
-use temporalio_sdk::{
-    ApplicationFailure, Runtime, Worker, WorkerOptions,
-    activities::{ActivityContext, ActivityError},
-    runtime::RuntimeOptions,
-};
+use temporalio_sdk::{Runtime, Worker, WorkerOptions, runtime::RuntimeOptions};
 
-/// What was asked for on behalf of one job, and what to answer.
-#[derive(Default, Clone)]
-pub struct Record {
-    pub starts: Vec<StartRunner>,
-    pub binds: Vec<(ExecuteAgent, String)>,
-    pub controls: Vec<ControlRunner>,
-    pub cleanups: usize,
-    /// The epoch that `start_runner` finds the claim at.
-    pub claim: i32,
-    /// `start_runner` waits, until it is told to stop.
-    pub stuck: bool,
-    /// How many `start_runner`s were told to stop.
-    pub stopped: usize,
-    /// The error type that `start_runner` answers.
-    pub refuse: Option<String>,
-    /// `control_runner` fails.
-    pub deaf: bool,
-}
-
-type Records = Arc<Mutex<HashMap<String, Record>>>;
-
-struct Simulated {
-    records: Records,
-}
-
-impl Simulated {
-    fn note<R>(&self, job: &JobRef, change: impl FnOnce(&mut Record) -> R) -> R {
-        change(self.records.lock().unwrap().entry(job.uid.clone()).or_default())
-    }
-}
-
-fn fail(kind: &str) -> ActivityError {
-    ActivityError::application(
-        ApplicationFailure::builder(anyhow::anyhow!("simulated"))
-            .type_name(kind.to_string())
-            .non_retryable(kind != error_types::API_SERVER)
-            .build(),
-    )
-}
-
-#[activities]
-impl Simulated {
-    #[activity(name = "start_runner")]
-    pub async fn start_runner(
-        self: Arc<Self>,
-        ctx: ActivityContext,
-        input: StartRunner,
-    ) -> Result<StartedRunner, ActivityError> {
-        let answer = self.note(&input.job, |r| {
-            r.starts.push(input.clone());
-            r.refuse.clone().map_or(Ok(input.epoch.max(r.claim)), Err)
-        });
-        while self.note(&input.job, |r| r.stuck) {
-            ctx.record_heartbeat(()).await?;
-            tokio::select! {
-                () = ctx.cancelled() => {
-                    self.note(&input.job, |r| r.stopped += 1);
-                    return Err(fail(error_types::API_SERVER));
-                }
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
-            }
-        }
-        answer.map(|epoch| StartedRunner { epoch }).map_err(|kind| fail(&kind))
-    }
-
-    #[activity(name = "execute_agent")]
-    pub async fn execute_agent(
-        self: Arc<Self>,
-        ctx: ActivityContext,
-        input: ExecuteAgent,
-    ) -> Result<AgentResult, ActivityError> {
-        let token = TaskToken::encode(&ctx.info().task_token);
-        self.note(&input.job, |r| r.binds.push((input.clone(), token)));
-        Err(ActivityError::WillCompleteAsync)
-    }
-
-    #[activity(name = "control_runner")]
-    pub async fn control_runner(
-        self: Arc<Self>,
-        _ctx: ActivityContext,
-        input: ControlRunner,
-    ) -> Result<ControlledRunner, ActivityError> {
-        let seq = input.seq;
-        let deaf = self.note(&input.job, |r| {
-            r.controls.push(input.clone());
-            r.deaf
-        });
-        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { seq }) }
-    }
-
-    #[activity(name = "cleanup")]
-    pub async fn cleanup(self: Arc<Self>, _ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
-        self.note(&input.job, |r| r.cleanups += 1);
-        Ok(())
-    }
-}
+use crate::cluster::{Record, Records, Simulated};
 
 struct World {
     temporal: Temporal,
@@ -167,6 +63,7 @@ fn begin(cached: usize) -> World {
                 .unwrap()
                 .register_activities(Simulated { records: records.clone() })
                 .max_cached_workflows(cached)
+                .max_heartbeat_throttle_interval(Duration::from_secs(2))
                 .build();
             let mut worker = Worker::new(&sdk, client, options).unwrap();
             tell.send(World { temporal, records }).unwrap();
@@ -174,6 +71,26 @@ fn begin(cached: usize) -> World {
         });
     });
     told.recv().expect("the worker starts: see the panic above")
+}
+
+/// What a workflow is started with: 3 attempts 1 s apart, heartbeat 60 s, grace 0.
+pub fn input(name: &str) -> Input {
+    let uid = format!("{name}-{}", k8s_openapi::jiff::Timestamp::now());
+    Input {
+        job: JobRef { namespace: "ns".into(), name: name.into(), uid },
+        retry_policy: ResolvedRetryPolicy {
+            maximum_attempts: 3,
+            initial_interval: seconds("1s"),
+            backoff_coefficient: 1.0,
+            maximum_interval: seconds("1s"),
+            non_retryable_error_types: vec!["Fatal".into()],
+        },
+        timeouts: ResolvedTimeouts { heartbeat: seconds("60s"), execution: None, pending: seconds("10m") },
+        disruption_policy: DisruptionPolicy::Count,
+        pause_policy: PausePolicy::Freeze,
+        grace_seconds: 0,
+        progress: Progress::default(),
+    }
 }
 
 /// One job, its workflow and its simulated runner.
@@ -218,7 +135,7 @@ fn koco_time() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
 }
 
 impl Job {
-    /// Starts a workflow; `change` its input from: 3 attempts 1 s apart, heartbeat 60 s, grace 0.
+    /// Starts a workflow; `change` its [`input`].
     pub async fn start(name: &'static str, change: impl FnOnce(&mut Input)) -> Self {
         Self::prepare(name, change, |_| {}).await
     }
@@ -243,24 +160,9 @@ impl Job {
         change: impl FnOnce(&mut Input),
         answers: impl FnOnce(&mut Record),
     ) -> Self {
-        let uid = format!("{name}-{}", k8s_openapi::jiff::Timestamp::now());
-        let job = JobRef { namespace: "ns".into(), name: name.into(), uid: uid.clone() };
-        let mut input = Input {
-            job,
-            retry_policy: ResolvedRetryPolicy {
-                maximum_attempts: 3,
-                initial_interval: seconds("1s"),
-                backoff_coefficient: 1.0,
-                maximum_interval: seconds("1s"),
-                non_retryable_error_types: vec!["Fatal".into()],
-            },
-            timeouts: ResolvedTimeouts { heartbeat: seconds("60s"), execution: None, pending: seconds("10m") },
-            disruption_policy: DisruptionPolicy::Count,
-            pause_policy: PausePolicy::Freeze,
-            grace_seconds: 0,
-            progress: Progress::default(),
-        };
+        let mut input = input(name);
         change(&mut input);
+        let uid = input.job.uid.clone();
         answers(world.records.lock().unwrap().entry(uid.clone()).or_default());
         let id = names::workflow("test", &uid);
         world.temporal.start(&id, &input).await.unwrap();

@@ -1,0 +1,121 @@
+//! A simulated cluster: activities of the same names as ours, which note what they are asked for and answer what they are told.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use koco::{
+    api::*,
+    protocol::{error_types, workflow::*},
+    temporal::TaskToken,
+};
+use temporalio_macros::activities;
+use temporalio_sdk::{
+    ApplicationFailure,
+    activities::{ActivityContext, ActivityError},
+};
+
+/// What was asked for on behalf of one job, and what to answer.
+#[derive(Default, Clone)]
+pub struct Record {
+    pub starts: Vec<StartRunner>,
+    pub binds: Vec<(ExecuteAgent, String)>,
+    pub controls: Vec<ControlRunner>,
+    pub cleanups: usize,
+    /// The epoch that `start_runner` finds the claim at.
+    pub claim: i32,
+    /// `start_runner` waits, until it is told to stop.
+    pub stuck: bool,
+    /// How many `start_runner`s were told to stop.
+    pub stopped: usize,
+    /// The error type that `start_runner` answers.
+    pub refuse: Option<String>,
+    /// `control_runner` fails.
+    pub deaf: bool,
+}
+
+/// By the job's UID.
+pub type Records = Arc<Mutex<HashMap<String, Record>>>;
+
+/// The activities of the simulated cluster.
+pub struct Simulated {
+    pub records: Records,
+}
+
+impl Simulated {
+    fn note<R>(&self, job: &JobRef, change: impl FnOnce(&mut Record) -> R) -> R {
+        change(self.records.lock().unwrap().entry(job.uid.clone()).or_default())
+    }
+}
+
+fn fail(kind: &str) -> ActivityError {
+    ActivityError::application(
+        ApplicationFailure::builder(anyhow::anyhow!("simulated"))
+            .type_name(kind.to_string())
+            .non_retryable(kind != error_types::API_SERVER)
+            .build(),
+    )
+}
+
+#[activities]
+impl Simulated {
+    #[activity(name = "start_runner")]
+    /// See `worker::calls`.
+    pub async fn start_runner(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: StartRunner,
+    ) -> Result<StartedRunner, ActivityError> {
+        let answer = self.note(&input.job, |r| {
+            r.starts.push(input.clone());
+            r.refuse.clone().map_or(Ok(input.epoch.max(r.claim)), Err)
+        });
+        while self.note(&input.job, |r| r.stuck) {
+            ctx.record_heartbeat(()).await?;
+            tokio::select! {
+                () = ctx.cancelled() => {
+                    self.note(&input.job, |r| r.stopped += 1);
+                    return Err(fail(error_types::API_SERVER));
+                }
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+        answer.map(|epoch| StartedRunner { epoch }).map_err(|kind| fail(&kind))
+    }
+
+    #[activity(name = "execute_agent")]
+    /// See `worker::calls`.
+    pub async fn execute_agent(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ExecuteAgent,
+    ) -> Result<AgentResult, ActivityError> {
+        let token = TaskToken::encode(&ctx.info().task_token);
+        self.note(&input.job, |r| r.binds.push((input.clone(), token)));
+        Err(ActivityError::WillCompleteAsync)
+    }
+
+    #[activity(name = "control_runner")]
+    /// See `worker::calls`.
+    pub async fn control_runner(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        input: ControlRunner,
+    ) -> Result<ControlledRunner, ActivityError> {
+        let seq = input.seq;
+        let deaf = self.note(&input.job, |r| {
+            r.controls.push(input.clone());
+            r.deaf
+        });
+        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { seq }) }
+    }
+
+    #[activity(name = "cleanup")]
+    /// See `worker::calls`.
+    pub async fn cleanup(self: Arc<Self>, _ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
+        self.note(&input.job, |r| r.cleanups += 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! The worker role itself: it starts, says when it is ready, survives a Kubernetes that doesn't answer, and stops.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use koco::{
+    api::names,
+    platform::metrics::Metrics,
+    pods::RunnerPodSettings,
+    protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
+    temporal::{Settings, Temporal},
+    worker::{Activities, WorkerSettings, run},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{input, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_and_stops_and_outlives_kubernetes() {
+    let queue = format!("koco-role-{}", std::process::id());
+    let temporal = Temporal::new(Settings::from_env(queue, "test").unwrap());
+    // Nobody listens there.
+    let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
+    let pods = RunnerPodSettings {
+        image: String::new(),
+        pull_policy: String::new(),
+        gateway_url: String::new(),
+        gateway_ca: String::new(),
+    };
+    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default() };
+    let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let role = tokio::spawn(run(WorkerSettings::default(), activities, ready.clone(), stop.clone()));
+    until("it is ready", || async { ready.load(Ordering::Relaxed).then_some(()) }).await;
+
+    temporal.connected().await.unwrap();
+    let input = input("without kubernetes");
+    let id = names::workflow("test", &input.job.uid);
+    temporal.start(&id, &input).await.unwrap();
+    let look = || async { temporal.query::<StatusAnswer>(&id, QUERY_STATUS).await.ok() };
+    let status = until("the workflow waits", look).await;
+    assert_eq!(status.status, Stage::Pending);
+    let tried = || async {
+        let described = temporal.client().unwrap().get_workflow_handle::<temporalio_client::UntypedWorkflow>(&id);
+        let described = described.describe(Default::default()).await.ok()?;
+        let pending = &described.raw().pending_activities;
+        pending.iter().any(|a| a.attempt > 1 && a.last_failure.is_some()).then_some(())
+    };
+    until("start_runner is tried again", tried).await;
+
+    let since = Instant::now();
+    stop.cancel();
+    role.await.unwrap().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(25));
+    assert!(!ready.load(Ordering::Relaxed));
+}

@@ -144,14 +144,14 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        jobs.push(test.apply(agent(COUNT_400).mode(mode).heartbeat("2s")).await);
+        jobs.push(test.apply(agent("count?every_ms=50&until=600").mode(mode).heartbeat("2s")).await);
     }
     for job in &jobs {
         job.counts().await;
     }
     roles.role("gateway").kill();
     let killed = crate::harness::evidence::now();
-    ticks_past(&jobs[0], killed + 7_000).await;
+    ticks_past(&jobs[0], killed + 14_000).await;
     roles.role("gateway").start().await;
     for job in &jobs {
         it_was_one_agent(job).await;

@@ -17,7 +17,7 @@ async fn fails_when_its_time_is_over(what: Value, reasons: &[&str], words: &str)
     let (test, _roles) = Test::with_operator().await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "6s" } }));
+        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "20s" } }));
         jobs.push(test.apply(spec).await);
     }
     join_all(jobs.iter().map(async |job| {
@@ -55,7 +55,7 @@ async fn a_pod_that_cannot_be_scheduled() {
 async fn a_gated_pod_is_not_pending() {
     let (test, _roles) = Test::with_operator().await;
     let gate = json!({
-        "timeouts": { "pending": "4s" },
+        "timeouts": { "pending": "15s" },
         "template": { "spec": { "schedulingGates": [{ "name": "example.com/quota" }] } },
     });
     let mut jobs = Vec::new();
@@ -65,7 +65,7 @@ async fn a_gated_pod_is_not_pending() {
     for job in &jobs {
         job.until("a pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
     }
-    always(Duration::from_secs(7), "a gated job is pending", async || {
+    always(Duration::from_secs(18), "a gated job is pending", async || {
         for job in &jobs {
             let status = job.status().await;
             if status.phase != Some(Phase::Pending) || stalled(&status) {

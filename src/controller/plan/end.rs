@@ -18,12 +18,14 @@ pub(super) fn plan(d: &mut Draft<'_>) {
     // A runner that has delivered its outcome is about to end by itself; deleting its pod would take the logs.
     let leaving = d.outcome().filter(|o| d.since(&o.time) < LINGER).map(|o| o.epoch);
     d.delete_pods(|p| !p.agent_ended() && Some(p.epoch) != leaving);
-    if leaving.is_some_and(|epoch| d.seen.pods.iter().any(|p| p.epoch == epoch && !p.agent_ended())) {
+    if leaving.is_some_and(|epoch| d.seen.pods.iter().any(|p| p.epoch == epoch && !p.ended)) {
         d.look_again(LINGER);
     }
     let keep = usize::try_from(d.job.spec.failed_pods_history_limit).unwrap_or(0);
     let doomed: Vec<_> = collect::lingering(&d.seen.pods)
         .into_iter()
+        // The kubelet says that the container has ended a moment before it says so of the pod: that is no sidecar yet.
+        .filter(|p| Some(p.epoch) != leaving)
         .chain(collect::history(&d.seen.pods, keep))
         .map(|p| Action::DeletePod { name: p.name.clone(), uid: p.uid.clone() })
         .collect();
@@ -41,5 +43,57 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         d.look_again(ttl - age);
     } else if written {
         d.actions.push(Action::DeleteJob);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use serde_json::json;
+
+    use super::super::{Action, Ground, Seen, plan};
+    use crate::{api::AgentJob, platform::settings::Defaults, pods::PodView};
+
+    fn deleted(seconds_after_the_outcome: i64) -> usize {
+        #[derive(clap::Parser)]
+        struct Arguments {
+            #[command(flatten)]
+            defaults: Defaults,
+        }
+        let job: AgentJob = serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob",
+            "metadata": { "name": "a", "namespace": "n", "uid": "u" },
+            "spec": { "entryPoint": "e", "template": { "spec": { "containers": [] } } },
+            "status": {
+                "phase": "Succeeded",
+                "claim": { "epoch": 1, "attempt": 1, "podName": "p", "podUid": "x" },
+                "outcome": { "epoch": 1, "kind": "Succeeded", "started": true, "time": "2026-01-01T00:00:00Z" },
+            },
+        }))
+        .unwrap();
+        let pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "uid": "x", "labels": { "kodosumi.io/epoch": "1" } },
+            "spec": { "containers": [{ "name": "agent", "image": "i" }] },
+            "status": { "phase": "Running", "containerStatuses": [{ "name": "agent", "image": "i", "imageID": "", "ready": false,
+                "restartCount": 0, "state": { "terminated": { "exitCode": 0, "reason": "Completed" } } }] },
+        }))
+        .unwrap();
+        let seen = Seen { pods: vec![PodView::of(&pod)], ..Seen::default() };
+        let now = "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap().as_second() + seconds_after_the_outcome;
+        let ground = Ground {
+            defaults: &<Arguments as clap::Parser>::parse_from(["koco"]).defaults,
+            cluster: "c",
+            temporal_namespace: "",
+            temporal_configured: false,
+            now: Time(Timestamp::from_second(now).unwrap()),
+        };
+        let actions = plan(&job, &seen, &ground).actions;
+        actions.iter().filter(|a| matches!(a, Action::DeletePod { .. })).count()
+    }
+
+    #[test]
+    fn a_pod_whose_agent_has_just_ended_is_kept_for_its_logs_and_one_with_a_sidecar_goes_later() {
+        assert_eq!(deleted(1), 0);
+        assert_eq!(deleted(60), 1);
     }
 }

@@ -48,7 +48,7 @@ lint: ## formatting, clippy
 
 .PHONY: unit
 unit: ## tests that need no server
-	cargo test --lib --bins --test contract
+	cargo test --lib --bins --test contract --test runner --test replay
 
 .PHONY: chart-test
 chart-test: tools ## tests of the Helm chart

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RetryPolicy,
-    Seconds, Timeouts, names, schema,
+    Timeouts, names, schema,
 };
 
 /// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.
@@ -133,11 +133,6 @@ impl AgentJob {
     pub fn grace_seconds(&self) -> i64 {
         let spec = self.spec.template.get("spec").and_then(|s| s.get("terminationGracePeriodSeconds"));
         spec.and_then(Value::as_i64).unwrap_or(30).max(0)
-    }
-
-    /// One attempt's limit, if there is one.
-    pub fn execution_limit(&self) -> Option<std::time::Duration> {
-        self.spec.timeouts.as_ref().and_then(|t| t.execution).map(Seconds::get)
     }
 
     /// What the annotation `kodosumi.io/control-request` says.

@@ -35,10 +35,13 @@ pub struct Caller {
     pub pod_uid: String,
 }
 
+/// What was answered about a token, by its digest, and when.
+type Known = HashMap<[u8; 32], (Option<Caller>, Instant)>;
+
 /// Asks the API server about tokens, and remembers its answers for a while. Only digests of tokens are kept.
 pub struct Authenticator {
     api: Api<TokenReview>,
-    known: Mutex<HashMap<[u8; 32], (Option<Caller>, Instant)>>,
+    known: Mutex<Known>,
 }
 
 impl Authenticator {

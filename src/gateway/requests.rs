@@ -91,7 +91,7 @@ impl Gateway {
         decide::contact(&mut new, &Contact { epoch, state, now, gateway });
         let news = new != *old;
         let waited_for = decide::permit(old).is_some() && old.outcome.as_ref().is_none_or(|o| o.epoch != epoch);
-        if !news && !(waited_for && decide::is_temporal(old)) {
+        if !(news || waited_for && decide::is_temporal(old)) {
             return Ok(());
         }
         let (us, sender, caller) = (self.clone(), sender.clone(), caller.clone());

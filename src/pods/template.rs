@@ -56,6 +56,9 @@ pub fn build(job: &AgentJob, claim: &Claim, settings: &RunnerPodSettings) -> Val
     for (key, value) in DO_NOT_DISTURB {
         annotations.entry(key).or_insert(json!(value));
     }
+    if let Some(agent) = spec.pointer("/containers/0/name").cloned() {
+        annotations.entry("kubectl.kubernetes.io/default-container").or_insert(agent);
+    }
     labels.insert(names::LABEL_JOB_UID.into(), json!(job.uid()));
     labels.insert(names::LABEL_JOB_NAME.into(), json!(name));
     labels.insert(names::LABEL_EPOCH.into(), json!(claim.epoch.to_string()));

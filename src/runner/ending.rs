@@ -117,19 +117,17 @@ pub fn classify(evidence: Evidence) -> Ending {
             let message = format!("the agent was active for longer than timeouts.execution ({limit} s): {how}");
             failed(ending, error_types::EXECUTION_TIMEOUT, message)
         }
-        (Some(Stopped::Evict), Exit::Code(0), Left::Something(value)) => succeeded(ending, Some(value)),
-        (Some(Stopped::Evict), ..) => Ending { kind: OutcomeKind::Evicted, ..ending },
-        (Some(Stopped::Cancel), Exit::Code(0), Left::Something(value)) => succeeded(ending, Some(value)),
-        (Some(Stopped::Cancel), Exit::Code(0), Left::Nothing) => succeeded(ending, None),
-        (Some(Stopped::Cancel), ..) => Ending { kind: OutcomeKind::Cancelled, ..ending },
         (_, Exit::Code(0), Left::Something(value)) => succeeded(ending, Some(value)),
+        // Told to end, many programs exit with 0 whatever they have done: only a result says that the work was.
+        (Some(Stopped::Evict), ..) => Ending { kind: OutcomeKind::Evicted, ..ending },
+        (Some(Stopped::Cancel), ..) => Ending { kind: OutcomeKind::Cancelled, ..ending },
+        (Some(Stopped::Sigterm), ..) => {
+            failed(ending, error_types::DISRUPTED, format!("the pod was told to end while the agent ran: {how}"))
+        }
         (_, Exit::Code(0), Left::Nothing) => succeeded(ending, None),
         (_, Exit::Code(0), Left::Unreadable(why)) => {
             ending.non_retryable = true;
             failed(ending, error_types::INVALID_RESULT, format!("the agent's result file is of no use: {why}"))
-        }
-        (Some(Stopped::Sigterm), ..) => {
-            failed(ending, error_types::DISRUPTED, format!("the pod was told to end while the agent ran: {how}"))
         }
         (_, Exit::Signal { number: 9, .. }, _) if oom => {
             failed(ending, error_types::OOM_KILLED, "the kernel killed the agent for want of memory".to_owned())

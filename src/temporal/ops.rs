@@ -59,10 +59,7 @@ fn bounded(limit: Duration) -> RpcOptions {
     RpcOptions::builder().timeout(limit).retry_options(RetryOptions::no_retries()).build()
 }
 
-fn raw<T: Serialize + Send + Sync + 'static>(value: &T) -> RawValue
-where
-    T: temporalio_common::data_converters::TemporalSerializable,
-{
+fn raw<T: Serialize + Send + Sync + 'static>(value: &T) -> RawValue {
     RawValue::from_value(value, &PayloadConverter::default())
 }
 
@@ -91,7 +88,7 @@ impl Temporal {
     /// Signals a workflow. [`TemporalError::NotFound`] if it is closed.
     pub async fn signal<T>(&self, id: &str, signal: &'static str, payload: &T) -> Result<(), TemporalError>
     where
-        T: temporalio_common::data_converters::TemporalSerializable + Serialize + Send + Sync + 'static,
+        T: Serialize + Send + Sync + 'static,
     {
         let options = WorkflowSignalOptions::builder().rpc_options(bounded(CALL)).build();
         Ok(self.workflow(id)?.signal(UntypedSignal::new(signal), raw(payload), options).await?)

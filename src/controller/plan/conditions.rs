@@ -63,7 +63,7 @@ fn succeeded(d: &Draft<'_>, phase: Phase) -> Say {
             let reason = if is_reason(&error.kind) { error.kind.as_str() } else { "Failed" };
             let pod = d.status.runner_pod.clone().unwrap_or_default();
             let next = format!("See kubectl logs {pod}");
-            say(SUCCEEDED, Some(false), reason, format!("after {attempt} attempts: {}. {next}", error.message))
+            say(SUCCEEDED, Some(false), reason, format!("attempt {attempt}, the last: {}. {next}", error.message))
         }
         Phase::Cancelled => say(SUCCEEDED, Some(false), "Cancelled", "the job was cancelled"),
         Phase::Retrying => say(

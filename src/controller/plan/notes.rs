@@ -62,7 +62,7 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Note> {
         found.map(|c| (c.reason.clone(), c.message.clone()))
     };
     if let Some((reason, message)) = stalled(new).filter(|new| stalled(old).is_none_or(|old| old.0 != new.0)) {
-        notes.push(note(Warning, &reason, format!("{message}. The job waits for this")));
+        notes.push(note(Warning, &reason, format!("{}. The job waits for this", message.trim_end_matches('.'))));
     }
     if old.phase != new.phase
         && let Some(phase) = new.phase

@@ -151,7 +151,8 @@ fn mirror(d: &mut Draft<'_>) {
     }
     if let Some(status) = &answer.status {
         d.status.error = status.error.clone();
-        if status.attempt > 0 {
+        // An answer may be older than the claim, which says it too.
+        if status.attempt > d.status.attempt.unwrap_or(0) {
             d.status.attempt = Some(status.attempt);
         }
     }

@@ -66,7 +66,7 @@ fn wanted(job: &AgentJob) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn mine<'a>(status: Option<&'a Claim>, epoch: i32) -> Result<&'a Claim, Trouble> {
+fn mine(status: Option<&Claim>, epoch: i32) -> Result<&Claim, Trouble> {
     status.filter(|c| c.epoch == epoch).ok_or(Trouble::Superseded("the claim has gone on to another epoch"))
 }
 

@@ -16,7 +16,10 @@ use temporalio_sdk::{
     activities::{ActivityContext, ActivityError},
     runtime::RuntimeOptions,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+};
 
 #[workflow]
 #[derive(Default)]
@@ -61,6 +64,8 @@ impl BareActivities {
 pub struct Bare {
     temporal: Temporal,
     id: String,
+    stop: Box<dyn Fn() + Send + Sync>,
+    worker: JoinHandle<()>,
     state: Mutex<(u64, mpsc::UnboundedReceiver<(u64, Instant)>)>,
 }
 
@@ -79,15 +84,16 @@ impl Bare {
             .build();
         let runtime = Runtime::from_current_tokio(RuntimeOptions::builder().build().map_err(anyhow::Error::msg)?)?;
         let mut worker = Worker::new(&runtime, client.clone(), options)?;
+        let stop = Box::new(worker.shutdown_handle());
         let handle = tokio::runtime::Handle::current();
-        std::thread::spawn(move || {
+        let worker = tokio::task::spawn_blocking(move || {
             if let Err(e) = handle.block_on(worker.run()) {
                 eprintln!("the bare worker: {e}");
             }
         });
         let options = WorkflowStartOptions::new(name, name).build();
         client.start_workflow(UntypedWorkflow::new("BareWorkflow"), RawValue::new(vec![]), options).await?;
-        Ok(Self { temporal, id: name.into(), state: Mutex::new((0, arrivals)) })
+        Ok(Self { temporal, id: name.into(), stop, worker, state: Mutex::new((0, arrivals)) })
     }
 
     /// One round trip, in milliseconds.
@@ -103,10 +109,14 @@ impl Bare {
         Ok((at - began).as_secs_f64() * 1000.0)
     }
 
-    /// Ends the workflow.
-    pub async fn end(&self) {
+    /// Ends the workflow and the worker.
+    pub async fn end(self) {
         if let Err(e) = self.temporal.cancel(&self.id, "the bench is over").await {
             eprintln!("the bare workflow stays: {e}");
+        }
+        (self.stop)();
+        if tokio::time::timeout(Duration::from_secs(20), self.worker).await.is_err() {
+            eprintln!("the bare worker does not end");
         }
     }
 }

@@ -69,17 +69,21 @@ async fn main() -> anyhow::Result<()> {
 
 async fn measure(arguments: &Arguments, client: kube::Client, namespace: &str) -> anyhow::Result<Measured> {
     let bare = bare::Bare::start(namespace).await.context("the bare round trip")?;
-    let bench = rounds::Bench::new(client, namespace, &bare);
     let mut measured = Measured::default();
-    bench.toggle(arguments.rounds, &mut measured).await.context("pause and resume")?;
+    let done = rounds(arguments, &rounds::Bench::new(client, namespace, &bare), &mut measured).await;
+    bare.end().await;
+    done.map(|()| measured)
+}
+
+async fn rounds(arguments: &Arguments, bench: &rounds::Bench<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    bench.toggle(arguments.rounds, measured).await.context("pause and resume")?;
     let mut done = 0;
     while done < arguments.rounds {
         let batch = arguments.batch.min(arguments.rounds - done);
-        bench.cancel(done, batch, &mut measured).await.context("cancel")?;
+        bench.cancel(done, batch, measured).await.context("cancel")?;
         done += batch;
     }
-    bare.end().await;
-    Ok(measured)
+    Ok(())
 }
 
 /// The value that `part` of all don't exceed.

@@ -132,9 +132,10 @@ impl<'a> Bench<'a> {
             measured.bare.push(self.bare.round().await?);
             pause(i).await;
             measured.sigterm.push(within("SIGTERM", self.cancel_one(name, &pod)).await?);
-            let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
-            within("the job's end", self.until(name, ended)).await?;
+            within("the agent's end", self.until(name, |s| s.outcome.is_some())).await?;
         }
+        let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
+        try_join_all(names.iter().map(|name| within("a job's end", self.until(name, ended)))).await?;
         Ok(())
     }
 

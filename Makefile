@@ -60,9 +60,12 @@ cluster-test: ## tests against the cluster that is up; ARGS go to the test binar
 	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 4 $(ARGS)
 
 .PHONY: bench-control
-bench-control: ## how fast pause, resume and cancel take effect, in the cluster that is up
-	cargo build --example bench-control
-	deploy/dev/enter cargo run --offline --example bench-control -- $(ARGS)
+bench-control: PROFILE = release
+bench-control: image ## how fast pause, resume and cancel take effect, in the cluster that is up: release build, installed
+	cargo build --profile $(PROFILE) --example bench-control
+	deploy/dev/load-image $(KOCO_DEV_DIR)/images/koco.tar $(KOCO_DEV_DIR)/images/koco-test-agent.tar
+	deploy/dev/install
+	deploy/dev/enter cargo run --offline --profile $(PROFILE) --example bench-control -- $(ARGS)
 
 
 .PHONY: deps

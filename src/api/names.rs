@@ -15,6 +15,8 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 pub const RUNNER_COMPONENT: &str = "agent-runner";
 /// Annotation on an AgentJob: a fresh id asks again for the state that the spec already names.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
+/// Label on an AgentJob that `kubectl koco retry` made: the job that it repeats.
+pub const LABEL_RETRY_OF: &str = "kodosumi.io/retry-of";
 /// Finalizer of jobs in Temporal mode: their workflow is cancelled before they go.
 pub const FINALIZER: &str = "kodosumi.io/workflow";
 /// The audience of the token with which a runner proves to the gateway which pod it is in.

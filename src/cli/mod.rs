@@ -2,9 +2,10 @@
 //! others.
 
 mod crd;
+mod plugin;
 mod roles;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -28,16 +29,31 @@ enum Command {
     Operator(Box<roles::Operator>),
     /// Print the CustomResourceDefinition as YAML
     Crd,
+    /// The kubectl plugin, which is this binary under the name kubectl-koco
+    #[command(hide = true)]
+    Kubectl(Box<plugin::Plugin>),
 }
 
-/// Parses the command line and runs it to its end.
+/// The name that we were called by, without a folder and `.exe`.
+fn name() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    Path::new(&called).file_stem().and_then(OsStr::to_str).unwrap_or_default().to_string()
+}
+
+/// Parses the command line and runs it to its end. Under the plugin's names it is the kubectl plugin.
 pub fn main() -> ExitCode {
+    match name().as_str() {
+        "kubectl-koco" => return plugin::main(),
+        "kubectl_complete-koco" => return plugin::complete(),
+        _ => {}
+    }
     let done = match Cli::parse().command {
         Command::Controller(role) => roles::run(*role),
         Command::TemporalWorker(role) => roles::run(*role),
         Command::Gateway(role) => roles::run(*role),
         Command::Operator(role) => roles::run(*role),
         Command::Crd => crd::print(),
+        Command::Kubectl(plugin) => return plugin::run(*plugin),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

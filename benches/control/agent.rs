@@ -1,0 +1,56 @@
+//! An agent's process, as the kernel of this machine sees it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+
+const POLL: Duration = Duration::from_micros(500);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The test agent's process in a pod.
+#[derive(Clone)]
+pub struct Agent {
+    stat: PathBuf,
+}
+
+impl Agent {
+    /// Finds it by its program and the pod's UID in its cgroup, both of which anybody may read.
+    pub fn of(pod_uid: &str) -> anyhow::Result<Self> {
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let ours = fs::read(path.join("cmdline")).is_ok_and(|c| c.starts_with(b"/test-agent\0"));
+            let group = fs::read_to_string(path.join("cgroup")).unwrap_or_default().replace('_', "-");
+            if ours && group.contains(pod_uid) {
+                return Ok(Self { stat: path.join("stat") });
+            }
+        }
+        bail!("no process of the agent on this machine: is the node another one?")
+    }
+
+    /// Whether it stands still.
+    fn stopped(&self) -> anyhow::Result<bool> {
+        let stat = fs::read_to_string(&self.stat).context("the agent's process")?;
+        let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat")?;
+        Ok(rest.trim_start().starts_with(['T', 't']))
+    }
+
+    /// Watches, on a thread of its own from now on, for it to stand still or not; answers when it did.
+    pub fn until(&self, stopped: bool) -> impl Future<Output = anyhow::Result<Instant>> + use<> {
+        let agent = self.clone();
+        let watch = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            while agent.stopped()? != stopped {
+                if began.elapsed() > LIMIT {
+                    bail!("the agent is not {}", if stopped { "frozen" } else { "thawed" });
+                }
+                std::thread::sleep(POLL);
+            }
+            Ok(Instant::now())
+        });
+        async { watch.await? }
+    }
+}

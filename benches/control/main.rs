@@ -1,0 +1,123 @@
+//! `make bench-control`: how fast pause, resume and cancel take effect on a real node, in Temporal mode.
+//!
+//! Measured from the moment before the client sends its merge patch, over at least 200 rounds each:
+//! - to frozen and to thawed: until the kernel says so. The node is this machine, so `/proc/PID/stat` of the agent's process
+//!   is read every half millisecond; unlike the agent's ticks it is exact to that and costs the agent nothing.
+//! - to SIGTERM: until the agent has it. It writes the wall clock (milliseconds; half of one is added) to its log, and the
+//!   clock is ours. An agent each round, one after the other; their pods are made a batch at a time.
+//!
+//! Next to each round, on the same server, a bare round trip through the Rust SDK: [`bare`]. The operator is the one that is
+//! installed. Limits are printed, never asserted: the exit code tells of a bench that could not measure, and of nothing else.
+
+mod agent;
+mod bare;
+mod rounds;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use k8s_openapi::api::core::v1::Namespace;
+use koco::platform::kubernetes;
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::json;
+
+/// To reach: the slowest of a hundred.
+const P99: f64 = 250.0;
+/// To reach: the median, in bare round trips.
+const RATIO: f64 = 4.0;
+
+/// Measures how fast pause, resume and cancel take effect.
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds of each
+    #[arg(long, default_value_t = 200)]
+    rounds: usize,
+    /// How many pods for cancels are made at a time
+    #[arg(long, default_value_t = 20)]
+    batch: usize,
+}
+
+/// Milliseconds of each round.
+#[derive(Default)]
+struct Measured {
+    bare: Vec<f64>,
+    frozen: Vec<f64>,
+    thawed: Vec<f64>,
+    sigterm: Vec<f64>,
+    pausing: rounds::Stations,
+    resuming: rounds::Stations,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = kubernetes::client().await.context("run this inside the dev cluster: make bench-control")?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let name = format!("koco-bench-{}", std::process::id());
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+    namespaces.create(&PostParams::default(), &namespace).await.context("a namespace for the bench")?;
+    let measured = measure(&arguments, client, &name).await;
+    namespaces.delete(&name, &DeleteParams::default()).await.context("deleting the bench's namespace")?;
+    print(&measured?);
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments, client: kube::Client, namespace: &str) -> anyhow::Result<Measured> {
+    let bare = bare::Bare::start(namespace).await.context("the bare round trip")?;
+    let mut measured = Measured::default();
+    let done = rounds(arguments, &rounds::Bench::new(client, namespace, &bare), &mut measured).await;
+    bare.end().await;
+    done.map(|()| measured)
+}
+
+async fn rounds(arguments: &Arguments, bench: &rounds::Bench<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    bench.toggle(arguments.rounds, measured).await.context("pause and resume")?;
+    let mut done = 0;
+    while done < arguments.rounds {
+        let batch = arguments.batch.min(arguments.rounds - done);
+        bench.cancel(done, batch, measured).await.context("cancel")?;
+        done += batch;
+    }
+    Ok(())
+}
+
+/// The value that `part` of all don't exceed.
+fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+fn print(m: &Measured) {
+    let bare = percentile(&m.bare, 0.5);
+    println!("\n{:<28} {:>6} {:>9} {:>9} {:>9}", "milliseconds", "rounds", "p50", "p99", "p50/bare");
+    let line = |what: &str, values: &[f64], goal: bool| {
+        let (p50, p99) = (percentile(values, 0.5), percentile(values, 0.99));
+        let verdict = match goal {
+            false => "",
+            true if p99 < P99 && p50 < RATIO * bare => "  reached",
+            true => "  MISSED",
+        };
+        println!("{what:<28} {:>6} {p50:>9.1} {p99:>9.1} {:>9.2}{verdict}", values.len(), p50 / bare);
+    };
+    line("bare signal to activity", &m.bare, false);
+    line("patch to frozen", &m.frozen, true);
+    line("patch to thawed", &m.thawed, true);
+    line("patch to SIGTERM", &m.sigterm, true);
+    println!("To reach: p99 < {P99} ms, p50 < {RATIO} x bare.\n");
+    println!("Where the time goes: from the patch until a watch on the job shows it, p50 and p99");
+    m.pausing.print("pause");
+    m.resuming.print("resume");
+}
+
+/// A limit for what must come in time for the bench to go on at all.
+async fn within<T>(what: &str, future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let limit = Duration::from_secs(120);
+    tokio::time::timeout(limit, future).await.with_context(|| format!("{what}: not within {limit:?}"))?
+}

@@ -1,0 +1,215 @@
+//! The rounds: a patch as kubectl would send it, and when it took effect.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, future::try_join_all};
+use k8s_openapi::api::core::v1::Pod;
+use koco::api::{AgentJob, AgentJobStatus, DesiredState, Phase, RunnerState};
+use kube::{
+    Api,
+    api::{LogParams, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{Measured, agent::Agent, bare::Bare, percentile, within};
+
+/// When each station of a request showed in the job's status, in milliseconds from the patch.
+#[derive(Default)]
+pub struct Stations {
+    sent: Vec<f64>,
+    command: Vec<f64>,
+    confirmed: Vec<f64>,
+    phase: Vec<f64>,
+}
+
+impl Stations {
+    pub fn print(&self, what: &str) {
+        let stations = [
+            ("signal sent", &self.sent),
+            ("command written", &self.command),
+            ("confirmed", &self.confirmed),
+            ("phase", &self.phase),
+        ];
+        let parts = stations.map(|(name, v)| format!("{name} {:.0}/{:.0}", percentile(v, 0.5), percentile(v, 0.99)));
+        println!("  {what:<7} {} ms", parts.join(", "));
+    }
+}
+
+type Changes = mpsc::UnboundedReceiver<(Instant, AgentJobStatus)>;
+
+pub struct Bench<'a> {
+    jobs: Api<AgentJob>,
+    pods: Api<Pod>,
+    bare: &'a Bare,
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// Rounds don't fall into step with anything that has a period.
+async fn pause(round: usize) {
+    tokio::time::sleep(Duration::from_millis(30 + (round * 37 % 50) as u64)).await;
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(client: kube::Client, namespace: &str, bare: &'a Bare) -> Self {
+        Self { jobs: Api::namespaced(client.clone(), namespace), pods: Api::namespaced(client, namespace), bare }
+    }
+
+    /// Pauses and resumes one agent again and again.
+    pub async fn toggle(&self, rounds: usize, measured: &mut Measured) -> anyhow::Result<()> {
+        let started = within("the agent to start", self.start("toggle")).await?;
+        let agent = Agent::of(&started.claim.and_then(|c| c.pod_uid).context("no pod")?)?;
+        let mut changes = self.changes("toggle");
+        for round in 0..rounds {
+            measured.bare.push(self.bare.round().await?);
+            pause(round).await;
+            let took = self.ask("toggle", DesiredState::Paused, &agent, &mut changes, &mut measured.pausing).await?;
+            measured.frozen.push(took);
+            pause(round + 1).await;
+            let took = self.ask("toggle", DesiredState::Running, &agent, &mut changes, &mut measured.resuming).await?;
+            measured.thawed.push(took);
+            pause(round + 2).await;
+        }
+        self.patch("toggle", DesiredState::Cancelled).await
+    }
+
+    /// One pause or resume; goes on until the status says so too.
+    async fn ask(
+        &self,
+        name: &str,
+        state: DesiredState,
+        agent: &Agent,
+        changes: &mut Changes,
+        stations: &mut Stations,
+    ) -> anyhow::Result<f64> {
+        let still = state == DesiredState::Paused;
+        while changes.try_recv().is_ok() {}
+        let effect = agent.until(still);
+        let began = Instant::now();
+        self.patch(name, state).await?;
+        let took = effect.await? - began;
+        let (runner, phase) =
+            if still { (RunnerState::Frozen, Phase::Paused) } else { (RunnerState::Running, Phase::Running) };
+        let mut seen = [None; 4];
+        within("the status to say so", async {
+            while seen.contains(&None) {
+                let (at, status) = changes.recv().await.context("the watch has ended")?;
+                let control = status.control.unwrap_or_default();
+                let seq = control.command.as_ref().map_or(0, |c| c.seq);
+                let now = [
+                    control.sent.is_some_and(|s| s.state == state),
+                    control.command.is_some_and(|c| c.state == state),
+                    control.confirmed.is_some_and(|c| c.state == runner && c.seq >= seq),
+                    status.phase == Some(phase),
+                ];
+                for (seen, now) in seen.iter_mut().zip(now) {
+                    if now {
+                        seen.get_or_insert(millis(at.saturating_duration_since(began)));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        let lists = [&mut stations.sent, &mut stations.command, &mut stations.confirmed, &mut stations.phase];
+        for (list, at) in lists.into_iter().zip(seen) {
+            list.extend(at);
+        }
+        Ok(millis(took))
+    }
+
+    /// Starts a batch of agents, and cancels one after the other.
+    pub async fn cancel(&self, first: usize, count: usize, measured: &mut Measured) -> anyhow::Result<()> {
+        let names: Vec<_> = (first..first + count).map(|i| format!("cancel-{i}")).collect();
+        let started = try_join_all(names.iter().map(|name| within("an agent to start", self.start(name)))).await?;
+        for (i, (name, status)) in names.iter().zip(started).enumerate() {
+            let pod = status.claim.context("no claim")?.pod_name;
+            measured.bare.push(self.bare.round().await?);
+            pause(i).await;
+            measured.sigterm.push(within("SIGTERM", self.cancel_one(name, &pod)).await?);
+            within("the agent's end", self.until(name, |s| s.outcome.is_some())).await?;
+        }
+        let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
+        try_join_all(names.iter().map(|name| within("a job's end", self.until(name, ended)))).await?;
+        Ok(())
+    }
+
+    async fn cancel_one(&self, name: &str, pod: &str) -> anyhow::Result<f64> {
+        let params = LogParams { container: Some("agent".into()), follow: true, ..LogParams::default() };
+        let mut lines = Box::pin(self.pods.log_stream(pod, &params).await?).lines();
+        // With this line it has its handler.
+        while !lines.try_next().await?.context("an agent without a word")?.starts_with("pid ") {}
+        let began = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        self.patch(name, DesiredState::Cancelled).await?;
+        while let Some(line) = lines.try_next().await? {
+            if let Some(at) = line.strip_prefix("sigterm ") {
+                return Ok(at.trim().parse::<f64>()? + 0.5 - millis(began));
+            }
+        }
+        anyhow::bail!("the agent of {name} ended without SIGTERM")
+    }
+
+    async fn patch(&self, name: &str, state: DesiredState) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({ "spec": { "desiredState": state } }));
+        self.jobs.patch(name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Creates a job and waits until its agent runs.
+    async fn start(&self, name: &str) -> anyhow::Result<AgentJobStatus> {
+        let job = serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1",
+            "kind": "AgentJob",
+            "metadata": { "name": name },
+            "spec": {
+                "executionMode": "Temporal",
+                "entryPoint": "count?every_ms=1000",
+                "template": { "spec": {
+                    "terminationGracePeriodSeconds": 10,
+                    "containers": [{ "name": "agent", "image": "localhost/koco-test-agent:dev", "command": ["/test-agent"] }],
+                } },
+            },
+        }))?;
+        self.jobs.create(&PostParams::default(), &job).await.context("is the operator installed? make up")?;
+        let started = |s: &AgentJobStatus| {
+            s.phase == Some(Phase::Running) && s.runner.as_ref().is_some_and(|r| r.started_time.is_some())
+        };
+        self.until(name, started).await
+    }
+
+    async fn until(&self, name: &str, holds: impl Fn(&AgentJobStatus) -> bool) -> anyhow::Result<AgentJobStatus> {
+        let mut changes = self.changes(name);
+        loop {
+            let (_, status) = changes.recv().await.context("the watch has ended")?;
+            if holds(&status) {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// A job's status each time that it changes, with the time that it came here.
+    fn changes(&self, name: &str) -> Changes {
+        let (tell, changes) = mpsc::unbounded_channel();
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut stream = watcher(self.jobs.clone(), config).default_backoff().applied_objects().boxed();
+        tokio::spawn(async move {
+            loop {
+                let job = tokio::select! { job = stream.next() => job, () = tell.closed() => return };
+                match job {
+                    Some(Ok(job)) => {
+                        // Whoever listened has heard enough.
+                        let _ = tell.send((Instant::now(), job.status.unwrap_or_default()));
+                    }
+                    Some(Err(e)) => eprintln!("the watch: {e}"),
+                    None => return,
+                }
+            }
+        });
+        changes
+    }
+}

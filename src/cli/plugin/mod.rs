@@ -1,0 +1,149 @@
+//! `kubectl koco`: what people do with their jobs, with the rights of their own kubeconfig. The same binary under the name
+//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It speaks to the API server only, and needs nothing of the
+//! operator but the resource. Called by [`super::main`] alone.
+
+mod complete;
+mod connect;
+mod control;
+mod events;
+mod logs;
+mod render;
+mod retry;
+mod status;
+mod wait;
+mod watch;
+
+use std::{io, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::api::DesiredState;
+
+pub use complete::main as complete;
+
+const COMPLETION: &str = "\
+With `kubectl koco` on Kubernetes 1.26 or later, kubectl's own completion asks the plugin, names of jobs included. \
+It finds it under another name, beside the plugin in PATH:
+
+  ln -s kubectl-koco \"$(dirname \"$(command -v kubectl-koco)\")/kubectl_complete-koco\"
+
+This command is for calls by the plugin's own name, without kubectl:
+
+  source <(kubectl koco completion bash)      # kubectl-koco pau<TAB>";
+
+/// The plugin's command line, by its own name.
+#[derive(Parser)]
+#[command(
+    name = "kubectl-koco",
+    bin_name = "kubectl koco",
+    version,
+    about = "Pause, resume, cancel and watch agent jobs"
+)]
+#[command(max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    plugin: Plugin,
+}
+
+/// The plugin's arguments.
+#[derive(Args)]
+pub struct Plugin {
+    #[command(flatten)]
+    target: connect::Target,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Name {
+    /// The AgentJob
+    name: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the agent stand still
+    Pause(Name),
+    /// Let it go on, also after a pause that was asked for elsewhere
+    Resume(Name),
+    /// End the job. Final
+    Cancel(Name),
+    /// Create a new job like one that has finished, and print its name
+    Retry(Name),
+    /// Show where a job stands
+    Status(status::Arguments),
+    /// Print what the agent writes
+    Logs(logs::Arguments),
+    /// Wait until a job has finished, is paused, or has reached a phase
+    #[command(after_help = wait::EXIT_CODES)]
+    Wait(wait::Arguments),
+    /// Print a completion script
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The plugin under its own name.
+pub fn main() -> ExitCode {
+    run(Cli::parse().plugin)
+}
+
+/// Runs one command to its end.
+pub fn run(plugin: Plugin) -> ExitCode {
+    // A provider that is installed already is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime");
+    match runtime.and_then(|runtime| runtime.block_on(dispatch(plugin))) {
+        Ok(code) => code,
+        // Whoever read our output has seen enough.
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
+    if let Command::Completion { shell } = plugin.command {
+        clap_complete::generate(shell, &mut Cli::command().bin_name("kubectl-koco"), "kubectl-koco", &mut io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let session = plugin.target.connect().await?;
+    match plugin.command {
+        Command::Pause(job) => control::ask(&session, &job.name, DesiredState::Paused).await?,
+        Command::Resume(job) => control::ask(&session, &job.name, DesiredState::Running).await?,
+        Command::Cancel(job) => control::ask(&session, &job.name, DesiredState::Cancelled).await?,
+        Command::Retry(job) => retry::run(&session, &job.name).await?,
+        Command::Status(arguments) => status::run(&session, &arguments).await?,
+        Command::Logs(arguments) => logs::run(&session, &arguments).await?,
+        Command::Wait(arguments) => return wait::run(&session, &arguments).await,
+        // Done above: it needs no cluster.
+        Command::Completion { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_kubectl_work_after_the_command() {
+        let cli = Cli::try_parse_from(["kubectl-koco", "status", "x", "-n", "n", "--context", "c", "-w"]).unwrap();
+        assert_eq!(cli.plugin.target.namespace.as_deref(), Some("n"));
+        assert_eq!(cli.plugin.target.context.as_deref(), Some("c"));
+        assert!(matches!(cli.plugin.command, Command::Status(status::Arguments { watch: true, .. })));
+    }
+}

@@ -1,0 +1,122 @@
+//! `wait`: ends when a job has come to where it was waited for, with an exit code that a script can use.
+
+use std::{io::Write, process::ExitCode, str::FromStr, time::Duration};
+
+use anyhow::anyhow;
+use clap::Args;
+use futures::TryStreamExt;
+use serde_json::json;
+
+use super::{connect::Session, watch};
+use crate::api::{AgentJob, Phase, Seconds};
+
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0    the job has succeeded, or reached the phase that was waited for
+  1    it has ended otherwise: failed, cancelled, deleted; or it can't be watched
+  2    wrong usage
+  124  the time is over";
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The AgentJob
+    name: String,
+    /// What to wait for: `finished`, `paused`, or a phase such as `Running` or `phase=Failed`
+    #[arg(long = "for", value_name = "WHAT", default_value = "finished")]
+    what: What,
+    /// How long, such as 90s or 1h30m. Default: as long as it takes
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    Finished,
+    Phase(Phase),
+}
+
+impl FromStr for What {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let word = text.strip_prefix("phase=").unwrap_or(text).to_lowercase();
+        let mut capital = word.chars();
+        let capital: String = capital.next().iter().flat_map(|c| c.to_uppercase()).chain(capital).collect();
+        match word.as_str() {
+            "finished" => Ok(Self::Finished),
+            _ => serde_json::from_value(json!(capital)).map(Self::Phase).map_err(|_| {
+                "neither `finished` nor a phase (Pending, Running, Paused, Retrying, Cancelling, Succeeded, Failed, \
+                 Cancelled)"
+                    .into()
+            }),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<Seconds>().map(Seconds::get).map_err(|e| e.to_string())
+}
+
+pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let watched = until(session, arguments);
+    let ended = match arguments.timeout {
+        Some(limit) => tokio::time::timeout(limit, watched).await,
+        None => Ok(watched.await),
+    };
+    let name = &arguments.name;
+    let Ok(ended) = ended else {
+        eprintln!("error: timed out waiting for agentjob.kodosumi.io/{name}");
+        return Ok(ExitCode::from(124));
+    };
+    let (phase, reached) = ended?;
+    writeln!(std::io::stdout(), "agentjob.kodosumi.io/{name} {phase:?}")?;
+    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn until(session: &Session, arguments: &Arguments) -> anyhow::Result<(Phase, bool)> {
+    let mut changes = watch::job(session, &arguments.name).await?;
+    while let Some(job) = changes.try_next().await? {
+        if let Some(reached) = judge(&job, arguments.what) {
+            return Ok((watch::phase(&job), reached));
+        }
+    }
+    Err(anyhow!("the watch has ended"))
+}
+
+/// Whether the job has come to where it is waited for; `None`: not yet.
+fn judge(job: &AgentJob, what: What) -> Option<bool> {
+    let phase = watch::phase(job);
+    match what {
+        What::Phase(wanted) if job.status.as_ref().is_some_and(|s| s.phase == Some(wanted)) => Some(true),
+        What::Finished if phase.is_terminal() => Some(phase == Phase::Succeeded),
+        _ => phase.is_terminal().then_some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::AgentJobStatus;
+
+    #[test]
+    fn words_and_phases() {
+        assert_eq!("finished".parse(), Ok(What::Finished));
+        assert_eq!("paused".parse(), Ok(What::Phase(Phase::Paused)));
+        assert_eq!("phase=Running".parse(), Ok(What::Phase(Phase::Running)));
+        assert!("done".parse::<What>().is_err() && "".parse::<What>().is_err());
+    }
+
+    #[test]
+    fn an_end_that_was_not_waited_for_ends_the_wait() {
+        let at = |phase| AgentJob {
+            status: Some(AgentJobStatus { phase: Some(phase), ..AgentJobStatus::default() }),
+            ..AgentJob::default()
+        };
+        assert_eq!(judge(&at(Phase::Running), What::Finished), None);
+        assert_eq!(judge(&at(Phase::Succeeded), What::Finished), Some(true));
+        assert_eq!(judge(&at(Phase::Cancelled), What::Finished), Some(false));
+        assert_eq!(judge(&at(Phase::Paused), What::Phase(Phase::Paused)), Some(true));
+        assert_eq!(judge(&at(Phase::Succeeded), What::Phase(Phase::Paused)), Some(false));
+        assert_eq!(judge(&at(Phase::Failed), What::Phase(Phase::Failed)), Some(true));
+        assert_eq!(judge(&AgentJob::default(), What::Phase(Phase::Pending)), None, "nobody has seen it yet");
+    }
+}

@@ -1,0 +1,70 @@
+//! One job as it changes, for the commands that go on until its end.
+
+use std::{future::ready, time::Duration};
+
+use anyhow::anyhow;
+use futures::{Stream, StreamExt};
+use kube::runtime::{
+    WatchStreamExt,
+    watcher::{self, Config, Event, watcher},
+};
+
+use super::connect::Session;
+use crate::api::{AgentJob, Phase};
+
+/// Whether nothing will change any more.
+pub(super) fn finished(job: &AgentJob) -> bool {
+    phase(job).is_terminal()
+}
+
+/// The phase; Pending while the operator has not seen the job.
+pub(super) fn phase(job: &AgentJob) -> Phase {
+    job.status.as_ref().and_then(|s| s.phase).unwrap_or_default()
+}
+
+/// The job now, and each time that it changes. Ends with an error when it is deleted, or may not be watched; while the API
+/// server is away it is tried again.
+pub(super) async fn job(
+    session: &Session,
+    name: &str,
+) -> anyhow::Result<impl Stream<Item = anyhow::Result<AgentJob>> + Unpin + use<>> {
+    // Told at once, and in better words, if there is none.
+    let uid = session.job(name).await?.metadata.uid;
+    let gone = {
+        let name = name.to_string();
+        move || anyhow!("agentjob.kodosumi.io/{name} was deleted")
+    };
+    let config = Config::default().fields(&format!("metadata.name={name}"));
+    let events = watcher(session.jobs(), config).default_backoff();
+    let mut seen = false;
+    Ok(Box::pin(events.filter_map(move |event| {
+        ready(match event {
+            Ok(Event::Apply(job) | Event::InitApply(job)) if job.metadata.uid == uid => {
+                seen = true;
+                Some(Ok(job))
+            }
+            Ok(Event::Init) => {
+                seen = false;
+                None
+            }
+            Ok(Event::InitDone) if seen => None,
+            Ok(_) => Some(Err(gone())),
+            Err(e) => refused(&e).map(|message| Err(anyhow!(message))),
+        })
+    })))
+}
+
+/// What the API server says, if it won't help to ask again.
+fn refused(error: &watcher::Error) -> Option<String> {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(s))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(s)) => s,
+        _ => return None,
+    };
+    [401, 403, 404].contains(&status.code).then(|| status.message.clone())
+}
+
+/// Waits a little where nothing tells of a change.
+pub(super) async fn a_little() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}

@@ -50,6 +50,15 @@ lint: ## formatting, clippy
 unit: ## tests that need no server
 	cargo test --lib --bins --test contract --test runner --test replay
 
+.PHONY: workflow-test
+workflow-test: tools ## tests of the workflow, on a Temporal server of their own
+	tests/workflow/run $(ARGS)
+
+.PHONY: record-histories
+record-histories: tools ## record tests/histories anew: only what running workflows needn't survive
+	KOCO_RECORD_HISTORIES=1 tests/workflow/run
+	cargo test --test replay
+
 .PHONY: chart-test
 chart-test: tools ## tests of the Helm chart
 	PATH="$(KOCO_DEV_DIR)/tools:$$PATH" charts/koco/tests/run

@@ -34,12 +34,12 @@ async fn the_kubelets_sigterm_is_a_disruption() {
 }
 
 #[tokio::test]
-async fn an_agent_that_finishes_on_sigterm_has_succeeded() {
+async fn exit_zero_on_sigterm_without_a_result_is_no_success() {
     let run = Run::start(job("exit0-after?ms=500")).await;
     run.permit();
     run.confirmed(RunnerState::Running, 0).await;
     run.sigterm();
-    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+    run.failed(error_types::DISRUPTED).await;
 }
 
 #[tokio::test]

@@ -87,7 +87,12 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
 
     assert_eq!(kind(stopped(Stopped::Cancel, term())), OutcomeKind::Cancelled);
     assert_eq!(kind(stopped(Stopped::Cancel, Exit::Code(143))), OutcomeKind::Cancelled);
-    assert_eq!(kind(stopped(Stopped::Cancel, Exit::Code(0))), OutcomeKind::Succeeded);
+    assert_eq!(
+        kind(stopped(Stopped::Cancel, Exit::Code(0))),
+        OutcomeKind::Cancelled,
+        "no result file: it was not done"
+    );
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }), OutcomeKind::Succeeded);
     let torn = Evidence { result: Left::Unreadable("EOF".into()), ..stopped(Stopped::Cancel, Exit::Code(0)) };
     assert_eq!(kind(torn), OutcomeKind::Cancelled);
 
@@ -101,7 +106,8 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
 
     fails_as(stopped(Stopped::Sigterm, term()), error_types::DISRUPTED, "SIGTERM");
     fails_as(Evidence { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");
-    assert_eq!(kind(stopped(Stopped::Sigterm, Exit::Code(0))), OutcomeKind::Succeeded);
+    fails_as(stopped(Stopped::Sigterm, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }), OutcomeKind::Succeeded);
 }
 
 #[test]

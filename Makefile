@@ -70,7 +70,7 @@ cluster-test: ## tests against the cluster that is up; ARGS go to the test binar
 
 .PHONY: bench-control
 bench-control: PROFILE = release
-bench-control: image ## how fast pause, resume and cancel take effect, in the cluster that is up: release build, installed
+bench-control: image ## how fast pause, resume and cancel take effect, in the cluster that is up (release build)
 	cargo build --profile $(PROFILE) --example bench-control
 	deploy/dev/load-image $(KOCO_DEV_DIR)/images/koco.tar $(KOCO_DEV_DIR)/images/koco-test-agent.tar
 	deploy/dev/install

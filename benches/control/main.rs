@@ -61,18 +61,27 @@ async fn main() -> anyhow::Result<()> {
     let name = format!("koco-bench-{}", std::process::id());
     let namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
     namespaces.create(&PostParams::default(), &namespace).await.context("a namespace for the bench")?;
-    let measured = measure(&arguments, client, &name).await;
+    let mut measured = Measured::default();
+    // What was measured until then is worth printing whatever ends it.
+    let done = tokio::select! {
+        done = measure(&arguments, client, &name, &mut measured) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    print(&measured);
     namespaces.delete(&name, &DeleteParams::default()).await.context("deleting the bench's namespace")?;
-    print(&measured?);
-    Ok(())
+    done
 }
 
-async fn measure(arguments: &Arguments, client: kube::Client, namespace: &str) -> anyhow::Result<Measured> {
+async fn measure(
+    arguments: &Arguments,
+    client: kube::Client,
+    namespace: &str,
+    measured: &mut Measured,
+) -> anyhow::Result<()> {
     let bare = bare::Bare::start(namespace).await.context("the bare round trip")?;
-    let mut measured = Measured::default();
-    let done = rounds(arguments, &rounds::Bench::new(client, namespace, &bare), &mut measured).await;
+    let done = rounds(arguments, &rounds::Bench::new(client, namespace, &bare), measured).await;
     bare.end().await;
-    done.map(|()| measured)
+    done
 }
 
 async fn rounds(arguments: &Arguments, bench: &rounds::Bench<'_>, measured: &mut Measured) -> anyhow::Result<()> {

@@ -13,8 +13,8 @@ use DesiredState::{Cancelled, Paused, Running};
 fn last_tick(run: &Run, who: &str) -> u64 {
     let prefix = format!("{who}tick ");
     let stdout = run.stdout();
-    let ticks = stdout.lines().filter_map(|line| line.strip_prefix(&prefix)?.split(' ').next()?.parse().ok());
-    ticks.last().unwrap_or(0)
+    let mut ticks = stdout.lines().filter_map(|line| line.strip_prefix(&prefix)?.split(' ').next()?.parse().ok());
+    ticks.next_back().unwrap_or(0)
 }
 
 async fn ticks_from(run: &Run, who: &str, from: u64) {

@@ -171,7 +171,7 @@ async fn races() {
             let test = &test;
             async move {
                 let job = test.apply(agent(&format!("exit0-after?ms={}", 150 + i * 10)).mode(mode).grace(3)).await;
-                if i % 3 > 0 {
+                if !i.is_multiple_of(3) {
                     job.until("the agent to start, or to have ended", |s| started(s) || s.outcome.is_some()).await;
                     tokio::time::sleep(Duration::from_millis(i * 13)).await;
                 } else {

@@ -156,7 +156,7 @@ impl<'t> Job<'t> {
     pub async fn pods(&self) -> Vec<Pod> {
         let ours = ListParams::default().labels(&format!("{}={}", names::LABEL_JOB_UID, self.uid));
         let mut pods = self.test.pods().list(&ours).await.expect("pods").items;
-        pods.sort_by_key(|p| epoch(p));
+        pods.sort_by_key(epoch);
         pods
     }
 

@@ -45,6 +45,8 @@ struct Arguments {
 #[derive(Default)]
 struct Measured {
     bare: Vec<f64>,
+    /// Those next to cancels, whose pods' ends keep the node busy.
+    bare_at_cancel: Vec<f64>,
     frozen: Vec<f64>,
     thawed: Vec<f64>,
     sigterm: Vec<f64>,
@@ -104,9 +106,9 @@ fn percentile(values: &[f64], part: f64) -> f64 {
 }
 
 fn print(m: &Measured) {
-    let bare = percentile(&m.bare, 0.5);
     println!("\n{:<28} {:>6} {:>9} {:>9} {:>9}", "milliseconds", "rounds", "p50", "p99", "p50/bare");
-    let line = |what: &str, values: &[f64], goal: bool| {
+    let line = |what: &str, values: &[f64], bare: &[f64], goal: bool| {
+        let bare = percentile(bare, 0.5);
         let (p50, p99) = (percentile(values, 0.5), percentile(values, 0.99));
         let verdict = match goal {
             false => "",
@@ -115,10 +117,11 @@ fn print(m: &Measured) {
         };
         println!("{what:<28} {:>6} {p50:>9.1} {p99:>9.1} {:>9.2}{verdict}", values.len(), p50 / bare);
     };
-    line("bare signal to activity", &m.bare, false);
-    line("patch to frozen", &m.frozen, true);
-    line("patch to thawed", &m.thawed, true);
-    line("patch to SIGTERM", &m.sigterm, true);
+    line("bare signal to activity", &m.bare, &m.bare, false);
+    line("patch to frozen", &m.frozen, &m.bare, true);
+    line("patch to thawed", &m.thawed, &m.bare, true);
+    line("bare, next to cancels", &m.bare_at_cancel, &m.bare_at_cancel, false);
+    line("patch to SIGTERM", &m.sigterm, &m.bare_at_cancel, true);
     println!("To reach: p99 < {P99} ms, p50 < {RATIO} x bare.\n");
     println!("Where the time goes: from the patch until a watch on the job shows it, p50 and p99");
     m.pausing.print("pause");

@@ -129,7 +129,7 @@ impl<'a> Bench<'a> {
         let started = try_join_all(names.iter().map(|name| within("an agent to start", self.start(name)))).await?;
         for (i, (name, status)) in names.iter().zip(started).enumerate() {
             let pod = status.claim.context("no claim")?.pod_name;
-            measured.bare.push(self.bare.round().await?);
+            measured.bare_at_cancel.push(self.bare.round().await?);
             pause(i).await;
             measured.sigterm.push(within("SIGTERM", self.cancel_one(name, &pod)).await?);
             within("the agent's end", self.until(name, |s| s.outcome.is_some())).await?;

@@ -116,7 +116,10 @@ pub(super) async fn all(
                 let token = permit.and_then(|p| p.task_token.as_deref());
                 let Some(token) = token.and_then(|t| TaskToken::from_claim(t, &workflow).ok()) else { continue };
                 let answer = context.temporal.deliver(token, outcome).await;
-                context.mirror.hurry(job.uid());
+                // While Temporal is away every question and every delivery fails at once: no hurry then.
+                if told(&answer) {
+                    context.mirror.hurry(job.uid());
+                }
                 context.mirror.ask(job.reference(), workflow.clone());
                 if !told(&answer)
                     && let Err(e) = answer

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     ExecutionMode, Job, MODES, Phase, Test, agent, audit,
     evidence::{starts, ticks},
-    job::{With, error_type, pod_name, pod_uid, runs},
+    job::{With, error_type, pod_name, pod_uid, runs, started},
     node, temporal, within,
 };
 
@@ -194,17 +194,16 @@ async fn a_killed_runner_is_seen_by_its_containers_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_runner_times_out_and_is_retried_without_overlap() {
     let (test, _roles) = Test::with_operator().await;
-    let spec = agent("count?every_ms=20&until=400").mode(ExecutionMode::Temporal).heartbeat("2s").grace(2);
+    let spec = agent("count?every_ms=20").mode(ExecutionMode::Temporal).heartbeat("2s").grace(2);
     let job = test.apply(spec.with(attempts(2))).await;
     let pod = job.running_pod().await;
     job.counts().await;
     let first = job.follow(&pod_name(&pod));
     node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGSTOP);
-    let status = job.phase(Phase::Succeeded).await;
-    assert_eq!(status.attempt, Some(2));
-    let failures = temporal::failures(&job.history().await);
-    assert_eq!(failures, ["HeartbeatTimeout"]);
-    let (first, second) = (ticks(&first.all().await), ticks(&job.log().await));
+    job.until("the second attempt", |s| s.attempt == Some(2) && started(s)).await;
+    let second = job.counts_on(5).await;
+    assert_eq!(temporal::failures(&job.history().await), ["HeartbeatTimeout"]);
+    let first = ticks(&first.all().await);
     assert_eq!(all_starts(&job).await, 1, "the second agent; the first's pod is gone");
     let (last, next) = (first.last().expect("ticks"), second.first().expect("ticks"));
     assert!(last.at < next.at, "the agents overlapped: {last:?} {next:?}");
@@ -242,7 +241,7 @@ async fn an_evicted_pod_counts_as_an_attempt_and_is_retried_by_one_authority() {
     let job = test.apply(agent("count").mode(ExecutionMode::Temporal).heartbeat("10m").with(attempts(3))).await;
     for attempt in 1..=3 {
         let running = format!("attempt {attempt}");
-        job.until(&running, |s| s.attempt == Some(attempt) && crate::harness::job::started(s)).await;
+        job.until(&running, |s| s.attempt == Some(attempt) && started(s)).await;
         let pod = pod_name(&job.running_pod().await);
         job.counts_on(1).await;
         test.pods().evict(&pod, &Default::default()).await.expect("evict");

@@ -50,19 +50,6 @@ impl Index {
             }
         }
     }
-
-    /// After a new list: what it did not name is gone.
-    fn keep_only(&self, listed: &HashMap<String, JobRef>, namespace: Option<&str>) {
-        let Ok(mut jobs) = self.jobs.lock() else { return };
-        // With one watch for each namespace a list speaks of its own pods only; those of others are left alone by the
-        // callers, who drop nothing unless all namespaces are watched by one.
-        if namespace.is_none() {
-            for pods in jobs.values_mut() {
-                pods.retain(|uid, _| listed.contains_key(uid));
-            }
-            jobs.retain(|_, pods| !pods.is_empty());
-        }
-    }
 }
 
 /// Follows the pods of a namespace, or of all, for ever.
@@ -73,31 +60,48 @@ pub(super) async fn watch(context: Arc<Context>, namespace: Option<String>, trig
     };
     let ours = format!("{}={}", names::LABEL_COMPONENT, names::RUNNER_COMPONENT);
     let mut events = watcher(api, watcher::Config::default().labels(&ours)).default_backoff().boxed();
-    let mut listed = HashMap::new();
+    // The job of each pod that this watch has shown: after a new list, what it does not name is gone.
+    let (mut known, mut listed) = (HashMap::new(), HashMap::new());
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitApply(pod)) => {
                 if let Some(job) = owner(&pod) {
-                    listed.insert(pod.metadata.uid.clone().unwrap_or_default(), job.clone());
+                    listed.insert(uid(&pod), job.clone());
                     tell(&context, &trigger, job, PodView::of(&pod));
                 }
             }
-            Ok(watcher::Event::InitDone) => context.pods.keep_only(&listed, namespace.as_deref()),
+            Ok(watcher::Event::InitDone) => {
+                for (uid, job) in std::mem::replace(&mut known, std::mem::take(&mut listed)) {
+                    if !known.contains_key(&uid) {
+                        gone(&context, &trigger, job, &uid);
+                    }
+                }
+            }
             Ok(watcher::Event::Apply(pod)) => {
                 if let Some(job) = owner(&pod) {
+                    known.insert(uid(&pod), job.clone());
                     tell(&context, &trigger, job, PodView::of(&pod));
                 }
             }
             Ok(watcher::Event::Delete(pod)) => {
                 if let Some(job) = owner(&pod) {
-                    context.pods.remove(&job.uid, pod.metadata.uid.as_deref().unwrap_or_default());
-                    let _ = trigger.send(job);
+                    known.remove(&uid(&pod));
+                    gone(&context, &trigger, job, &uid(&pod));
                 }
             }
             Err(error) => tracing::warn!(%error, "watching pods"),
         }
     }
+}
+
+fn uid(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+fn gone(context: &Context, trigger: &UnboundedSender<JobRef>, job: JobRef, uid: &str) {
+    context.pods.remove(&job.uid, uid);
+    let _ = trigger.send(job);
 }
 
 fn tell(context: &Context, trigger: &UnboundedSender<JobRef>, job: JobRef, view: PodView) {

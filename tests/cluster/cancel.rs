@@ -163,12 +163,12 @@ async fn with_a_dead_runner_and_a_restarted_controller() {
 /// A cancel at any moment of a short life: each job ends once, and says the same as its workflow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn races() {
-    const EACH: u64 = 30;
+    const EACH: u64 = 100;
     let (test, _roles) = Test::with_operator().await;
     // Not all at once: what is tried is the moment, not the load.
     for batch in 0..EACH / 10 {
-        let race = |i: u64, mode: ExecutionMode| {
-            let test = &test;
+        let race = |n: u64, mode: ExecutionMode| {
+            let (test, i) = (&test, n % 30);
             async move {
                 let job = test.apply(agent(&format!("exit0-after?ms={}", 150 + i * 10)).mode(mode).grace(3)).await;
                 if !i.is_multiple_of(3) {

@@ -76,7 +76,9 @@ async fn the_agent_sees_nothing_of_the_runner() {
     let result = run.outcome().await.result.unwrap();
     let names: Vec<&str> = result["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
     assert!(names.contains(&"KODO_FID") && names.contains(&"PATH"), "{names:?}");
-    assert!(!names.iter().any(|name| name.starts_with("KOCO_") || *name == "KODO_RESUMED"), "{names:?}");
+    // Whoever runs this test may have variables of that kind for purposes of its own.
+    let ours = |name: &&str| koco::protocol::runner::env::ALL.contains(name) || *name == "KODO_RESUMED";
+    assert!(!names.iter().any(ours), "{names:?}");
     assert!(!run.log().contains("the-token") && !run.log().contains("octopuses"));
 }
 

@@ -24,17 +24,17 @@ pub struct Say {
     pub message: String,
 }
 
-/// Sets a condition; `lastTransitionTime` moves only when the status does. Returns whether the status or reason changed.
-pub fn set(list: &mut Vec<Condition>, say: Say, generation: Option<i64>, now: Time) -> bool {
+/// Sets a condition; `lastTransitionTime` moves only when the status does.
+pub fn set(list: &mut Vec<Condition>, say: Say, generation: Option<i64>, now: Time) {
     let status = match say.status {
         Some(true) => "True",
         Some(false) => "False",
         None => "Unknown",
     };
     let old = list.iter().position(|c| c.type_ == say.kind);
-    let (since, changed) = match old.map(|i| &list[i]) {
-        Some(c) if c.status == status => (c.last_transition_time.clone(), c.reason != say.reason),
-        _ => (now, true),
+    let since = match old.map(|i| &list[i]) {
+        Some(c) if c.status == status => c.last_transition_time.clone(),
+        _ => now,
     };
     let new = Condition {
         type_: say.kind.into(),
@@ -48,7 +48,6 @@ pub fn set(list: &mut Vec<Condition>, say: Say, generation: Option<i64>, now: Ti
         Some(i) => list[i] = new,
         None => list.push(new),
     }
-    changed
 }
 
 /// Whether a condition is True.

@@ -135,6 +135,16 @@ impl AgentJob {
         spec.and_then(Value::as_i64).unwrap_or(30).max(0)
     }
 
+    /// The same as a duration.
+    pub fn grace(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.grace_seconds().unsigned_abs())
+    }
+
+    /// Whether our finalizer is on it.
+    pub fn has_finalizer(&self) -> bool {
+        self.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER))
+    }
+
     /// What the annotation `kodosumi.io/control-request` says.
     pub fn control_request(&self) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(names::ANNOTATION_REQUEST).map(String::as_str)

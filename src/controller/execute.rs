@@ -15,7 +15,7 @@ use crate::{
         metrics::Metrics,
         status::{self, StatusError},
     },
-    pods::{PodError, Pods, collect, template},
+    pods::{Pods, collect, template},
     protocol::workflow::{SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED},
     temporal::{TaskToken, TemporalError},
 };
@@ -89,7 +89,7 @@ pub(super) async fn all(
                 };
                 let answer = context.temporal.signal(&workflow, signal, request).await;
                 Metrics::count(&context.metrics.signals, signal);
-                if told(&answer) {
+                if facts.told(answer) {
                     facts.sent = Some(SentRequest {
                         state: request.desired,
                         id: request.id.clone(),
@@ -98,18 +98,12 @@ pub(super) async fn all(
                     });
                     context.mirror.hurry(job.uid());
                     context.mirror.ask(job.reference(), workflow.clone());
-                } else if let Err(e) = answer {
-                    facts.trouble(&e);
                 }
             }
             Action::RunnerFailed(failed) => {
                 let answer = context.temporal.signal(&workflow, SIGNAL_RUNNER_FAILED, failed).await;
                 Metrics::count(&context.metrics.signals, SIGNAL_RUNNER_FAILED);
-                if !told(&answer)
-                    && let Err(e) = answer
-                {
-                    facts.trouble(&e);
-                }
+                facts.told(answer);
             }
             Action::Deliver(outcome) => {
                 let permit = job.status.as_ref().and_then(|s| s.claim.as_ref()).and_then(|c| c.permit.as_ref());
@@ -117,28 +111,29 @@ pub(super) async fn all(
                 let Some(token) = token.and_then(|t| TaskToken::from_claim(t, &workflow).ok()) else { continue };
                 let answer = context.temporal.deliver(token, outcome).await;
                 // While Temporal is away every question and every delivery fails at once: no hurry then.
-                if told(&answer) {
+                if facts.told(answer) {
                     context.mirror.hurry(job.uid());
                 }
                 context.mirror.ask(job.reference(), workflow.clone());
-                if !told(&answer)
-                    && let Err(e) = answer
-                {
-                    facts.trouble(&e);
-                }
             }
         }
     }
     Ok(facts)
 }
 
-/// Told, or nobody is there any more to be told: a closed workflow needs no signal, and a task that Temporal does not know is
-/// done, or will be bound anew and finds the outcome in the status.
-fn told(answer: &Result<(), TemporalError>) -> bool {
-    matches!(answer, Ok(()) | Err(TemporalError::NotFound(_)))
-}
-
 impl Facts {
+    /// Told, or nobody is there any more to be told: a closed workflow needs no signal, and a task that Temporal does not
+    /// know is done, or will be bound anew and finds the outcome in the status. Anything else is trouble.
+    fn told(&mut self, answer: Result<(), TemporalError>) -> bool {
+        match answer {
+            Ok(()) | Err(TemporalError::NotFound(_)) => true,
+            Err(e) => {
+                self.trouble(&e);
+                false
+            }
+        }
+    }
+
     fn trouble(&mut self, error: &TemporalError) {
         self.trouble = Some((error.reason().into(), error.to_string()));
         let wait = if error.is_transient() { 5 } else { 30 };
@@ -179,7 +174,6 @@ async fn create(
             facts.created = Some(Err(error.to_string()));
             facts.look_again = Some(Duration::from_secs(30));
         }
-        Err(error @ PodError::Api(_)) => return Err(error.into()),
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Action, Draft};
 use crate::{
-    api::{DesiredState, Phase, names},
+    api::{DesiredState, Phase},
     protocol::workflow::Request,
 };
 
@@ -16,11 +16,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(super) fn plan(d: &mut Draft<'_>) {
     d.mirror_claim();
     d.stalled = None;
-    let ours = d.job.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER));
-    if !ours {
+    if !d.job.has_finalizer() {
         return;
     }
-    let limit = Duration::from_secs(d.job.grace_seconds() as u64) + DEADLINE;
+    let limit = d.job.grace() + DEADLINE;
     let waited = d.job.metadata.deletion_timestamp.as_ref().map_or(limit, |t| d.since(t));
     let closed = d.seen.answer.as_ref().is_some_and(|a| a.closed.is_some() || a.missing);
     let never_started = d.status.workflow.is_none();

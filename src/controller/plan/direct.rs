@@ -107,7 +107,7 @@ fn running(d: &mut Draft<'_>) {
     });
     if d.wish() == DesiredState::Cancelled {
         let told = d.status.control.as_ref().and_then(|c| c.command.as_ref()).map(|c| c.time.clone());
-        let limit = Duration::from_secs(d.job.grace_seconds() as u64) + MARGIN;
+        let limit = d.job.grace() + MARGIN;
         let waited = told.map_or(Duration::ZERO, |t| d.since(&t));
         if waited >= limit {
             d.delete_pods(|p| !p.agent_ended());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Action, Draft};
-use crate::{api::names, pods::collect};
+use crate::pods::collect;
 
 /// How long a runner may take to end after it has delivered its outcome.
 const LINGER: Duration = Duration::from_secs(15);
@@ -31,8 +31,7 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         .collect();
     d.actions.extend(doomed);
     let written = d.job.status.as_ref().is_some_and(|s| s.phase.is_some_and(crate::api::Phase::is_terminal));
-    let ours = d.job.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER));
-    if ours && written {
+    if d.job.has_finalizer() && written {
         d.actions.push(Action::RemoveFinalizer);
     }
     let Some(ttl) = d.job.spec.ttl_seconds_after_finished else { return };
@@ -51,15 +50,10 @@ mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
     use serde_json::json;
 
-    use super::super::{Action, Ground, Seen, plan};
-    use crate::{api::AgentJob, platform::settings::Defaults, pods::PodView};
+    use super::super::{Action, Seen, tests::planned};
+    use crate::{api::AgentJob, pods::PodView};
 
     fn deleted(seconds_after_the_outcome: i64) -> usize {
-        #[derive(clap::Parser)]
-        struct Arguments {
-            #[command(flatten)]
-            defaults: Defaults,
-        }
         let job: AgentJob = serde_json::from_value(json!({
             "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob",
             "metadata": { "name": "a", "namespace": "n", "uid": "u" },
@@ -80,14 +74,7 @@ mod tests {
         .unwrap();
         let seen = Seen { pods: vec![PodView::of(&pod)], ..Seen::default() };
         let now = "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap().as_second() + seconds_after_the_outcome;
-        let ground = Ground {
-            defaults: &<Arguments as clap::Parser>::parse_from(["koco"]).defaults,
-            cluster: "c",
-            temporal_namespace: "",
-            temporal_configured: false,
-            now: Time(Timestamp::from_second(now).unwrap()),
-        };
-        let actions = plan(&job, &seen, &ground).actions;
+        let actions = planned(&job, &seen, Time(Timestamp::from_second(now).unwrap()), false).actions;
         actions.iter().filter(|a| matches!(a, Action::DeletePod { .. })).count()
     }
 

@@ -24,7 +24,7 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         d.status.phase.get_or_insert(Phase::Pending);
         return;
     }
-    if !d.job.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER)) {
+    if !d.job.has_finalizer() {
         // The next round goes on: nothing is started that nothing would end.
         return d.actions.push(Action::AddFinalizer);
     }
@@ -272,10 +272,9 @@ mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
     use serde_json::json;
 
-    use super::super::{Answer, Ground, Plan, Seen, plan};
+    use super::super::{Answer, Plan, Seen};
     use crate::{
         api::AgentJob,
-        platform::settings::Defaults,
         protocol::workflow::{Request, StatusAnswer},
     };
 
@@ -304,20 +303,7 @@ mod tests {
     }
 
     fn planned(job: &AgentJob, seen: &Seen) -> Plan {
-        #[derive(clap::Parser)]
-        struct Arguments {
-            #[command(flatten)]
-            defaults: Defaults,
-        }
-        let defaults = <Arguments as clap::Parser>::parse_from(["koco"]).defaults;
-        let ground = Ground {
-            defaults: &defaults,
-            cluster: "c",
-            temporal_namespace: "default",
-            temporal_configured: true,
-            now: Time(Timestamp::UNIX_EPOCH),
-        };
-        plan(job, seen, &ground)
+        super::super::tests::planned(job, seen, Time(Timestamp::UNIX_EPOCH), true)
     }
 
     fn signals(plan: &Plan) -> Vec<Request> {

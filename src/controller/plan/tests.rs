@@ -26,14 +26,18 @@ fn job(spec: Value, status: Value) -> AgentJob {
 }
 
 fn decide(job: &AgentJob, seen: &Seen) -> Plan {
+    planned(job, seen, Time(NOW.parse::<Timestamp>().unwrap()), true)
+}
+
+/// Plans with the defaults of an operator that is told nothing. For the tests of all of these modules.
+pub(super) fn planned(job: &AgentJob, seen: &Seen, now: Time, temporal_configured: bool) -> Plan {
     #[derive(clap::Parser)]
     struct Arguments {
         #[command(flatten)]
         defaults: Defaults,
     }
     let defaults = <Arguments as clap::Parser>::parse_from(["koco"]).defaults;
-    let now = Time(NOW.parse::<Timestamp>().unwrap());
-    let ground = Ground { defaults: &defaults, cluster: "c", temporal_namespace: "t", temporal_configured: true, now };
+    let ground = Ground { defaults: &defaults, cluster: "c", temporal_namespace: "t", temporal_configured, now };
     plan(job, seen, &ground)
 }
 

@@ -333,10 +333,11 @@ pub struct RunnerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub started_time: Option<Time>,
-    /// The newest [`Permit::offer`] under which a gateway heard of it. A runner that answers no new offer is lost.
+    /// The newest [`Permit::offer`] under which a gateway heard of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<i32>,
-    /// Since when a gateway has not heard of it for longer than the heartbeat time-out. Direct mode only.
+    /// Since when it is silent, in the words of a gateway that listened for it all that time. The next sign of life takes it
+    /// back; a runner that stays silent is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub silent_since: Option<Time>,

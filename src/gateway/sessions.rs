@@ -41,6 +41,7 @@ pub struct Mail {
 #[derive(Default)]
 struct Times {
     heard: Option<(i32, Instant)>,
+    unanswered: Option<((i32, i32), Instant)>,
     described: Option<Instant>,
     took_over: Option<Instant>,
 }
@@ -72,6 +73,19 @@ impl Session {
             Some((of, at)) if of == epoch => at.elapsed(),
             _ => {
                 times.heard = Some((epoch, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// For how long this gateway has known of an offer that the runner of an epoch, which has answered `answered`, has not
+    /// answered. Newer offers don't begin it anew, an answer does.
+    pub fn unanswered(&self, epoch: i32, answered: i32) -> Duration {
+        let Ok(mut times) = self.times.lock() else { return Duration::ZERO };
+        match times.unanswered {
+            Some((of, since)) if of == (epoch, answered) => since.elapsed(),
+            _ => {
+                times.unanswered = Some(((epoch, answered), Instant::now()));
                 Duration::ZERO
             }
         }
@@ -147,6 +161,16 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         assert!(session.silence(1) >= Duration::from_millis(5));
         assert_eq!(session.silence(2), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_an_answer_begins_the_wait_for_one_anew() {
+        let session = Session::default();
+        assert_eq!(session.unanswered(1, 0), Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(session.unanswered(1, 0) >= Duration::from_millis(5));
+        assert_eq!(session.unanswered(1, 2), Duration::ZERO);
+        assert_eq!(session.unanswered(2, 2), Duration::ZERO);
     }
 
     #[test]

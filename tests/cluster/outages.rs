@@ -150,7 +150,6 @@ async fn an_agent_that_ends_while_the_operator_is_down() {
 
 /// Nobody can hear the runners for longer than twice their time-out; Temporal and the controller are there all the while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: the worker takes a runner for lost that answers no offer, also while there is no gateway to answer to"]
 async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     let test = Test::new().await;
     let mut roles = test.separate_roles(Server::Shared).await;

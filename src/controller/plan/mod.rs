@@ -243,9 +243,11 @@ impl<'a> Draft<'a> {
         if pod.is_none() && !self.seen.pods_are_live {
             return;
         }
-        // A silent runner in Direct mode is lost after another time-out; its pod is deleted with the job's end.
-        let silent =
-            self.status.runner.as_ref().filter(|r| r.epoch == claim.epoch).and_then(|r| r.silent_since.clone());
+        // A silent runner in Direct mode is lost after another time-out; its pod is deleted with the job's end. In Temporal
+        // mode `execute_agent` judges.
+        let direct = self.mode() == ExecutionMode::Direct;
+        let runner = self.status.runner.as_ref().filter(|r| direct && r.epoch == claim.epoch);
+        let silent = runner.and_then(|r| r.silent_since.clone());
         let limit = self.status.resolved.as_ref().map(|r| r.timeouts.heartbeat.get());
         let worked_out = crate::pods::ending::work_out(claim.epoch, pod, claim.permit.is_some(), self.now());
         let lost = || {

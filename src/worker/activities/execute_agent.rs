@@ -52,10 +52,11 @@ fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<()
             status.outcome = Some(outcome);
             return Ok(());
         }
-        // A time-out alone proves nothing: Temporal's own absence times out everybody. Silence under a new offer does.
+        // A time-out alone proves nothing: Temporal, or every gateway, may have been away. That a gateway listened for an
+        // answer to an offer and heard none does. A runner that never reported in can't have started its agent.
         let runner = status.runner.as_ref().filter(|r| r.epoch == ask.epoch);
-        let answered = runner.and_then(|r| r.answered).unwrap_or(-1);
-        if old.run_id.as_deref() == Some(&ask.run_id) && old.offer >= 1 && answered < old.offer {
+        let silent = runner.is_none_or(|r| r.silent_since.is_some() && r.answered.unwrap_or(-1) < old.offer);
+        if old.run_id.as_deref() == Some(&ask.run_id) && old.offer >= 1 && silent {
             let message = "the runner was silent for twice the heartbeat time-out";
             return Err(lost(error_types::HEARTBEAT_TIMEOUT, message));
         }

@@ -38,6 +38,11 @@ fn pod(agent: AgentContainer) -> PodView {
     }
 }
 
+fn runner(answered: Option<i32>) -> RunnerStatus {
+    let ready_time = now();
+    RunnerStatus { epoch: 2, ready_time, started_time: None, answered, silent_since: None, gateway: None }
+}
+
 fn offer(status: &AgentJobStatus) -> Option<i32> {
     status.claim.as_ref().unwrap().permit.as_ref().map(|p| p.offer)
 }
@@ -50,27 +55,34 @@ fn kind(ended: Result<(), Trouble>) -> String {
 fn each_binding_is_a_new_offer_and_silence_under_one_is_loss() {
     let (job, mut s) = (AgentJob::default(), status());
     let pods = [pod(AgentContainer::Running)];
+    s.runner = Some(runner(Some(0)));
     bind(&job, &mut s, &ask("r", None)).unwrap();
     assert_eq!(offer(&s), Some(0));
-    // The first time-out proves nothing.
-    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-    assert_eq!(offer(&s), Some(1));
+    // Time-outs alone prove nothing: every gateway may be away.
+    for n in 1..4 {
+        bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
+        assert_eq!(offer(&s), Some(n));
+    }
+    // A gateway listened for an answer and heard none.
+    s.runner.as_mut().unwrap().silent_since = Some(now());
     assert_eq!(kind(bind(&job, &mut s.clone(), &ask("r", Some(&pods)))), error_types::HEARTBEAT_TIMEOUT);
     // It answered under the new offer: it lives, and is asked again.
-    let runner = RunnerStatus {
-        epoch: 2,
-        ready_time: now(),
-        started_time: None,
-        answered: Some(1),
-        silent_since: None,
-        gateway: None,
-    };
-    s.runner = Some(runner);
+    s.runner = Some(runner(Some(3)));
     bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-    assert_eq!(offer(&s), Some(2));
+    assert_eq!(offer(&s), Some(4));
     // Another run is a new offer too, and its first try judges nobody.
+    s.runner.as_mut().unwrap().silent_since = Some(now());
     bind(&job, &mut s, &ask("after continue-as-new", None)).unwrap();
-    assert_eq!(offer(&s), Some(3));
+    assert_eq!(offer(&s), Some(5));
+}
+
+#[test]
+fn a_runner_that_never_reported_in_is_lost_when_it_is_silent() {
+    let (job, mut s) = (AgentJob::default(), status());
+    let pods = [pod(AgentContainer::Running)];
+    bind(&job, &mut s, &ask("r", None)).unwrap();
+    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
+    assert_eq!(kind(bind(&job, &mut s, &ask("r", Some(&pods)))), error_types::HEARTBEAT_TIMEOUT);
 }
 
 #[test]

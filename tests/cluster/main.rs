@@ -16,6 +16,7 @@ mod outages;
 mod overlap;
 mod pause;
 mod pending;
+mod plugin;
 mod quiet;
 mod roles;
 mod secrets;

@@ -10,6 +10,7 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::{WatchStreamExt, watcher};
+use terminal_size::{Height, Width};
 
 use super::{
     connect::Session,
@@ -97,6 +98,19 @@ fn keep(seen: &mut HashMap<String, Happened>, event: &k8s_openapi::api::core::v1
     }
 }
 
+/// Columns and rows of the terminal, if it tells.
+fn size() -> Option<(usize, usize)> {
+    let (Width(columns), Height(rows)) = terminal_size::terminal_size()?;
+    Some((columns.into(), rows.into())).filter(|size| size.0 > 0 && size.1 > 1)
+}
+
+/// As much of a view as there is room for: what scrolls can't be drawn over.
+fn fit(view: &str, size: Option<(usize, usize)>) -> String {
+    let Some((columns, rows)) = size else { return view.into() };
+    let line = |line: &str| line.chars().take(columns).chain(['\n']).collect::<String>();
+    view.lines().take(rows - 1).map(line).collect()
+}
+
 impl Screen {
     fn show(&mut self, job: &AgentJob, seen: &HashMap<String, Happened>) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
@@ -105,7 +119,7 @@ impl Screen {
         match self {
             Self::Terminal => {
                 let events: Vec<_> = events.into_iter().map(|(_, e)| e.clone()).collect();
-                let view = render::view(job, &events, Timestamp::now());
+                let view = fit(&render::view(job, &events, Timestamp::now()), size());
                 // Home, each line to its end, and what is left below: nothing flickers.
                 write!(out, "\x1b[H{}\x1b[J", view.replace('\n', "\x1b[K\n"))?;
             }
@@ -123,5 +137,18 @@ impl Screen {
             }
         }
         out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fit;
+
+    #[test]
+    fn a_view_never_scrolls() {
+        let view = "Job:  a/b\nPhase:  Rünning\nEvents:\n  one\n";
+        assert_eq!(fit(view, None), view);
+        assert_eq!(fit(view, Some((80, 24))), view);
+        assert_eq!(fit(view, Some((10, 3))), "Job:  a/b\nPhase:  Rü\n");
     }
 }

@@ -1,0 +1,215 @@
+//! `kubectl koco`, called as people do: through kubectl, which finds it in PATH.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::harness::{
+    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent, cluster::KOCO, job::With, temporal, within,
+};
+
+/// A folder for PATH in which the binary has the names that kubectl looks for.
+struct Plugin<'t> {
+    test: &'t Test,
+    path: PathBuf,
+}
+
+impl<'t> Plugin<'t> {
+    fn new(test: &'t Test) -> Self {
+        let path = test.cluster.dev.join("data/tests").join(format!("plugin-{}", test.namespace));
+        std::fs::create_dir_all(&path).expect("a folder");
+        for name in ["kubectl-koco", "kubectl_complete-koco"] {
+            std::os::unix::fs::symlink(KOCO, path.join(name)).expect("a link");
+        }
+        Self { test, path }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        let path = format!("{}:{}", self.path.display(), std::env::var("PATH").expect("PATH"));
+        command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    fn kubectl(&self) -> PathBuf {
+        self.test.cluster.dev.join("tools/kubectl")
+    }
+
+    /// Starts `kubectl koco ARGS -n NAMESPACE`.
+    fn start(&self, args: &str) -> Child {
+        let mut command = self.command(&self.kubectl());
+        command.arg("koco").args(args.split(' ')).args(["-n", &self.test.namespace]);
+        command.spawn().expect("kubectl")
+    }
+
+    /// Its exit code and what it said, on standard output and on standard error.
+    async fn run(&self, args: &str) -> (i32, String, String) {
+        ended(self.start(args)).await
+    }
+
+    /// The same for what must succeed.
+    async fn says(&self, args: &str) -> String {
+        let (code, out, err) = self.run(args).await;
+        assert_eq!(code, 0, "{args}: {out}{err}");
+        out
+    }
+
+    /// What kubectl's completion makes of a command line.
+    async fn completes(&self, words: &[&str]) -> String {
+        let mut command = self.command(&self.kubectl());
+        command.args(["__complete", "koco"]).args(words);
+        ended(command.spawn().expect("kubectl")).await.1
+    }
+}
+
+impl Drop for Plugin<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+async fn ended(child: Child) -> (i32, String, String) {
+    let all = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").expect("output");
+    let Output { status, stdout, stderr } = all;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jobs_life_by_the_plugin() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    for mode in MODES {
+        let job = test.apply(agent("count?every_ms=50").mode(mode)).await;
+        job.counts().await;
+        let name = &job.name;
+        assert_eq!(
+            plugin.says(&format!("pause {name}")).await,
+            format!("agentjob.kodosumi.io/{name} pause requested\n")
+        );
+        plugin.says(&format!("wait {name} --for paused --timeout 60s")).await;
+        assert_eq!(job.status().await.phase, Some(Phase::Paused));
+        let shown = plugin.says(&format!("status {name}")).await;
+        for word in ["Phase:     Paused", "confirmed  Frozen", "Events:"] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        if mode == ExecutionMode::Temporal {
+            outside(&plugin, &job).await;
+        }
+        plugin.says(&format!("resume {name}")).await;
+        plugin.says(&format!("wait {name} --for Running --timeout 60s")).await;
+        job.counts_on(3).await;
+        let (code, out, err) = plugin.run(&format!("retry {name}")).await;
+        assert!(code == 1 && out.is_empty() && err.contains("has not finished"), "{err}");
+
+        plugin.says(&format!("cancel {name}")).await;
+        let (code, out, _) = plugin.run(&format!("wait {name}")).await;
+        assert_eq!((code, out), (1, format!("agentjob.kodosumi.io/{name} Cancelled\n")));
+        let (code, _, err) = plugin.run(&format!("resume {name}")).await;
+        assert!(code == 1 && err.contains("has finished already: Cancelled"), "{err}");
+
+        let again = plugin.says(&format!("retry {name}")).await;
+        let again = again.trim();
+        assert!(again.starts_with(&format!("{name}-retry-")), "{again}");
+        plugin.says(&format!("wait {again} --for Running --timeout 60s")).await;
+    }
+}
+
+/// The spec says Running, and somebody paused the workflow: `resume` asks again.
+async fn outside(plugin: &Plugin<'_>, job: &Job<'_>) {
+    plugin.says(&format!("resume {}", job.name)).await;
+    job.phase(Phase::Running).await;
+    let workflow = job.workflow().await;
+    temporal::cli(&job.temporal, &["workflow", "signal", "-w", &workflow, "--name", "pause"]).expect("signal");
+    job.phase(Phase::Paused).await;
+    assert_eq!(job.get().await.spec.desired_state, DesiredState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_followed_from_pod_to_pod() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1s" } });
+    let job = test.apply(agent("fail-until?attempt=3").mode(ExecutionMode::Temporal).with(retries)).await;
+    // From before there is a pod until the job's end.
+    let (code, out, err) = plugin.run(&format!("logs -f {}", job.name)).await;
+    assert_eq!(code, 0, "{err}");
+    let started = |n: u32| out.find(&format!("agent started (attempt {n},"));
+    let order = [started(1), started(2), started(3)];
+    assert!(order.is_sorted() && order[0].is_some(), "{out}{err}");
+    assert_eq!(err.matches("--- pod ").count(), 2, "each new pod is named: {err}");
+    for n in 1..=3 {
+        assert_eq!(out.matches(&format!("agent started (attempt {n},")).count(), 1, "nothing twice: {out}");
+    }
+    // What is still there, without -f: the last pod's.
+    let last = plugin.says(&format!("logs {} --tail 100", job.name)).await;
+    assert!(last.contains("attempt 3") && !last.contains("attempt 2"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_is_watched_on_a_terminal_and_in_a_pipe() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    let job = test.apply(agent("count?every_ms=50").mode(ExecutionMode::Temporal)).await;
+    job.counts().await;
+    let line = format!("kubectl koco status {} --watch -n {}", job.name, test.namespace);
+    // A terminal of its own, 24 rows of 80 columns.
+    let mut terminal = plugin.command(Path::new("script"));
+    let screen = plugin.path.join("screen");
+    terminal.args(["--quiet", "--flush", "--return", "--command"]);
+    terminal.arg(format!("stty rows 24 cols 80; exec {line}")).arg(&screen);
+    let tools = test.cluster.dev.join("tools");
+    terminal.env("PATH", format!("{}:{}:{}", plugin.path.display(), tools.display(), std::env::var("PATH").unwrap()));
+    let terminal = terminal.spawn().expect("script");
+    let pipe = plugin.start(&format!("status {} --watch", job.name));
+
+    let shown = async |word: &str| {
+        within(DEADLINE, &format!("{word} on the screen"), async || {
+            let text = std::fs::read_to_string(&screen).unwrap_or_default();
+            if text.contains(word) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    };
+    shown("Phase:     Running").await;
+    job.want(DesiredState::Paused).await;
+    shown("Phase:     Paused").await;
+    job.want(DesiredState::Cancelled).await;
+    let (code, out, err) = ended(terminal).await;
+    assert_eq!(code, 0, "{out}{err}");
+    shown("Phase:     Cancelled").await;
+    let text = std::fs::read_to_string(&screen).expect("the screen");
+    for view in text.split("\x1b[H").skip(1) {
+        let rows: Vec<_> = view.split("\x1b[K").collect();
+        assert!(rows.len() <= 24, "it would scroll: {rows:?}");
+        assert!(rows.iter().all(|r| r.trim().chars().count() <= 80 || r.contains("[J")), "{rows:?}");
+    }
+    let (code, lines, err) = ended(pipe).await;
+    assert_eq!(code, 0, "{err}");
+    let at = |word: &str| lines.find(word).unwrap_or_else(|| panic!("{word}: {lines}"));
+    assert!(at("Running") < at("Paused") && at("Paused") < at("Cancelled"), "{lines}");
+    assert!(at("event Normal Paused") > 0 && !lines.contains('\x1b'), "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_ends_with_its_job_or_with_its_time() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    let job = test.apply(agent("count?every_ms=50").mode(ExecutionMode::Direct)).await;
+    job.counts().await;
+    let (code, _, err) = plugin.run(&format!("wait {} --timeout 1s", job.name)).await;
+    assert_eq!(code, 124, "{err}");
+    let found = plugin.completes(&["pause", "-n", &test.namespace, ""]).await;
+    assert!(found.contains(&format!("{}\tRunning", job.name)), "{found}");
+    assert!(plugin.completes(&["pau"]).await.contains("pause\t"));
+
+    let waiting = plugin.start(&format!("wait {}", job.name));
+    job.delete(Default::default()).await;
+    let (code, _, err) = ended(waiting).await;
+    assert!(code == 1 && (err.contains("was deleted") || err.contains("there is no AgentJob")), "{code}: {err}");
+    let (code, _, err) = plugin.run("pause no-such-job").await;
+    assert!(code == 1 && err.contains("there is no AgentJob no-such-job in the namespace"), "{err}");
+}

@@ -123,7 +123,7 @@ fn rank(state: RunnerState) -> u8 {
     }
 }
 
-/// How the agent ended. The first to say so is believed: a repeat changes nothing, another outcome is refused.
+/// How the agent ended, and what it was told before. The first to say so is believed: a repeat changes nothing, another outcome is refused.
 pub fn outcome(status: &mut AgentJobStatus, report: &Report, now: Timestamp) -> Result<(), Refusal> {
     let epoch = report.sender.epoch;
     if let Some(old) = status.outcome.as_ref().filter(|o| o.epoch == epoch) {
@@ -134,6 +134,10 @@ pub fn outcome(status: &mut AgentJobStatus, report: &Report, now: Timestamp) -> 
         && runner.started_time.is_none()
     {
         runner.started_time = Some(Time(now));
+    }
+    let new = confirmed(epoch, RunnerState::Stopping, report.seq, None, now);
+    if new.seq > 0 && confirmation(status).is_none_or(|old| (new.epoch, new.seq) > (old.epoch, old.seq)) {
+        status.control.get_or_insert_default().confirmed = Some(new);
     }
     status.outcome = Some(ended(epoch, &report.ending, now));
     Ok(())

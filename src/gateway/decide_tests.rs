@@ -37,7 +37,7 @@ fn report(kind: OutcomeKind) -> Report {
         active_millis: 5,
         result_omitted: false,
     };
-    Report { sender: sender(2), ending }
+    Report { sender: sender(2), seq: 0, ending }
 }
 
 #[test]
@@ -121,6 +121,19 @@ fn a_problem_is_kept_whole_characters_and_short() {
     let problem = status.control.unwrap().confirmed.unwrap().problem.unwrap();
     assert_eq!(problem.len(), MAX_MESSAGE_BYTES);
     assert_eq!(cut("aä", 2), "a");
+}
+
+#[test]
+fn an_outcome_confirms_the_command_that_it_follows() {
+    let mut status = AgentJobStatus::default();
+    confirm(&mut status, &confirm_of(RunnerState::Frozen, 3, None), &heard(RunnerState::Frozen, 8));
+    let frozen = status.control.clone();
+    outcome(&mut status, &Report { seq: 3, ..report(OutcomeKind::Failed) }, at(9)).unwrap();
+    assert_eq!(status.control, frozen, "it ended under the command that was confirmed");
+    status.outcome = None;
+    outcome(&mut status, &Report { seq: 4, ..report(OutcomeKind::Cancelled) }, at(9)).unwrap();
+    let confirmed = status.control.unwrap().confirmed.unwrap();
+    assert_eq!((confirmed.seq, confirmed.state), (4, RunnerState::Stopping));
 }
 
 #[test]

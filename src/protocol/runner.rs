@@ -182,6 +182,9 @@ pub struct Report {
     /// Who.
     #[serde(flatten)]
     pub sender: Sender,
+    /// The highest command that it has carried out: an agent may end before its confirmation is on its way.
+    #[serde(default)]
+    pub seq: i64,
     /// How.
     #[serde(flatten)]
     pub ending: Ending,

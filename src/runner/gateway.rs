@@ -111,8 +111,8 @@ impl Gateway {
         self.post(PATH_CONFIRM, &body, Some(REQUEST)).await.map(drop)
     }
 
-    pub async fn outcome(&self, ending: &Ending) -> Result<(), GatewayError> {
-        let body = Report { sender: self.sender.clone(), ending: ending.clone() };
+    pub async fn outcome(&self, ending: &Ending, seq: i64) -> Result<(), GatewayError> {
+        let body = Report { sender: self.sender.clone(), seq, ending: ending.clone() };
         self.post(PATH_OUTCOME, &body, Some(OUTCOME)).await.map(drop)
     }
 

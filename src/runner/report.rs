@@ -45,10 +45,11 @@ pub fn termination_message(ending: &Ending) -> Vec<u8> {
     }
 }
 
-/// Repeats the outcome until it is taken, refused for good, or not worth the wait.
+/// Repeats the outcome, with the highest command carried out, until it is taken, refused for good, or not worth the wait.
 pub async fn deliver(
     gateway: &Gateway,
     ending: &Ending,
+    seq: i64,
     omitted: bool,
     incoming: &mut mpsc::UnboundedReceiver<Incoming>,
 ) {
@@ -61,7 +62,7 @@ pub async fn deliver(
     let (mut waits, mut trouble) = (patience(), false);
     loop {
         tokio::select! {
-            answer = gateway.outcome(ending) => match answer {
+            answer = gateway.outcome(ending, seq) => match answer {
                 Ok(()) => return say(format_args!("the outcome is delivered")),
                 Err(error) if error.is_final() || error.is(&[StatusCode::CONFLICT]) => {
                     return say(format_args!("nobody wants the outcome: {error}"));

@@ -152,7 +152,8 @@ impl Runner {
         };
         let omitted = leave(&self.config, &end.ending);
         if end.report {
-            report::deliver(&self.gateway, &end.ending, omitted, &mut self.incoming).await;
+            let seq = self.standing.borrow().1;
+            report::deliver(&self.gateway, &end.ending, seq, omitted, &mut self.incoming).await;
         }
         ending::exit_code(&end.ending, &end.exit)
     }

@@ -1,4 +1,4 @@
-//! What is said to the gateway by somebody who is not the claim's runner is refused (row 47).
+//! What is said to the gateway by somebody who is not the claim's runner is refused.
 
 use koco::{
     api::{OutcomeKind, RunnerState, names},
@@ -71,7 +71,7 @@ fn success(sender: Sender) -> Report {
         active_millis: 0,
         result_omitted: false,
     };
-    Report { sender, ending }
+    Report { sender, seq: 0, ending }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,10 @@
 //! The conditions, from the rest of the status: Ready, Paused, Succeeded, Stalled.
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::Draft;
 use crate::api::{
-    DesiredState, Phase,
+    DesiredState, ExecutionMode, Phase, RunnerState,
     conditions::{self, PAUSED, READY, STALLED, SUCCEEDED, Say},
 };
 
@@ -39,7 +41,9 @@ fn paused(d: &Draft<'_>, phase: Phase) -> Say {
         let (command, confirmed) = (c.command.as_ref()?, c.confirmed.as_ref()?);
         (confirmed.seq >= command.seq).then(|| confirmed.problem.clone()).flatten()
     });
-    let wanted = control.and_then(|c| c.command.as_ref()).map_or(d.wish(), |c| c.state);
+    let command = control.and_then(|c| c.command.as_ref()).map(|c| c.state);
+    let heard = heard(d);
+    let wanted = command.filter(|_| heard).unwrap_or(d.wish());
     match (phase, problem) {
         (Phase::Paused, _) => {
             let still = if d.agent_may_run() { "every process of the agent stands still" } else { "no agent runs" };
@@ -48,10 +52,45 @@ fn paused(d: &Draft<'_>, phase: Phase) -> Say {
         }
         (_, Some(problem)) => say(PAUSED, Some(false), "CannotPause", problem),
         (p, None) if wanted == DesiredState::Paused && !p.is_terminal() => {
-            say(PAUSED, Some(false), "Pausing", "the runner has not confirmed yet that the agent stands still")
+            let what = match command {
+                _ if !heard => "the workflow has not taken the request yet: are Temporal and a worker up?",
+                Some(DesiredState::Paused) => "the runner has not confirmed yet that the agent stands still",
+                _ => "the command is on its way to the runner",
+            };
+            say(PAUSED, Some(false), "Pausing", what)
+        }
+        _ if resuming(d) => {
+            say(PAUSED, Some(false), "Resuming", "the runner has not confirmed yet that the agent goes on")
+        }
+        (p, _) if d.wish() == DesiredState::Paused && !p.is_terminal() => {
+            let message = "resumed from elsewhere, though the spec asks for a pause; kubectl koco pause asks again";
+            say(PAUSED, Some(false), "NotPaused", message)
         }
         _ => say(PAUSED, Some(false), "NotPaused", "nobody asked for a pause"),
     }
+}
+
+/// Whether the workflow, where there is one, has heard what the spec asks for.
+fn heard(d: &Draft<'_>) -> bool {
+    let Some(answer) = d.seen.answer.as_ref().and_then(|a| a.status.as_ref()) else {
+        return d.mode() == ExecutionMode::Direct || d.status.workflow.is_none();
+    };
+    let sent = d.status.control.as_ref().and_then(|c| c.sent.as_ref());
+    let last = answer.last_request.as_ref();
+    sent.is_some_and(|s| s.state == d.wish() && last.is_some_and(|l| l.id == s.id))
+}
+
+/// Whether the newest word of the running agent is that it stands still, and it was told to go on since. It is not called
+/// Paused then: it may run already.
+fn resuming(d: &Draft<'_>) -> bool {
+    let Some(control) = d.status.control.as_ref().filter(|_| d.agent_may_run()) else { return false };
+    let (Some(command), Some(confirmed), Some(claim)) = (&control.command, &control.confirmed, &d.status.claim) else {
+        return false;
+    };
+    command.state == DesiredState::Running
+        && confirmed.epoch == claim.epoch
+        && confirmed.seq < command.seq
+        && confirmed.state == RunnerState::Frozen
 }
 
 fn succeeded(d: &Draft<'_>, phase: Phase) -> Say {
@@ -74,9 +113,23 @@ fn succeeded(d: &Draft<'_>, phase: Phase) -> Say {
         ),
         Phase::Cancelling => say(SUCCEEDED, None, "Cancelling", "the agent is being stopped"),
         Phase::Paused => say(SUCCEEDED, None, "Paused", "the job is paused"),
-        Phase::Running => say(SUCCEEDED, None, "Running", format!("attempt {attempt} runs")),
+        Phase::Running => match silent_since(d) {
+            Some(since) => {
+                let message =
+                    format!("the runner of attempt {attempt} is silent since {since}: is its node reachable?");
+                say(SUCCEEDED, None, "RunnerSilent", message)
+            }
+            None => say(SUCCEEDED, None, "Running", format!("attempt {attempt} runs")),
+        },
         Phase::Pending => say(SUCCEEDED, None, "Pending", pending(d)),
     }
+}
+
+/// Since when a gateway has listened for the running agent's runner in vain.
+fn silent_since(d: &Draft<'_>) -> Option<Timestamp> {
+    let claim = d.status.claim.as_ref().filter(|_| d.agent_may_run())?;
+    let runner = d.status.runner.as_ref().filter(|r| r.epoch == claim.epoch)?;
+    runner.silent_since.as_ref().map(|since| since.0)
 }
 
 fn pending(d: &Draft<'_>) -> String {

@@ -293,6 +293,14 @@ mod tests {
         .unwrap()
     }
 
+    /// Its agent has its permit.
+    fn with_agent(mut job: AgentJob) -> AgentJob {
+        let time = "2026-01-01T00:00:00Z";
+        let claim = json!({ "epoch": 1, "attempt": 1, "podName": "p", "permit": { "time": time, "offer": 0 } });
+        job.status.as_mut().unwrap().claim = serde_json::from_value(claim).unwrap();
+        job
+    }
+
     fn answering(desired: &str, id: &str) -> Seen {
         let status: StatusAnswer = serde_json::from_value(json!({
             "status": "running", "attempt": 1, "epoch": 1, "desired": desired, "seq": 1, "isPaused": false,
@@ -320,6 +328,29 @@ mod tests {
         let plan = planned(&job("Paused", 7, "Paused", "5"), &answering("Running", "6"));
         let sent: Vec<_> = signals(&plan).into_iter().map(|r| (r.id, r.desired.as_str())).collect();
         assert_eq!(sent, [("7".to_string(), "Paused")]);
+    }
+
+    #[test]
+    fn a_pause_on_its_way_says_where_it_is() {
+        let paused = |job: &AgentJob, seen: &Seen| {
+            let found = planned(job, seen).status.conditions.into_iter().find(|c| c.type_ == "Paused").unwrap();
+            (found.reason, found.message)
+        };
+        let job = with_agent(job("Paused", 5, "Paused", "5"));
+        let (reason, message) = paused(&job, &answering("Running", "4"));
+        assert!(reason == "Pausing" && message.contains("the workflow has not taken"), "{reason}: {message}");
+        let (reason, message) = paused(&job, &answering("Paused", "5"));
+        assert!(reason == "Pausing" && message.contains("on its way to the runner"), "{reason}: {message}");
+        let mut told = job.clone();
+        let command = json!({ "state": "Paused", "seq": 1, "time": "2026-01-01T00:00:00Z" });
+        told.status.as_mut().unwrap().control.as_mut().unwrap().command = serde_json::from_value(command).unwrap();
+        let (reason, message) = paused(&told, &answering("Paused", "5"));
+        assert!(reason == "Pausing" && message.contains("the runner has not confirmed"), "{reason}: {message}");
+        // Somebody resumed it by a signal.
+        let command = json!({ "state": "Running", "seq": 2, "time": "2026-01-01T00:00:00Z" });
+        told.status.as_mut().unwrap().control.as_mut().unwrap().command = serde_json::from_value(command).unwrap();
+        let (reason, message) = paused(&told, &answering("Running", "5"));
+        assert!(reason == "NotPaused" && message.contains("from elsewhere"), "{reason}: {message}");
     }
 
     #[test]

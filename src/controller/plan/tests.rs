@@ -259,3 +259,31 @@ fn nothing_is_submitted_before_the_finalizer_is_on() {
     let condition = failed.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "TemporalUnavailable"));
 }
+
+#[test]
+fn conditions_say_what_is_not_confirmed_yet() {
+    let condition = |status: Value, kind: &str| {
+        let plan =
+            decide(&job(json!({}), status), &Seen { pods: vec![pod(1, AgentContainer::Running)], ..Seen::default() });
+        let found = plan.status.conditions.into_iter().find(|c| c.type_ == kind).unwrap();
+        (found.status, found.reason)
+    };
+    let time = "2026-01-01T00:59:00Z";
+    let status = json!({
+        "claim": { "epoch": 1, "attempt": 1, "podName": "a-1", "podUid": "p1", "permit": { "time": time, "offer": 0 } },
+        "runner": { "epoch": 1, "readyTime": time },
+        "control": {
+            "command": { "state": "Running", "seq": 2, "time": time },
+            "confirmed": { "state": "Frozen", "seq": 1, "epoch": 1, "time": time },
+        },
+    });
+    let said = |status: &str, reason: &str| (status.to_string(), reason.to_string());
+    assert_eq!(condition(status.clone(), "Paused"), said("False", "Resuming"));
+    assert_eq!(condition(status.clone(), "Succeeded"), said("Unknown", "Running"));
+    let mut confirmed = status.clone();
+    confirmed["control"]["confirmed"] = json!({ "state": "Running", "seq": 2, "epoch": 1, "time": time });
+    assert_eq!(condition(confirmed, "Paused"), said("False", "NotPaused"));
+    let mut silent = status;
+    silent["runner"]["silentSince"] = json!(time);
+    assert_eq!(condition(silent, "Succeeded"), said("Unknown", "RunnerSilent"));
+}

@@ -1,4 +1,4 @@
-//! An agent's process, as the kernel of this machine sees it.
+//! An agent's process and the node, as the kernel of this machine sees them.
 
 use std::{
     fs,
@@ -53,4 +53,33 @@ impl Agent {
         });
         async { watch.await? }
     }
+}
+
+/// How long a look at the processors takes.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits until the processors have rested for half of the time: pods that start and end are the kubelet's work and
+/// containerd's, and what is measured is ours.
+pub async fn quiet() -> anyhow::Result<()> {
+    crate::within("a quiet node", async {
+        let mut before = processors()?;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = processors()?;
+            let (idle, all) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
+            if idle * 2 >= all {
+                return Ok(());
+            }
+            before = now;
+        }
+    })
+    .await
+}
+
+/// The ticks that all processors were idle, and all ticks.
+fn processors() -> anyhow::Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let first = stat.lines().next().and_then(|l| l.strip_prefix("cpu ")).context("/proc/stat")?;
+    let ticks: Vec<u64> = first.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    Ok((ticks.get(3).copied().context("/proc/stat")?, ticks.iter().take(8).sum()))
 }

@@ -14,7 +14,12 @@ use kube::{
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::{Measured, agent::Agent, bare::Bare, percentile, within};
+use crate::{
+    Measured,
+    agent::{Agent, quiet},
+    bare::Bare,
+    percentile, within,
+};
 
 /// When each station of a request showed in the job's status, in milliseconds from the patch.
 #[derive(Default)]
@@ -65,17 +70,30 @@ impl<'a> Bench<'a> {
         let started = within("the agent to start", self.start("toggle")).await?;
         let agent = Agent::of(&started.claim.and_then(|c| c.pod_uid).context("no pod")?)?;
         let mut changes = self.changes("toggle");
-        for round in 0..rounds {
-            measured.bare.push(self.bare.round().await?);
-            pause(round).await;
-            let took = self.ask("toggle", DesiredState::Paused, &agent, &mut changes, &mut measured.pausing).await?;
-            measured.frozen.push(took);
-            pause(round + 1).await;
-            let took = self.ask("toggle", DesiredState::Running, &agent, &mut changes, &mut measured.resuming).await?;
-            measured.thawed.push(took);
-            pause(round + 2).await;
+        quiet().await?;
+        while measured.thawed.len() < rounds {
+            let round = measured.thawed.len();
+            if let Err(error) = self.toggle_once(round, &agent, &mut changes, measured).await {
+                measured.lost(error)?;
+            }
         }
         self.patch("toggle", DesiredState::Cancelled).await
+    }
+
+    async fn toggle_once(
+        &self,
+        round: usize,
+        agent: &Agent,
+        changes: &mut Changes,
+        m: &mut Measured,
+    ) -> anyhow::Result<()> {
+        m.bare.push(self.bare.round().await?);
+        pause(round).await;
+        m.frozen.push(self.ask("toggle", DesiredState::Paused, agent, changes, &mut m.pausing).await?);
+        pause(round + 1).await;
+        m.thawed.push(self.ask("toggle", DesiredState::Running, agent, changes, &mut m.resuming).await?);
+        pause(round + 2).await;
+        Ok(())
     }
 
     /// One pause or resume; goes on until the status says so too.
@@ -123,19 +141,28 @@ impl<'a> Bench<'a> {
         Ok(millis(took))
     }
 
-    /// Starts a batch of agents, and cancels one after the other.
+    /// Starts a batch of agents, and cancels one after the other, each when the node has come to rest after the one before.
     pub async fn cancel(&self, first: usize, count: usize, measured: &mut Measured) -> anyhow::Result<()> {
         let names: Vec<_> = (first..first + count).map(|i| format!("cancel-{i}")).collect();
         let started = try_join_all(names.iter().map(|name| within("an agent to start", self.start(name)))).await?;
         for (i, (name, status)) in names.iter().zip(started).enumerate() {
             let pod = status.claim.context("no claim")?.pod_name;
-            measured.bare_at_cancel.push(self.bare.round().await?);
-            pause(i).await;
-            measured.sigterm.push(within("SIGTERM", self.cancel_one(name, &pod)).await?);
-            within("the agent's end", self.until(name, |s| s.outcome.is_some())).await?;
+            quiet().await?;
+            if let Err(error) = self.cancel_round(i, name, &pod, measured).await {
+                measured.lost(error)?;
+            }
+            let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
+            within("a job's end", self.until(name, ended)).await?;
         }
-        let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
-        try_join_all(names.iter().map(|name| within("a job's end", self.until(name, ended)))).await?;
+        Ok(())
+    }
+
+    async fn cancel_round(&self, round: usize, name: &str, pod: &str, measured: &mut Measured) -> anyhow::Result<()> {
+        let bare = self.bare.round().await?;
+        pause(round).await;
+        let took = within("SIGTERM", self.cancel_one(name, pod)).await?;
+        measured.bare_at_cancel.push(bare);
+        measured.sigterm.push(took);
         Ok(())
     }
 

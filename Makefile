@@ -15,7 +15,7 @@ override KOCO_DEV_DIR := $(abspath $(KOCO_DEV_DIR))
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 20
 
 
 .PHONY: up
@@ -53,6 +53,10 @@ unit: ## tests that need no server
 .PHONY: workflow-test
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own
 	tests/workflow/run $(ARGS)
+
+.PHONY: pause-endurance
+pause-endurance: tools ## one workflow paused and resumed 20,000 times (half an hour); KOCO_PAUSES=number
+	SUGGEST_CONTINUE_AS_NEW=4096 tests/workflow/run --ignored --nocapture all_the_time
 
 .PHONY: record-histories
 record-histories: tools ## record tests/histories anew: only what running workflows needn't survive

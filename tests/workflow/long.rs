@@ -163,3 +163,42 @@ async fn a_thousand_toggles_end_in_the_last_state() {
     job.succeed(&token).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
+
+/// One job, each pause and each resume carried out and confirmed before the next. How many pauses: KOCO_PAUSES.
+#[tokio::test]
+#[ignore = "takes half an hour: make pause-endurance"]
+async fn a_job_that_is_paused_and_resumed_all_the_time() {
+    let pauses: i64 = std::env::var("KOCO_PAUSES").map_or(20_000, |n| n.parse().unwrap());
+    let job = Job::long("paused and resumed all the time", |_| {}, |_| {}).await;
+    job.run(1, 1).await;
+    let since = std::time::Instant::now();
+    let (mut run, mut runs, mut longest) = (job.run_id().await, 1, 0);
+    for round in 0..pauses {
+        for (signal, state, seq) in
+            [(SIGNAL_PAUSE, RunnerState::Frozen, 2 * round + 1), (SIGNAL_RESUME, RunnerState::Running, 2 * round + 2)]
+        {
+            job.ask(signal).await;
+            job.seen("the command", |r| r.controls.last().is_some_and(|c| c.seq == seq)).await;
+            job.signal(SIGNAL_RUNNER_CONFIRMED, &RunnerConfirmed { epoch: 1, seq, state }).await;
+        }
+        let now = job.run_id().await;
+        if now != run {
+            longest = longest.max(job.events(&run).await);
+            (run, runs) = (now, runs + 1);
+        }
+        if round % 500 == 499 {
+            let status = job.status().await;
+            assert_eq!((status.seq, status.is_paused), (2 * round + 2, false), "no signal is lost");
+            println!("{} pauses in {:?}: {runs} runs, the longest of {longest} events", round + 1, since.elapsed());
+        }
+    }
+    longest = longest.max(job.events(&run).await);
+    assert!(longest < 51_200 / 2, "far under the limit of a history");
+    assert_eq!(job.record(|r| r.starts.len()), 1, "the agent was started once");
+    let controls = job.record(|r| r.controls.iter().map(|c| c.seq).collect::<Vec<_>>());
+    assert!(controls.is_sorted(), "never an older command again");
+    println!("{pauses} pauses and resumes in {:?}: {runs} runs, the longest of {longest} events", since.elapsed());
+    let (_, token) = job.bound(job.record(|r| r.binds.len())).await;
+    job.succeed(&token).await;
+    assert_eq!(job.closed().await, Closed::Completed);
+}

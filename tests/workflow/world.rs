@@ -294,20 +294,28 @@ impl Job {
         self.handle().fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await.unwrap()
     }
 
-    /// Keeps a run's history for tests/replay.rs, if that is asked for.
-    pub async fn save(&self, run: Option<&str>, name: &str) {
-        if std::env::var_os("KOCO_RECORD_HISTORIES").is_none() {
-            return;
-        }
-        let client = self.world.temporal.client().unwrap();
+    /// One run, or the newest.
+    fn of_run(&self, run: Option<&str>) -> WorkflowHandle<temporalio_client::Client, UntypedWorkflow> {
         let info = WorkflowExecutionInfo::builder()
             .namespace(self.world.temporal.namespace())
             .workflow_id(&self.id)
             .maybe_run_id(run)
             .build();
-        let history = WorkflowHandle::<_, UntypedWorkflow>::new(client, info)
-            .fetch_history(WorkflowFetchHistoryOptions::default());
-        let json = history.to_json().await.unwrap();
+        WorkflowHandle::new(self.world.temporal.client().unwrap(), info)
+    }
+
+    /// How many events a run has.
+    pub async fn events(&self, run: &str) -> usize {
+        let history = self.of_run(Some(run)).fetch_history(WorkflowFetchHistoryOptions::default());
+        history.into_events().await.unwrap().len()
+    }
+
+    /// Keeps a run's history for tests/replay.rs, if that is asked for.
+    pub async fn save(&self, run: Option<&str>, name: &str) {
+        if std::env::var_os("KOCO_RECORD_HISTORIES").is_none() {
+            return;
+        }
+        let json = self.of_run(run).fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories");
         std::fs::write(format!("{path}/{}.json", name.replace(' ', "-")), json).unwrap();
     }

@@ -1,4 +1,4 @@
-//! What the API server refuses by the CRD's own rules, each with a message that names the field (rows 45, 46), and what only
+//! What the API server refuses by the CRD's own rules, each with a message that names the field, and what only
 //! the making of a pod shows.
 
 use std::time::Duration;

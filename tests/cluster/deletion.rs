@@ -1,4 +1,4 @@
-//! Deleting a job cancels it, in bounded time, whatever of its neighbours is away (rows 32, 33, 53).
+//! Deleting a job cancels it, in bounded time, whatever of its neighbours is away.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn of_the_namespace() {
     assert_eq!(jobs[1].closed(&workflow).await, "CANCELED");
 }
 
-/// Row 32: with nobody there to take finalizers off, only jobs wait.
+/// With nobody there to take finalizers off, only jobs wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_operator_down() {
     let test = Test::new().await;

@@ -133,7 +133,6 @@ async fn the_retry_policy_decides() {
     }
 }
 
-/// A pod deleted by hand: row 11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     let (test, _roles) = Test::with_operator().await;
@@ -170,7 +169,7 @@ async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     }
 }
 
-/// Row 13: never a success, and known by the container's end.
+/// Never a success, and known by the container's end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_runner_is_seen_by_its_containers_end() {
     let (test, _roles) = Test::with_operator().await;
@@ -234,7 +233,7 @@ async fn an_attempt_has_its_limit() {
     }
 }
 
-/// A drain, by the eviction API: row 14.
+/// A drain, by the eviction API.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evicted_pod_counts_as_an_attempt_and_is_retried_by_one_authority() {
     let (test, _roles) = Test::with_operator().await;
@@ -255,7 +254,6 @@ async fn an_evicted_pod_counts_as_an_attempt_and_is_retried_by_one_authority() {
     assert_eq!(audit::created(&test.namespace).len(), 3);
 }
 
-/// Row 12.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_outlives_its_pod() {
     let (test, _roles) = Test::with_operator().await;
@@ -272,7 +270,6 @@ async fn a_result_outlives_its_pod() {
     }
 }
 
-/// Row 58.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_that_lives_on_does_not_hold_up_the_end() {
     let (test, _roles) = Test::with_operator().await;

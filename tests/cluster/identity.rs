@@ -1,4 +1,4 @@
-//! Whose pod it is: names and statuses mislead (rows 5, 6, 7).
+//! Whose pod it is: names and statuses mislead.
 
 use kube::api::{DeleteParams, PropagationPolicy};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::harness::{
     job::{With, pod_name},
 };
 
-/// Row 6.
+/// The old pod's end says nothing of the new job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recreated_under_the_same_name_while_the_old_pod_still_ends() {
     let (test, _roles) = Test::with_operator().await;
@@ -61,7 +61,7 @@ async fn a_stranger_with_the_pods_name() {
     }
 }
 
-/// Row 7: the status forgot the pod; it is found again.
+/// It is found again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_that_forgot_its_pod() {
     let test = Test::new().await;
@@ -91,7 +91,7 @@ async fn a_status_that_forgot_its_pod() {
     assert_eq!(audit::created(&test.namespace).len(), 3);
 }
 
-/// Row 2, as far as it goes without a proxy: a job that has ended never gets another pod, whatever happens to its old one.
+/// A job that has ended never gets another pod, whatever happens to its old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_pod_after_the_end() {
     let test = Test::new().await;

@@ -1,4 +1,4 @@
-//! Signals from elsewhere, queries, and what the status makes of them (issue 4; row 44).
+//! Signals from elsewhere, queries, and what the status makes of them.
 
 use std::time::Duration;
 
@@ -67,7 +67,6 @@ async fn signals_from_outside_act_are_shown_and_not_fought() {
     job.nothing_runs().await;
 }
 
-/// Row 44.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_payload_is_survived() {
     let (test, _roles) = Test::with_operator().await;

@@ -31,7 +31,7 @@ async fn ticks_past(job: &Job<'_>, moment: u64) {
     job.until_log("ticks", |log| ticks(log).last().filter(|t| t.at > moment).map(drop)).await;
 }
 
-/// Row 49, and the heart of issue 3: a heartbeat time-out alone kills no agent. The gateway comes back a little later than
+/// A heartbeat time-out alone kills no agent. The gateway comes back a little later than
 /// Temporal, so that every heartbeat times out; without that most runners are quicker than the server's timers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
@@ -92,7 +92,7 @@ async fn an_agent_that_ends_while_temporal_is_away() {
     assert_eq!(audit::created(&test.namespace).len(), 1);
 }
 
-/// Row 10.
+/// No garbage collection takes a healthy runner for an orphan.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_of_the_operator_killed_and_started_again() {
     let test = Test::new().await;
@@ -119,7 +119,7 @@ async fn all_of_the_operator_killed_and_started_again() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Row 12: the agent ends and nobody of ours is there to hear it.
+/// The agent ends and nobody of ours is there to hear it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_ends_while_the_operator_is_down() {
     let test = Test::new().await;

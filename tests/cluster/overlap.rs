@@ -1,4 +1,4 @@
-//! Two runners of one job never overlap (row 9).
+//! Two runners of one job never overlap.
 
 use kube::api::DeleteParams;
 use serde_json::json;

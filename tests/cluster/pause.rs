@@ -1,4 +1,4 @@
-//! Pause and resume act on the agent, as its own counter shows (issue 4; rows 16, 17, 55).
+//! Pause and resume act on the agent, as its own counter shows.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn stood_still(ticks: &[Tick], from: u64, to: u64) {
     assert!(ticks.first().is_some_and(|t| t.at < from) && ticks.last().is_some_and(|t| t.at >= to));
 }
 
-/// Row 16. Heartbeats go on: the pause is longer than the time-out.
+/// Heartbeats go on: the pause is longer than the time-out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_and_thawed() {
     let (test, _roles) = Test::with_operator().await;
@@ -273,7 +273,7 @@ async fn cancelled_while_evicted() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Row 17, across a controller's restart.
+/// Across a controller's restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_toggles_end_in_the_last_state() {
     let test = Test::new().await;

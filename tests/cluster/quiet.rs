@@ -1,4 +1,4 @@
-//! A job that runs and does nothing new causes no writes (row 26).
+//! A job that runs and does nothing new causes no writes.
 
 use std::time::Duration;
 

@@ -81,7 +81,7 @@ async fn the_controller_killed_in_mid_job() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Row 4, as far as it is cheap: kill -9 at many moments of jobs' beginnings.
+/// As far as it is cheap: kill -9 at many moments of jobs' beginnings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_many_moments() {
     let test = Test::new().await;
@@ -101,7 +101,7 @@ async fn killed_at_many_moments() {
     assert_eq!(audit::created(&test.namespace).len(), jobs.len());
 }
 
-/// Row 3: the leader stands still for longer than its lease; another takes over; it thaws.
+/// The leader stands still for longer than its lease; another takes over; it thaws.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_frozen() {
     let test = Test::new().await;

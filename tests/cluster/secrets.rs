@@ -1,4 +1,4 @@
-//! Secrets and inputs stay where they belong (row 30).
+//! Secrets and inputs stay where they belong.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::PostParams};

@@ -138,7 +138,7 @@ async fn a_big_result_is_cut_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_megabyte_of_inputs_runs() {
     let (test, _roles) = Test::with_operator().await;
-    // Row 28; the result holds the inputs, so it is cut.
+    // The result holds the inputs, so it is cut.
     let inputs = json!({ "text": "x".repeat(1_000_000) });
     let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal).with(json!({ "inputs": inputs }))).await;
     let result = job.phase(Phase::Succeeded).await.result.expect("a result");

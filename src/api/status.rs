@@ -150,7 +150,7 @@ pub struct WorkflowStatus {
     /// The workflow id.
     pub id: String,
     /// The newest run that we know of.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "runID", skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// The Temporal namespace.
     pub namespace: String,
@@ -192,7 +192,7 @@ pub struct Claim {
     /// The pod's name.
     pub pod_name: String,
     /// The pod's UID, once it exists.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "podUID", default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
     /// How long the agent was active in earlier pods of this attempt, in milliseconds: what `timeouts.execution` has used up.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -222,7 +222,7 @@ pub struct Permit {
     #[schemars(range(min = 0))]
     pub offer: i32,
     /// The workflow run whose activity waits. Temporal mode only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "runID", default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// The task token of that activity, in base64. Temporal mode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

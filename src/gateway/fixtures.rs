@@ -32,7 +32,7 @@ pub fn job() -> AgentJob {
                 },
                 "timeouts": { "heartbeat": "120s", "execution": "10s", "pending": "10m" },
             },
-            "claim": { "epoch": 2, "attempt": 1, "podName": "x-2", "podUid": "p", "activeMillis": 4000 },
+            "claim": { "epoch": 2, "attempt": 1, "podName": "x-2", "podUID": "p", "activeMillis": 4000 },
         },
     });
     serde_json::from_value(job).unwrap()

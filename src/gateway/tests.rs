@@ -166,7 +166,7 @@ async fn nobody_else_is_answered() {
 async fn a_claim_that_learns_of_its_pod_is_found_although_the_watch_is_late() {
     let world = World::start().await;
     world.fake.hold_watch(true);
-    world.fake.change(|s| s["claim"] = json!({ "epoch": 3, "attempt": 2, "podName": "x-3", "podUid": "q" }));
+    world.fake.change(|s| s["claim"] = json!({ "epoch": 3, "attempt": 2, "podName": "x-3", "podUID": "q" }));
     let third = json!({ "epoch": 3, "state": "Waiting", "seq": 0 });
     assert_eq!(world.post("other.to.ken", PATH_HEARTBEAT, third).await.status(), StatusCode::NO_CONTENT);
     assert_eq!(world.reason("good.to.ken", PATH_HELLO, waiting()).await, (410, "Superseded".into()));

@@ -10,12 +10,12 @@ pub fn before_epoch(pods: &[PodView], epoch: i32) -> Vec<&PodView> {
 
 /// Pods whose agent has ended while a sidecar keeps them from ending: they hold resources for nothing.
 pub fn lingering(pods: &[PodView]) -> Vec<&PodView> {
-    pods.iter().filter(|p| p.agent_ended() && !p.ended && !p.deleting).collect()
+    pods.iter().filter(|p| p.agent_ended() && !p.ended && !p.deleting()).collect()
 }
 
 /// The ended pods beyond the newest `keep`, which are no longer kept for their logs.
 pub fn history(pods: &[PodView], keep: usize) -> Vec<&PodView> {
-    let mut ended: Vec<&PodView> = pods.iter().filter(|p| p.ended && !p.deleting).collect();
+    let mut ended: Vec<&PodView> = pods.iter().filter(|p| p.ended && !p.deleting()).collect();
     ended.sort_by_key(|p| std::cmp::Reverse(p.epoch));
     ended.into_iter().skip(keep).collect()
 }
@@ -26,19 +26,8 @@ mod tests {
     use crate::pods::AgentContainer;
 
     fn pod(epoch: i32, ended: bool) -> PodView {
-        PodView {
-            name: format!("p-{epoch}"),
-            uid: format!("u-{epoch}"),
-            epoch,
-            created: None,
-            deleting: false,
-            gated: false,
-            ended,
-            reason: None,
-            agent: AgentContainer::Running,
-            trouble: None,
-            disruption: None,
-        }
+        let (name, uid) = (format!("p-{epoch}"), format!("u-{epoch}"));
+        PodView { name, uid, epoch, ended, agent: AgentContainer::Running, ..PodView::default() }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn work_out(epoch: i32, pod: Option<&PodView>, started: bool, now: Time) -> 
         return Some(failed(error_types::OOM_KILLED, format!("container ended with code {exit_code}: out of memory")));
     }
     let taken = pod.disruption.as_ref().map(|(reason, message)| format!("{reason}: {message}"));
-    let taken = taken.or_else(|| pod.reason.clone()).or_else(|| pod.deleting.then(|| "the pod was deleted".into()));
+    let taken = taken.or_else(|| pod.reason.clone()).or_else(|| pod.deleting().then(|| "the pod was deleted".into()));
     Some(match taken {
         Some(why) => failed(error_types::DISRUPTED, why),
         None => failed(
@@ -73,19 +73,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     fn pod(agent: AgentContainer) -> PodView {
-        PodView {
-            name: "p".into(),
-            uid: "u".into(),
-            epoch: 1,
-            created: None,
-            deleting: false,
-            gated: false,
-            ended: false,
-            reason: None,
-            agent,
-            trouble: None,
-            disruption: None,
-        }
+        PodView { name: "p".into(), uid: "u".into(), epoch: 1, agent, ..PodView::default() }
     }
     fn ended(exit_code: i32, reason: &str) -> AgentContainer {
         AgentContainer::Ended { exit_code, reason: reason.into(), ending: None }
@@ -106,7 +94,7 @@ mod tests {
         assert_eq!(kind(None, false).as_deref(), Some("NotStarted"));
         assert_eq!(kind(Some(&pod(ended(137, "OOMKilled"))), true).as_deref(), Some("OOMKilled"));
         assert_eq!(kind(Some(&pod(ended(137, "Error"))), true).as_deref(), Some("RunnerLost"));
-        let deleting = PodView { deleting: true, ..pod(ended(137, "Error")) };
+        let deleting = PodView { gone_by: Some(Time(Timestamp::UNIX_EPOCH)), ..pod(ended(137, "Error")) };
         assert_eq!(kind(Some(&deleting), true).as_deref(), Some("Disrupted"));
         let drained =
             PodView { disruption: Some(("EvictionByEvictionAPI".into(), "".into())), ..pod(ended(143, "Error")) };

@@ -8,9 +8,10 @@ use k8s_openapi::{
 use crate::{api::names, protocol::runner::Ending};
 
 /// The agent's container, by whose state we judge: never by the pod's phase, because sidecars live on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum AgentContainer {
     /// Not running yet.
+    #[default]
     Waiting,
     /// Running.
     Running,
@@ -26,7 +27,7 @@ pub enum AgentContainer {
 }
 
 /// A runner pod, as far as decisions need it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodView {
     /// Its name.
     pub name: String,
@@ -36,8 +37,8 @@ pub struct PodView {
     pub epoch: i32,
     /// When it was created.
     pub created: Option<Time>,
-    /// Whether it is being deleted.
-    pub deleting: bool,
+    /// When it is to be gone by, its grace period included, if it is being deleted.
+    pub gone_by: Option<Time>,
     /// Whether a scheduling gate holds it back.
     pub gated: bool,
     /// `Succeeded` or `Failed`: all its containers have ended.
@@ -56,6 +57,11 @@ impl PodView {
     /// Whether the agent's container has ended, so that nothing of this epoch runs any more.
     pub fn agent_ended(&self) -> bool {
         self.ended || matches!(self.agent, AgentContainer::Ended { .. })
+    }
+
+    /// Whether it is being deleted.
+    pub fn deleting(&self) -> bool {
+        self.gone_by.is_some()
     }
 
     /// Reads a pod. Fields that are missing count as not there yet.
@@ -82,7 +88,7 @@ impl PodView {
             uid: meta.uid.clone().unwrap_or_default(),
             epoch: labels.and_then(|l| l.get(names::LABEL_EPOCH)).and_then(|e| e.parse().ok()).unwrap_or(0),
             created: meta.creation_timestamp.clone(),
-            deleting: meta.deletion_timestamp.is_some(),
+            gone_by: meta.deletion_timestamp.clone(),
             gated,
             ended: matches!(phase, "Succeeded" | "Failed"),
             reason: status.reason.clone(),

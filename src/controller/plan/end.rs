@@ -60,7 +60,7 @@ mod tests {
             "spec": { "entryPoint": "e", "template": { "spec": { "containers": [] } } },
             "status": {
                 "phase": "Succeeded",
-                "claim": { "epoch": 1, "attempt": 1, "podName": "p", "podUid": "x" },
+                "claim": { "epoch": 1, "attempt": 1, "podName": "p", "podUID": "x" },
                 "outcome": { "epoch": 1, "kind": "Succeeded", "started": true, "time": "2026-01-01T00:00:00Z" },
             },
         }))

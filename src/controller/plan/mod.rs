@@ -140,7 +140,9 @@ pub fn plan(job: &AgentJob, seen: &Seen, ground: &Ground<'_>) -> Plan {
     } else if draft.is_terminal() {
         end::plan(&mut draft);
     } else {
+        draft.recognise_pod();
         draft.observe_outcome();
+        pending::leftovers(&mut draft);
         match draft.mode() {
             ExecutionMode::Direct => direct::plan(&mut draft),
             ExecutionMode::Temporal => temporal::plan(&mut draft),
@@ -232,6 +234,16 @@ impl<'a> Draft<'a> {
         (confirmed.seq >= seq && confirmed.problem.is_none()).then_some(confirmed.state)
     }
 
+    /// A claim that does not know its pod, which is there: whoever made it did not come to write that down, or what was
+    /// written was lost.
+    fn recognise_pod(&mut self) {
+        let uid = self.pod().map(|p| (p.name.clone(), p.uid.clone()));
+        let Some(claim) = self.status.claim.as_mut().filter(|c| c.pod_uid.is_none()) else { return };
+        if let Some((_, uid)) = uid.filter(|(name, _)| *name == claim.pod_name) {
+            claim.pod_uid = Some(uid);
+        }
+    }
+
     /// An epoch whose container has ended, or whose pod is gone, without anybody having said how: say it now. The first to
     /// say is believed, so this is written before anything follows from it.
     fn observe_outcome(&mut self) {
@@ -318,7 +330,7 @@ impl<'a> Draft<'a> {
     }
 
     fn delete_pods(&mut self, which: impl Fn(&PodView) -> bool) {
-        let doomed = self.seen.pods.iter().filter(|p| which(p) && !p.deleting);
+        let doomed = self.seen.pods.iter().filter(|p| which(p) && !p.deleting());
         self.actions.extend(doomed.map(|p| Action::DeletePod { name: p.name.clone(), uid: p.uid.clone() }));
     }
 }

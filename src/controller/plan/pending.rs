@@ -1,7 +1,32 @@
 //! A pod on its way to a ready runner: what keeps it, in the words of the kubelet or the scheduler, and for how long.
 
+use std::time::Duration;
+
 use super::Draft;
-use crate::{api::ErrorStatus, protocol::error_types};
+use crate::{api::ErrorStatus, pods::collect, protocol::error_types};
+
+/// How long after the end of its grace period a pod may still be there before somebody is told.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A pod of an earlier epoch that should have ended long ago: no other is made before Kubernetes says that it has, and
+/// somebody may have to see to its node.
+pub(super) fn leftovers(d: &mut Draft<'_>) {
+    let Some(epoch) = d.status.claim.as_ref().filter(|c| c.pod_uid.is_none()).map(|c| c.epoch) else { return };
+    let earlier = collect::before_epoch(&d.seen.pods, epoch);
+    let Some((pod, by)) = earlier.iter().find_map(|p| Some((p.name.clone(), p.gone_by.clone()?))) else { return };
+    let late = d.since(&by);
+    if late < PATIENCE {
+        // Until then zero is also what a time in the future gives.
+        let left = Duration::try_from(by.0.duration_since(d.ground.now.0)).unwrap_or_default();
+        return d.look_again(left + PATIENCE - late);
+    }
+    let message = format!(
+        "pod {pod} was to end by {}, and Kubernetes can't say that it has: no second runner is started before. Bring its \
+         node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service",
+        by.0
+    );
+    d.stalled = Some(("PodNotEnding".into(), message));
+}
 
 /// Follows a pod that is not ready. Answers the error with which the job fails, when its time is over.
 pub(super) fn plan(d: &mut Draft<'_>) -> Option<ErrorStatus> {

@@ -53,13 +53,8 @@ fn pod(epoch: i32, agent: AgentContainer) -> PodView {
         uid: format!("p{epoch}"),
         epoch,
         created: Some(Time("2026-01-01T00:59:00Z".parse().unwrap())),
-        deleting: false,
-        gated: false,
-        ended: false,
-        reason: None,
         agent,
-        trouble: None,
-        disruption: None,
+        ..PodView::default()
     }
 }
 
@@ -68,7 +63,7 @@ fn seen(pods: &[PodView]) -> Seen {
 }
 
 fn claim(permitted: bool) -> Value {
-    let mut claim = json!({ "epoch": 1, "attempt": 1, "podName": "a-1", "podUid": "p1" });
+    let mut claim = json!({ "epoch": 1, "attempt": 1, "podName": "a-1", "podUID": "p1" });
     if permitted {
         claim["permit"] = json!({ "time": "2026-01-01T00:59:30Z", "offer": 0 });
     }
@@ -270,7 +265,7 @@ fn conditions_say_what_is_not_confirmed_yet() {
     };
     let time = "2026-01-01T00:59:00Z";
     let status = json!({
-        "claim": { "epoch": 1, "attempt": 1, "podName": "a-1", "podUid": "p1", "permit": { "time": time, "offer": 0 } },
+        "claim": { "epoch": 1, "attempt": 1, "podName": "a-1", "podUID": "p1", "permit": { "time": time, "offer": 0 } },
         "runner": { "epoch": 1, "readyTime": time },
         "control": {
             "command": { "state": "Running", "seq": 2, "time": time },
@@ -286,4 +281,37 @@ fn conditions_say_what_is_not_confirmed_yet() {
     let mut silent = status;
     silent["runner"]["silentSince"] = json!(time);
     assert_eq!(condition(silent, "Succeeded"), said("Unknown", "RunnerSilent"));
+}
+
+#[test]
+fn a_claim_that_forgot_its_pod_finds_it_again() {
+    let mut status = json!({ "claim": claim(true) });
+    status["claim"]["podUID"] = Value::Null;
+    let plan = decide(&job(json!({}), status.clone()), &seen(&[pod(1, AgentContainer::Running)]));
+    assert_eq!(plan.status.claim.unwrap().pod_uid.as_deref(), Some("p1"));
+    assert!(!plan.actions.contains(&Action::CreatePod));
+    // Another name, or another epoch: not its own.
+    let stranger = PodView { name: "b".into(), ..pod(1, AgentContainer::Running) };
+    for pods in [vec![stranger], vec![pod(2, AgentContainer::Running)]] {
+        let plan = decide(&job(json!({}), status.clone()), &seen(&pods));
+        assert_eq!(plan.status.claim.unwrap().pod_uid, None);
+    }
+}
+
+#[test]
+fn a_pod_that_never_ends_is_told() {
+    let status = json!({ "attempt": 1, "claim": { "epoch": 2, "attempt": 2, "podName": "a-2" } });
+    let seen = |gone_by: &str| {
+        let gone_by = Some(Time(gone_by.parse().unwrap()));
+        Seen { pods: vec![PodView { gone_by, ..pod(1, AgentContainer::Running) }], ..Seen::default() }
+    };
+    let stalled = |plan: &Plan| plan.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap().clone();
+    let soon = decide(&job(json!({}), status.clone()), &seen("2026-01-01T01:00:20Z"));
+    assert_eq!(stalled(&soon).reason, "Moving");
+    assert_eq!(soon.requeue, Some(Duration::from_secs(35)));
+    let late = decide(&job(json!({}), status), &seen("2026-01-01T00:50:00Z"));
+    let said = stalled(&late);
+    assert_eq!(said.reason, "PodNotEnding");
+    assert!(said.message.contains("pod a-1 was to end by 2026-01-01T00:50:00Z"), "{}", said.message);
+    assert!(!late.actions.contains(&Action::CreatePod));
 }

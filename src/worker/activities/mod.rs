@@ -139,6 +139,6 @@ async fn pause(ctx: &ActivityContext) -> Result<(), Trouble> {
 
 /// Which of the pods that must end to delete now: all, but those whose outcome is known may end by themselves for a while.
 fn to_delete<'a>(pods: &[&'a PodView], ending: Option<i32>, waited: Duration) -> Vec<&'a PodView> {
-    let due = |p: &&&PodView| !p.deleting && (ending != Some(p.epoch) || waited >= LINGER);
+    let due = |p: &&&PodView| !p.deleting() && (ending != Some(p.epoch) || waited >= LINGER);
     pods.iter().filter(due).copied().collect()
 }

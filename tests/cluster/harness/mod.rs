@@ -1,6 +1,7 @@
 //! What the tests stand on: a namespace, an operator and, where a test disturbs it, a Temporal server each of their own,
 //! in the dev cluster that is up. Nothing here waits by the clock: everything waits for what is to be seen, with a deadline.
 
+pub mod api_proxy;
 pub mod audit;
 pub mod cluster;
 mod dump;
@@ -9,6 +10,7 @@ pub mod job;
 pub mod node;
 pub mod process;
 pub mod roles;
+pub mod speaker;
 pub mod temporal;
 pub mod test;
 pub mod wait;

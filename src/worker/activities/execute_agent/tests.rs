@@ -23,19 +23,7 @@ fn ask<'a>(run: &str, silent: Option<&'a [PodView]>) -> Binding<'a> {
 }
 
 fn pod(agent: AgentContainer) -> PodView {
-    PodView {
-        name: "p".into(),
-        uid: "u".into(),
-        epoch: 2,
-        created: None,
-        deleting: false,
-        gated: false,
-        ended: false,
-        reason: None,
-        agent,
-        trouble: None,
-        disruption: None,
-    }
+    PodView { name: "p".into(), uid: "u".into(), epoch: 2, agent, ..PodView::default() }
 }
 
 fn runner(answered: Option<i32>) -> RunnerStatus {

@@ -1,0 +1,69 @@
+//! An API server whose answers get lost, and watches that are late: each job still gets one pod.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use crate::harness::{
+    MODES, Phase, Roles, Server, Test, agent,
+    api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
+    audit,
+    job::With,
+};
+
+async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
+    let mut roles = Roles::all_in_one(test, Server::Shared);
+    roles.set("KUBECONFIG", &proxy.kubeconfig.display().to_string());
+    roles.start().await;
+    roles
+}
+
+/// So many jobs of each mode, to their end: each with one pod, in its first epoch.
+async fn all_succeed(test: &Test, of_each: usize) {
+    let mut jobs = Vec::new();
+    for _ in 0..of_each {
+        for mode in MODES {
+            jobs.push(test.apply(agent("succeed").mode(mode)).await);
+        }
+    }
+    for job in &jobs {
+        let status = job.phase(Phase::Succeeded).await;
+        assert_eq!((status.attempt, status.claim.expect("a claim").epoch), (Some(1), 1));
+    }
+    let created = audit::created(&test.namespace);
+    assert_eq!(created.len(), jobs.len(), "{created:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_whose_creation_was_not_answered_is_found() {
+    let test = Test::new().await;
+    let count = AtomicUsize::new(0);
+    let proxy = ApiProxy::start(&test, move |request| {
+        if !creates_pod(request) {
+            return Fault::None;
+        }
+        match count.fetch_add(1, Ordering::Relaxed) % 3 {
+            0 => Fault::Unanswered,
+            1 => Fault::Broken,
+            _ => Fault::None,
+        }
+    })
+    .await;
+    let _roles = through(&test, &proxy).await;
+    all_succeed(&test, 12).await;
+    assert!(proxy.faults() >= 12, "{}", proxy.faults());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_late_makes_no_second_pod() {
+    let test = Test::new().await;
+    let late = |request: &axum::http::request::Parts| match watches_pods(request) {
+        true => Fault::Late(Duration::from_secs(15)),
+        false => Fault::None,
+    };
+    let proxy = ApiProxy::start(&test, late).await;
+    let _roles = through(&test, &proxy).await;
+    all_succeed(&test, 20).await;
+    assert!(proxy.faults() >= 1, "no watch of pods came this way");
+}

@@ -1,0 +1,147 @@
+//! Between an operator and the API server, to be in the way: plain HTTP on loopback, passed on by the test's own client.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{Method, StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, stream};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::Test;
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    None,
+    /// The API server does it, and whoever asked hears of a time-out.
+    Unanswered,
+    /// The API server does it, and the connection breaks in the middle of the answer.
+    Broken,
+    /// What it streams comes later.
+    Late(Duration),
+}
+
+type Choice = dyn Fn(&Parts) -> Fault + Send + Sync;
+
+struct Shared {
+    client: kube::Client,
+    choose: Box<Choice>,
+    faults: AtomicUsize,
+}
+
+/// The proxy, while it is kept.
+pub struct ApiProxy {
+    /// A kubeconfig that leads through it.
+    pub kubeconfig: PathBuf,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl ApiProxy {
+    /// Asks `choose` about each request.
+    pub async fn start(test: &Test, choose: impl Fn(&Parts) -> Fault + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let kubeconfig = test.cluster.dev.join(format!("data/tests/kubeconfig-{}", test.namespace));
+        std::fs::create_dir_all(kubeconfig.parent().expect("a folder")).expect("a folder");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{ "name": "proxy", "cluster": { "server": format!("http://{address}") } }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "nobody" } }],
+            "users": [{ "name": "nobody", "user": {} }],
+        });
+        std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig");
+        let shared =
+            Arc::new(Shared { client: test.client.clone(), choose: Box::new(choose), faults: AtomicUsize::new(0) });
+        let app = Router::new().fallback(pass).with_state(shared.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("the proxy") });
+        Self { kubeconfig, shared, task }
+    }
+
+    /// How many requests it was in the way of.
+    pub fn faults(&self) -> usize {
+        self.shared.faults.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ApiProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.kubeconfig);
+    }
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let fault = (shared.choose)(&parts);
+    if !matches!(fault, Fault::None) {
+        shared.faults.fetch_add(1, Ordering::Relaxed);
+    }
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("a request");
+    // The client knows where the API server is.
+    parts.headers.remove("host");
+    let request = axum::http::Request::from_parts(parts, kube::client::Body::from(body.to_vec()));
+    let answer = match shared.client.send(request).await {
+        Ok(answer) => answer,
+        Err(e) => return (StatusCode::BAD_GATEWAY, e.to_string()).into_response(),
+    };
+    let (parts, body) = answer.into_parts();
+    let body = match fault {
+        Fault::None => Body::new(body),
+        Fault::Unanswered => return StatusCode::GATEWAY_TIMEOUT.into_response(),
+        Fault::Broken => {
+            let broken = std::io::Error::other("as the test wants it");
+            Body::from_stream(stream::iter([Ok(Bytes::from_static(b"{")), Err(broken)]))
+        }
+        Fault::Late(delay) => late(Body::new(body), delay),
+    };
+    let mut answer = Response::new(body);
+    (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
+    answer.headers_mut().remove("content-length");
+    answer
+}
+
+/// Each piece as long after it came.
+fn late(body: Body, delay: Duration) -> Body {
+    let (tell, pieces) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut stream = body.into_data_stream();
+        while let Some(piece) = stream.next().await {
+            if tell.send((Instant::now() + delay, piece)).is_err() {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(pieces, |mut pieces| async move {
+        let (at, piece) = pieces.recv().await?;
+        sleep_until(at).await;
+        Some((piece, pieces))
+    }))
+}
+
+/// Whether it is the creation of a pod.
+pub fn creates_pod(request: &Parts) -> bool {
+    request.method == Method::POST && request.uri.path().ends_with("/pods")
+}
+
+/// Whether it watches pods.
+pub fn watches_pods(request: &Parts) -> bool {
+    request.uri.path().ends_with("/pods") && request.uri.query().is_some_and(|q| q.contains("watch=true"))
+}

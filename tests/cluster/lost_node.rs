@@ -1,0 +1,86 @@
+//! A node that is lost: nobody can say that its pod has ended, so there is no second runner.
+
+use std::time::Duration;
+
+use koco::{
+    api::{RunnerState, conditions, names},
+    protocol::runner::{self, Heartbeat, Hello},
+};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+use crate::harness::{
+    ExecutionMode, Test, agent, audit,
+    cluster::{feed, kubectl},
+    job::{With, condition, pod_name},
+    speaker::{Gateway, sender, token},
+    wait::always,
+};
+
+/// A node without a kubelet.
+struct Ghost<'t> {
+    test: &'t Test,
+    name: String,
+}
+
+impl<'t> Ghost<'t> {
+    fn new(test: &'t Test) -> Self {
+        let name = format!("ghost-{}", test.namespace);
+        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }).to_string();
+        feed(&test.cluster.dev, "kubectl", &["create", "-f", "-"], node.as_bytes()).expect("a node");
+        Self { test, name }
+    }
+}
+
+impl Drop for Ghost<'_> {
+    fn drop(&mut self) {
+        let _ = kubectl(&["delete", "pods", "--all", "-n", &self.test.namespace, "--grace-period=0", "--force"]);
+        let _ = kubectl(&["delete", "node", &self.name, "--wait=false"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_second_runner_before_the_first_has_ended() {
+    let (test, mut roles) = Test::with_operator().await;
+    let ghost = Ghost::new(&test);
+    let spec = agent("count").mode(ExecutionMode::Temporal).heartbeat("2s").with(json!({
+        "template": { "spec": { "nodeName": ghost.name } },
+        "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1s" },
+    }));
+    let job = test.apply(spec).await;
+    job.until("its pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
+    let pod = pod_name(&job.pods().await[0]);
+    // What kubelet and runner say while they can.
+    let running = json!({ "status": { "phase": "Running", "containerStatuses": [{
+        "name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+        "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } },
+    }] } });
+    test.pods().patch_status(&pod, &PatchParams::default(), &Patch::Merge(running)).await.expect("the kubelet's word");
+    let gateway = Gateway::of(&test, &roles).await;
+    let token = token(&test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod));
+    let hello = Hello { sender: sender(&job, 1), state: RunnerState::Waiting, seq: 0 };
+    assert_eq!(gateway.say(runner::PATH_HELLO, Some(&token), &hello).await, 200);
+    job.until("the permit", |s| s.claim.as_ref().is_some_and(|c| c.permit.is_some())).await;
+    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, seq: 0 };
+    assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
+    job.until("the agent to start", |s| s.runner.as_ref().is_some_and(|r| r.started_time.is_some())).await;
+
+    // From here on nobody hears of either, and Kubernetes takes the pod away, as it does for an unreachable node.
+    test.pods().delete(&pod, &DeleteParams::default()).await.expect("delete");
+    job.until("the next epoch", |s| s.claim.as_ref().is_some_and(|c| c.epoch == 2)).await;
+    job.until("somebody is told", |s| condition(s, conditions::STALLED).1 == "PodNotEnding").await;
+    always(Duration::from_secs(5), "one pod", async || match audit::created(&test.namespace) {
+        one if one.len() == 1 => Ok(()),
+        more => Err(more),
+    })
+    .await;
+    // It comes back, too late.
+    assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 410);
+
+    // Somebody made sure that the node is off.
+    test.pods().delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("delete");
+    let next = job.until("the second pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
+    assert_eq!(next.claim.map(|c| (c.epoch, c.attempt)), Some((2, 2)));
+    assert_eq!(audit::created(&test.namespace).len(), 2);
+    roles.kill_all();
+}

@@ -27,6 +27,11 @@ async fn it_was_one_agent(job: &Job<'_>) -> Vec<Tick> {
     ticks
 }
 
+/// How often the runner was bound anew.
+fn offers(status: &AgentJobStatus) -> i32 {
+    status.claim.as_ref().and_then(|c| c.permit.as_ref()).map_or(0, |p| p.offer)
+}
+
 async fn ticks_past(job: &Job<'_>, moment: u64) {
     job.until_log("ticks", |log| ticks(log).last().filter(|t| t.at > moment).map(drop)).await;
 }
@@ -58,7 +63,6 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
     roles.role("gateway").kill();
     ticks_past(&jobs[0], killed + 7_000).await;
     server.start().await;
-    let offers = |s: &AgentJobStatus| s.claim.as_ref().and_then(|c| c.permit.as_ref()).map_or(0, |p| p.offer);
     for job in &jobs {
         job.until("a heartbeat time-out, and the runner bound anew", |s| offers(s) > 0).await;
     }
@@ -168,4 +172,28 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
         it_was_one_agent(job).await;
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
+}
+
+/// Somebody resets the activity in Temporal: its tries begin again at 1, and an earlier token looks later than a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activity_that_is_reset_keeps_its_runner() {
+    let test = Test::new().await;
+    let mut roles = test.separate_roles(Server::Shared).await;
+    let job = test.apply(agent("count?every_ms=50&until=500").mode(ExecutionMode::Temporal).heartbeat("2s")).await;
+    job.counts().await;
+    for round in 0..2 {
+        let before = offers(&job.status().await);
+        roles.role("gateway").kill();
+        job.until("the runner bound anew", |s| offers(s) > before).await;
+        roles.role("gateway").start().await;
+        let answered = |s: &AgentJobStatus| s.runner.as_ref().and_then(|r| r.answered).unwrap_or(0) == offers(s);
+        job.until("its answer", answered).await;
+        if round == 0 {
+            let id = job.workflow().await;
+            let reset = ["activity", "reset", "--activity-id", "execute_agent-1", "--workflow-id", &id];
+            temporal::cli(&job.temporal, &reset).expect("reset");
+        }
+    }
+    it_was_one_agent(&job).await;
+    assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
 }

@@ -21,6 +21,8 @@ struct Binding<'a> {
     /// The task, in the workflow run that waits for it.
     run_id: String,
     task_token: &'a [u8],
+    /// Whether Temporal was asked, and said that this task counts: after a reset its tries begin again at 1.
+    counts: bool,
     /// The job's pods, if this is not the task's first try: the runner was silent.
     silent: Option<&'a [PodView]>,
 }
@@ -43,7 +45,7 @@ fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<()
         claim.permit = Some(permit(0, ask));
         return Ok(());
     };
-    if old.task_token.as_deref().is_some_and(|t| TaskToken::is_later(t, ask.task_token)) {
+    if !ask.counts && old.task_token.as_deref().is_some_and(|t| TaskToken::is_later(t, ask.task_token)) {
         return Err(Trouble::Superseded("a later try has bound the runner"));
     }
     if let Some(pods) = ask.silent {
@@ -75,13 +77,21 @@ pub async fn run(a: &Activities, ctx: &ActivityContext, input: ExecuteAgent) -> 
     let info = ctx.info();
     // The pods first, the status after them: a runner delivers before its pod ends.
     let pods = if info.attempt > 1 { Some(a.pods_in(&input.job).of_job(&input.job.uid).await?) } else { None };
-    let ask = Binding {
+    let mut ask = Binding {
         epoch: input.epoch,
+        counts: false,
         run_id: info.workflow_run_id.clone().unwrap_or_default(),
         task_token: &info.task_token,
         silent: pods.as_deref(),
     };
-    let job = status::modify(&a.jobs(&input.job), &input.job, None, |job, status| bind(job, status, &ask)).await?;
+    let jobs = a.jobs(&input.job);
+    let mut bound = status::modify(&jobs, &input.job, None, |job, status| bind(job, status, &ask)).await;
+    if matches!(bound, Err(Trouble::Superseded(_))) {
+        a.still_ours(ctx).await?;
+        ask.counts = true;
+        bound = status::modify(&jobs, &input.job, None, |job, status| bind(job, status, &ask)).await;
+    }
+    let job = bound?;
     let outcome = job.status.as_ref().and_then(|s| s.outcome.as_ref()).filter(|o| o.epoch == input.epoch);
     match outcome.map(verdict) {
         None => Ok(None),

@@ -26,7 +26,7 @@ use crate::{
     protocol::workflow::{
         AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner,
     },
-    temporal::Temporal,
+    temporal::{Heartbeat, TaskToken, Temporal},
 };
 
 /// How often pods are looked at that are to end.
@@ -104,6 +104,18 @@ impl Activities {
 
     fn pods_in(&self, job: &JobRef) -> Pods {
         Pods::new(self.client.clone(), &job.namespace)
+    }
+
+    /// Whether Temporal still waits for this very task; [`Trouble::Superseded`] if not.
+    async fn still_ours(&self, ctx: &ActivityContext) -> Result<(), Trouble> {
+        let info = ctx.info();
+        let workflow = info.workflow_id.as_deref().unwrap_or_default();
+        let late = Trouble::Superseded("Temporal doesn't wait for this task any more");
+        let Ok(token) = TaskToken::from_claim(&TaskToken::encode(&info.task_token), workflow) else { return Err(late) };
+        match self.temporal.heartbeat(token).await? {
+            Heartbeat::Alive => Ok(()),
+            Heartbeat::Unknown => Err(late),
+        }
     }
 
     fn answer<T>(

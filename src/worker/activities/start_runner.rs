@@ -9,7 +9,6 @@ use crate::{
     platform::status,
     pods::{CreateOutcome, collect, template},
     protocol::workflow::{StartRunner, StartedRunner},
-    temporal::{Heartbeat, TaskToken},
 };
 
 /// What the job's claim means for the epoch that is asked for.
@@ -83,7 +82,7 @@ pub async fn run(a: &Activities, ctx: &ActivityContext, input: StartRunner) -> R
         Place::Late => return Err(Trouble::Superseded("the epoch has its permit already")),
         Place::Ahead(epoch) => {
             // After the read: if the task counts now, then nobody but us may replace the claim that was read.
-            still_ours(a, ctx).await?;
+            a.still_ours(ctx).await?;
             epoch
         }
     };
@@ -148,18 +147,6 @@ pub async fn run(a: &Activities, ctx: &ActivityContext, input: StartRunner) -> R
             }
             Err(e)
         }
-    }
-}
-
-/// Whether Temporal still waits for this very task.
-async fn still_ours(a: &Activities, ctx: &ActivityContext) -> Result<(), Trouble> {
-    let info = ctx.info();
-    let workflow = info.workflow_id.as_deref().unwrap_or_default();
-    let late = Trouble::Superseded("Temporal doesn't wait for this task any more");
-    let Ok(token) = TaskToken::from_claim(&TaskToken::encode(&info.task_token), workflow) else { return Err(late) };
-    match a.temporal.heartbeat(token).await? {
-        Heartbeat::Alive => Ok(()),
-        Heartbeat::Unknown => Err(late),
     }
 }
 

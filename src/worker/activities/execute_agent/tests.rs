@@ -19,7 +19,7 @@ fn status() -> AgentJobStatus {
 }
 
 fn ask<'a>(run: &str, silent: Option<&'a [PodView]>) -> Binding<'a> {
-    Binding { epoch: 2, run_id: run.into(), task_token: b"", silent }
+    Binding { epoch: 2, run_id: run.into(), task_token: b"", counts: false, silent }
 }
 
 fn pod(agent: AgentContainer) -> PodView {

@@ -150,6 +150,7 @@ impl<'a> Bench<'a> {
             quiet().await?;
             if let Err(error) = self.cancel_round(i, name, &pod, measured).await {
                 measured.lost(error)?;
+                self.patch(name, DesiredState::Cancelled).await?;
             }
             let ended = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
             within("a job's end", self.until(name, ended)).await?;

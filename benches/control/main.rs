@@ -1,6 +1,6 @@
 //! `make bench-control`: how fast pause, resume and cancel take effect on a real node, in Temporal mode.
 //!
-//! Measured from the moment before the client sends its merge patch, over at least 200 rounds each:
+//! Measured from the moment before the client sends its merge patch, on a connection that is open already, over at least 200 rounds each:
 //! - to frozen and to thawed: until the kernel says so. The node is this machine, so `/proc/PID/stat` of the agent's process
 //!   is read every half millisecond; unlike the agent's ticks it is exact to that and costs the agent nothing.
 //! - to SIGTERM: until the agent has it. It writes the wall clock (milliseconds; half of one is added) to its log, and the
@@ -53,6 +53,7 @@ struct Measured {
     sigterm: Vec<f64>,
     pausing: rounds::Stations,
     resuming: rounds::Stations,
+    cancelling: rounds::Stations,
     /// How many rounds could not be measured.
     lost: usize,
 }
@@ -99,7 +100,8 @@ async fn measure(
     measured: &mut Measured,
 ) -> anyhow::Result<()> {
     let bare = bare::Bare::start(namespace).await.context("the bare round trip")?;
-    let done = rounds(arguments, &rounds::Bench::new(client, namespace, &bare), measured).await;
+    let bench = rounds::Bench::new(client, namespace, &bare).await?;
+    let done = rounds(arguments, &bench, measured).await;
     bare.end().await;
     done
 }
@@ -147,6 +149,7 @@ fn print(m: &Measured) {
     println!("Where the time goes: from the patch until a watch on the job shows it, p50 and p99");
     m.pausing.print("pause");
     m.resuming.print("resume");
+    m.cancelling.print("cancel");
 }
 
 /// A limit for what must come in time for the bench to go on at all.

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, future::try_join_all};
 use k8s_openapi::api::core::v1::Pod;
-use koco::api::{AgentJob, AgentJobStatus, DesiredState, Phase, RunnerState};
+use koco::{
+    api::{AgentJob, AgentJobStatus, DesiredState, Phase, RunnerState},
+    platform::kubernetes,
+};
 use kube::{
     Api,
     api::{LogParams, Patch, PatchParams, PostParams},
@@ -31,6 +34,39 @@ pub struct Stations {
 }
 
 impl Stations {
+    /// Reads the job's changes until it has been at every station.
+    async fn follow(
+        &mut self,
+        changes: &mut Changes,
+        began: Instant,
+        state: DesiredState,
+        runner: RunnerState,
+        phase: Phase,
+    ) -> anyhow::Result<()> {
+        let mut seen = [None; 4];
+        while seen.contains(&None) {
+            let (at, status) = changes.recv().await.context("the watch has ended")?;
+            let control = status.control.unwrap_or_default();
+            let seq = control.command.as_ref().map_or(0, |c| c.seq);
+            let now = [
+                control.sent.is_some_and(|s| s.state == state),
+                control.command.is_some_and(|c| c.state == state),
+                control.confirmed.is_some_and(|c| c.state == runner && c.seq >= seq),
+                status.phase.is_some_and(|p| p == phase || p.is_terminal()),
+            ];
+            for (seen, now) in seen.iter_mut().zip(now) {
+                if now {
+                    seen.get_or_insert(millis(at.saturating_duration_since(began)));
+                }
+            }
+        }
+        let lists = [&mut self.sent, &mut self.command, &mut self.confirmed, &mut self.phase];
+        for (list, at) in lists.into_iter().zip(seen) {
+            list.extend(at);
+        }
+        Ok(())
+    }
+
     pub fn print(&self, what: &str) {
         let stations = [
             ("signal sent", &self.sent),
@@ -47,6 +83,8 @@ type Changes = mpsc::UnboundedReceiver<(Instant, AgentJobStatus)>;
 
 pub struct Bench<'a> {
     jobs: Api<AgentJob>,
+    /// Of a client of its own: others' streams would take its connection, and a handshake would be measured now and then.
+    patches: Api<AgentJob>,
     pods: Api<Pod>,
     bare: &'a Bare,
 }
@@ -61,8 +99,13 @@ async fn pause(round: usize) {
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(client: kube::Client, namespace: &str, bare: &'a Bare) -> Self {
-        Self { jobs: Api::namespaced(client.clone(), namespace), pods: Api::namespaced(client, namespace), bare }
+    pub async fn new(client: kube::Client, namespace: &str, bare: &'a Bare) -> anyhow::Result<Self> {
+        Ok(Self {
+            jobs: Api::namespaced(client.clone(), namespace),
+            patches: Api::namespaced(kubernetes::client().await?, namespace),
+            pods: Api::namespaced(client, namespace),
+            bare,
+        })
     }
 
     /// Pauses and resumes one agent again and again.
@@ -107,37 +150,14 @@ impl<'a> Bench<'a> {
     ) -> anyhow::Result<f64> {
         let still = state == DesiredState::Paused;
         while changes.try_recv().is_ok() {}
+        self.ready(name).await?;
         let effect = agent.until(still);
         let began = Instant::now();
         self.patch(name, state).await?;
         let took = effect.await? - began;
         let (runner, phase) =
             if still { (RunnerState::Frozen, Phase::Paused) } else { (RunnerState::Running, Phase::Running) };
-        let mut seen = [None; 4];
-        within("the status to say so", async {
-            while seen.contains(&None) {
-                let (at, status) = changes.recv().await.context("the watch has ended")?;
-                let control = status.control.unwrap_or_default();
-                let seq = control.command.as_ref().map_or(0, |c| c.seq);
-                let now = [
-                    control.sent.is_some_and(|s| s.state == state),
-                    control.command.is_some_and(|c| c.state == state),
-                    control.confirmed.is_some_and(|c| c.state == runner && c.seq >= seq),
-                    status.phase == Some(phase),
-                ];
-                for (seen, now) in seen.iter_mut().zip(now) {
-                    if now {
-                        seen.get_or_insert(millis(at.saturating_duration_since(began)));
-                    }
-                }
-            }
-            Ok(())
-        })
-        .await?;
-        let lists = [&mut stations.sent, &mut stations.command, &mut stations.confirmed, &mut stations.phase];
-        for (list, at) in lists.into_iter().zip(seen) {
-            list.extend(at);
-        }
+        within("the status to say so", stations.follow(changes, began, state, runner, phase)).await?;
         Ok(millis(took))
     }
 
@@ -161,30 +181,41 @@ impl<'a> Bench<'a> {
     async fn cancel_round(&self, round: usize, name: &str, pod: &str, measured: &mut Measured) -> anyhow::Result<()> {
         let bare = self.bare.round().await?;
         pause(round).await;
-        let took = within("SIGTERM", self.cancel_one(name, pod)).await?;
+        let took = within("SIGTERM", self.cancel_one(name, pod, &mut measured.cancelling)).await?;
         measured.bare_at_cancel.push(bare);
         measured.sigterm.push(took);
         Ok(())
     }
 
-    async fn cancel_one(&self, name: &str, pod: &str) -> anyhow::Result<f64> {
+    async fn cancel_one(&self, name: &str, pod: &str, stations: &mut Stations) -> anyhow::Result<f64> {
         let params = LogParams { container: Some("agent".into()), follow: true, ..LogParams::default() };
         let mut lines = Box::pin(self.pods.log_stream(pod, &params).await?).lines();
         // With this line it has its handler.
         while !lines.try_next().await?.context("an agent without a word")?.starts_with("pid ") {}
-        let began = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let mut changes = self.changes(name);
+        self.ready(name).await?;
+        let (began, patched) = (SystemTime::now().duration_since(UNIX_EPOCH)?, Instant::now());
         self.patch(name, DesiredState::Cancelled).await?;
         while let Some(line) = lines.try_next().await? {
             if let Some(at) = line.strip_prefix("sigterm ") {
-                return Ok(at.trim().parse::<f64>()? + 0.5 - millis(began));
+                let took = at.trim().parse::<f64>()? + 0.5 - millis(began);
+                let (state, runner, phase) = (DesiredState::Cancelled, RunnerState::Stopping, Phase::Cancelling);
+                stations.follow(&mut changes, patched, state, runner, phase).await?;
+                return Ok(took);
             }
         }
         anyhow::bail!("the agent of {name} ended without SIGTERM")
     }
 
+    /// Opens the connection for the next patch, if it is not open.
+    async fn ready(&self, name: &str) -> anyhow::Result<()> {
+        self.patches.get_metadata(name).await?;
+        Ok(())
+    }
+
     async fn patch(&self, name: &str, state: DesiredState) -> anyhow::Result<()> {
         let patch = Patch::Merge(json!({ "spec": { "desiredState": state } }));
-        self.jobs.patch(name, &PatchParams::default(), &patch).await?;
+        self.patches.patch(name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 

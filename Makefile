@@ -38,7 +38,7 @@ load-image: ## put an image on the node: FILE=image.tar
 
 
 .PHONY: test
-test: ## all checks below, in a cluster of their own that is taken down again
+test: ## all the checks, in a cluster of their own that is taken down again
 	@deploy/dev/test
 
 .PHONY: lint
@@ -55,7 +55,7 @@ workflow-test: tools ## tests of the workflow, on a Temporal server of their own
 	tests/workflow/run $(ARGS)
 
 .PHONY: pause-endurance
-pause-endurance: tools ## one workflow paused and resumed 20,000 times (half an hour); KOCO_PAUSES=number
+pause-endurance: tools ## one workflow paused and resumed 20,000 times (25 min); KOCO_PAUSES=number
 	SUGGEST_CONTINUE_AS_NEW=4096 tests/workflow/run --ignored --nocapture all_the_time
 
 .PHONY: record-histories

@@ -103,10 +103,16 @@ impl Bare {
         let round = state.0;
         let began = Instant::now();
         self.temporal.signal(&self.id, "go", &round).await?;
-        let (arrived, at) =
-            crate::within("a bare round trip", async { state.1.recv().await.context("no worker") }).await?;
-        anyhow::ensure!(arrived == round, "round {arrived} came instead of {round}");
-        Ok((at - began).as_secs_f64() * 1000.0)
+        let arrived = crate::within("a bare round trip", async {
+            loop {
+                let (arrived, at) = state.1.recv().await.context("no worker")?;
+                // An earlier one is of a round that was given up.
+                if arrived == round {
+                    return Ok(at);
+                }
+            }
+        });
+        Ok((arrived.await? - began).as_secs_f64() * 1000.0)
     }
 
     /// Ends the workflow and the worker.

@@ -18,10 +18,10 @@ pub enum LogFormat {
 }
 
 /// The most that libraries may say. Temporal's worker puts task tokens into its warnings, and results into the fields of its
-/// spans; below the others' levels are headers and bodies of requests, with tokens and API keys.
+/// spans; kube's client warns of an answer that it can't read with all of it; below the others' levels are headers and bodies of requests, with tokens and API keys.
 const CAPS: [(&str, LevelFilter); 8] = [
     ("temporalio_sdk_core::worker", LevelFilter::ERROR),
-    ("temporalio_sdk_core::worker::workflow", LevelFilter::WARN),
+    ("kube_client::client", LevelFilter::ERROR),
     ("temporalio_client", LevelFilter::INFO),
     ("tonic", LevelFilter::INFO),
     ("h2", LevelFilter::INFO),
@@ -80,6 +80,7 @@ mod tests {
                 tracing::warn!(target: "temporalio_sdk_core::worker::activities", task_token = "canary", "not found");
                 tracing::debug!(target: "temporalio_sdk_core::worker::workflow::managed_run", task_token = "canary");
                 tracing::trace!(target: "h2::codec", frame = "canary");
+                tracing::warn!(target: "kube_client::client", "canary, expected value");
                 tracing::error!(target: "temporalio_sdk_core::worker", "heard");
             });
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();

@@ -18,7 +18,7 @@ use crate::{
 const MAX_TYPE_BYTES: usize = 128;
 
 /// Types that say what was not the agent's doing, so that policies trust them: not for an agent's error file.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 17] = [
     error_types::AGENT_KILLED,
     error_types::OOM_KILLED,
     error_types::START_FAILED,
@@ -32,6 +32,10 @@ const RESERVED: [&str; 13] = [
     error_types::EVICTED,
     error_types::CANCELLED,
     error_types::NOT_STARTED,
+    error_types::JOB_GONE,
+    error_types::SUPERSEDED,
+    error_types::POD_REFUSED,
+    error_types::API_SERVER,
 ];
 
 /// How the agent's main process ended.

@@ -56,7 +56,10 @@ pub enum Heartbeat {
 }
 
 fn bounded(limit: Duration) -> RpcOptions {
-    RpcOptions::builder().timeout(limit).retry_options(RetryOptions::no_retries()).build()
+    // A server closes its connections every few minutes, and with them the calls that are just on their way. Whoever called
+    // decides on what lasts longer.
+    let soon = RetryOptions::builder().initial_interval(Duration::from_millis(20)).max_retries(2).build();
+    RpcOptions::builder().timeout(limit).retry_options(soon).build()
 }
 
 fn raw<T: Serialize + Send + Sync + 'static>(value: &T) -> RawValue {

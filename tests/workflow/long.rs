@@ -166,7 +166,7 @@ async fn a_thousand_toggles_end_in_the_last_state() {
 
 /// One job, each pause and each resume carried out and confirmed before the next. How many pauses: KOCO_PAUSES.
 #[tokio::test]
-#[ignore = "takes half an hour: make pause-endurance"]
+#[ignore = "takes 25 minutes: make pause-endurance"]
 async fn a_job_that_is_paused_and_resumed_all_the_time() {
     let pauses: i64 = std::env::var("KOCO_PAUSES").map_or(20_000, |n| n.parse().unwrap());
     let job = Job::long("paused and resumed all the time", |_| {}, |_| {}).await;

@@ -3,6 +3,8 @@
 //! Each part has one writer. The worker (in Direct mode the controller) writes `claim` and `control.command`; the gateway
 //! writes `runner`, `control.confirmed` and, first come, `outcome`; everything else is the controller's alone.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -128,6 +130,17 @@ pub struct ResolvedRetryPolicy {
     /// Error types that end the job at once.
     #[serde(default)]
     pub non_retryable_error_types: Vec<String>,
+}
+
+impl ResolvedRetryPolicy {
+    /// The wait after the `failures`th failure: `initialInterval * backoffCoefficient ^ (failures - 1)`, at most
+    /// `maximumInterval`.
+    pub fn back_off(&self, failures: i32) -> Duration {
+        let (first, most) = (self.initial_interval.get(), self.maximum_interval.get());
+        let factor = self.backoff_coefficient.max(1.0).powi(failures.saturating_sub(1).max(0));
+        // Too large, infinite or not a number: the maximum.
+        Duration::try_from_secs_f64(first.as_secs_f64() * factor).map_or(most, |wait| wait.min(most))
+    }
 }
 
 /// Time-outs with every field set that has a default.

@@ -163,14 +163,9 @@ fn worker(
 ) -> Running {
     let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
     let stop = process.stop.clone();
-    Box::pin(async move {
-        let ca = tokio::select! {
-            ca = kubernetes::gateway_ca(&client, &common.namespace) => ca.map_err(anyhow::Error::msg)?,
-            () = stop.cancelled() => return Ok(()),
-        };
-        let activities = worker::Activities { client, temporal, pods: pods.with_ca(ca), metrics };
-        worker::run(settings, activities, ready, stop).await.context("worker")
-    })
+    let runners = kubernetes::Runners::new(client.clone(), &common.namespace, pods);
+    let activities = worker::Activities { client, temporal, runners, metrics };
+    Box::pin(async move { worker::run(settings, activities, ready, stop).await.context("worker") })
 }
 
 fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Running {

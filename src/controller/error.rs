@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{platform::status::StatusError, pods::PodError};
+use crate::{
+    platform::{kubernetes::GatewayCaError, status::StatusError},
+    pods::PodError,
+};
 
 /// Why a reconcile failed, or the controller ended.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +19,9 @@ pub enum ControllerError {
     /// Anything else that the API server did not do.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
-    /// The gateway has not published its certificate authority yet, so that no pod could reach it.
-    #[error("the gateway has not published its certificate authority yet: is it running?")]
-    NoGateway,
+    /// No pod could reach the gateway yet.
+    #[error(transparent)]
+    NoGateway(#[from] GatewayCaError),
     /// Another process leads now: this one ends, to begin anew as a standby.
     #[error("another controller leads now")]
     LostLead,
@@ -35,7 +38,7 @@ impl ControllerError {
             Self::Status(StatusError::Gone) => "Gone",
             Self::Status(_) | Self::Api(_) => "ApiServer",
             Self::Pods(e) => e.reason(),
-            Self::NoGateway => "NoGateway",
+            Self::NoGateway(_) => "NoGateway",
             Self::LostLead => "LostLead",
             Self::TimedOut => "TimedOut",
         }
@@ -47,7 +50,7 @@ impl ControllerError {
             Self::Status(StatusError::Gone) | Self::LostLead => None,
             // The newer version is on its way through the watch.
             Self::Status(StatusError::Conflict) => Some(Duration::from_millis(20)),
-            Self::NoGateway => Some(Duration::from_secs(1)),
+            Self::NoGateway(_) => Some(Duration::from_secs(1)),
             _ => Some(Duration::from_secs(5)),
         }
     }

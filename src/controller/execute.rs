@@ -62,7 +62,9 @@ pub(super) async fn all(
 ) -> Result<Facts, ControllerError> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let pods = Pods::new(context.client.clone(), namespace);
-    let workflow = names::workflow(&context.cluster, job.uid());
+    let submitted =
+        job.status.as_ref().and_then(|s| s.workflow.as_ref()).map(|w| w.id.clone()).filter(|id| !id.is_empty());
+    let workflow = submitted.unwrap_or_else(|| names::workflow(&context.cluster, job.uid()));
     let mut facts = Facts::default();
     for action in actions {
         match action {
@@ -149,7 +151,7 @@ async fn create(
     pods: &Pods,
     facts: &mut Facts,
 ) -> Result<(), ControllerError> {
-    let Some(settings) = context.runner.get() else { return Err(ControllerError::NoGateway) };
+    let settings = context.runners.settings().await?;
     let live = status::read(api, &job.reference()).await?;
     let now = live.status.clone().unwrap_or_default();
     let expected = job.status.as_ref().and_then(|s| s.claim.as_ref());
@@ -165,7 +167,7 @@ async fn create(
         facts.look_again = Some(Duration::from_secs(1));
         return Ok(());
     }
-    match pods.create(template::build(&live, claim, settings), job.uid()).await {
+    match pods.create(template::build(&live, claim, &settings), job.uid()).await {
         Ok(made) => {
             context.metrics.pods_created.inc();
             facts.created = Some(Ok(made.uid().to_string()));

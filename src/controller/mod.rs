@@ -13,7 +13,7 @@ mod sweep;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,7 +38,6 @@ use crate::{
         metrics::Metrics,
         settings::{Common, Defaults, PodSettings},
     },
-    pods::RunnerPodSettings,
     temporal::Temporal,
 };
 
@@ -75,7 +74,7 @@ struct Context {
     pods: pods::Index,
     mirror: mirror::Mirror,
     recorder: events::Recorder,
-    runner: Arc<OnceLock<RunnerPodSettings>>,
+    runners: kubernetes::Runners,
     /// The jobs whose workflows may close without telling us, by UID.
     open: Mutex<HashMap<String, JobRef>>,
 }
@@ -101,7 +100,6 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Controller
             found = kubernetes::cluster(&client) => found?,
         },
     };
-    let runner = Arc::new(OnceLock::new());
     let (trigger, triggered) = tokio::sync::mpsc::unbounded_channel();
     let triggers = Triggers::new(triggered, common.namespaces());
     let reporter = events::Reporter { controller: "koco".into(), instance: Some(common.identity.clone()) };
@@ -114,7 +112,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Controller
         metrics,
         pods: pods::Index::default(),
         recorder: events::Recorder::new(client.clone(), reporter),
-        runner: runner.clone(),
+        runners: kubernetes::Runners::new(client, &common.namespace, pods),
         open: Mutex::default(),
     });
     let lost = CancellationToken::new();
@@ -141,21 +139,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Controller
         () = lost.cancelled() => {}
         () = sweep::run(context.clone()) => {}
         () = triggers.pump => {}
-        () = gateway_ca(client, common.namespace.clone(), pods, runner) => {}
     }
     ready.store(false, Ordering::Relaxed);
     if lost.is_cancelled() { Err(ControllerError::LostLead) } else { Ok(()) }
-}
-
-/// Fills in what runner pods need of the gateway, when it has published it. Never returns.
-async fn gateway_ca(client: Client, namespace: String, pods: PodSettings, runner: Arc<OnceLock<RunnerPodSettings>>) {
-    match kubernetes::gateway_ca(&client, &namespace).await {
-        Ok(ca) => {
-            runner.get_or_init(|| pods.with_ca(ca));
-        }
-        Err(error) => tracing::error!(%error, "no certificate authority of the gateway"),
-    }
-    std::future::pending().await
 }
 
 /// One control loop for a namespace, or for all.

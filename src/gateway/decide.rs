@@ -2,8 +2,6 @@
 //! status. The gateway's part of status is `runner`, `control.confirmed` and, first come, `outcome`.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::error::Refusal;
 use crate::{
@@ -11,7 +9,7 @@ use crate::{
         AgentJob, AgentJobStatus, Confirmed, ErrorStatus, ExecutionMode, Outcome, Permit, Resolved, RunnerState,
         RunnerStatus, fid,
     },
-    protocol::runner::{Confirm, Ending, Hello, Job, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, Report},
+    protocol::runner::{Confirm, Ending, Hello, Job, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, Report, cut_result},
 };
 
 /// The longest error type that is passed on, in bytes.
@@ -157,19 +155,9 @@ fn ended(epoch: i32, ending: &Ending, now: Timestamp) -> Outcome {
         error,
         non_retryable: ending.non_retryable,
         exit_code: ending.exit_code,
-        result: ending.result.as_ref().map(small),
+        result: ending.result.as_ref().map(|r| cut_result(r, MAX_RESULT_BYTES)),
         active_millis: ending.active_millis.max(0),
     }
-}
-
-/// A result, or its size and digest if it is too big to pass on.
-fn small(result: &Value) -> Value {
-    let text = result.to_string();
-    if text.len() <= MAX_RESULT_BYTES {
-        return result.clone();
-    }
-    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
-    json!({ "truncated": true, "size": text.len(), "digest": digest })
 }
 
 /// At most `limit` bytes of a text, whole characters.

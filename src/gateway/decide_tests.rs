@@ -1,5 +1,7 @@
 //! Tests of [`super`].
 
+use serde_json::json;
+
 use super::*;
 use crate::{
     api::{ExecutionMode, OutcomeKind},
@@ -171,8 +173,8 @@ fn what_is_recorded_is_cut_whatever_the_runner_says() {
 #[test]
 fn a_result_at_the_limit_is_kept() {
     let fits = json!("x".repeat(MAX_RESULT_BYTES - 2));
-    assert_eq!(small(&fits), fits);
-    assert_ne!(small(&json!("x".repeat(MAX_RESULT_BYTES - 1))), fits);
+    assert_eq!(cut_result(&fits, MAX_RESULT_BYTES), fits);
+    assert_ne!(cut_result(&json!("x".repeat(MAX_RESULT_BYTES - 1)), MAX_RESULT_BYTES), fits);
 }
 
 #[test]

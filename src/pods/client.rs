@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::PodView;
 use crate::api::names;
 
+/// How much of the API server's words is kept, in characters: a webhook may say anything.
+const MAX_WORDS: usize = 1024;
+
 /// Why a call about a pod failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
@@ -99,7 +102,7 @@ impl Pods {
                 }
             }
             Err(kube::Error::Api(e)) if matches!(e.code, 400 | 403 | 404 | 405 | 413 | 422) => {
-                Err(PodError::Refused(e.message.clone()))
+                Err(PodError::Refused(e.message.chars().take(MAX_WORDS).collect()))
             }
             Err(e) => Err(e.into()),
         }

@@ -2,7 +2,6 @@
 //! Used by the controller, which sees containers end, and by the worker, which looks before it binds a runner anew.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::json;
 
 use super::{AgentContainer, PodView};
 use crate::{
@@ -51,6 +50,28 @@ pub fn work_out(epoch: i32, pod: Option<&PodView>, started: bool, now: Time) -> 
     })
 }
 
+/// The outcome of an epoch whose runner is lost: it was listened for, and silent.
+pub fn silent(epoch: i32, message: String, now: Time) -> Outcome {
+    Outcome {
+        epoch,
+        kind: OutcomeKind::Failed,
+        time: now,
+        started: true,
+        error: Some(ErrorStatus { kind: error_types::HEARTBEAT_TIMEOUT.into(), message }),
+        non_retryable: false,
+        exit_code: None,
+        result: None,
+        active_millis: 0,
+    }
+}
+
+/// The epoch whose runner is about to end by itself, because it has delivered its outcome: to delete its pod would take its
+/// logs.
+pub fn leaving(outcome: Option<&Outcome>) -> Option<i32> {
+    let lost = |o: &&Outcome| o.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT);
+    outcome.filter(|o| !lost(o)).map(|o| o.epoch)
+}
+
 /// The outcome that a runner left as its container's termination message.
 fn said(epoch: i32, ending: &Ending, now: Time) -> Outcome {
     Outcome {
@@ -61,8 +82,8 @@ fn said(epoch: i32, ending: &Ending, now: Time) -> Outcome {
         error: ending.error.clone(),
         non_retryable: ending.non_retryable,
         exit_code: ending.exit_code,
-        // It did not fit, and nobody was there to take it whole.
-        result: if ending.result_omitted { Some(json!({ "truncated": true })) } else { ending.result.clone() },
+        // Where it did not fit, and nobody was there to take it whole, its size and digest.
+        result: ending.result.clone(),
         active_millis: ending.active_millis,
     }
 }

@@ -12,7 +12,8 @@
 //! not know the pod yet. 503: try again. Errors carry a [`Problem`].
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::workflow::JobRef;
 use crate::api::{DesiredState, ErrorStatus, OutcomeKind, PauseNotice, PausePolicy, RunnerState};
@@ -213,9 +214,19 @@ pub struct Ending {
     /// How long the agent was active in this epoch, in milliseconds.
     #[serde(default)]
     pub active_millis: i64,
-    /// Whether the result was left out of a termination message because it does not fit (4 KiB). Only ever in one.
+    /// Whether a termination message has only the result's size and digest, because it does not fit (4 KiB).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_omitted: bool,
+}
+
+/// A result, or its size and digest if it is longer than `most` bytes of JSON.
+pub fn cut_result(result: &Value, most: usize) -> Value {
+    let text = result.to_string();
+    if text.len() <= most {
+        return result.clone();
+    }
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
+    json!({ "truncated": true, "size": text.len(), "digest": digest })
 }
 
 /// The body of every answer that is an error.

@@ -12,7 +12,7 @@ use super::{
     link::{Incoming, patience},
     log::{causes, say},
 };
-use crate::protocol::runner::{Ending, Order};
+use crate::protocol::runner::{Ending, Order, cut_result};
 
 /// What the kubelet reads of a termination message.
 const MAX_TERMINATION_BYTES: usize = 4096;
@@ -31,12 +31,12 @@ pub fn termination_message(ending: &Ending) -> Vec<u8> {
             return text;
         }
         match (&mut short.result, &mut short.error) {
-            (result @ Some(_), _) => {
-                *result = None;
+            (Some(result), _) if !short.result_omitted => {
+                *result = cut_result(result, 0);
                 short.result_omitted = true;
             }
             // Escaped, a character may take six bytes for its one.
-            (None, Some(error)) if error.message.len() > 8 => {
+            (_, Some(error)) if error.message.len() > 8 => {
                 let length = error.message.len();
                 cut(&mut error.message, length * 3 / 4);
             }
@@ -110,7 +110,8 @@ mod tests {
 
         ending.result = Some(json!("x".repeat(5000)));
         let short: Ending = serde_json::from_slice(&termination_message(&ending)).unwrap();
-        assert!(short.result.is_none() && short.result_omitted);
+        assert!(short.result_omitted);
+        assert_eq!(short.result.unwrap()["size"], json!(5002));
         assert_eq!(short.error, ending.error);
 
         for message in ["\u{1}".repeat(2048), "é".repeat(1024), "\"\\".repeat(4000)] {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    api::{DesiredState, DisruptionPolicy, ErrorStatus, PausePolicy, ResolvedRetryPolicy, RunnerState},
+    api::{DesiredState, DisruptionPolicy, ErrorStatus, PausePolicy, RunnerState},
     protocol::{
         error_types,
         workflow::{
@@ -308,18 +308,10 @@ impl State {
     }
 
     fn retry(&mut self, failures: i32, now_millis: i64) {
-        let wait = i64::try_from(back_off(&self.input.retry_policy, failures).as_millis()).unwrap_or(i64::MAX);
+        let wait = i64::try_from(self.input.retry_policy.back_off(failures).as_millis()).unwrap_or(i64::MAX);
         let at = self.at_mut();
         (at.step, at.not_before) = (Step::Idle, Some(now_millis.saturating_add(wait)));
     }
-}
-
-/// The wait after the `failures`th failure: `initialInterval * backoffCoefficient ^ (failures - 1)`, at most `maximumInterval`.
-pub fn back_off(policy: &ResolvedRetryPolicy, failures: i32) -> Duration {
-    let (first, most) = (policy.initial_interval.get(), policy.maximum_interval.get());
-    let factor = policy.backoff_coefficient.max(1.0).powi(failures.saturating_sub(1).max(0));
-    // Too large, infinite or not a number: the maximum.
-    Duration::try_from_secs_f64(first.as_secs_f64() * factor).map_or(most, |wait| wait.min(most))
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use std::{
 
 use koco::{
     api::names,
-    platform::metrics::Metrics,
-    pods::RunnerPodSettings,
+    platform::{kubernetes::Runners, metrics::Metrics, settings::PodSettings},
     protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
     temporal::{Settings, Temporal},
     worker::{Activities, WorkerSettings, run},
@@ -26,13 +25,13 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
     let temporal = Temporal::new(Settings::from_env(queue, "test").unwrap());
     // Nobody listens there.
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
-    let pods = RunnerPodSettings {
-        image: String::new(),
-        pull_policy: String::new(),
+    let pods = PodSettings {
+        runner_image: String::new(),
+        runner_image_pull_policy: String::new(),
         gateway_url: String::new(),
-        gateway_ca: String::new(),
     };
-    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default() };
+    let runners = Runners::new(client.clone(), "koco-system", pods);
+    let activities = Activities { client, temporal: temporal.clone(), runners, metrics: Metrics::default() };
     let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
     let role = tokio::spawn(run(WorkerSettings::default(), activities, ready.clone(), stop.clone()));
     until("it is ready", || async { ready.load(Ordering::Relaxed).then_some(()) }).await;

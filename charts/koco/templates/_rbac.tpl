@@ -9,7 +9,7 @@
 # Writes what it knows to status.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Makes the job the owner of its pods; the API server asks for this where blockOwnerDeletion is protected.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/finalizers]
@@ -19,7 +19,7 @@
   resources: [pods]
   verbs: [get, list, watch, create, delete]
 # Tells people about each transition; patch counts a repeated event instead of adding another.
-- apiGroups: [events.k8s.io, ""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
@@ -57,7 +57,7 @@
 # Writes the claim (which runner is the job's) and the commands for it.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Makes the job the owner of its pods; the API server asks for this where blockOwnerDeletion is protected.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/finalizers]
@@ -65,15 +65,10 @@
 # Creates the pods of Temporal jobs, and removes those of earlier attempts once it has seen their containers end.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, create, delete]
 {{- end }}
 
 {{- define "koco.rules.worker.cluster" -}}
-# The UID of kube-system is the cluster's identity, which is part of the workflows' ids.
-- apiGroups: [""]
-  resources: [namespaces]
-  resourceNames: [kube-system]
-  verbs: [get]
 {{- end }}
 
 {{- define "koco.rules.worker.own" -}}
@@ -92,7 +87,7 @@
 # Writes what runners report: their state and their outcome.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/status]
-  verbs: [get, patch]
+  verbs: [patch]
 {{- end }}
 
 {{- define "koco.rules.gateway.cluster" -}}

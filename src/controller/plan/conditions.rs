@@ -23,7 +23,10 @@ fn say(kind: &'static str, status: Option<bool>, reason: &str, message: impl Int
 
 fn ready(d: &Draft<'_>, phase: Phase) -> Say {
     if let Some((reason, message)) = &d.not_ready {
-        let message = format!("{message}. It is tried again; running agents go on.");
+        let message = match reason.as_str() {
+            "TemporalNamespaceChanged" => message.clone(),
+            _ => format!("{message}. It is tried again; running agents go on."),
+        };
         return say(READY, Some(false), reason, message);
     }
     if let Some((reason, message)) = d.stalled.as_ref().filter(|(r, _)| r == "TemporalNotConfigured") {
@@ -46,7 +49,11 @@ fn paused(d: &Draft<'_>, phase: Phase) -> Say {
     let wanted = command.filter(|_| heard).unwrap_or(d.wish());
     match (phase, problem) {
         (Phase::Paused, _) => {
-            let still = if d.agent_may_run() { "every process of the agent stands still" } else { "no agent runs" };
+            let still = match silent_since(d) {
+                Some(since) => format!("every process of the agent stood still when its runner fell silent at {since}"),
+                None if d.agent_may_run() => "every process of the agent stands still".into(),
+                None => "no agent is started".into(),
+            };
             let message = format!("{still}. Resume with spec.desiredState: Running");
             say(PAUSED, Some(true), "Paused", message)
         }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
 use super::{Action, Draft, pending};
 use crate::{
-    api::{Command, DesiredState, DisruptionPolicy, ErrorStatus, Outcome, OutcomeKind, Permit, Phase, RunnerState},
+    api::{Command, DesiredState, DisruptionPolicy, ErrorStatus, OutcomeKind, Permit, Phase, RunnerState},
     pods::collect,
     protocol::error_types,
 };
@@ -158,11 +156,7 @@ fn again(d: &mut Draft<'_>, attempt: i32, resumed: bool, active_millis: i64) {
     let Some(outcome) = d.outcome().cloned() else { return };
     let Some(retry) = d.status.resolved.as_ref().map(|r| r.retry_policy.clone()) else { return };
     let epoch = d.status.claim.as_ref().map_or(1, |c| c.epoch);
-    let wait = if resumed && outcome.kind == OutcomeKind::Evicted {
-        Duration::ZERO
-    } else {
-        backoff(retry.initial_interval.get(), retry.maximum_interval.get(), epoch)
-    };
+    let wait = if resumed && outcome.kind == OutcomeKind::Evicted { Duration::ZERO } else { retry.back_off(epoch) };
     let waited = d.since(&outcome.time);
     if waited < wait {
         d.status.phase = Some(Phase::Retrying);
@@ -172,25 +166,4 @@ fn again(d: &mut Draft<'_>, attempt: i32, resumed: bool, active_millis: i64) {
     d.status.phase = Some(if resumed { Phase::Pending } else { Phase::Retrying });
     d.mirror_claim();
     d.look_again(Duration::ZERO);
-}
-
-fn backoff(initial: Duration, maximum: Duration, epoch: i32) -> Duration {
-    let doublings = u32::try_from(epoch - 1).unwrap_or(0).min(16);
-    initial.saturating_mul(1 << doublings).min(maximum)
-}
-
-/// A runner that no gateway heard of for twice its time-out.
-pub(super) fn silent(epoch: i32, waited: Duration, now: Time) -> Outcome {
-    let message = format!("the runner was silent for {} s", waited.as_secs());
-    Outcome {
-        epoch,
-        kind: OutcomeKind::Failed,
-        time: now,
-        started: true,
-        error: Some(ErrorStatus { kind: error_types::HEARTBEAT_TIMEOUT.into(), message }),
-        non_retryable: false,
-        exit_code: None,
-        result: None,
-        active_millis: 0,
-    }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{Action, Draft};
-use crate::pods::collect;
+use crate::pods::{collect, ending};
 
-/// How long a runner may take to end after it has delivered its outcome.
+/// How long a pod may take to end after its agent has, before what holds it up counts as a sidecar.
 const LINGER: Duration = Duration::from_secs(15);
+/// How long the kubelet may take to say that a runner has ended that has delivered its outcome.
+const SLOW_KUBELET: Duration = Duration::from_secs(60);
 
 pub(super) fn plan(d: &mut Draft<'_>) {
     d.mirror_claim();
@@ -16,7 +18,8 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         claim.refusal = None;
     }
     // A runner that has delivered its outcome is about to end by itself; deleting its pod would take the logs.
-    let leaving = d.outcome().filter(|o| d.since(&o.time) < LINGER).map(|o| o.epoch);
+    let within = |limit| ending::leaving(d.outcome().filter(|o| d.since(&o.time) < limit));
+    let (leaving, just_ended) = (within(SLOW_KUBELET), within(LINGER));
     d.delete_pods(|p| !p.agent_ended() && Some(p.epoch) != leaving);
     if leaving.is_some_and(|epoch| d.seen.pods.iter().any(|p| p.epoch == epoch && !p.ended)) {
         d.look_again(LINGER);
@@ -25,7 +28,7 @@ pub(super) fn plan(d: &mut Draft<'_>) {
     let doomed: Vec<_> = collect::lingering(&d.seen.pods)
         .into_iter()
         // The kubelet says that the container has ended a moment before it says so of the pod: that is no sidecar yet.
-        .filter(|p| Some(p.epoch) != leaving)
+        .filter(|p| Some(p.epoch) != just_ended)
         .chain(collect::history(&d.seen.pods, keep))
         .map(|p| Action::DeletePod { name: p.name.clone(), uid: p.uid.clone() })
         .collect();

@@ -18,7 +18,7 @@ use crate::{
         AgentJob, AgentJobStatus, Claim, DesiredState, ErrorStatus, ExecutionMode, Outcome, Phase, RunnerState, names,
     },
     platform::settings::Defaults,
-    pods::PodView,
+    pods::{PodView, ending},
     protocol::workflow::{Input, JobRef, Request, RunnerFailed, StatusAnswer},
     temporal::Closed,
 };
@@ -261,11 +261,14 @@ impl<'a> Draft<'a> {
         let runner = self.status.runner.as_ref().filter(|r| direct && r.epoch == claim.epoch);
         let silent = runner.and_then(|r| r.silent_since.clone());
         let limit = self.status.resolved.as_ref().map(|r| r.timeouts.heartbeat.get());
-        let worked_out = crate::pods::ending::work_out(claim.epoch, pod, claim.permit.is_some(), self.now());
+        let worked_out = ending::work_out(claim.epoch, pod, claim.permit.is_some(), self.now());
         let lost = || {
             let (since, limit) = (silent.clone()?, limit?);
             let waited = self.since(&since);
-            (waited > limit * 2).then(|| direct::silent(claim.epoch, waited, self.now()))
+            (waited > limit * 2).then(|| {
+                let message = format!("the runner was silent for {} s", waited.as_secs());
+                ending::silent(claim.epoch, message, self.now())
+            })
         };
         if let Some(outcome) = worked_out.or_else(lost) {
             self.status.outcome = Some(outcome);

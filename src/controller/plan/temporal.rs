@@ -28,6 +28,17 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         // The next round goes on: nothing is started that nothing would end.
         return d.actions.push(Action::AddFinalizer);
     }
+    if let Some(workflow) = d.status.workflow.as_ref().filter(|w| w.namespace != d.ground.temporal_namespace) {
+        // What this one knows of it proves nothing.
+        let (theirs, ours) = (&workflow.namespace, d.ground.temporal_namespace);
+        let message = format!(
+            "its workflow is in the Temporal namespace {theirs}, and koco is set to {ours}: set it back until this job has \
+             ended, or delete the job"
+        );
+        d.not_ready = Some(("TemporalNamespaceChanged".into(), message));
+        d.status.phase = Some(phase(d));
+        return;
+    }
     let submitted = d.job.status.as_ref().is_some_and(|s| s.workflow.is_some());
     if !submitted {
         // Cancelled before anything was started: nothing ever is.
@@ -274,7 +285,7 @@ mod tests {
 
     use super::super::{Answer, Plan, Seen};
     use crate::{
-        api::AgentJob,
+        api::{AgentJob, Phase},
         protocol::workflow::{Request, StatusAnswer},
     };
 
@@ -286,7 +297,7 @@ mod tests {
             "spec": { "entryPoint": "e", "executionMode": "Temporal", "desiredState": state,
                 "template": { "spec": { "containers": [] } } },
             "status": {
-                "workflow": { "id": "w", "namespace": "default" },
+                "workflow": { "id": "w", "namespace": "t" },
                 "control": { "sent": { "state": sent, "id": id, "time": "2026-01-01T00:00:00Z" } },
             },
         }))
@@ -328,6 +339,18 @@ mod tests {
         let plan = planned(&job("Paused", 7, "Paused", "5"), &answering("Running", "6"));
         let sent: Vec<_> = signals(&plan).into_iter().map(|r| (r.id, r.desired.as_str())).collect();
         assert_eq!(sent, [("7".to_string(), "Paused")]);
+    }
+
+    #[test]
+    fn another_temporal_namespace_proves_nothing() {
+        let mut job = with_agent(job("Paused", 5, "Running", "4"));
+        job.status.as_mut().unwrap().workflow.as_mut().unwrap().namespace = "elsewhere".into();
+        let missing = Seen { answer: Some(Answer { missing: true, ..Answer::default() }), ..Seen::default() };
+        let plan = planned(&job, &missing);
+        assert_eq!(plan.status.phase, Some(Phase::Running));
+        assert!(plan.actions.is_empty(), "{:?}", plan.actions);
+        let ready = plan.status.conditions.into_iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "TemporalNamespaceChanged"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Activities, Trouble, pause, to_delete};
 use crate::{
     platform::status::{self, StatusError},
-    pods::PodView,
+    pods::{PodView, ending},
     protocol::workflow::Cleanup,
 };
 
@@ -18,7 +18,7 @@ const MARGIN: Duration = Duration::from_secs(120);
 
 pub async fn run(a: &Activities, ctx: &ActivityContext, input: Cleanup) -> Result<(), Trouble> {
     let outcome = match status::read(&a.jobs(&input.job), &input.job).await {
-        Ok(job) => job.status.and_then(|s| s.outcome).map(|o| o.epoch),
+        Ok(job) => ending::leaving(job.status.and_then(|s| s.outcome).as_ref()),
         Err(StatusError::Gone) => None,
         Err(e) => return Err(e.into()),
     };

@@ -27,14 +27,13 @@ struct Binding<'a> {
     silent: Option<&'a [PodView]>,
 }
 
-fn lost(kind: &str, message: &str) -> Trouble {
-    Trouble::AgentEnded { error: ErrorStatus { kind: kind.into(), message: message.into() }, last: false }
-}
-
 /// Decides on the new status: with a permit bound to the task, or with the outcome of the epoch.
 fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<(), Trouble> {
     let claim = status.claim.as_mut().filter(|c| c.epoch == ask.epoch);
-    let claim = claim.ok_or_else(|| lost(error_types::RUNNER_LOST, "another epoch has taken its place"))?;
+    let claim = claim.ok_or_else(|| {
+        let message = "another epoch has taken its place".into();
+        Trouble::AgentEnded { error: ErrorStatus { kind: error_types::RUNNER_LOST.into(), message }, last: false }
+    })?;
     if status.outcome.as_ref().is_some_and(|o| o.epoch == ask.epoch) {
         return Ok(());
     }
@@ -59,8 +58,10 @@ fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<()
         let runner = status.runner.as_ref().filter(|r| r.epoch == ask.epoch);
         let silent = runner.is_none_or(|r| r.silent_since.is_some() && r.answered.unwrap_or(-1) < old.offer);
         if old.run_id.as_deref() == Some(&ask.run_id) && old.offer >= 1 && silent {
+            // On record, so that a runner that comes back can't say otherwise, and the status knows that nothing runs.
             let message = "the runner was silent for twice the heartbeat time-out";
-            return Err(lost(error_types::HEARTBEAT_TIMEOUT, message));
+            status.outcome = Some(ending::silent(ask.epoch, message.into(), now()));
+            return Ok(());
         }
     }
     claim.permit = Some(permit(old.offer.saturating_add(1), ask));

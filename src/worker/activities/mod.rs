@@ -21,8 +21,8 @@ pub use trouble::Trouble;
 
 use crate::{
     api::{AgentJob, JobRef},
-    platform::metrics::Metrics,
-    pods::{PodView, Pods, RunnerPodSettings},
+    platform::{kubernetes::Runners, metrics::Metrics},
+    pods::{PodView, Pods},
     protocol::workflow::{
         AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner,
     },
@@ -31,8 +31,10 @@ use crate::{
 
 /// How often pods are looked at that are to end.
 const POLL: Duration = Duration::from_millis(500);
-/// How long a pod whose outcome is known may take to end by itself: deleting it earlier would take its logs.
+/// How long a pod whose outcome is known may take to end by itself: deleting it earlier would take its logs. A sidecar that
+/// holds it up once its agent has ended gets less than a kubelet that has not said so yet.
 const LINGER: Duration = Duration::from_secs(10);
+const SLOW_KUBELET: Duration = Duration::from_secs(60);
 
 /// What the activities need.
 #[derive(Clone)]
@@ -42,7 +44,7 @@ pub struct Activities {
     /// Temporal, to ask whether a task is still ours.
     pub temporal: Temporal,
     /// What runner pods need of the operator.
-    pub pods: RunnerPodSettings,
+    pub runners: Runners,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -151,6 +153,7 @@ async fn pause(ctx: &ActivityContext) -> Result<(), Trouble> {
 
 /// Which of the pods that must end to delete now: all, but those whose outcome is known may end by themselves for a while.
 fn to_delete<'a>(pods: &[&'a PodView], ending: Option<i32>, waited: Duration) -> Vec<&'a PodView> {
-    let due = |p: &&&PodView| !p.deleting() && (ending != Some(p.epoch) || waited >= LINGER);
+    let patience = |p: &PodView| if p.agent_ended() { LINGER } else { SLOW_KUBELET };
+    let due = |p: &&&PodView| !p.deleting() && (ending != Some(p.epoch) || waited >= patience(p));
     pods.iter().filter(due).copied().collect()
 }

@@ -7,7 +7,7 @@ use super::{Activities, Trouble, pause, to_delete};
 use crate::{
     api::{AgentJob, Claim, DesiredState, names},
     platform::status,
-    pods::{CreateOutcome, collect, template},
+    pods::{CreateOutcome, collect, ending, template},
     protocol::workflow::{StartRunner, StartedRunner},
 };
 
@@ -107,15 +107,16 @@ pub async fn run(a: &Activities, ctx: &ActivityContext, input: StartRunner) -> R
         return Ok(StartedRunner { epoch });
     }
 
-    let outcome = job.status.as_ref().and_then(|s| s.outcome.as_ref()).map(|o| o.epoch);
+    let outcome = ending::leaving(job.status.as_ref().and_then(|s| s.outcome.as_ref()));
     collect_before(a, ctx, &input, epoch, outcome).await?;
 
     // Anew: collecting may have taken hours.
     let job = status::read(&jobs, &input.job).await?;
     wanted(&job)?;
     mine(job.status.as_ref().and_then(|s| s.claim.as_ref()), epoch)?;
+    let settings = a.runners.settings().await?;
     let pods = a.pods_in(&input.job);
-    let made = match pods.create(template::build(&job, &claim, &a.pods), &input.job.uid).await {
+    let made = match pods.create(template::build(&job, &claim, &settings), &input.job.uid).await {
         Ok(made) => made,
         Err(e) => {
             if e.needs_a_person() {

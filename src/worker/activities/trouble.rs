@@ -5,7 +5,11 @@ use std::time::Duration;
 use temporalio_sdk::{ApplicationFailure, activities::ActivityError, error::ApplicationErrorCategory};
 
 use crate::{
-    api::ErrorStatus, platform::status::StatusError, pods::PodError, protocol::error_types, temporal,
+    api::ErrorStatus,
+    platform::{kubernetes::GatewayCaError, status::StatusError},
+    pods::PodError,
+    protocol::error_types,
+    temporal,
     temporal::TemporalError,
 };
 
@@ -26,9 +30,10 @@ pub enum Trouble {
         /// Whether no policy may retry it.
         last: bool,
     },
-    /// The API server refuses the pod. A person has to do something; it is tried again.
-    #[error("the pod was refused: {0}")]
-    PodRefused(String),
+    /// The API server refuses the pod. A person has to do something; it is tried again. Its words are in the claim and not
+    /// here: a webhook may quote the pod's environment, which has no place in a workflow's history.
+    #[error("the pod was refused: see the AgentJob's condition Stalled")]
+    PodRefused,
     /// A server did not answer, or not well; it is tried again.
     #[error("{0}")]
     Unavailable(String),
@@ -44,7 +49,7 @@ impl Trouble {
             Self::JobGone(_) => error_types::JOB_GONE,
             Self::Superseded(_) => error_types::SUPERSEDED,
             Self::AgentEnded { error, .. } => &error.kind,
-            Self::PodRefused(_) => error_types::POD_REFUSED,
+            Self::PodRefused => error_types::POD_REFUSED,
             Self::Unavailable(_) => error_types::API_SERVER,
             Self::Interrupted => "Interrupted",
         }
@@ -52,12 +57,12 @@ impl Trouble {
 
     /// Whether Temporal is to try the activity again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::PodRefused(_) | Self::Unavailable(_) | Self::Interrupted)
+        matches!(self, Self::PodRefused | Self::Unavailable(_) | Self::Interrupted)
     }
 
     /// Whether it belongs to the ordinary course of things.
     pub fn is_expected(&self) -> bool {
-        !matches!(self, Self::PodRefused(_) | Self::Unavailable(_))
+        !matches!(self, Self::PodRefused | Self::Unavailable(_))
     }
 
     /// As Temporal is told. `attempt` is the activity's own.
@@ -65,7 +70,7 @@ impl Trouble {
         if let Self::AgentEnded { error, last } = self {
             return ActivityError::application(temporal::failure(&error, last));
         }
-        let delay = matches!(self, Self::PodRefused(_)).then(|| refused_again(attempt));
+        let delay = matches!(self, Self::PodRefused).then(|| refused_again(attempt));
         let category =
             if self.is_expected() { ApplicationErrorCategory::Benign } else { ApplicationErrorCategory::Unspecified };
         let failure = ApplicationFailure::builder(anyhow::anyhow!("{self}"))
@@ -94,7 +99,13 @@ impl From<StatusError> for Trouble {
 
 impl From<PodError> for Trouble {
     fn from(e: PodError) -> Self {
-        if e.needs_a_person() { Self::PodRefused(e.to_string()) } else { Self::Unavailable(e.to_string()) }
+        if e.needs_a_person() { Self::PodRefused } else { Self::Unavailable(e.to_string()) }
+    }
+}
+
+impl From<GatewayCaError> for Trouble {
+    fn from(e: GatewayCaError) -> Self {
+        Self::Unavailable(e.to_string())
     }
 }
 
@@ -116,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_retried() {
-        let ActivityError::Application(f) = Trouble::PodRefused("quota".into()).into_error(1) else { panic!() };
+        let ActivityError::Application(f) = Trouble::PodRefused.into_error(1) else { panic!() };
         assert!(!f.is_non_retryable());
         assert_eq!((f.type_name(), f.next_retry_delay()), (Some("PodRefused"), Some(Duration::from_secs(5))));
         let ActivityError::Application(f) = Trouble::JobGone("gone").into_error(1) else { panic!() };

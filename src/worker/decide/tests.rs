@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{JobRef, ResolvedTimeouts};
+use crate::api::{JobRef, ResolvedRetryPolicy, ResolvedTimeouts};
 
 const NOW: i64 = 1_000_000;
 
@@ -90,12 +90,12 @@ fn zero_is_no_limit() {
 #[test]
 fn back_off_never_overflows() {
     let mut policy = state(|_| {}).input.retry_policy;
-    assert_eq!(back_off(&policy, 0), Duration::from_secs(1));
-    assert_eq!(back_off(&policy, 4), Duration::from_secs(8));
-    assert_eq!(back_off(&policy, i32::MAX), Duration::from_secs(100));
+    assert_eq!(policy.back_off(0), Duration::from_secs(1));
+    assert_eq!(policy.back_off(4), Duration::from_secs(8));
+    assert_eq!(policy.back_off(i32::MAX), Duration::from_secs(100));
     for odd in [f64::NAN, f64::INFINITY, -3.0, 0.0] {
         policy.backoff_coefficient = odd;
-        assert!(back_off(&policy, 7) <= Duration::from_secs(100));
+        assert!(policy.back_off(7) <= Duration::from_secs(100));
     }
 }
 

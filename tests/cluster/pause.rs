@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use koco::api::{RunnerState, conditions};
+use koco::api::{AgentJobStatus, RunnerState, conditions};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::harness::{
     DesiredState, ExecutionMode, Job, MODES, Phase, Server, Test, Tick, agent, audit,
     evidence::{longest_gap, now, said, same_process, starts, ticks, ticks_of},
-    job::{With, condition, error_type, pod_name, pod_uid},
+    job::{With, condition, error_type, pod_name, pod_uid, started},
     node, temporal,
     wait::always,
 };
@@ -368,4 +368,36 @@ async fn a_notice_before_the_freeze() {
         stood_still(&ticks(&log), from, to);
         assert_eq!(said(&log, "continued").len(), 1);
     }
+}
+
+/// A pause and a resume at any moment of a short life: each agent runs once, to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn races() {
+    const EACH: u64 = 60;
+    let (test, _roles) = Test::with_operator().await;
+    // Not all at once: what is tried is the moment, not the load.
+    for batch in 0..EACH / 10 {
+        let race = |n: u64, mode: ExecutionMode| {
+            let (test, i) = (&test, n % 30);
+            async move {
+                let job = test.apply(agent(&format!("exit0-after?ms={}", 150 + i * 10)).mode(mode)).await;
+                if !i.is_multiple_of(3) {
+                    job.until("the agent to start, or to have ended", |s| started(s) || s.outcome.is_some()).await;
+                }
+                tokio::time::sleep(Duration::from_millis(i * 13)).await;
+                job.want(DesiredState::Paused).await;
+                let over = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
+                let status = job.until("a pause, or the end", |s| over(s) || s.phase == Some(Phase::Paused)).await;
+                let paused = !over(&status);
+                job.want(DesiredState::Running).await;
+                let status = job.phase(Phase::Succeeded).await;
+                assert_eq!((status.attempt, status.claim.map(|c| c.epoch)), (Some(1), Some(1)), "{}", job.name);
+                paused
+            }
+        };
+        let races = (batch * 10..batch * 10 + 10).flat_map(|i| MODES.map(|mode| race(i, mode)));
+        let paused = futures::future::join_all(races).await;
+        eprintln!("batch {batch}: {} paused of {}", paused.iter().filter(|p| **p).count(), paused.len());
+    }
+    assert_eq!(audit::created(&test.namespace).len(), 2 * EACH as usize);
 }

@@ -17,7 +17,7 @@ async fn fails_when_its_time_is_over(what: Value, reasons: &[&str], words: &str)
     let (test, _roles) = Test::with_operator().await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "20s" } }));
+        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "40s" } }));
         jobs.push(test.apply(spec).await);
     }
     join_all(jobs.iter().map(async |job| {

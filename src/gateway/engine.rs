@@ -34,6 +34,11 @@ fn workflow(job: &AgentJob, temporal: &Temporal) -> Option<String> {
     Some(workflow.id.clone())
 }
 
+/// Whether the job's workflow has started, or is about to, and its id is not in status yet: it will want to be told.
+fn is_unsubmitted(job: &AgentJob) -> bool {
+    job.status.as_ref().is_some_and(|s| decide::is_temporal(s) && s.workflow.as_ref().is_none_or(|w| w.id.is_empty()))
+}
+
 /// What the claim's permit is bound to. Task tokens are unsigned, so one that does not speak of this job's own workflow is
 /// not used.
 fn binding(job: &AgentJob, temporal: &Temporal) -> Option<Binding> {
@@ -104,7 +109,8 @@ impl Gateway {
 
     /// Tells the workflow that the runner is ready, and what it has confirmed, until it knows or need not know any more.
     pub(super) fn tell(self: &Arc<Self>, job: &AgentJob, ready: Option<i32>, confirmed: Option<RunnerConfirmed>) {
-        if (ready.is_none() && confirmed.is_none()) || workflow(job, &self.temporal).is_none() {
+        let nobody = workflow(job, &self.temporal).is_none() && !is_unsubmitted(job);
+        if (ready.is_none() && confirmed.is_none()) || nobody {
             return;
         }
         let session = self.sessions.of(job.uid());
@@ -129,9 +135,15 @@ impl Gateway {
             if let Some(newer) = self.jobs.get(&reference.uid) {
                 job = (*newer).clone();
             }
-            let Some(workflow) = workflow(&job, &self.temporal) else { return idle(&session) };
             let Some((ready, confirmed)) = pending(&session, &job) else { return };
-            let sent = self.send(&workflow, ready, confirmed.as_ref()).await;
+            let Some(workflow) = workflow(&job, &self.temporal).or_else(|| is_unsubmitted(&job).then(String::new))
+            else {
+                return idle(&session);
+            };
+            let sent = match workflow.is_empty() {
+                true => Err(TemporalError::Unavailable("the job's workflow is not on record yet".into())),
+                false => self.send(&workflow, ready, confirmed.as_ref()).await,
+            };
             match sent {
                 Ok(()) => {
                     waits = patience().build();
@@ -295,9 +307,13 @@ mod tests {
         assert_eq!(workflow(&job, &temporal), None, "Direct");
         let status = job.status.as_mut().unwrap();
         status.resolved.as_mut().unwrap().execution_mode = ExecutionMode::Temporal;
+        assert!(!is_unsubmitted(&job));
         assert_eq!(workflow(&job, &temporal), Some("w".into()));
         job.status.as_mut().unwrap().workflow.as_mut().unwrap().namespace = "elsewhere".into();
         assert_eq!(workflow(&job, &temporal), None);
+        assert!(!is_unsubmitted(&job));
+        job.status.as_mut().unwrap().workflow = None;
+        assert!(is_unsubmitted(&job), "its mail waits");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::post,
@@ -60,12 +60,14 @@ async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: 
         };
         tokio::time::timeout(REQUEST, answered).await.unwrap_or(Err(Refusal::Timeout))
     };
-    let response = answer.await.unwrap_or_else(IntoResponse::into_response);
-    if let Some(Reason(reason)) = response.extensions().get() {
+    let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
+    if let Some(Reason(reason)) = response.extensions().get().copied() {
         tracing::debug!(reason, "a request is refused");
         Metrics::count(&gateway.metrics.refused, reason);
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
             gateway.sessions.deaf();
+            // Another gateway may hear: the next request is to find its way anew.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     response

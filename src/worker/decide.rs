@@ -94,7 +94,7 @@ impl State {
     pub fn ask(&mut self, desired: DesiredState, request: Option<Request>) {
         let at = self.at_mut();
         if let Some(request) = request.filter(|r| r.id.len() <= MAX_REQUEST_ID) {
-            if at.last_request.as_ref().is_some_and(|last| last.id == request.id) {
+            if at.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
                 return;
             }
             at.last_request = Some(request);
@@ -312,6 +312,13 @@ impl State {
         let at = self.at_mut();
         (at.step, at.not_before) = (Step::Idle, Some(now_millis.saturating_add(wait)));
     }
+}
+
+/// Whether a request is of an earlier generation of the spec than another: it was on its way for long. Ids that are not the
+/// controller's have no generation.
+fn is_older(request: &Request, last: &Request) -> bool {
+    let generation = |r: &Request| r.id.split('/').next().and_then(|g| g.parse::<i64>().ok());
+    generation(request).zip(generation(last)).is_some_and(|(this, last)| this < last)
 }
 
 #[cfg(test)]

@@ -70,6 +70,10 @@ impl AgentWorkflow {
         };
         match &end {
             End::Again => {
+                // A cancel that comes in the run's last task would not be there in the next run.
+                if ctx.cancelled().now_or_never().is_some() {
+                    ctx.state_mut(|s| s.state.ask(DesiredState::Cancelled, None));
+                }
                 let input = ctx.state(|s| s.state.input.clone());
                 ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
             }

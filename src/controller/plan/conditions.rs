@@ -60,6 +60,7 @@ fn paused(d: &Draft<'_>, phase: Phase) -> Say {
         (_, Some(problem)) => say(PAUSED, Some(false), "CannotPause", problem),
         (p, None) if wanted == DesiredState::Paused && !p.is_terminal() => {
             let what = match command {
+                _ if d.is_lost() => "the runner is lost, and Kubernetes can't say yet that its agent has ended",
                 _ if !heard => "the workflow has not taken the request yet: are Temporal and a worker up?",
                 Some(DesiredState::Paused) => "the runner has not confirmed yet that the agent stands still",
                 _ => "the command is on its way to the runner",

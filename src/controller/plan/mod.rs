@@ -19,7 +19,10 @@ use crate::{
     },
     platform::settings::Defaults,
     pods::{PodView, ending},
-    protocol::workflow::{Input, JobRef, Request, RunnerFailed, StatusAnswer},
+    protocol::{
+        error_types,
+        workflow::{Input, JobRef, Request, RunnerFailed, StatusAnswer},
+    },
     temporal::Closed,
 };
 
@@ -142,6 +145,7 @@ pub fn plan(job: &AgentJob, seen: &Seen, ground: &Ground<'_>) -> Plan {
     } else {
         draft.recognise_pod();
         draft.observe_outcome();
+        pending::over(&mut draft);
         pending::leftovers(&mut draft);
         match draft.mode() {
             ExecutionMode::Direct => direct::plan(&mut draft),
@@ -196,6 +200,19 @@ impl<'a> Draft<'a> {
 
     fn wish(&self) -> DesiredState {
         self.job.spec.desired_state
+    }
+
+    /// Whether a pause is wanted, whoever asked for it.
+    fn is_held(&self) -> bool {
+        let answer = self.seen.answer.as_ref().and_then(|a| a.status.as_ref());
+        let wanted = answer.filter(|_| self.mode() == ExecutionMode::Temporal).map_or(self.wish(), |a| a.desired);
+        wanted == DesiredState::Paused
+    }
+
+    /// Whether the claim's runner was lost, and its agent may run on where nobody hears of it.
+    fn is_lost(&self) -> bool {
+        let lost = |o: &Outcome| o.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT);
+        self.outcome().is_some_and(lost) && self.pod().is_some_and(|p| !p.agent_ended())
     }
 
     fn reference(&self) -> JobRef {

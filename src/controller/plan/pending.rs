@@ -11,7 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A pod of an earlier epoch that should have ended long ago: no other is made before Kubernetes says that it has, and
 /// somebody may have to see to its node.
 pub(super) fn leftovers(d: &mut Draft<'_>) {
-    let Some(epoch) = d.status.claim.as_ref().filter(|c| c.pod_uid.is_none()).map(|c| c.epoch) else { return };
+    let Some(claim) = &d.status.claim else { return };
+    let epoch = match (&claim.pod_uid, d.outcome()) {
+        (None, _) => claim.epoch,
+        // It is over, whether the next one has begun or not.
+        (Some(_), Some(_)) => claim.epoch + 1,
+        (Some(_), None) => return,
+    };
     let earlier = collect::before_epoch(&d.seen.pods, epoch);
     let Some((pod, by)) = earlier.iter().find_map(|p| Some((p.name.clone(), p.gone_by.clone()?))) else { return };
     let late = d.since(&by);
@@ -28,6 +34,13 @@ pub(super) fn leftovers(d: &mut Draft<'_>) {
     d.stalled = Some(("PodNotEnding".into(), message));
 }
 
+/// An agent that has its permit is not pending, whether anybody saw its runner come up or not.
+pub(super) fn over(d: &mut Draft<'_>) {
+    if d.agent_may_run() {
+        d.status.pending_since = None;
+    }
+}
+
 /// Follows a pod that is not ready. Answers the error with which the job fails, when its time is over.
 pub(super) fn plan(d: &mut Draft<'_>) -> Option<ErrorStatus> {
     if d.runner_is_ready() && d.outcome().is_none() {
@@ -38,8 +51,8 @@ pub(super) fn plan(d: &mut Draft<'_>) -> Option<ErrorStatus> {
     if let Some((reason, message)) = pod.and_then(|p| p.trouble.clone()) {
         d.stalled = Some((reason, message));
     }
-    // A gate holds it back on purpose: the clock does not run.
-    if pod.is_some_and(|p| p.gated) {
+    // A gate or a pause holds it back on purpose: the clock does not run.
+    if pod.is_some_and(|p| p.gated) || d.is_held() {
         d.status.pending_since = None;
         return None;
     }

@@ -61,6 +61,11 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         d.look_again(RETRY);
     }
     tell(d);
+    if d.is_lost() {
+        // The next epoch's start would delete it, and may have to wait for a resume.
+        let epoch = d.status.claim.as_ref().map(|c| c.epoch);
+        d.delete_pods(|p| Some(p.epoch) == epoch && !p.agent_ended());
+    }
     d.status.phase = Some(phase(d));
 }
 
@@ -185,7 +190,9 @@ fn mirror(d: &mut Draft<'_>) {
         Closed::Completed => d.finish(Phase::Succeeded, None),
         Closed::Cancelled => d.finish(Phase::Cancelled, None),
         Closed::Failed => {
-            let said = answer.status.and_then(|s| s.error).or_else(|| d.outcome().and_then(|o| o.error.clone()));
+            // An answer from before the end speaks of an earlier attempt.
+            let said = answer.status.filter(|s| s.status == Stage::Failed).and_then(|s| s.error);
+            let said = said.or_else(|| d.outcome().and_then(|o| o.error.clone()));
             d.finish(Phase::Failed, said);
         }
         Closed::Terminated => d.finish(Phase::Failed, from_outside("terminated")),
@@ -268,7 +275,7 @@ fn phase(d: &Draft<'_>) -> Phase {
         let still = matches!(d.confirmed(), Some(RunnerState::Frozen | RunnerState::Waiting));
         return if command == Some(DesiredState::Paused) && still { Phase::Paused } else { Phase::Running };
     }
-    if answer.is_some_and(|a| a.is_paused) {
+    if answer.is_some_and(|a| a.is_paused) && !d.is_lost() {
         return Phase::Paused;
     }
     if d.outcome().is_some_and(|o| o.kind == crate::api::OutcomeKind::Succeeded) {
@@ -286,7 +293,7 @@ mod tests {
     use super::super::{Answer, Plan, Seen};
     use crate::{
         api::{AgentJob, Phase},
-        protocol::workflow::{Request, StatusAnswer},
+        protocol::workflow::{Request, Stage, StatusAnswer},
     };
 
     fn job(state: &str, generation: i64, sent: &str, id: &str) -> AgentJob {
@@ -339,6 +346,42 @@ mod tests {
         let plan = planned(&job("Paused", 7, "Paused", "5"), &answering("Running", "6"));
         let sent: Vec<_> = signals(&plan).into_iter().map(|r| (r.id, r.desired.as_str())).collect();
         assert_eq!(sent, [("7".to_string(), "Paused")]);
+    }
+
+    #[test]
+    fn the_pending_clock_stands_still_for_a_pause_and_ends_with_the_permit() {
+        let since = |job: &AgentJob, seen: &Seen| planned(job, seen).status.pending_since;
+        let mut waiting = with_agent(job("Paused", 5, "Paused", "5"));
+        let status = waiting.status.as_mut().unwrap();
+        (status.pending_since, status.runner_pod) = (Some(Time(Timestamp::UNIX_EPOCH)), Some("p".into()));
+        assert_eq!(since(&waiting, &answering("Paused", "5")), None, "it has its permit");
+        let claim = waiting.status.as_mut().unwrap().claim.as_mut().unwrap();
+        (claim.permit, claim.pod_uid) = (None, Some("u".into()));
+        let pod = crate::pods::PodView { name: "p".into(), uid: "u".into(), epoch: 1, ..Default::default() };
+        let seen = |desired: &str| Seen { pods: vec![pod.clone()], ..answering(desired, "5") };
+        assert_eq!(since(&waiting, &seen("Paused")), None, "it is held");
+        assert!(since(&waiting, &seen("Running")).is_some());
+    }
+
+    #[test]
+    fn a_lost_runner_is_not_called_paused() {
+        let mut job = with_agent(job("Paused", 5, "Paused", "5"));
+        let status = job.status.as_mut().unwrap();
+        status.claim.as_mut().unwrap().pod_uid = Some("u".into());
+        let time = Time(Timestamp::UNIX_EPOCH);
+        status.outcome = Some(crate::pods::ending::silent(1, "silent".into(), time));
+        let mut seen = answering("Paused", "5");
+        let answer = seen.answer.as_mut().unwrap().status.as_mut().unwrap();
+        (answer.status, answer.is_paused) = (Stage::Held, true);
+        let agent = crate::pods::AgentContainer::Running;
+        seen.pods =
+            vec![crate::pods::PodView { name: "p".into(), uid: "u".into(), epoch: 1, agent, ..Default::default() }];
+        let plan = planned(&job, &seen);
+        assert_eq!(plan.status.phase, Some(Phase::Retrying));
+        assert!(plan.actions.contains(&super::Action::DeletePod { name: "p".into(), uid: "u".into() }));
+        seen.pods.clear();
+        seen.pods_are_live = true;
+        assert_eq!(planned(&job, &seen).status.phase, Some(Phase::Paused));
     }
 
     #[test]

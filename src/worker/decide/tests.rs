@@ -271,3 +271,19 @@ fn commands_wait_for_a_runner() {
     s.begin();
     assert_eq!(s.command(), Some((DesiredState::Running, 2)));
 }
+
+#[test]
+fn a_request_that_was_on_its_way_for_long_changes_nothing() {
+    let request = |id: &str, desired| Some(Request { id: id.into(), desired });
+    let mut s = state(|_| {});
+    s.ask(DesiredState::Running, request("6", DesiredState::Running));
+    s.ask(DesiredState::Paused, request("5/abc", DesiredState::Paused));
+    assert_eq!(
+        (s.at().desired, s.at().last_request.as_ref().map(|r| r.id.as_str())),
+        (DesiredState::Running, Some("6"))
+    );
+    s.ask(DesiredState::Paused, request("10", DesiredState::Paused));
+    s.ask(DesiredState::Running, request("somebody else's", DesiredState::Running));
+    s.ask(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
+    assert_eq!(s.at().desired, DesiredState::Cancelled);
+}

@@ -26,8 +26,10 @@ struct Ghost<'t> {
 impl<'t> Ghost<'t> {
     fn new(test: &'t Test) -> Self {
         let name = format!("ghost-{}", test.namespace);
-        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }).to_string();
-        feed(&test.cluster.dev, "kubectl", &["create", "-f", "-"], node.as_bytes()).expect("a node");
+        // No other test's pod is to come here.
+        let spec = json!({ "unschedulable": true });
+        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "spec": spec });
+        feed(&test.cluster.dev, "kubectl", &["create", "-f", "-"], node.to_string().as_bytes()).expect("a node");
         Self { test, name }
     }
 }

@@ -133,7 +133,7 @@ async fn outside(plugin: &Plugin<'_>, job: &Job<'_>) {
 async fn logs_are_followed_from_pod_to_pod() {
     let (test, _roles) = Test::with_operator().await;
     let plugin = Plugin::new(&test);
-    let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1s" } });
+    let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "8s", "backoffCoefficient": 1 } });
     let job = test.apply(agent("fail-until?attempt=3").mode(ExecutionMode::Temporal).with(retries)).await;
     // From before there is a pod until the job's end.
     let (code, out, err) = plugin.run(&format!("logs -f {}", job.name)).await;

@@ -97,8 +97,10 @@ async fn killed_at_many_moments() {
     for job in &jobs {
         let status = job.phase(Phase::Succeeded).await;
         assert_eq!((status.attempt, status.claim.expect("a claim").epoch), (Some(1), 1));
+        assert_eq!(job.pods().await.len(), 1);
     }
-    assert_eq!(audit::created(&test.namespace).len(), jobs.len());
+    // A create whose client was killed before its answer is not audited as answered.
+    assert!(audit::created(&test.namespace).len() <= jobs.len());
 }
 
 /// The leader stands still for longer than its lease; another takes over; it thaws.

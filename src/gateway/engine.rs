@@ -136,13 +136,13 @@ impl Gateway {
                 job = (*newer).clone();
             }
             let Some((ready, confirmed)) = pending(&session, &job) else { return };
-            let Some(workflow) = workflow(&job, &self.temporal).or_else(|| is_unsubmitted(&job).then(String::new))
-            else {
-                return idle(&session);
-            };
-            let sent = match workflow.is_empty() {
-                true => Err(TemporalError::Unavailable("the job's workflow is not on record yet".into())),
-                false => self.send(&workflow, ready, confirmed.as_ref()).await,
+            let workflow = workflow(&job, &self.temporal);
+            let sent = match &workflow {
+                Some(workflow) => self.send(workflow, ready, confirmed.as_ref()).await,
+                None if is_unsubmitted(&job) => {
+                    Err(TemporalError::Unavailable("the job's workflow is not on record yet".into()))
+                }
+                None => return idle(&session),
             };
             match sent {
                 Ok(()) => {
@@ -151,7 +151,8 @@ impl Gateway {
                     continue;
                 }
                 Err(TemporalError::NotFound(_)) => {
-                    self.find_closed(&workflow, &job, &session).await;
+                    let Some(workflow) = &workflow else { return idle(&session) };
+                    self.find_closed(workflow, &job, &session).await;
                     if *session.closed.borrow() == epoch(&job) {
                         return idle(&session);
                     }

@@ -38,13 +38,14 @@ fn listened_for(status: &AgentJobStatus, gateway: &str) -> Option<Listening> {
         return None;
     }
     let heartbeat = status.resolved.as_ref()?.timeouts.heartbeat.get();
-    let listening = |limit, answered| Some(Listening { epoch: claim.epoch, limit, answered });
-    if decide::is_direct(status) {
-        return (runner.gateway.as_deref() == Some(gateway)).then(|| listening(heartbeat, None))?;
-    }
     let answered = runner.answered.unwrap_or(-1);
-    // Three heartbeats missed, and time left to say so before the worker asks, one time-out after its offer.
-    (permit.offer > answered).then(|| listening(heartbeat / 4 * 3, Some(answered)))?
+    let (ours, limit, answered) = if decide::is_direct(status) {
+        (runner.gateway.as_deref() == Some(gateway), heartbeat, None)
+    } else {
+        // Three heartbeats missed, and time left to say so before the worker asks, one time-out after its offer.
+        (permit.offer > answered, heartbeat / 4 * 3, Some(answered))
+    };
+    ours.then_some(Listening { epoch: claim.epoch, limit, answered })
 }
 
 impl Gateway {

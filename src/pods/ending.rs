@@ -68,8 +68,12 @@ pub fn silent(epoch: i32, message: String, now: Time) -> Outcome {
 /// The epoch whose runner is about to end by itself, because it has delivered its outcome: to delete its pod would take its
 /// logs.
 pub fn leaving(outcome: Option<&Outcome>) -> Option<i32> {
-    let lost = |o: &&Outcome| o.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT);
-    outcome.filter(|o| !lost(o)).map(|o| o.epoch)
+    outcome.filter(|o| !is_silence(o)).map(|o| o.epoch)
+}
+
+/// Whether an outcome is that of [`silent`]: its runner did not say it, and may run on where nobody hears of it.
+pub fn is_silence(outcome: &Outcome) -> bool {
+    outcome.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT)
 }
 
 /// The outcome that a runner left as its container's termination message.

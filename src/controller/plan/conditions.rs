@@ -23,10 +23,6 @@ fn say(kind: &'static str, status: Option<bool>, reason: &str, message: impl Int
 
 fn ready(d: &Draft<'_>, phase: Phase) -> Say {
     if let Some((reason, message)) = &d.not_ready {
-        let message = match reason.as_str() {
-            "TemporalNamespaceChanged" => message.clone(),
-            _ => format!("{message}. It is tried again; running agents go on."),
-        };
         return say(READY, Some(false), reason, message);
     }
     if let Some((reason, message)) = d.stalled.as_ref().filter(|(r, _)| r == "TemporalNotConfigured") {

@@ -19,10 +19,7 @@ use crate::{
     },
     platform::settings::Defaults,
     pods::{PodView, ending},
-    protocol::{
-        error_types,
-        workflow::{Input, JobRef, Request, RunnerFailed, StatusAnswer},
-    },
+    protocol::workflow::{Input, JobRef, Request, RunnerFailed, StatusAnswer},
     temporal::Closed,
 };
 
@@ -211,8 +208,7 @@ impl<'a> Draft<'a> {
 
     /// Whether the claim's runner was lost, and its agent may run on where nobody hears of it.
     fn is_lost(&self) -> bool {
-        let lost = |o: &Outcome| o.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT);
-        self.outcome().is_some_and(lost) && self.pod().is_some_and(|p| !p.agent_ended())
+        self.outcome().is_some_and(ending::is_silence) && self.pod().is_some_and(|p| !p.agent_ended())
     }
 
     fn reference(&self) -> JobRef {

@@ -54,7 +54,8 @@ pub(super) fn plan(d: &mut Draft<'_>) {
         wish(d);
     }
     if let Some((reason, message)) = &d.seen.temporal_trouble {
-        d.not_ready = Some((reason.clone(), message.clone()));
+        let message = format!("{message}. It is tried again; running agents go on.");
+        d.not_ready = Some((reason.clone(), message));
         if submitted {
             d.actions.push(Action::Ask);
         }

@@ -2,18 +2,20 @@
 //!
 //! The layout is the architecture. Each layer may use those to its right, never the other way round:
 //!
-//! `cli > {controller, worker, gateway, runner} > {temporal, pods, platform} > protocol > api`
+//! `cli > {controller, worker, gateway, runner} > {runs, temporal, pods} > platform > lifecycle > protocol > api`
 //!
-//! The four roles never use each other: they meet in the AgentJob's status, in Temporal and in [`protocol`].
+//! The four roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
 //! `tests/contract` checks these rules against the source.
 
 pub mod api;
-pub mod cli;
-pub mod controller;
-pub mod gateway;
+// pub mod cli;
+// pub mod controller;
+// pub mod gateway;
+pub mod lifecycle;
 pub mod platform;
 pub mod pods;
 pub mod protocol;
 pub mod runner;
-pub mod temporal;
-pub mod worker;
+pub mod runs;
+// pub mod temporal;
+// pub mod worker;

@@ -2,11 +2,11 @@
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{
-    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RetryPolicy,
-    Timeouts, names, schema,
+    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RawJson,
+    RetryPolicy, Timeouts, names, schema,
 };
 
 /// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.
@@ -59,13 +59,13 @@ pub struct AgentJobSpec {
     #[serde(default)]
     #[schemars(schema_with = "schema::object")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.inputs is immutable"))]
-    pub inputs: Map<String, Value>,
+    pub inputs: RawJson,
 
     /// Any JSON object, for the agent to read from `KODO_EXTRA_FILE`. Immutable.
     #[serde(default)]
     #[schemars(schema_with = "schema::object")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.extra is immutable"))]
-    pub extra: Map<String, Value>,
+    pub extra: RawJson,
 
     /// What is wanted of the job now. Cancelled is final.
     #[serde(default)]
@@ -97,7 +97,7 @@ pub struct AgentJobSpec {
         validation = Rule::new("!has(self.spec.containers[0].volumeMounts) || self.spec.containers[0].volumeMounts.all(m, !has(m.mountPath) || (m.mountPath != '/koco' && !m.mountPath.startsWith('/koco/')))").message("spec.template.spec.containers[0].volumeMounts[*].mountPath: /koco is the operator's"),
         validation = Rule::new("!has(self.spec.containers[0].env) || self.spec.containers[0].env.all(e, !has(e.name) || !(e.name in ['KODO_FID', 'KODO_ENTRY_POINT', 'KODO_ATTEMPT', 'KODO_RESUMED', 'KODO_INPUTS_FILE', 'KODO_EXTRA_FILE', 'KODO_RESULT_FILE', 'KODO_ERROR_FILE']))").message("spec.template.spec.containers[0].env: KODO_FID, KODO_ENTRY_POINT, KODO_ATTEMPT, KODO_RESUMED and KODO_*_FILE are set by the runner")
     )]
-    pub template: Map<String, Value>,
+    pub template: RawJson,
 
     /// When and how often an agent that failed is started again. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,9 +113,14 @@ pub struct AgentJobSpec {
     pub disruption_policy: DisruptionPolicy,
 
     /// How many ended pods are kept for their logs.
-    #[serde(default = "default_history")]
+    #[serde(default = "default_pod_history")]
     #[schemars(range(min = 0, max = 100))]
     pub failed_pods_history_limit: i32,
+
+    /// How many ended AgentRuns are kept; at least as many as `failedPodsHistoryLimit`, because a run's pod goes with it.
+    #[serde(default = "default_run_history")]
+    #[schemars(range(min = 0, max = 100))]
+    pub run_history_limit: i32,
 
     /// How long the job is kept after its end, in seconds. Unset: kept. A GitOps tool would apply a deleted job again,
     /// and its agent would run again.
@@ -124,15 +129,48 @@ pub struct AgentJobSpec {
     pub ttl_seconds_after_finished: Option<i32>,
 }
 
-fn default_history() -> i32 {
+fn default_pod_history() -> i32 {
     3
 }
 
+fn default_run_history() -> i32 {
+    10
+}
+
+/// What koco itself reads of a pod template; the rest is the API server's to judge.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Template {
+    spec: TemplateSpec,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct TemplateSpec {
+    termination_grace_period_seconds: Option<i64>,
+    containers: Vec<TemplateContainer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TemplateContainer {
+    name: String,
+}
+
 impl AgentJob {
+    /// What koco reads of the template; empty where it is malformed, which the API server will say.
+    fn template(&self) -> TemplateSpec {
+        self.spec.template.read::<Template>().unwrap_or_default().spec
+    }
+
     /// The grace period of the agent between SIGTERM and SIGKILL, in seconds: the template's, or Kubernetes' default of 30.
     pub fn grace_seconds(&self) -> i64 {
-        let spec = self.spec.template.get("spec").and_then(|s| s.get("terminationGracePeriodSeconds"));
-        spec.and_then(Value::as_i64).unwrap_or(30).max(0)
+        self.template().termination_grace_period_seconds.unwrap_or(30).max(0)
+    }
+
+    /// The name of the agent's container: the template's first.
+    pub fn agent_container(&self) -> String {
+        self.template().containers.into_iter().next().map(|c| c.name).unwrap_or_default()
     }
 
     /// The same as a duration.
@@ -159,13 +197,15 @@ impl AgentJob {
         }
     }
 
-    /// Leaves out what only a runner reads, for caches: inputs, extra, and of the template all but the grace period.
+    /// Leaves out what only a runner reads, for caches: inputs, extra, and of the template all but what koco reads itself.
     pub fn trim(&mut self) {
-        let grace = self.grace_seconds();
-        self.spec.inputs.clear();
-        self.spec.extra.clear();
-        self.spec.template.clear();
-        self.spec.template.insert("spec".into(), json!({ "terminationGracePeriodSeconds": grace }));
+        let template = self.template();
+        let names: Vec<_> = template.containers.iter().map(|c| json!({ "name": c.name })).collect();
+        self.spec.template = RawJson::from(json!({ "spec": {
+            "terminationGracePeriodSeconds": template.termination_grace_period_seconds.unwrap_or(30),
+            "containers": names,
+        } }));
+        (self.spec.inputs, self.spec.extra) = Default::default();
         self.metadata.managed_fields = None;
     }
 

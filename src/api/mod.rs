@@ -1,4 +1,4 @@
-//! The contract with users: the AgentJob resource, its conditions and the names that we give to things.
+//! The contract with users: the resources AgentJob and AgentRun, their conditions and the names that we give to things.
 //! No I/O. Every other module may use this one; it uses none of ours.
 
 pub mod conditions;
@@ -6,7 +6,9 @@ mod duration;
 mod fid;
 mod job;
 pub mod names;
+mod raw;
 mod reference;
+mod run;
 mod schema;
 mod spec;
 mod status;
@@ -14,9 +16,14 @@ mod status;
 pub use duration::Seconds;
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
+pub use raw::{RawJson, depth};
 pub use reference::JobRef;
+pub use run::{
+    Acknowledged, AgentRun, AgentRunSpec, AgentRunStatus, RunCommand, RunIdentity, RunnerState, StartGrant, Termination,
+    TerminationSource, TerminationType,
+};
 pub use spec::{DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts};
 pub use status::{
-    AgentJobStatus, Claim, Command, Confirmed, ControlStatus, ErrorStatus, Outcome, OutcomeKind, Permit, Phase,
-    Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RunnerState, RunnerStatus, SentRequest, SpecWish, WorkflowStatus,
+    AgentJobStatus, Confirmed, ControlStatus, ErrorStatus, ObservedDesiredState, Phase, Resolved, ResolvedRetryPolicy,
+    ResolvedTimeouts, RetryStatus, SentRequest, WorkflowStatus,
 };

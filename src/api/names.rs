@@ -3,12 +3,12 @@
 
 use sha2::{Digest, Sha256};
 
-/// Label on every runner pod: the UID of its job. What we select pods by.
+/// Label on every AgentRun and runner pod: the UID of its job. For people and policies: koco itself goes by owners.
 pub const LABEL_JOB_UID: &str = "kodosumi.io/job-uid";
-/// Label on every runner pod: the name of its job, for people.
+/// Label on every AgentRun and runner pod: the name of its job, for people.
 pub const LABEL_JOB_NAME: &str = "kodosumi.io/job-name";
-/// Label on every runner pod: its epoch.
-pub const LABEL_EPOCH: &str = "kodosumi.io/epoch";
+/// Label on every AgentRun and runner pod: the number of the run.
+pub const LABEL_RUN_NUMBER: &str = "kodosumi.io/run-number";
 /// Label on every runner pod: always [`RUNNER_COMPONENT`].
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// The value of [`LABEL_COMPONENT`] on runner pods.
@@ -26,12 +26,30 @@ pub const GATEWAY_CA: &str = "koco-gateway-ca";
 /// The name in the gateway's certificate, whatever address it is reached at.
 pub const GATEWAY_TLS_NAME: &str = "koco-gateway";
 
-/// The name of the pod of an epoch: the job's name (cut to 43 characters), five digits of its UID's SHA-256, the epoch.
-/// At most 63 characters, as it becomes a host name.
-pub fn pod(job: &str, uid: &str, epoch: i32) -> String {
-    let digest = hex::encode(Sha256::digest(uid));
-    let head: String = job.chars().take(43).collect();
-    format!("{}-{}-{epoch}", head.trim_end_matches(['-', '.']), &digest[..5])
+/// The API version of our resources.
+pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
+/// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first place.
+pub const ANNOTATION_AGENT_CONTAINER: &str = "kodosumi.io/agent-container";
+
+/// The name of a job's run: the job's name, eight digits of its UID's SHA-256, the number. So there is one object for each.
+pub fn run(job: &str, uid: &str, number: i32) -> String {
+    format!("{job}-{}-{number}", digest(uid, 8))
+}
+
+/// The name of a run's pod: the job's name (cut to 37 characters), five digits of its UID's SHA-256, the number, and a random
+/// part that is at most five characters long. At most 63 characters, as it becomes a host name.
+pub fn pod(job: &str, uid: &str, number: i32, random: &str) -> String {
+    let head: String = job.chars().take(37).collect();
+    format!("{}-{}-{number}-{random}", head.trim_end_matches(['-', '.']), digest(uid, 5))
+}
+
+fn digest(uid: &str, digits: usize) -> String {
+    hex::encode(Sha256::digest(uid)).chars().take(digits).collect()
+}
+
+/// The id of the activity that waits for the end of a run.
+pub fn activity(number: i32) -> String {
+    format!("execute_agent-{number}")
 }
 
 /// The id of a job's workflow: a function of the cluster and the object's UID, so that starting it again is no error and
@@ -52,8 +70,10 @@ mod tests {
     #[test]
     fn pod_names_fit_a_host_name_and_tell_jobs_apart() {
         let long = "a".repeat(63);
-        assert!(pod(&long, "u", 99_999_999).len() <= 63);
-        assert_ne!(pod("a", "u1", 1), pod("a", "u2", 1));
-        assert_eq!(pod("a", "u", 1), pod("a", "u", 1));
+        assert!(pod(&long, "u", 99_999_999, "abcde").len() <= 63);
+        assert_ne!(pod("a", "u1", 1, "r"), pod("a", "u2", 1, "r"));
+        assert_ne!(run("a", "u1", 1), run("a", "u2", 1));
+        assert_eq!(run("a", "u", 1), run("a", "u", 1));
+        assert!(run(&long, "u", i32::MAX).len() <= 253);
     }
 }

@@ -1,16 +1,13 @@
-//! `status`: what the operator knows of a job.
-//!
-//! Each part has one writer. The worker (in Direct mode the controller) writes `claim` and `control.command`; the gateway
-//! writes `runner`, `control.confirmed` and, first come, `outcome`; everything else is the controller's alone.
+//! `status` of an AgentJob: what the operator knows of it. It has one writer, the controller, which derives it from the spec,
+//! the newest AgentRun, the pods and the workflow's answers.
 
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{DesiredState, ExecutionMode, Seconds, schema};
+use super::{DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, schema};
 
 /// A summary of the conditions, for people and for `kubectl get`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
@@ -57,9 +54,18 @@ pub struct AgentJobStatus {
     /// How many times the agent was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i32>,
-    /// The pod of the newest epoch.
+    /// The number of the newest run. In Direct mode it is written before that run is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_run: Option<i32>,
+    /// The pod of the newest run, once it was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runner_pod: Option<String>,
+    /// The UID of that pod.
+    #[serde(rename = "runnerPodUID", skip_serializing_if = "Option::is_none")]
+    pub runner_pod_uid: Option<String>,
+    /// Where the attempts stand. Direct mode only: in Temporal mode the workflow knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryStatus>,
     /// What was left to the operator's defaults, as it was resolved when the job was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
@@ -69,7 +75,7 @@ pub struct AgentJobStatus {
     /// What the agent left, where small; else an object with `truncated: true`, `size` in bytes and `digest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any")]
-    pub result: Option<Value>,
+    pub result: Option<RawJson>,
     /// Why the newest attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorStatus>,
@@ -89,18 +95,49 @@ pub struct AgentJobStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// Which runner is the job's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claim: Option<Claim>,
     /// Pause, resume and cancel on their way to the runner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlStatus>,
-    /// What the newest runner reported.
+}
+
+/// Where the attempts of a Direct job stand before its newest run: written together with `activeRun`, before anything follows
+/// from it, so that a controller that is killed neither loses nor repeats an attempt.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryStatus {
+    /// How many attempts were used up before the newest run.
+    #[schemars(range(min = 0))]
+    pub attempts: i32,
+    /// How many attempts have failed, for the back-off.
+    #[schemars(range(min = 0))]
+    pub failures: i32,
+    /// How many runs in a row have ended before their agent started, for the back-off.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub start_failures: i32,
+    /// Attempts that `disruptionPolicy: Ignore` took back; they don't count against the maximum.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub ignored_disruptions: i32,
+    /// Before this time the newest run is not created.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub runner: Option<RunnerStatus>,
-    /// How the newest epoch ended. The first to say so is believed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
+    #[schemars(schema_with = "schema::optional_time")]
+    pub retry_after: Option<Time>,
+    /// Whether the newest run goes on with an attempt that was evicted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    /// How long that attempt's agent was active so far, in milliseconds.
+    #[serde(skip_serializing_if = "is_zero_millis")]
+    #[schemars(range(min = 0))]
+    pub active_millis: i64,
+}
+
+fn is_zero(n: &i32) -> bool {
+    *n == 0
+}
+
+fn is_zero_millis(n: &i64) -> bool {
+    *n == 0
 }
 
 /// What was left to the operator's defaults, as resolved when the job was accepted.
@@ -137,7 +174,12 @@ impl ResolvedRetryPolicy {
     /// `maximumInterval`.
     pub fn back_off(&self, failures: i32) -> Duration {
         let (first, most) = (self.initial_interval.get(), self.maximum_interval.get());
-        let factor = self.backoff_coefficient.max(1.0).powi(failures.saturating_sub(1).max(0));
+        let coefficient = self.backoff_coefficient.max(1.0);
+        // Not `powi`, which may differ between machines in the last bit: a replay elsewhere must come to the same.
+        let mut factor = 1.0_f64;
+        for _ in 1..failures.clamp(1, 1100) {
+            factor *= coefficient;
+        }
         // Too large, infinite or not a number: the maximum.
         Duration::try_from_secs_f64(first.as_secs_f64() * factor).map_or(most, |wait| wait.min(most))
     }
@@ -188,81 +230,25 @@ pub struct ErrorStatus {
     pub message: String,
 }
 
-/// Which runner is the job's: everything else checks against this. Written, with a test on the epoch that it replaces,
-/// before the pod is created.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Claim {
-    /// Counts pods, from 1.
-    #[schemars(range(min = 1))]
-    pub epoch: i32,
-    /// The attempt that this pod is for, from 1. Used up only by the permit.
-    #[schemars(range(min = 1))]
-    pub attempt: i32,
-    /// Whether this pod goes on with an attempt that was evicted.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub resumed: bool,
-    /// The pod's name.
-    pub pod_name: String,
-    /// The pod's UID, once it exists.
-    #[serde(rename = "podUID", default, skip_serializing_if = "Option::is_none")]
-    pub pod_uid: Option<String>,
-    /// How long the agent was active in earlier pods of this attempt, in milliseconds: what `timeouts.execution` has used up.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    #[schemars(range(min = 0))]
-    pub active_millis: i64,
-    /// The API server's words when it refused the pod. A person is needed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<String>,
-    /// The permit: only with it may the agent start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub permit: Option<Permit>,
-}
-
-fn is_zero(n: &i64) -> bool {
-    *n == 0
-}
-
-/// The right of the claim's runner to start the agent, and in Temporal mode the activity that waits for its outcome.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Permit {
-    /// When it was given.
-    #[schemars(schema_with = "schema::time")]
-    pub time: Time,
-    /// Counts how often the same runner was bound anew, from 0: after a heartbeat time-out, or continue-as-new.
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    pub offer: i32,
-    /// The workflow run whose activity waits. Temporal mode only.
-    #[serde(rename = "runID", default, skip_serializing_if = "Option::is_none")]
-    pub run_id: Option<String>,
-    /// The task token of that activity, in base64. Temporal mode only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task_token: Option<String>,
-}
-
-/// Pause, resume and cancel on their way: what the spec desires, what was sent, what the runner was told and has confirmed.
+/// Pause, resume and cancel on their way: what the spec desires, what was sent to the
+/// workflow, and what the newest runner has confirmed. What the runner is told is in its AgentRun.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlStatus {
     /// What the spec desires. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub desired: Option<SpecWish>,
+    pub desired: Option<ObservedDesiredState>,
     /// What the controller last asked of the workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<SentRequest>,
-    /// What the runner is told, whoever asked for it. Written by the worker, in Direct mode by the controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<Command>,
-    /// What the runner has confirmed. Written by the gateway.
+    /// What the newest runner has confirmed, as its AgentRun says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Confirmed>,
 }
 
 /// What the spec desires, and since when the controller knows.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-pub struct SpecWish {
+pub struct ObservedDesiredState {
     /// The state.
     pub state: DesiredState,
     /// Since when.
@@ -285,33 +271,6 @@ pub struct SentRequest {
     pub time: Time,
 }
 
-/// What the runner is told. A runner obeys the highest `seq`.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-pub struct Command {
-    /// The state.
-    pub state: DesiredState,
-    /// Counts commands, from 1.
-    #[schemars(range(min = 0))]
-    pub seq: i64,
-    /// When it was written.
-    #[schemars(schema_with = "schema::time")]
-    pub time: Time,
-}
-
-/// What a runner says its agent does.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum RunnerState {
-    /// The runner waits for its permit; no agent has started.
-    #[default]
-    Waiting,
-    /// The agent runs.
-    Running,
-    /// Every process of the agent is stopped.
-    Frozen,
-    /// The agent was told to stop and has not ended yet.
-    Stopping,
-}
-
 /// What a runner has confirmed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -320,87 +279,14 @@ pub struct Confirmed {
     pub state: RunnerState,
     /// The command that this answers.
     #[schemars(range(min = 0))]
-    pub seq: i64,
-    /// The runner's epoch.
+    pub generation: i64,
+    /// The number of its run.
     #[schemars(range(min = 1))]
-    pub epoch: i32,
+    pub run: i32,
     /// When it was confirmed.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
     /// Why the command could not be carried out, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-}
-
-/// What the newest runner reported.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct RunnerStatus {
-    /// The runner's epoch.
-    #[schemars(range(min = 1))]
-    pub epoch: i32,
-    /// When it reported in.
-    #[schemars(schema_with = "schema::time")]
-    pub ready_time: Time,
-    /// When it started the agent, if it did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::optional_time")]
-    pub started_time: Option<Time>,
-    /// The newest [`Permit::offer`] under which a gateway heard of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answered: Option<i32>,
-    /// Since when it is silent, in the words of a gateway that listened for it all that time. The next sign of life takes it
-    /// back; a runner that stays silent is lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::optional_time")]
-    pub silent_since: Option<Time>,
-    /// The gateway that it talks to, and that would notice its silence. Direct mode only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<String>,
-}
-
-/// How an epoch ended.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutcomeKind {
-    /// Exit 0.
-    Succeeded,
-    /// Anything else that is the agent's end.
-    Failed,
-    /// The agent stopped because the job was paused with `pausePolicy: Evict`. It goes on in a new pod.
-    Evicted,
-    /// The agent stopped because the job was cancelled.
-    Cancelled,
-}
-
-/// How an epoch ended: delivered by its runner, or worked out from its container.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// The epoch that ended.
-    #[schemars(range(min = 1))]
-    pub epoch: i32,
-    /// How.
-    pub kind: OutcomeKind,
-    /// When we learned of it.
-    #[schemars(schema_with = "schema::time")]
-    pub time: Time,
-    /// Whether the agent had started at all.
-    pub started: bool,
-    /// Why, where it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorStatus>,
-    /// Whether no policy may start it again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub non_retryable: bool,
-    /// The agent's exit code, if it exited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    /// What the agent left, cut to what fits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::any")]
-    pub result: Option<Value>,
-    /// How long the agent was active in this epoch, in milliseconds; paused time does not count.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    #[schemars(range(min = 0))]
-    pub active_millis: i64,
 }

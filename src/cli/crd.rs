@@ -2,7 +2,7 @@
 
 use kube::CustomResourceExt;
 
-use crate::api::AgentJob;
+use crate::api::{AgentJob, AgentRun};
 
 pub(super) fn print() -> anyhow::Result<()> {
     let yaml = serde_yaml_ng::to_string(&AgentJob::crd())?;

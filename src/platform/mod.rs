@@ -7,5 +7,6 @@ pub mod leader;
 pub mod metrics;
 pub mod settings;
 pub mod shutdown;
-pub mod status;
+pub mod store;
 pub mod telemetry;
+pub mod watch;

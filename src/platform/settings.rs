@@ -5,11 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::telemetry::LogFormat;
-use crate::{
-    api::{
-        AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds, Timeouts,
-    },
-    pods::RunnerPodSettings,
+use crate::api::{
+    AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds, Timeouts,
 };
 
 /// What every role has.
@@ -54,32 +51,6 @@ impl Common {
 fn identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
-}
-
-/// What roles that create pods have.
-#[derive(Args, Clone, Debug)]
-pub struct PodSettings {
-    /// Image with koco-runner, put into every runner pod
-    #[arg(long, env = "KOCO_RUNNER_IMAGE", default_value = concat!("kodosumi/koco:", env!("CARGO_PKG_VERSION")))]
-    pub runner_image: String,
-    /// Its pull policy
-    #[arg(long, env = "KOCO_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
-    pub runner_image_pull_policy: String,
-    /// The gateway's URL, as runner pods reach it
-    #[arg(long, env = "KOCO_GATEWAY_URL", default_value = "https://koco-gateway.koco-system.svc:8443")]
-    pub gateway_url: String,
-}
-
-impl PodSettings {
-    /// Together with the gateway's certificate authority.
-    pub fn with_ca(&self, gateway_ca: String) -> RunnerPodSettings {
-        RunnerPodSettings {
-            image: self.runner_image.clone(),
-            pull_policy: self.runner_image_pull_policy.clone(),
-            gateway_url: self.gateway_url.clone(),
-            gateway_ca,
-        }
-    }
 }
 
 /// The execution mode of jobs that name none.

@@ -3,12 +3,11 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions},
 };
 use serde_json::Value;
 
 use super::PodView;
-use crate::api::names;
 
 /// How much of the API server's words is kept, in characters: a webhook may say anything.
 const MAX_WORDS: usize = 1024;
@@ -20,11 +19,11 @@ pub enum PodError {
     #[error("{0}")]
     Refused(String),
     /// A pod of the same name belongs to somebody else.
-    #[error("a pod {0} that is not this job's is in the way: delete it")]
+    #[error("a pod {0} that is not this run's is in the way: delete it")]
     Foreign(String),
     /// The API server did not answer, or not well.
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
+    #[error("{0}: {1}")]
+    Api(String, kube::Error),
     /// What we built is no pod at all.
     #[error("spec.template is no pod template: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -36,16 +35,16 @@ impl PodError {
         match self {
             Self::Refused(_) | Self::Malformed(_) => "PodRefused",
             Self::Foreign(_) => "PodNameTaken",
-            Self::Api(_) => "ApiServer",
+            Self::Api(..) => "ApiServer",
         }
     }
     /// Whether a person has to do something before it can work.
-    pub fn needs_a_person(&self) -> bool {
-        !matches!(self, Self::Api(_))
+    pub fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Api(..))
     }
 }
 
-/// What became of a create.
+/// The result of creating a pod.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CreateOutcome {
     /// It was created; its UID.
@@ -80,31 +79,30 @@ impl Pods {
         }
     }
 
-    /// All pods of a job, read from the API server and no cache.
-    pub async fn of_job(&self, uid: &str) -> Result<Vec<PodView>, PodError> {
-        let ours = ListParams::default().labels(&format!("{}={uid}", names::LABEL_JOB_UID));
-        Ok(self.typed.list(&ours).await?.items.iter().map(PodView::of).collect())
+    /// A pod, read from the API server and no cache; `None` if there is none of that name.
+    pub async fn get(&self, name: &str) -> Result<Option<PodView>, PodError> {
+        let found = self.typed.get_opt(name).await.map_err(|e| self.error("get", name, e))?;
+        Ok(found.as_ref().map(PodView::of))
     }
 
-    /// Creates a pod, or finds that it is there already and belongs to the same job.
-    pub async fn create(&self, pod: Value, job_uid: &str) -> Result<CreateOutcome, PodError> {
+    fn error(&self, verb: &str, name: &str, source: kube::Error) -> PodError {
+        PodError::Api(format!("{verb} pod {}/{name}", self.typed.namespace().unwrap_or_default()), source)
+    }
+
+    /// Creates a pod, or finds that it is there already and belongs to the same run.
+    pub async fn create(&self, pod: Value, run_uid: &str) -> Result<CreateOutcome, PodError> {
         let pod: DynamicObject = serde_json::from_value(pod)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
         match self.raw.create(&PostParams::default(), &pod).await {
             Ok(made) => Ok(CreateOutcome::Created(made.metadata.uid.unwrap_or_default())),
             Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "AlreadyExists" => {
-                let there = self.typed.get(&name).await?;
-                let ours = there.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_JOB_UID));
-                if ours.is_some_and(|u| u == job_uid) {
-                    Ok(CreateOutcome::Existed(there.metadata.uid.unwrap_or_default()))
-                } else {
-                    Err(PodError::Foreign(name))
-                }
+                let there = self.get(&name).await?.filter(|p| p.run_uid.as_deref() == Some(run_uid));
+                there.map(|p| CreateOutcome::Existed(p.uid)).ok_or(PodError::Foreign(name))
             }
             Err(kube::Error::Api(e)) if matches!(e.code, 400 | 403 | 404 | 405 | 413 | 422) => {
                 Err(PodError::Refused(e.message.chars().take(MAX_WORDS).collect()))
             }
-            Err(e) => Err(e.into()),
+            Err(e) => Err(self.error("create", &name, e)),
         }
     }
 
@@ -116,7 +114,7 @@ impl Pods {
             Ok(_) => Ok(()),
             // 404: gone. 409: another pod has the name by now.
             Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(self.error("delete", name, e)),
         }
     }
 }

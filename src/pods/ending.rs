@@ -1,110 +1,87 @@
-//! What became of an epoch, worked out from its pod when its runner did not say. Pure.
-//! Used by the controller, which sees containers end, and by the worker, which looks before it binds a runner anew.
+//! What became of a run, derived from its pod when its runner did not say. Pure. Used by the controller, which sees containers
+//! end, and by the worker, which looks before it binds a runner to another task.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{AgentContainer, PodView};
 use crate::{
-    api::{ErrorStatus, Outcome, OutcomeKind},
-    protocol::{error_types, runner::Ending},
+    api::{AgentRun, Termination},
+    lifecycle,
+    protocol::error_types,
 };
 
-/// The outcome of an epoch whose agent's container has ended, or whose pod is gone; `None` while it may still run.
+/// How a run ended whose agent's container has ended, or whose pod is gone; `None` while it may still run.
 ///
-/// `pod` is `None` only if the API server, and no cache, says that there is none. `started` is whether the agent may have
-/// started, which is whether it had its permit.
-pub fn work_out(epoch: i32, pod: Option<&PodView>, started: bool, now: Time) -> Option<Outcome> {
-    let failed = |kind: &str, message: String| Outcome {
-        epoch,
-        kind: OutcomeKind::Failed,
-        time: now.clone(),
-        started,
-        error: Some(ErrorStatus { kind: if started { kind } else { error_types::NOT_STARTED }.into(), message }),
-        non_retryable: false,
-        exit_code: None,
-        result: None,
-        active_millis: 0,
-    };
+/// `pod` must be the run's own (see [`is_pod_of`]); it is `None` only if the API server, and no cache, says that there is
+/// none.
+pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termination> {
+    let observed = |kind: &str, message: String, exit_code| lifecycle::observed(run, kind, message, exit_code, now);
     let Some(pod) = pod else {
-        return Some(failed(error_types::DISRUPTED, "the pod was deleted".into()));
+        return Some(observed(error_types::DISRUPTED, "the pod was deleted".into(), None));
     };
     let AgentContainer::Ended { exit_code, reason, ending } = &pod.agent else {
         // The kubelet refused the pod, or an init container failed: the agent's container never was.
         let why = pod.reason.clone().unwrap_or_else(|| "its containers ended before the agent's".into());
-        return pod.ended.then(|| failed(error_types::DISRUPTED, format!("pod {} ended: {why}", pod.name)));
+        let message = format!("pod {} ended: {why}", pod.name);
+        return pod.ended.then(|| observed(error_types::DISRUPTED, message, None));
     };
     if let Some(ending) = ending {
-        return Some(said(epoch, ending, now));
+        return Some(lifecycle::claimed(run, ending, now));
     }
+    let code = Some(*exit_code);
     if reason == "OOMKilled" {
-        return Some(failed(error_types::OOM_KILLED, format!("container ended with code {exit_code}: out of memory")));
+        let message = format!("container ended with code {exit_code}: out of memory");
+        return Some(observed(error_types::OOM_KILLED, message, code));
     }
     let taken = pod.disruption.as_ref().map(|(reason, message)| format!("{reason}: {message}"));
     let taken = taken.or_else(|| pod.reason.clone()).or_else(|| pod.deleting().then(|| "the pod was deleted".into()));
     Some(match taken {
-        Some(why) => failed(error_types::DISRUPTED, why),
-        None => failed(
-            error_types::RUNNER_LOST,
-            format!("the container ended with code {exit_code} ({reason}) and left no outcome"),
-        ),
+        Some(why) => observed(error_types::DISRUPTED, why, code),
+        None => {
+            let message = format!("the container ended with code {exit_code} ({reason}) and left no outcome");
+            observed(error_types::RUNNER_LOST, message, code)
+        }
     })
 }
 
-/// The outcome of an epoch whose runner is lost: it was listened for, and silent.
-pub fn silent(epoch: i32, message: String, now: Time) -> Outcome {
-    Outcome {
-        epoch,
-        kind: OutcomeKind::Failed,
-        time: now,
-        started: true,
-        error: Some(ErrorStatus { kind: error_types::HEARTBEAT_TIMEOUT.into(), message }),
-        non_retryable: false,
-        exit_code: None,
-        result: None,
-        active_millis: 0,
-    }
-}
-
-/// The epoch whose runner is about to end by itself, because it has delivered its outcome: to delete its pod would take its
-/// logs.
-pub fn leaving(outcome: Option<&Outcome>) -> Option<i32> {
-    outcome.filter(|o| !is_silence(o)).map(|o| o.epoch)
-}
-
-/// Whether an outcome is that of [`silent`]: its runner did not say it, and may run on where nobody hears of it.
-pub fn is_silence(outcome: &Outcome) -> bool {
-    outcome.error.as_ref().is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT)
-}
-
-/// The outcome that a runner left as its container's termination message.
-fn said(epoch: i32, ending: &Ending, now: Time) -> Outcome {
-    Outcome {
-        epoch,
-        kind: ending.kind,
-        time: now,
-        started: ending.started,
-        error: ending.error.clone(),
-        non_retryable: ending.non_retryable,
-        exit_code: ending.exit_code,
-        // Where it did not fit, and nobody was there to take it whole, its size and digest.
-        result: ending.result.clone(),
-        active_millis: ending.active_millis,
-    }
+/// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it, and the
+/// UID that its runner registered with, if it has.
+pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
+    let known = run.status.as_ref().and_then(|s| s.pod_uid.as_deref());
+    pod.run_uid.as_deref() == Some(run.uid())
+        && pod.name == run.spec.identity.pod_name
+        && known.is_none_or(|uid| uid == pod.uid)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(started: bool) -> AgentRun {
+        let time = "2026-01-01T00:00:00Z";
+        let mut run = json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun", "metadata": { "name": "r", "uid": "ru" },
+            "spec": { "identity": { "jobName": "j", "jobUID": "u", "number": 1, "attempt": 1, "podName": "p",
+                "executionMode": "Direct", "heartbeat": "1s" } },
+        });
+        if started {
+            run["spec"]["grant"] = json!({ "time": time, "binding": 0 });
+            run["status"] = json!({ "readyTime": time, "podUID": "u" });
+        }
+        serde_json::from_value(run).unwrap()
+    }
 
     fn pod(agent: AgentContainer) -> PodView {
-        PodView { name: "p".into(), uid: "u".into(), epoch: 1, agent, ..PodView::default() }
+        PodView { name: "p".into(), uid: "u".into(), run_uid: Some("ru".into()), agent, ..PodView::default() }
     }
     fn ended(exit_code: i32, reason: &str) -> AgentContainer {
         AgentContainer::Ended { exit_code, reason: reason.into(), ending: None }
     }
     fn kind(pod: Option<&PodView>, started: bool) -> Option<String> {
-        work_out(1, pod, started, Time(Timestamp::UNIX_EPOCH)).map(|o| o.error.unwrap().kind)
+        derive(&run(started), pod, &Time(Timestamp::UNIX_EPOCH)).map(|t| t.error.unwrap().kind)
     }
 
     #[test]
@@ -119,7 +96,7 @@ mod tests {
         assert_eq!(kind(None, false).as_deref(), Some("NotStarted"));
         assert_eq!(kind(Some(&pod(ended(137, "OOMKilled"))), true).as_deref(), Some("OOMKilled"));
         assert_eq!(kind(Some(&pod(ended(137, "Error"))), true).as_deref(), Some("RunnerLost"));
-        let deleting = PodView { gone_by: Some(Time(Timestamp::UNIX_EPOCH)), ..pod(ended(137, "Error")) };
+        let deleting = PodView { deletion_deadline: Some(Time(Timestamp::UNIX_EPOCH)), ..pod(ended(137, "Error")) };
         assert_eq!(kind(Some(&deleting), true).as_deref(), Some("Disrupted"));
         let drained =
             PodView { disruption: Some(("EvictionByEvictionAPI".into(), "".into())), ..pod(ended(143, "Error")) };
@@ -129,5 +106,18 @@ mod tests {
     #[test]
     fn exit_zero_without_an_outcome_is_no_success() {
         assert_eq!(kind(Some(&pod(ended(0, "Completed"))), true).as_deref(), Some("RunnerLost"));
+    }
+
+    #[test]
+    fn a_pod_is_a_runs_only_if_everything_fits() {
+        let fits = |change: fn(&mut PodView)| {
+            let mut pod = pod(AgentContainer::Running);
+            change(&mut pod);
+            is_pod_of(&run(true), &pod)
+        };
+        assert!(fits(|_| {}));
+        assert!(!fits(|p| p.name = "q".into()));
+        assert!(!fits(|p| p.uid = "other".into()));
+        assert!(!fits(|p| p.run_uid = None));
     }
 }

@@ -4,9 +4,11 @@
 pub mod client;
 pub mod collect;
 pub mod ending;
+mod settings;
 pub mod template;
 pub mod view;
 
 pub use client::{CreateOutcome, PodError, Pods};
+pub use settings::{NoGateway, PodConfig, PodSettings};
 pub use template::RunnerPodSettings;
 pub use view::{AgentContainer, PodView};

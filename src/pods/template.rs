@@ -1,4 +1,4 @@
-//! The pod of an epoch, from the job's template. Pure.
+//! The pod of a run, from the job's template. Pure.
 //!
 //! The runner gets in by an init container that copies it into an emptyDir, read-only for the agent; the agent's command
 //! becomes its arguments. The image needs nothing of ours, not even a shell.
@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{AgentJob, Claim, names},
+    api::{AgentJob, AgentRun, names},
     protocol::runner::{env, paths},
 };
 
@@ -31,11 +31,13 @@ const TOKEN: &str = "koco-token";
 const DO_NOT_DISTURB: [(&str, &str); 2] =
     [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
 
-/// The pod of the claim's epoch. A template that is no pod gives one that the API server refuses, in its own words.
-pub fn build(job: &AgentJob, claim: &Claim, settings: &RunnerPodSettings) -> Value {
+/// The pod of a run, which owns it. A template that is no pod gives one that the API server refuses, in its own words; one
+/// that can't be read at all, because it nests too deeply, is an error.
+pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Result<Value, serde_json::Error> {
     let namespace = job.metadata.namespace.clone().unwrap_or_default();
     let name = job.metadata.name.clone().unwrap_or_default();
-    let mut spec = job.spec.template.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let template: Value = job.spec.template.read()?;
+    let mut spec = template.get("spec").cloned().unwrap_or_else(|| json!({}));
     if let Some(spec) = spec.as_object_mut() {
         spec.insert("restartPolicy".into(), json!("Never"));
         spec.entry("automountServiceAccountToken").or_insert(json!(false));
@@ -46,10 +48,10 @@ pub fn build(job: &AgentJob, claim: &Claim, settings: &RunnerPodSettings) -> Val
             append(spec, "volumes", volume);
         }
         if let Some(agent) = spec.get_mut("containers").and_then(|c| c.get_mut(0)).and_then(Value::as_object_mut) {
-            wrap(agent, job, claim, settings, &namespace, &name);
+            wrap(agent, job, run, settings, &namespace, &name);
         }
     }
-    let template = job.spec.template.get("metadata");
+    let template = template.get("metadata");
     let of_template =
         |key: &str| template.and_then(|m| m.get(key)).and_then(Value::as_object).cloned().unwrap_or_default();
     let (mut labels, mut annotations) = (of_template("labels"), of_template("annotations"));
@@ -57,40 +59,41 @@ pub fn build(job: &AgentJob, claim: &Claim, settings: &RunnerPodSettings) -> Val
         annotations.entry(key).or_insert(json!(value));
     }
     if let Some(agent) = spec.pointer("/containers/0/name").cloned() {
+        annotations.insert(names::ANNOTATION_AGENT_CONTAINER.into(), agent.clone());
         annotations.entry("kubectl.kubernetes.io/default-container").or_insert(agent);
     }
     labels.insert(names::LABEL_JOB_UID.into(), json!(job.uid()));
     labels.insert(names::LABEL_JOB_NAME.into(), json!(name));
-    labels.insert(names::LABEL_EPOCH.into(), json!(claim.epoch.to_string()));
+    labels.insert(names::LABEL_RUN_NUMBER.into(), json!(run.number().to_string()));
     labels.insert(names::LABEL_COMPONENT.into(), json!(names::RUNNER_COMPONENT));
     labels.insert("app.kubernetes.io/part-of".into(), json!("koco"));
     labels.insert("app.kubernetes.io/managed-by".into(), json!("koco"));
-    json!({
+    Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": claim.pod_name,
+            "name": run.spec.identity.pod_name,
             "namespace": namespace,
             "labels": labels,
             "annotations": annotations,
             "ownerReferences": [{
-                "apiVersion": "kodosumi.io/v1alpha1",
-                "kind": "AgentJob",
-                "name": name,
-                "uid": job.uid(),
+                "apiVersion": names::API_VERSION,
+                "kind": "AgentRun",
+                "name": run.name(),
+                "uid": run.uid(),
                 "controller": true,
                 "blockOwnerDeletion": true,
             }],
         },
         "spec": spec,
-    })
+    }))
 }
 
 /// Makes the runner the container's first process and the agent its child.
 fn wrap(
     agent: &mut Map<String, Value>,
     job: &AgentJob,
-    claim: &Claim,
+    run: &AgentRun,
     settings: &RunnerPodSettings,
     namespace: &str,
     name: &str,
@@ -110,7 +113,7 @@ fn wrap(
         (env::NAMESPACE, namespace.into()),
         (env::NAME, name.into()),
         (env::UID, job.uid().into()),
-        (env::EPOCH, claim.epoch.to_string()),
+        (env::EPOCH, run.number().to_string()),
         (env::TERMINATION_LOG, termination.into()),
     ];
     for (key, value) in ours {
@@ -193,17 +196,14 @@ mod tests {
         .unwrap()
     }
 
-    fn claim() -> Claim {
-        Claim {
-            epoch: 2,
-            attempt: 1,
-            resumed: false,
-            pod_name: "hello-2".into(),
-            pod_uid: None,
-            active_millis: 0,
-            refusal: None,
-            permit: None,
-        }
+    fn run() -> AgentRun {
+        serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun",
+            "metadata": { "name": "hello-x-2", "namespace": "ns", "uid": "r-2" },
+            "spec": { "identity": { "jobName": "hello", "jobUID": "u-1", "number": 2, "attempt": 1,
+                "podName": "hello-2", "executionMode": "Direct", "heartbeat": "120s" } },
+        }))
+        .unwrap()
     }
 
     fn settings() -> RunnerPodSettings {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_runner_starts_the_agents_command() {
-        let pod = build(&job(), &claim(), &settings());
+        let pod = build(&job(), &run(), &settings()).unwrap();
         let agent = &pod["spec"]["containers"][0];
         assert_eq!(agent["command"], json!(["/koco/bin/koco-runner"]));
         assert_eq!(agent["args"], json!(["run", "--", "/a", "b"]));
@@ -228,15 +228,27 @@ mod tests {
         assert_eq!(pod["spec"]["initContainers"][1]["name"], json!("mine"));
         assert_eq!(pod["spec"]["restartPolicy"], json!("Never"));
         assert_eq!(pod["metadata"]["labels"]["team"], json!("x"));
-        assert_eq!(pod["metadata"]["labels"][names::LABEL_EPOCH], json!("2"));
-        assert_eq!(pod["metadata"]["ownerReferences"][0]["controller"], json!(true));
+        assert_eq!(pod["metadata"]["labels"][names::LABEL_RUN_NUMBER], json!("2"));
+        let owner = &pod["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"], &owner["controller"]), (&json!("AgentRun"), &json!("r-2"), &json!(true)));
+        assert_eq!(pod["metadata"]["annotations"][names::ANNOTATION_AGENT_CONTAINER], json!("agent"));
     }
 
     #[test]
     fn a_malformed_template_is_passed_on_for_the_server_to_refuse() {
         let mut job = job();
-        job.spec.template["spec"]["volumes"] = json!("none");
-        let pod = build(&job, &claim(), &settings());
+        let mut template: Value = job.spec.template.read().unwrap();
+        template["spec"]["volumes"] = json!("none");
+        job.spec.template = template.into();
+        let pod = build(&job, &run(), &settings()).unwrap();
         assert_eq!(pod["spec"]["volumes"], json!("none"));
+    }
+
+    #[test]
+    fn a_template_that_nests_too_deeply_is_an_error() {
+        let mut job = job();
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        job.spec.template = serde_json::from_str(&format!(r#"{{"spec":{{"containers":[],"x":{deep}}}}}"#)).unwrap();
+        assert!(build(&job, &run(), &settings()).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
 
 use crate::{api::names, protocol::runner::Ending};
@@ -33,12 +33,12 @@ pub struct PodView {
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// Its epoch, from the label; 0 if that is missing.
-    pub epoch: i32,
+    /// The UID of the AgentRun that owns it, if one does.
+    pub run_uid: Option<String>,
     /// When it was created.
     pub created: Option<Time>,
     /// When it is to be gone by, its grace period included, if it is being deleted.
-    pub gone_by: Option<Time>,
+    pub deletion_deadline: Option<Time>,
     /// Whether a scheduling gate holds it back.
     pub gated: bool,
     /// `Succeeded` or `Failed`: all its containers have ended.
@@ -48,20 +48,20 @@ pub struct PodView {
     /// The agent's container.
     pub agent: AgentContainer,
     /// Why it does not come up, in the kubelet's or the scheduler's words: (reason, message).
-    pub trouble: Option<(String, String)>,
+    pub waiting_reason: Option<(String, String)>,
     /// Why Kubernetes took it away: the `DisruptionTarget` condition's (reason, message).
     pub disruption: Option<(String, String)>,
 }
 
 impl PodView {
-    /// Whether the agent's container has ended, so that nothing of this epoch runs any more.
+    /// Whether the agent's container has ended, so that nothing of this run is left running.
     pub fn agent_ended(&self) -> bool {
         self.ended || matches!(self.agent, AgentContainer::Ended { .. })
     }
 
     /// Whether it is being deleted.
     pub fn deleting(&self) -> bool {
-        self.gone_by.is_some()
+        self.deletion_deadline.is_some()
     }
 
     /// Reads a pod. Fields that are missing count as not there yet.
@@ -69,8 +69,9 @@ impl PodView {
         let meta = &pod.metadata;
         let status = pod.status.clone().unwrap_or_default();
         let spec = pod.spec.as_ref();
-        let labels = meta.labels.as_ref();
-        let agent_name = spec.and_then(|s| s.containers.first()).map(|c| c.name.clone()).unwrap_or_default();
+        let said = meta.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_AGENT_CONTAINER)).cloned();
+        let first = || spec.and_then(|s| s.containers.first()).map(|c| c.name.clone());
+        let agent_name = said.or_else(first).unwrap_or_default();
         let containers = status.container_statuses.clone().unwrap_or_default();
         let agent = containers.iter().find(|c| c.name == agent_name);
         let conditions = status.conditions.clone().unwrap_or_default();
@@ -82,21 +83,31 @@ impl PodView {
         let scheduling = condition("PodScheduled", "False").map(|c| words(c, "Unschedulable"));
         let gated = scheduling.as_ref().is_some_and(|(reason, _)| reason == "SchedulingGated");
         let inits = status.init_container_statuses.clone().unwrap_or_default();
-        let waiting = inits.iter().chain(&containers).find_map(trouble);
+        let waiting = inits.iter().chain(&containers).find_map(waiting_reason);
         Self {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
-            epoch: labels.and_then(|l| l.get(names::LABEL_EPOCH)).and_then(|e| e.parse().ok()).unwrap_or(0),
+            run_uid: owner(pod),
             created: meta.creation_timestamp.clone(),
-            gone_by: meta.deletion_timestamp.clone(),
+            deletion_deadline: meta.deletion_timestamp.clone(),
             gated,
             ended: matches!(phase, "Succeeded" | "Failed"),
             reason: status.reason.clone(),
             agent: agent.map_or(AgentContainer::Waiting, container),
-            trouble: scheduling.filter(|_| !gated).or(waiting),
+            waiting_reason: scheduling.filter(|_| !gated).or(waiting),
             disruption: condition("DisruptionTarget", "True").map(|c| words(c, "DisruptionTarget")),
         }
     }
+}
+
+/// The AgentRun that controls a pod. Anybody may write an owner reference, so what follows must also hold the run's own
+/// record of its pod against it.
+fn owner(pod: &Pod) -> Option<String> {
+    let owners = pod.metadata.owner_references.as_ref()?;
+    let ours = |o: &&OwnerReference| {
+        o.api_version == names::API_VERSION && o.kind == "AgentRun" && o.controller == Some(true)
+    };
+    owners.iter().find(ours).map(|o| o.uid.clone())
 }
 
 fn container(status: &ContainerStatus) -> AgentContainer {
@@ -113,7 +124,7 @@ fn container(status: &ContainerStatus) -> AgentContainer {
 }
 
 /// What keeps a container from starting. The ordinary steps on its way are no trouble.
-fn trouble(status: &ContainerStatus) -> Option<(String, String)> {
+fn waiting_reason(status: &ContainerStatus) -> Option<(String, String)> {
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.clone()?;
     if matches!(reason.as_str(), "ContainerCreating" | "PodInitializing") {
@@ -130,7 +141,8 @@ mod tests {
 
     fn pod(status: serde_json::Value) -> PodView {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": { "name": "p", "uid": "u", "labels": { "kodosumi.io/epoch": "3" } },
+            "metadata": { "name": "p", "uid": "u", "ownerReferences": [{ "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun", "name": "r", "uid": "r-3",
+                "controller": true }] },
             "spec": { "containers": [{ "name": "agent", "image": "i" }, { "name": "mesh", "image": "i" }] },
             "status": status,
         }))
@@ -147,7 +159,7 @@ mod tests {
         ] }));
         assert!(view.agent_ended());
         assert!(!view.ended);
-        assert_eq!(view.epoch, 3);
+        assert_eq!(view.run_uid.as_deref(), Some("r-3"));
         assert_eq!(view.agent, AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None });
     }
 
@@ -157,8 +169,8 @@ mod tests {
             pod(json!({ "phase": "Pending", "containerStatuses": [{ "name": "agent", "image": "i", "imageID": "",
                 "ready": false, "restartCount": 0, "state": { "waiting": { "reason": reason, "message": "no such image" } } }] }))
         };
-        assert_eq!(waiting("ContainerCreating").trouble, None);
-        let (reason, message) = waiting("ErrImagePull").trouble.unwrap();
+        assert_eq!(waiting("ContainerCreating").waiting_reason, None);
+        let (reason, message) = waiting("ErrImagePull").waiting_reason.unwrap();
         assert_eq!((reason.as_str(), message.as_str()), ("ErrImagePull", "container agent: no such image"));
     }
 
@@ -166,9 +178,38 @@ mod tests {
     fn a_gate_is_not_trouble() {
         let view = pod(json!({ "phase": "Pending", "conditions": [
             { "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "held" } ] }));
-        assert!(view.gated && view.trouble.is_none());
+        assert!(view.gated && view.waiting_reason.is_none());
         let view = pod(json!({ "phase": "Pending", "conditions": [
             { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" } ] }));
-        assert_eq!(view.trouble, Some(("Unschedulable".into(), "0/1 nodes".into())));
+        assert_eq!(view.waiting_reason, Some(("Unschedulable".into(), "0/1 nodes".into())));
+    }
+
+    #[test]
+    fn the_agent_is_known_by_name_wherever_a_webhook_put_it() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "annotations": { names::ANNOTATION_AGENT_CONTAINER: "agent" } },
+            "spec": { "containers": [{ "name": "mesh", "image": "i" }, { "name": "agent", "image": "i" }] },
+            "status": { "phase": "Running", "containerStatuses": [
+                { "name": "mesh", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                  "state": { "terminated": { "exitCode": 1 } } },
+                { "name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                  "state": { "running": {} } },
+            ] },
+        }))
+        .unwrap();
+        assert_eq!(PodView::of(&pod).agent, AgentContainer::Running);
+    }
+
+    #[test]
+    fn a_foreign_owner_is_none() {
+        for (version, kind, controller) in [
+            ("nowhere.example/v1", "AgentRun", true),
+            ("kodosumi.io/v1alpha1", "AgentJob", true),
+            ("kodosumi.io/v1alpha1", "AgentRun", false),
+        ] {
+            let owner = json!({ "apiVersion": version, "kind": kind, "name": "r", "uid": "u", "controller": controller });
+            let pod = serde_json::from_value(json!({ "metadata": { "ownerReferences": [owner] } })).unwrap();
+            assert_eq!(PodView::of(&pod).run_uid, None);
+        }
     }
 }

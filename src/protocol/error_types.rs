@@ -20,6 +20,8 @@ pub const DISRUPTED: &str = "Disrupted";
 pub const RUNNER_LOST: &str = "RunnerLost";
 /// The agent exited with 0, but its result file is not JSON.
 pub const INVALID_RESULT: &str = "InvalidResult";
+/// The agent exited with 0, but its result nests too deeply to be passed on.
+pub const RESULT_TOO_DEEP: &str = "ResultTooDeep";
 /// The job's workflow was terminated, or timed out, from outside.
 pub const WORKFLOW_CLOSED: &str = "WorkflowClosed";
 /// The agent stopped because its job was paused with `pausePolicy: Evict`. Never seen in a status: the attempt goes on.

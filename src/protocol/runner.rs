@@ -12,11 +12,11 @@
 //! not know the pod yet. 503: try again. Errors carry a [`Problem`].
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::workflow::JobRef;
-use crate::api::{DesiredState, ErrorStatus, OutcomeKind, PauseNotice, PausePolicy, RunnerState};
+use crate::api::{DesiredState, ErrorStatus, PauseNotice, PausePolicy, RawJson, RunnerState, TerminationType};
 
 /// `POST` [`Hello`].
 pub const PATH_HELLO: &str = "/v1/hello";
@@ -31,6 +31,8 @@ pub const PATH_OUTCOME: &str = "/v1/outcome";
 
 /// The largest result that is passed on whole, in bytes of JSON. A larger one is cut to its size and digest.
 pub const MAX_RESULT_BYTES: usize = 32 * 1024;
+/// How deeply a result may nest. Kubernetes takes 10,000 levels, but our own readers 128, with what is around it.
+pub const MAX_RESULT_DEPTH: usize = 100;
 /// The largest error message that is passed on, in bytes; the rest is cut.
 pub const MAX_MESSAGE_BYTES: usize = 2 * 1024;
 /// How often a gateway writes to a stream of orders that has nothing to say, in seconds.
@@ -104,9 +106,9 @@ pub struct Job {
     /// What the agent is to run.
     pub entry_point: String,
     /// For `KODO_INPUTS_FILE`.
-    pub inputs: Map<String, Value>,
+    pub inputs: RawJson,
     /// For `KODO_EXTRA_FILE`.
-    pub extra: Map<String, Value>,
+    pub extra: RawJson,
     /// The attempt that this pod is for.
     pub attempt: i32,
     /// Whether it goes on with an evicted attempt.
@@ -196,7 +198,7 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct Ending {
     /// How.
-    pub kind: OutcomeKind,
+    pub kind: TerminationType,
     /// Whether the agent had started at all.
     pub started: bool,
     /// Why, where it failed.
@@ -225,7 +227,12 @@ pub fn cut_result(result: &Value, most: usize) -> Value {
     if text.len() <= most {
         return result.clone();
     }
-    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
+    result_digest(&text)
+}
+
+/// What takes the place of a result, given as JSON text, that is not passed on whole.
+pub fn result_digest(text: &str) -> Value {
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(text)));
     json!({ "truncated": true, "size": text.len(), "digest": digest })
 }
 

@@ -6,10 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::error_types;
 use crate::api::{
-    DesiredState, DisruptionPolicy, ErrorStatus, Outcome, OutcomeKind, PausePolicy, ResolvedRetryPolicy,
-    ResolvedTimeouts, RunnerState,
+    DesiredState, DisruptionPolicy, ErrorStatus, PausePolicy, ResolvedRetryPolicy, ResolvedTimeouts, RunnerState,
 };
 
 /// The workflow's type.
@@ -226,6 +224,12 @@ pub struct StartRunner {
     pub attempt: i32,
     /// Whether it goes on with an evicted attempt.
     pub resumed: bool,
+    /// The newest command, which the run is created with. Absent in inputs of an older release: none.
+    #[serde(default)]
+    pub desired: DesiredState,
+    /// Its number, 0 if there was none.
+    #[serde(default)]
+    pub seq: i64,
 }
 
 /// Result of `start_runner`.
@@ -245,6 +249,12 @@ pub struct ExecuteAgent {
     pub epoch: i32,
     /// The attempt.
     pub attempt: i32,
+    /// The newest command, which is granted together with the start. Absent in inputs of an older release: none.
+    #[serde(default)]
+    pub desired: DesiredState,
+    /// Its number, 0 if there was none.
+    #[serde(default)]
+    pub seq: i64,
 }
 
 /// What a finished agent left: the result of `execute_agent` and of the workflow.
@@ -253,21 +263,6 @@ pub struct AgentResult {
     /// What the agent left, cut to what fits (see `status.result`).
     #[serde(default)]
     pub result: Option<Value>,
-}
-
-/// How `execute_agent` ends for an outcome: its result, or its error and whether no policy may retry it. The same whether
-/// the gateway, the controller or the activity itself hands it over.
-pub fn verdict(outcome: &Outcome) -> Result<AgentResult, (ErrorStatus, bool)> {
-    let of = |kind: &str, message: &str| ErrorStatus { kind: kind.into(), message: message.into() };
-    match outcome.kind {
-        OutcomeKind::Succeeded => Ok(AgentResult { result: outcome.result.clone() }),
-        OutcomeKind::Evicted => Err((of(error_types::EVICTED, "the agent was evicted by a pause"), true)),
-        OutcomeKind::Cancelled => Err((of(error_types::CANCELLED, "the agent was cancelled"), true)),
-        OutcomeKind::Failed => {
-            let unknown = || of(error_types::RUNNER_LOST, "the runner ended without saying why");
-            Err((outcome.error.clone().unwrap_or_else(unknown), outcome.non_retryable))
-        }
-    }
 }
 
 /// Input of the activity `control_runner`, which writes the command for the gateways to pass on.
@@ -279,6 +274,9 @@ pub struct ControlRunner {
     pub desired: DesiredState,
     /// Its number.
     pub seq: i64,
+    /// The run whose runner it is for.
+    #[serde(default)]
+    pub epoch: i32,
 }
 
 /// Result of `control_runner`.
@@ -294,6 +292,9 @@ pub struct ControlledRunner {
 pub struct Cleanup {
     /// The job.
     pub job: JobRef,
+    /// The newest run, 0 if none was started.
+    #[serde(default)]
+    pub epoch: i32,
     /// The agent's grace period, in seconds: pods get that long to end.
     #[serde(default)]
     pub grace_seconds: i64,

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::machine::Stopped;
 use crate::{
-    api::{ErrorStatus, OutcomeKind},
+    api::{ErrorStatus, TerminationType},
     protocol::{
         error_types,
-        runner::{Ending, MAX_MESSAGE_BYTES},
+        runner::{Ending, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
     },
 };
 
@@ -18,7 +18,8 @@ use crate::{
 const MAX_TYPE_BYTES: usize = 128;
 
 /// Types that say what was not the agent's doing, so that policies trust them: not for an agent's error file.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 18] = [
+    error_types::RESULT_TOO_DEEP,
     error_types::AGENT_KILLED,
     error_types::OOM_KILLED,
     error_types::START_FAILED,
@@ -69,6 +70,8 @@ pub enum Left<T> {
     Something(T),
     /// And why it can't be read.
     Unreadable(String),
+    /// JSON that nests more deeply than is passed on: this many levels.
+    TooDeep(usize),
 }
 
 /// All that is known when the agent has ended.
@@ -89,7 +92,7 @@ pub struct Evidence {
 pub fn classify(evidence: Evidence) -> Ending {
     let Evidence { exit, stopped, oom, error, result, active, limit } = evidence;
     let mut ending = Ending {
-        kind: OutcomeKind::Failed,
+        kind: TerminationType::Failed,
         started: true,
         error: None,
         non_retryable: false,
@@ -123,8 +126,8 @@ pub fn classify(evidence: Evidence) -> Ending {
         }
         (_, Exit::Code(0), Left::Something(value)) => succeeded(ending, Some(value)),
         // Told to end, many programs exit with 0 whatever they have done: only a result says that the work was.
-        (Some(Stopped::Evict), ..) => Ending { kind: OutcomeKind::Evicted, ..ending },
-        (Some(Stopped::Cancel), ..) => Ending { kind: OutcomeKind::Cancelled, ..ending },
+        (Some(Stopped::Evict), ..) => Ending { kind: TerminationType::Evicted, ..ending },
+        (Some(Stopped::Cancel), ..) => Ending { kind: TerminationType::Cancelled, ..ending },
         (Some(Stopped::Sigterm), ..) => {
             failed(ending, error_types::DISRUPTED, format!("the pod was told to end while the agent ran: {how}"))
         }
@@ -132,6 +135,12 @@ pub fn classify(evidence: Evidence) -> Ending {
         (_, Exit::Code(0), Left::Unreadable(why)) => {
             ending.non_retryable = true;
             failed(ending, error_types::INVALID_RESULT, format!("the agent's result file is of no use: {why}"))
+        }
+        (_, Exit::Code(0), Left::TooDeep(levels)) => {
+            ending.non_retryable = true;
+            let most = MAX_RESULT_DEPTH;
+            let message = format!("the agent's result nests {levels} levels deep, and {most} are the most that is passed on");
+            failed(ending, error_types::RESULT_TOO_DEEP, message)
         }
         (_, Exit::Signal { number: 9, .. }, _) if oom => {
             failed(ending, error_types::OOM_KILLED, "the kernel killed the agent for want of memory".to_owned())
@@ -154,13 +163,13 @@ pub fn not_started(why: &str) -> Ending {
 
 /// The job was cancelled before its agent started.
 pub fn cancelled_before_start() -> Ending {
-    Ending { kind: OutcomeKind::Cancelled, ..blank(false) }
+    Ending { kind: TerminationType::Cancelled, ..blank(false) }
 }
 
 /// The exit code of the runner: the agent's, and never 0 unless it succeeded.
 pub fn exit_code(ending: &Ending, exit: &Exit) -> u8 {
     match (ending.kind, exit) {
-        (OutcomeKind::Succeeded, _) => 0,
+        (TerminationType::Succeeded, _) => 0,
         (_, Exit::Code(code)) if code & 0xff != 0 => (code & 0xff) as u8,
         (_, Exit::Signal { number, .. }) => (128 + (number & 0x7f)) as u8,
         _ => 1,
@@ -181,7 +190,7 @@ pub fn cut(text: &mut String, bytes: usize) {
 
 fn blank(started: bool) -> Ending {
     Ending {
-        kind: OutcomeKind::Failed,
+        kind: TerminationType::Failed,
         started,
         error: None,
         non_retryable: false,
@@ -193,12 +202,12 @@ fn blank(started: bool) -> Ending {
 }
 
 fn succeeded(ending: Ending, result: Option<Value>) -> Ending {
-    Ending { kind: OutcomeKind::Succeeded, result, ..ending }
+    Ending { kind: TerminationType::Succeeded, result, ..ending }
 }
 
 fn failed(ending: Ending, kind: &str, mut message: String) -> Ending {
     cut(&mut message, MAX_MESSAGE_BYTES);
-    Ending { kind: OutcomeKind::Failed, error: Some(ErrorStatus { kind: kind.to_owned(), message }), ..ending }
+    Ending { kind: TerminationType::Failed, error: Some(ErrorStatus { kind: kind.to_owned(), message }), ..ending }
 }
 
 fn failed_by_itself(mut ending: Ending, error: Left<AgentError>, how: &str, oom: bool) -> Ending {
@@ -206,6 +215,7 @@ fn failed_by_itself(mut ending: Ending, error: Left<AgentError>, how: &str, oom:
     match error {
         Left::Nothing => {}
         Left::Unreadable(why) => message = format!("{how}; its error file was not readable: {why}"),
+        Left::TooDeep(levels) => message = format!("{how}; its error file nests {levels} levels deep"),
         Left::Something(said) => {
             ending.non_retryable = said.non_retryable.unwrap_or(false);
             message = said.message.filter(|m| !m.is_empty()).unwrap_or(message);

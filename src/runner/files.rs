@@ -11,11 +11,14 @@ use std::{
 
 use nix::libc::O_NONBLOCK;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::ending::{AgentError, Left};
-use crate::protocol::runner::MAX_RESULT_BYTES;
+use crate::{
+    api::{RawJson, depth},
+    protocol::runner::{MAX_RESULT_BYTES, MAX_RESULT_DEPTH},
+};
 
 /// The largest result that is read at all; of a larger one only the size is told.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
@@ -49,10 +52,10 @@ impl Files {
     }
 
     /// Writes what the agent reads, removes what it has yet to write.
-    pub fn prepare(&self, inputs: &Map<String, Value>, extra: &Map<String, Value>) -> io::Result<()> {
+    pub fn prepare(&self, inputs: &RawJson, extra: &RawJson) -> io::Result<()> {
         for (path, content) in [(self.inputs(), inputs), (self.extra(), extra)] {
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
-            fs::write(path, serde_json::to_vec(content)?)?;
+            fs::write(path, content.get())?;
         }
         for path in [self.result(), self.error()] {
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
@@ -95,7 +98,7 @@ impl Files {
 
     /// What the agent left as its result; a large one as its size and digest.
     pub fn read_result(&self) -> Left<Value> {
-        open(&self.result()).map_or_else(|left| left, |(file, size)| left(read_result(file, size)))
+        open(&self.result()).map_or_else(|left| left, |(file, size)| read_result(file, size))
     }
 }
 
@@ -115,12 +118,24 @@ fn open<T>(path: &Path) -> Result<(File, u64), Left<T>> {
     })
 }
 
-fn read_result(file: File, size: u64) -> io::Result<Value> {
-    if size <= MAX_RESULT_BYTES as u64 {
+fn read_result(file: File, size: u64) -> Left<Value> {
+    if size > MAX_RESULT_BYTES as u64 {
+        return left(digest_result(file, size));
+    }
+    let read = || -> io::Result<RawJson> {
         let mut text = Vec::new();
         file.take(MAX_RESULT_BYTES as u64).read_to_end(&mut text)?;
-        return Ok(serde_json::from_slice(&text)?);
+        Ok(serde_json::from_slice(&text)?)
+    };
+    match read() {
+        // Valid JSON, but what reads the job's status could not read it.
+        Ok(raw) if depth(raw.get()) > MAX_RESULT_DEPTH => Left::TooDeep(depth(raw.get())),
+        Ok(raw) => left(raw.read().map_err(io::Error::from)),
+        Err(e) => Left::Unreadable(e.to_string()),
     }
+}
+
+fn digest_result(file: File, size: u64) -> io::Result<Value> {
     if size > MAX_READ_BYTES {
         return Ok(json!({ "truncated": true, "size": size }));
     }

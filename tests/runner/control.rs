@@ -1,7 +1,7 @@
 //! Pause, resume, cancel, and the kubelet's SIGTERM.
 
 use koco::{
-    api::{DesiredState, OutcomeKind, PauseNotice, PausePolicy, RunnerState},
+    api::{DesiredState, TerminationType, PauseNotice, PausePolicy, RunnerState},
     protocol::{error_types, runner::Job},
 };
 
@@ -28,7 +28,7 @@ async fn the_kubelets_sigterm_is_a_disruption() {
     run.printed("tick 3").await;
     run.sigterm();
     let ending = run.failed(error_types::DISRUPTED).await;
-    assert_eq!((ending.kind, ending.started, ending.exit_code), (OutcomeKind::Failed, true, Some(143)));
+    assert_eq!((ending.kind, ending.started, ending.exit_code), (TerminationType::Failed, true, Some(143)));
     assert!(run.stdout().contains("sigterm"), "the agent got it too");
     assert_eq!(run.exited().await.code(), Some(143));
 }
@@ -60,7 +60,7 @@ async fn a_cancel_kills_who_does_not_listen() {
     run.confirmed(RunnerState::Stopping, 1).await;
     let before = last_tick(&run, "");
     let ending = run.outcome().await;
-    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Cancelled, None));
+    assert_eq!((ending.kind, ending.exit_code), (TerminationType::Cancelled, None));
     assert!(last_tick(&run, "") > before + 10, "it had its grace period");
     assert_eq!(run.exited().await.code(), Some(137));
 }
@@ -70,7 +70,7 @@ async fn a_cancel_before_the_start_starts_nothing() {
     let mut run = Run::start(job("succeed")).await;
     run.command(Cancelled, 1);
     let ending = run.outcome().await;
-    assert_eq!((ending.kind, ending.started), (OutcomeKind::Cancelled, false));
+    assert_eq!((ending.kind, ending.started), (TerminationType::Cancelled, false));
     run.exited().await;
     assert!(!run.log().contains("agent started"));
 }
@@ -81,7 +81,7 @@ async fn a_crash_while_being_cancelled_is_a_cancel() {
     run.permit();
     run.printed("tick 3").await;
     run.command(Cancelled, 1);
-    assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+    assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
     assert_eq!(run.exited().await.code(), Some(134));
 }
 
@@ -94,7 +94,7 @@ async fn a_pause_holds_the_start() {
     run.heartbeats(5).await;
     assert!(!run.log().contains("agent started"));
     run.command(Running, 2);
-    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+    assert_eq!(run.outcome().await.kind, TerminationType::Succeeded);
     run.confirmed(RunnerState::Running, 2).await;
 }
 
@@ -106,7 +106,7 @@ async fn eviction_asks_the_agent_to_go_and_keeps_the_attempt() {
     run.command(Paused, 1);
     run.command(Running, 2);
     let ending = run.outcome().await;
-    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Evicted, Some(143)));
+    assert_eq!((ending.kind, ending.exit_code), (TerminationType::Evicted, Some(143)));
     assert_eq!(run.exited().await.code(), Some(143));
 }
 
@@ -150,7 +150,7 @@ async fn freeze_and_thaw_with_a_daemon() {
     assert_eq!(pids(run.processes()), pids(before), "the same processes");
     run.command(Cancelled, seq + 1);
     let ending = run.outcome().await;
-    assert_eq!((ending.kind, ending.exit_code), (OutcomeKind::Cancelled, Some(143)));
+    assert_eq!((ending.kind, ending.exit_code), (TerminationType::Cancelled, Some(143)));
     assert_eq!(run.exited().await.code(), Some(143));
 }
 
@@ -191,7 +191,7 @@ async fn a_frozen_agent_is_thawed_for_its_sigterm() {
         run.confirmed(RunnerState::Frozen, 1).await;
         if cancel {
             run.command(Cancelled, 2);
-            assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+            assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
         } else {
             run.sigterm();
             run.failed(error_types::DISRUPTED).await;
@@ -214,7 +214,7 @@ async fn time_spent_frozen_does_not_count() {
     run.heartbeats(25).await;
     run.command(Running, 2);
     let ending = run.outcome().await;
-    assert_eq!(ending.kind, OutcomeKind::Succeeded, "{ending:?}");
+    assert_eq!(ending.kind, TerminationType::Succeeded, "{ending:?}");
     let result = ending.result.unwrap();
     assert!(ending.active_millis < 2000);
     assert!(result["endedAt"].as_i64().unwrap() - result["startedAt"].as_i64().unwrap() > 2000, "{result}");
@@ -256,6 +256,6 @@ async fn no_process_outlives_the_agent() {
     let script = "setsid sh -c 'while :; do echo child tick 1; sleep 0.05; done' & exit 0";
     let mut run = Run::with(job("x"), ["/bin/sh", "-c", script].map(Into::into).into(), true, "koco-gateway").await;
     run.permit();
-    assert_eq!(run.outcome().await.kind, OutcomeKind::Succeeded);
+    assert_eq!(run.outcome().await.kind, TerminationType::Succeeded);
     assert!(run.exited().await.success());
 }

@@ -9,7 +9,7 @@ use std::{ffi::OsString, time::Duration};
 use axum::http::StatusCode;
 use harness::{Run, job};
 use koco::{
-    api::{DesiredState, OutcomeKind, RunnerState},
+    api::{DesiredState, TerminationType, RunnerState},
     protocol::{error_types, runner::Order},
 };
 use serde_json::json;
@@ -21,7 +21,7 @@ async fn a_permit_leads_to_success_with_a_result() {
     assert!(run.gateway.heard().confirms.is_empty(), "nothing starts without a permit");
     run.permit();
     let ending = run.outcome().await;
-    assert_eq!((ending.kind, ending.started, ending.exit_code), (OutcomeKind::Succeeded, true, Some(0)));
+    assert_eq!((ending.kind, ending.started, ending.exit_code), (TerminationType::Succeeded, true, Some(0)));
     let result = ending.result.clone().unwrap();
     assert_eq!(result["fid"], json!("0123456789abcdef01234567"));
     assert_eq!((&result["inputs"], &result["extra"]), (&json!({"topic": "octopuses"}), &json!({"labels": ["a"]})));
@@ -39,7 +39,7 @@ async fn a_failure_has_the_agents_own_words() {
     let mut run = Run::start(job("error-file?type=Foo&message=bar&nonRetryable=true")).await;
     run.permit();
     let ending = run.failed("Foo").await;
-    assert_eq!((ending.kind, ending.non_retryable, ending.exit_code), (OutcomeKind::Failed, true, Some(1)));
+    assert_eq!((ending.kind, ending.non_retryable, ending.exit_code), (TerminationType::Failed, true, Some(1)));
     assert_eq!(ending.error.unwrap().message, "bar");
     assert_eq!(run.exited().await.code(), Some(1));
 }
@@ -135,7 +135,7 @@ async fn a_runner_goes_on_while_its_gateway_is_away() {
     assert_eq!(hello.state, RunnerState::Running, "the gateway learns where the runner stands");
     run.heartbeats(3).await;
     run.command(DesiredState::Cancelled, 1);
-    assert_eq!(run.outcome().await.kind, OutcomeKind::Cancelled);
+    assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
     assert_eq!(run.log().matches("agent started").count(), 1, "a permit said again starts nothing");
     assert_eq!(run.exited().await.code(), Some(143));
 }
@@ -147,7 +147,7 @@ async fn an_outcome_waits_for_the_gateway() {
     run.confirmed(RunnerState::Running, 0).await;
     run.gateway.go_away().await;
     run.until("an end", |_| run.log().contains("not delivered yet").then_some(())).await;
-    assert_eq!(run.termination().kind, OutcomeKind::Succeeded, "the termination message is there before");
+    assert_eq!(run.termination().kind, TerminationType::Succeeded, "the termination message is there before");
     run.gateway.heard().answer_outcome = StatusCode::SERVICE_UNAVAILABLE;
     run.gateway.come_back();
     run.until("two tries", |heard| (heard.outcomes.len() >= 2).then_some(())).await;

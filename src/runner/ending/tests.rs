@@ -23,7 +23,7 @@ fn error(kind: Option<&str>, message: Option<&str>, non_retryable: Option<bool>)
 }
 
 /// Kind, error type and message.
-fn summary(evidence: Evidence) -> (OutcomeKind, String, String) {
+fn summary(evidence: Evidence) -> (TerminationType, String, String) {
     let ending = classify(evidence);
     let error = ending.error.unwrap_or_default();
     (ending.kind, error.kind, error.message)
@@ -31,17 +31,19 @@ fn summary(evidence: Evidence) -> (OutcomeKind, String, String) {
 
 fn fails_as(evidence: Evidence, kind: &str, message: &str) {
     let (outcome, error, said) = summary(evidence);
-    assert_eq!((outcome, error.as_str()), (OutcomeKind::Failed, kind));
+    assert_eq!((outcome, error.as_str()), (TerminationType::Failed, kind));
     assert!(said.contains(message), "{said}");
 }
 
 #[test]
 fn exit_0_is_success_with_or_without_a_result() {
     let ending = classify(evidence(Exit::Code(0)));
-    assert_eq!((ending.kind, ending.exit_code, ending.result), (OutcomeKind::Succeeded, Some(0), None));
+    assert_eq!((ending.kind, ending.exit_code, ending.result), (TerminationType::Succeeded, Some(0), None));
     assert_eq!(ending.active_millis, 1500);
     let ending = classify(Evidence { result: Left::Something(json!({"a": 1})), ..evidence(Exit::Code(0)) });
     assert_eq!(ending.result, Some(json!({"a": 1})));
+    let deep = Evidence { result: Left::TooDeep(101), ..evidence(Exit::Code(0)) };
+    fails_as(deep, error_types::RESULT_TOO_DEEP, "101 levels");
     let bad = Evidence { result: Left::Unreadable("EOF".into()), ..evidence(Exit::Code(0)) };
     assert!(classify(bad.clone()).non_retryable);
     fails_as(bad, error_types::INVALID_RESULT, "EOF");
@@ -59,7 +61,7 @@ fn other_exit_codes_fail_and_the_error_file_has_its_say() {
     assert!(!classify(with(error(None, None, Some(false)))).non_retryable);
     fails_as(with(error(Some(error_types::DISRUPTED), None, None)), error_types::AGENT_FAILED, "not for an agent");
     let ignored = classify(Evidence { error: error(Some("Foo"), None, None), ..evidence(Exit::Code(0)) });
-    assert_eq!(ignored.kind, OutcomeKind::Succeeded);
+    assert_eq!(ignored.kind, TerminationType::Succeeded);
 }
 
 #[test]
@@ -85,21 +87,21 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
     let result = || Left::Something(json!(1));
     let kind = |e| summary(e).0;
 
-    assert_eq!(kind(stopped(Stopped::Cancel, term())), OutcomeKind::Cancelled);
-    assert_eq!(kind(stopped(Stopped::Cancel, Exit::Code(143))), OutcomeKind::Cancelled);
+    assert_eq!(kind(stopped(Stopped::Cancel, term())), TerminationType::Cancelled);
+    assert_eq!(kind(stopped(Stopped::Cancel, Exit::Code(143))), TerminationType::Cancelled);
     assert_eq!(
         kind(stopped(Stopped::Cancel, Exit::Code(0))),
-        OutcomeKind::Cancelled,
+        TerminationType::Cancelled,
         "no result file: it was not done"
     );
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }), OutcomeKind::Succeeded);
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }), TerminationType::Succeeded);
     let torn = Evidence { result: Left::Unreadable("EOF".into()), ..stopped(Stopped::Cancel, Exit::Code(0)) };
-    assert_eq!(kind(torn), OutcomeKind::Cancelled);
+    assert_eq!(kind(torn), TerminationType::Cancelled);
 
-    assert_eq!(kind(stopped(Stopped::Evict, term())), OutcomeKind::Evicted);
-    assert_eq!(kind(stopped(Stopped::Evict, Exit::Code(0))), OutcomeKind::Evicted, "no result file: it was not done");
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(1)) }), OutcomeKind::Evicted);
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }), OutcomeKind::Succeeded);
+    assert_eq!(kind(stopped(Stopped::Evict, term())), TerminationType::Evicted);
+    assert_eq!(kind(stopped(Stopped::Evict, Exit::Code(0))), TerminationType::Evicted, "no result file: it was not done");
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(1)) }), TerminationType::Evicted);
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }), TerminationType::Succeeded);
 
     fails_as(stopped(Stopped::Timeout, term()), error_types::EXECUTION_TIMEOUT, "60 s");
     fails_as(stopped(Stopped::Timeout, Exit::Code(0)), error_types::EXECUTION_TIMEOUT, "exit code 0");
@@ -107,7 +109,7 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
     fails_as(stopped(Stopped::Sigterm, term()), error_types::DISRUPTED, "SIGTERM");
     fails_as(Evidence { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");
     fails_as(stopped(Stopped::Sigterm, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }), OutcomeKind::Succeeded);
+    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }), TerminationType::Succeeded);
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! JSON that nobody of ours looks into: kept as the text that came, so that neither its size nor its depth costs anything
+//! but its bytes. `serde_json` reads a typed value recursively and gives up at 128 levels; the API server takes 10,000.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+/// Any JSON value, as text. Equality is that of the text.
+#[derive(Serialize, Deserialize, Clone)]
+#[serde(transparent)]
+pub struct RawJson(Box<RawValue>);
+
+impl RawJson {
+    /// The text.
+    pub fn get(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Read as a type; fails on text that nests deeper than 128 levels where the type looks that deep.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.get())
+    }
+
+    /// The value as JSON text. Fails only for maps with keys that are no strings.
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+}
+
+impl From<&Value> for RawJson {
+    fn from(value: &Value) -> Self {
+        // A `Value` is always JSON.
+        Self::of(value).unwrap_or_default()
+    }
+}
+
+impl From<Value> for RawJson {
+    fn from(value: Value) -> Self {
+        Self::from(&value)
+    }
+}
+
+impl Default for RawJson {
+    /// `{}`
+    fn default() -> Self {
+        Self(RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+}
+
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl std::fmt::Debug for RawJson {
+    // May be large, and may be a user's secret: it does not belong into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RawJson({} bytes)", self.get().len())
+    }
+}
+
+/// How deeply JSON text nests: 0 for a scalar, 1 for `[]`, 2 for `[[]]`. The text must be valid JSON.
+pub fn depth(json: &str) -> usize {
+    let (mut deepest, mut now, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_and_not_those_in_strings() {
+        assert_eq!([depth("1"), depth("[]"), depth(r#"{"a":[{}]}"#)], [0, 1, 3]);
+        assert_eq!(depth(r#"["[[[\"[[", "\\"]"#), 1);
+    }
+
+    #[test]
+    fn deep_json_is_kept_and_no_deep_json_is_read() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let raw: RawJson = serde_json::from_str(&deep).unwrap();
+        assert_eq!(raw.get(), deep);
+        assert!(raw.read::<Value>().is_err());
+        assert_eq!(serde_json::to_string(&raw).unwrap(), deep);
+    }
+
+    #[test]
+    fn it_goes_through_a_value_and_back() {
+        let value = serde_json::json!({ "a": [1, "x"] });
+        let raw: RawJson = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&raw).unwrap(), value);
+        assert_eq!(RawJson::default().get(), "{}");
+    }
+}

@@ -1,0 +1,337 @@
+//! The AgentRun resource: one for each runner, which is one for each pod. It is created before its pod, owns it, and is owned
+//! by the AgentJob. Instructions are in `spec`, observations in `status`, so that RBAC can tell the writers apart.
+//!
+//! A run is *closed* once `status.termination` or `spec.identity.tombstone` is set. That is the fence and the outcome in one
+//! field: who writes it first is believed, and nothing changes it afterwards (CEL). A closed run is never granted, and a
+//! higher number is created only after the lower one was read closed.
+//!
+//! Only koco writes AgentRuns. Users read them, so they hold no credential.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJson, Seconds, schema};
+
+/// AgentRun is one runner of an AgentJob: its pod, the grant with which its agent may start, and how it ended. Written by
+/// koco only.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "kodosumi.io",
+    version = "v1alpha1",
+    kind = "AgentRun",
+    plural = "agentruns",
+    singular = "agentrun",
+    shortname = "ar",
+    category = "kodosumi",
+    namespaced,
+    status = "AgentRunStatus",
+    derive = "PartialEq",
+    label("app.kubernetes.io/part-of", "koco"),
+    selectable = ".spec.identity.jobName",
+    printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
+    printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".spec.identity.attempt"),
+    printcolumn(name = "Pod", type_ = "string", json_path = ".spec.identity.podName"),
+    printcolumn(name = "Ended", type_ = "string", json_path = ".status.termination.type"),
+    printcolumn(name = "Error", type_ = "string", json_path = ".status.termination.error.type"),
+    printcolumn(name = "Exit", type_ = "integer", json_path = ".status.termination.exitCode"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".status.termination.source"),
+    printcolumn(name = "Started", type_ = "date", json_path = ".spec.grant.time"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.termination.duration"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.termination) || (has(self.status) && has(self.status.termination) && self.status.termination == oldSelf.status.termination)"
+    ).message("status.termination never changes"),
+    validation = Rule::new(
+        "!(has(oldSelf.status) && has(oldSelf.status.termination)) && !has(oldSelf.spec.identity.tombstone) || self.spec == oldSelf.spec"
+    ).message("the spec of a closed run never changes")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.identity.tombstone) || !has(self.grant)").message("spec.grant: a tombstone is never granted"),
+    validation = Rule::new("!has(oldSelf.grant) || (has(self.grant) && self.grant.binding >= oldSelf.grant.binding)").message("spec.grant.binding only grows"),
+    validation = Rule::new("!has(oldSelf.command) || (has(self.command) && self.command.generation >= oldSelf.command.generation)").message("spec.command.generation only grows")
+)]
+pub struct AgentRunSpec {
+    /// Which run this is. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.identity is immutable"))]
+    pub identity: RunIdentity,
+    /// With it, and only with it, the agent may start. Written by the worker; in Direct mode a run is created with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<StartGrant>,
+    /// What the runner is told: the newest command counts. Written by the worker, in Direct mode by the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<RunCommand>,
+}
+
+/// Which run this is, and what its runner needs to know that the job's spec does not say.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunIdentity {
+    /// The job's name, in the same namespace.
+    pub job_name: String,
+    /// The job's UID.
+    #[serde(rename = "jobUID")]
+    pub job_uid: String,
+    /// Counts the runs of a job, from 1.
+    #[schemars(range(min = 1))]
+    pub number: i32,
+    /// The attempt that this run is for, from 1. It is used up only if the agent starts.
+    #[schemars(range(min = 1))]
+    pub attempt: i32,
+    /// Whether this run goes on with an attempt that was evicted by a pause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    /// How long the agent was active in earlier runs of this attempt, in milliseconds: what `timeouts.execution` has used up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub active_millis: i64,
+    /// The name of its pod. It has a random part, so that nobody can create a pod of this name beforehand.
+    pub pod_name: String,
+    /// Who carries the job through its attempts.
+    pub execution_mode: ExecutionMode,
+    /// How the agent is made to stand still.
+    #[serde(default)]
+    pub pause_policy: PausePolicy,
+    /// The job's `timeouts.heartbeat`: how long a runner may be silent.
+    pub heartbeat: Seconds,
+    /// Set on a run that was created closed, in place of one that never was or that somebody deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tombstone: bool,
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+/// The right of a run's runner to start the agent, and in Temporal mode the activity that waits for its end.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StartGrant {
+    /// When it was given.
+    #[schemars(schema_with = "schema::time")]
+    pub time: Time,
+    /// Counts how often the same runner was bound to another task, from 0: after a heartbeat time-out, or continue-as-new.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub binding: i32,
+    /// The workflow whose activity waits. Temporal mode only.
+    #[serde(rename = "workflowID", default, skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<String>,
+    /// The workflow run whose activity waits. Temporal mode only.
+    #[serde(rename = "runID", default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// The activity's own attempt. Temporal mode only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity_attempt: Option<i32>,
+}
+
+/// What a runner is told.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunCommand {
+    /// The state wanted of the agent.
+    pub state: DesiredState,
+    /// Counts commands, from 1.
+    #[schemars(range(min = 0))]
+    pub generation: i64,
+    /// When it was written.
+    #[schemars(schema_with = "schema::time")]
+    pub time: Time,
+}
+
+/// What was observed of a run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentRunStatus {
+    /// The UID of its pod, from the token with which its runner registered.
+    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// When its runner registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
+    pub ready_time: Option<Time>,
+    /// What its runner has acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Acknowledged>,
+    /// The last sign of life of a runner that a gateway has listened for in vain since. The next one takes it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
+    pub unresponsive_since: Option<Time>,
+    /// The gateway that its runner talks to, and that would notice its silence. Direct mode only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// The API server's words when it refused the pod. A person is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_error: Option<String>,
+    /// How it ended. The first to say so is believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub termination: Option<Termination>,
+}
+
+/// What a runner says its agent does.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RunnerState {
+    /// The runner waits for its grant; no agent has started.
+    #[default]
+    Waiting,
+    /// The agent runs.
+    Running,
+    /// Every process of the agent is stopped.
+    Frozen,
+    /// The agent was told to stop and has not ended yet.
+    Stopping,
+}
+
+/// What a runner has acknowledged.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Acknowledged {
+    /// The newest [`StartGrant::binding`] under which a gateway heard of the runner; -1 before the grant.
+    pub binding: i32,
+    /// The command that this answers, 0 if there was none.
+    #[schemars(range(min = 0))]
+    pub generation: i64,
+    /// What its agent does.
+    pub state: RunnerState,
+    /// Why the command could not be carried out, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// When the gateway heard it.
+    #[schemars(schema_with = "schema::time")]
+    pub time: Time,
+}
+
+/// In which way a run ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TerminationType {
+    /// Exit 0.
+    Succeeded,
+    /// Anything else that is the agent's end, or the loss of its runner.
+    Failed,
+    /// The agent stopped because the job was paused with `pausePolicy: Evict`. It goes on in another run.
+    Evicted,
+    /// The agent stopped because the job was cancelled, or it never started for that reason.
+    Cancelled,
+}
+
+/// Who said how a run ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TerminationSource {
+    /// Its runner: claimed, not observed.
+    Runner,
+    /// The kubelet: the state of the pod, or of the agent's container.
+    Kubelet,
+    /// koco itself: a runner that was silent, a run that was cancelled or given up.
+    Koco,
+}
+
+/// How a run ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// In which way.
+    #[serde(rename = "type")]
+    pub kind: TerminationType,
+    /// Who said so.
+    pub source: TerminationSource,
+    /// When it was recorded.
+    #[schemars(schema_with = "schema::time")]
+    pub time: Time,
+    /// Whether the agent had started at all.
+    pub started: bool,
+    /// Why, where it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorStatus>,
+    /// Whether no policy may start it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub non_retryable: bool,
+    /// The exit code, of the agent or of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What the agent left, cut to what fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::any")]
+    pub result: Option<RawJson>,
+    /// How long the agent was active in this run, in milliseconds; paused time does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub active_millis: i64,
+    /// The time from the grant to the end, for people, such as `1h3m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+}
+
+impl AgentRun {
+    /// The job that this run is of.
+    pub fn job(&self) -> JobRef {
+        JobRef {
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.spec.identity.job_name.clone(),
+            uid: self.spec.identity.job_uid.clone(),
+        }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> i32 {
+        self.spec.identity.number
+    }
+
+    /// Its name; empty on one that was never stored.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The UID that the API server gave it; empty on one that was never stored.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// How it ended, if somebody has said so.
+    pub fn termination(&self) -> Option<&Termination> {
+        self.status.as_ref()?.termination.as_ref()
+    }
+
+    /// Whether it has ended, or was created closed. Stable: a closed run is never open again.
+    pub fn is_closed(&self) -> bool {
+        self.spec.identity.tombstone || self.termination().is_some()
+    }
+
+    /// Whether its runner has registered.
+    pub fn is_ready(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| s.ready_time.is_some())
+    }
+
+    /// Whether its agent may have started: its runner has registered and there is a grant.
+    pub fn may_have_started(&self) -> bool {
+        self.is_ready() && self.spec.grant.is_some()
+    }
+
+    /// Whether its agent may be running now.
+    pub fn may_run(&self) -> bool {
+        self.may_have_started() && !self.is_closed()
+    }
+
+    /// What its runner has acknowledged.
+    pub fn acknowledged(&self) -> Option<&Acknowledged> {
+        self.status.as_ref()?.acknowledged.as_ref()
+    }
+
+    /// The generation of the newest command, 0 if there is none.
+    pub fn command_generation(&self) -> i64 {
+        self.spec.command.as_ref().map_or(0, |c| c.generation)
+    }
+
+    /// What the agent does, if that answers the newest command.
+    pub fn acknowledged_state(&self) -> Option<RunnerState> {
+        let answer = self.acknowledged().filter(|a| a.problem.is_none())?;
+        (answer.generation >= self.command_generation()).then_some(answer.state)
+    }
+
+    /// Why the newest command could not be carried out, if so.
+    pub fn problem(&self) -> Option<&str> {
+        let answer = self.acknowledged().filter(|a| a.generation >= self.command_generation())?;
+        answer.problem.as_deref()
+    }
+}

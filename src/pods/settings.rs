@@ -1,0 +1,74 @@
+//! What runner pods need of the operator: its settings, and the gateway's certificate authority, which is followed by a watch
+//! so that no pod costs a read of it. Used by the roles that create pods.
+
+use clap::Args;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client, runtime::WatchStreamExt, runtime::watcher};
+use tokio::sync::watch;
+
+use super::RunnerPodSettings;
+use crate::api::names;
+
+/// What roles that create pods have.
+#[derive(Args, Clone, Debug)]
+pub struct PodSettings {
+    /// Image with koco-runner, put into every runner pod
+    #[arg(long, env = "KOCO_RUNNER_IMAGE", default_value = concat!("kodosumi/koco:", env!("CARGO_PKG_VERSION")))]
+    pub runner_image: String,
+    /// Its pull policy
+    #[arg(long, env = "KOCO_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub runner_image_pull_policy: String,
+    /// The gateway's URL, as runner pods reach it
+    #[arg(long, env = "KOCO_GATEWAY_URL", default_value = "https://koco-gateway.koco-system.svc:8443")]
+    pub gateway_url: String,
+}
+
+/// The gateway's certificate authority is not known yet, so that no pod could reach it.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway has not published its certificate authority yet: is it running?")]
+pub struct NoGateway;
+
+/// The settings of runner pods, up to date.
+#[derive(Clone)]
+pub struct PodConfig {
+    settings: PodSettings,
+    authority: watch::Receiver<Option<String>>,
+}
+
+impl PodConfig {
+    /// For an operator in `namespace`. Follows the gateway's authority for as long as any copy of this is kept.
+    pub fn follow(client: Client, namespace: &str, settings: PodSettings) -> Self {
+        let (tx, authority) = watch::channel(None);
+        let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+        tokio::spawn(async move {
+            let mut maps = watcher::watch_object(api, names::GATEWAY_CA).default_backoff().boxed();
+            loop {
+                let map = tokio::select! {
+                    map = maps.next() => map,
+                    () = tx.closed() => return,
+                };
+                match map {
+                    Some(Ok(map)) => {
+                        let pem = map.and_then(|m| m.data).and_then(|mut d| d.remove("ca.crt"));
+                        tx.send_replace(pem.filter(|pem| !pem.is_empty()));
+                    }
+                    Some(Err(error)) => tracing::warn!(%error, "watching ConfigMap {}", names::GATEWAY_CA),
+                    None => return,
+                }
+            }
+        });
+        Self { settings, authority }
+    }
+
+    /// With the authority that the gateway has published by now.
+    pub fn settings(&self) -> Result<RunnerPodSettings, NoGateway> {
+        let gateway_ca = self.authority.borrow().clone().ok_or(NoGateway)?;
+        Ok(RunnerPodSettings {
+            image: self.settings.runner_image.clone(),
+            pull_policy: self.settings.runner_image_pull_policy.clone(),
+            gateway_url: self.settings.gateway_url.clone(),
+            gateway_ca,
+        })
+    }
+}

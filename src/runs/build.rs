@@ -1,0 +1,88 @@
+//! New AgentRuns, from the job. Pure but for the random part of the pod's name.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::RunError;
+use crate::api::{AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, names};
+
+/// What a new run is for.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its number.
+    pub number: i32,
+    /// The attempt that it is for.
+    pub attempt: i32,
+    /// Whether it goes on with an evicted attempt.
+    pub resumed: bool,
+    /// How long the agent was active in earlier runs of that attempt, in milliseconds.
+    pub active_millis: i64,
+    /// The grant, where it is created with one.
+    pub grant: Option<StartGrant>,
+    /// The command that its runner is to find, if there was one.
+    pub command: Option<RunCommand>,
+}
+
+/// The run's object. `resolved` is the job's own.
+pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRun, RunError> {
+    let of = job.reference();
+    let identity = RunIdentity {
+        job_name: of.name.clone(),
+        job_uid: of.uid.clone(),
+        number: new.number,
+        attempt: new.attempt.max(1),
+        resumed: new.resumed,
+        active_millis: new.active_millis.max(0),
+        pod_name: names::pod(&of.name, &of.uid, new.number, &random()?),
+        execution_mode: resolved.execution_mode,
+        pause_policy: job.spec.pause_policy,
+        heartbeat: resolved.timeouts.heartbeat,
+        tombstone: false,
+    };
+    Ok(object(&of, AgentRunSpec { identity, grant: new.grant, command: new.command }))
+}
+
+/// A run that is created closed, in place of one that never was or that somebody deleted: nothing can start under its number
+/// any more.
+pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32) -> Result<AgentRun, RunError> {
+    let new = NewRun { number, attempt, resumed: false, active_millis: 0, grant: None, command: None };
+    let mut run = build(job, resolved, new)?;
+    run.spec.identity.tombstone = true;
+    Ok(run)
+}
+
+fn object(job: &JobRef, spec: AgentRunSpec) -> AgentRun {
+    let number = spec.identity.number;
+    let labels = BTreeMap::from([
+        (names::LABEL_JOB_UID.to_string(), job.uid.clone()),
+        (names::LABEL_JOB_NAME.into(), job.name.clone()),
+        (names::LABEL_RUN_NUMBER.into(), number.to_string()),
+        ("app.kubernetes.io/part-of".into(), "koco".into()),
+        ("app.kubernetes.io/managed-by".into(), "koco".into()),
+    ]);
+    let owner = OwnerReference {
+        api_version: names::API_VERSION.into(),
+        kind: "AgentJob".into(),
+        name: job.name.clone(),
+        uid: job.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    };
+    let metadata = ObjectMeta {
+        name: Some(names::run(&job.name, &job.uid, number)),
+        namespace: Some(job.namespace.clone()),
+        labels: Some(labels),
+        owner_references: Some(vec![owner]),
+        ..ObjectMeta::default()
+    };
+    AgentRun { metadata, spec, status: None }
+}
+
+/// Five characters that nobody can know beforehand, of those that Kubernetes uses for its own.
+fn random() -> Result<String, RunError> {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut bytes = [0_u8; 5];
+    getrandom::fill(&mut bytes).map_err(|e| RunError::Random(e.to_string()))?;
+    Ok(bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect())
+}

@@ -1,0 +1,196 @@
+//! The calls about AgentRuns.
+
+use std::sync::Mutex;
+
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+
+use crate::{
+    api::{AgentRun, AgentRunSpec, AgentRunStatus, JobRef, Termination, names},
+    platform::store::{self, Round, StoreError, retry_conflicts},
+};
+
+/// Why something could not be done with an AgentRun.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The API server did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An object has the run's name that is not this job's run.
+    #[error("AgentRun {0} is not this job's: somebody else has created it, delete it")]
+    Foreign(String),
+    /// There are no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+impl RunError {
+    /// One stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Store(e) => e.reason(),
+            Self::Foreign(_) => "RunNameTaken",
+            Self::Random(_) => "Random",
+        }
+    }
+
+    /// Whether a person has to do something before it can work.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Foreign(_) | Self::Store(StoreError::Invalid { .. }))
+    }
+}
+
+/// The AgentRuns of a namespace.
+#[derive(Clone)]
+pub struct Runs {
+    client: Client,
+    api: Api<AgentRun>,
+}
+
+impl Runs {
+    /// Those of a namespace.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { api: Api::namespaced(client.clone(), namespace), client }
+    }
+
+    /// A run as the API server has it now; `None` if there is none of that number.
+    pub async fn get(&self, job: &JobRef, number: i32) -> Result<Option<AgentRun>, RunError> {
+        let name = names::run(&job.name, &job.uid, number);
+        let found = self.api.get_opt(&name).await;
+        let found = found.map_err(|e| StoreError::of(format!("get AgentRun {}/{name}", job.namespace), e))?;
+        found.map(|run| ours(run, job, number)).transpose()
+    }
+
+    /// All runs of a job, by number. Costs a list: only for what can't be known by name.
+    pub async fn list(&self, job: &JobRef) -> Result<Vec<AgentRun>, RunError> {
+        let params = kube::api::ListParams::default().fields(&format!("spec.identity.jobName={}", job.name));
+        let what = || format!("list AgentRuns of {}/{}", job.namespace, job.name);
+        let found = self.api.list(&params).await.map_err(|e| StoreError::of(what(), e))?;
+        let mut runs: Vec<_> = found.items.into_iter().filter(|r| r.spec.identity.job_uid == job.uid).collect();
+        runs.sort_by_key(AgentRun::number);
+        Ok(runs)
+    }
+
+    /// Creates a run, or reads the one that is there already under its number. Whether it is new.
+    pub async fn create(&self, run: &AgentRun) -> Result<(AgentRun, bool), RunError> {
+        let what = store::what("create", run);
+        match self.api.create(&PostParams::default(), run).await {
+            Ok(made) => Ok((made, true)),
+            Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "AlreadyExists" => {
+                // Deleted in between: the next round creates it.
+                let there = self.get(&run.job(), run.number()).await?;
+                there.map(|run| (run, false)).ok_or(RunError::Store(StoreError::Conflict { what }))
+            }
+            Err(e) => Err(StoreError::of(what, e).into()),
+        }
+    }
+
+    /// Changes the spec of an open run: `change` is asked with `known`, or what the API server has, and again after each
+    /// conflict. Nothing is written if it changes nothing. Answers the run after the write; a closed run as it is, unasked.
+    pub async fn modify_spec<E, F>(&self, known: AgentRun, change: F) -> Result<AgentRun, E>
+    where
+        F: Fn(&AgentRun, &mut AgentRunSpec) -> Result<(), E>,
+        E: From<StoreError> + From<RunError>,
+    {
+        self.modify(known, |run| {
+            let mut new = run.clone();
+            change(run, &mut new.spec)?;
+            Ok((new.spec != run.spec).then_some(Change::Spec(Box::new(new))))
+        })
+        .await
+    }
+
+    /// The same for the status.
+    pub async fn modify_status<E, F>(&self, known: AgentRun, change: F) -> Result<AgentRun, E>
+    where
+        F: Fn(&AgentRun, &mut AgentRunStatus) -> Result<(), E>,
+        E: From<StoreError> + From<RunError>,
+    {
+        self.modify(known, |run| {
+            let old = run.status.clone().unwrap_or_default();
+            let mut new = old.clone();
+            change(run, &mut new)?;
+            Ok((new != old).then_some(Change::Status(Box::new(new))))
+        })
+        .await
+    }
+
+    /// Closes a run, unless somebody was first. Answers the closed run, with the termination that counts.
+    pub async fn close(
+        &self,
+        known: AgentRun,
+        termination: impl Fn(&AgentRun) -> Termination,
+    ) -> Result<AgentRun, RunError> {
+        self.modify_status(known, |run, status| {
+            status.termination = Some(termination(run));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn modify<E>(
+        &self,
+        known: AgentRun,
+        decide: impl Fn(&AgentRun) -> Result<Option<Change>, E>,
+    ) -> Result<AgentRun, E>
+    where
+        E: From<StoreError> + From<RunError>,
+    {
+        let (job, number) = (known.job(), known.number());
+        let known = Mutex::new(Some(known));
+        let round = || async {
+            let cached = known.lock().ok().and_then(|mut k| k.take());
+            let current = match cached {
+                Some(run) => run,
+                None => match self.get(&job, number).await {
+                    Ok(Some(run)) => run,
+                    Ok(None) => {
+                        let what = format!("get AgentRun {}/{}", job.namespace, names::run(&job.name, &job.uid, number));
+                        return Err(Round::Store(StoreError::Gone { what }));
+                    }
+                    Err(RunError::Store(e)) => return Err(Round::Store(e)),
+                    Err(e) => return Err(Round::Refused(e.into())),
+                },
+            };
+            if current.is_closed() {
+                return Ok(current);
+            }
+            match decide(&current).map_err(Round::Refused)? {
+                None => Ok(current),
+                Some(Change::Status(status)) => {
+                    store::put_status(&self.client, &current, &status).await.map_err(Round::Store)
+                }
+                Some(Change::Spec(new)) => {
+                    let written = self.api.replace(current.name(), &PostParams::default(), &new).await;
+                    written.map_err(|e| Round::Store(StoreError::of(store::what("update", &current), e)))
+                }
+            }
+        };
+        retry_conflicts(round).await
+    }
+
+    /// Deletes a run, known by its UID, and with it its pod. Already gone is success.
+    pub async fn delete(&self, name: &str, uid: &str) -> Result<(), RunError> {
+        let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::background() };
+        match self.api.delete(name, &params).await {
+            Ok(_) => Ok(()),
+            // 404: gone. 409: another run has the name by now.
+            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
+            Err(e) => Err(StoreError::of(format!("delete AgentRun {name}"), e).into()),
+        }
+    }
+}
+
+enum Change {
+    Spec(Box<AgentRun>),
+    Status(Box<AgentRunStatus>),
+}
+
+/// Names are functions of the job's UID, so only a foreign hand can make them meet.
+fn ours(run: AgentRun, job: &JobRef, number: i32) -> Result<AgentRun, RunError> {
+    let id = &run.spec.identity;
+    if id.job_uid == job.uid && id.number == number { Ok(run) } else { Err(RunError::Foreign(run.name().into())) }
+}

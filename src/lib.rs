@@ -17,5 +17,5 @@ pub mod pods;
 pub mod protocol;
 pub mod runner;
 pub mod runs;
-// pub mod temporal;
+pub mod temporal;
 // pub mod worker;

@@ -4,9 +4,7 @@
 mod connect;
 mod error;
 mod ops;
-mod token;
 
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
 pub use ops::{Closed, ClosedWorkflow, Heartbeat, failure};
-pub use token::{TaskToken, TokenRefused};

@@ -13,10 +13,11 @@ use temporalio_client::{
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use temporalio_sdk::ApplicationFailure;
 
-use super::{TaskToken, Temporal, TemporalError};
+use super::{Temporal, TemporalError};
 use crate::{
-    api::{ErrorStatus, Outcome},
-    protocol::workflow::{Input, WORKFLOW_TYPE, verdict},
+    api::{AgentRun, ErrorStatus, RawJson, names},
+    lifecycle::{self, Ended},
+    protocol::workflow::{AgentResult, Input, WORKFLOW_TYPE},
 };
 
 /// How long one call may take, and it is not repeated: who calls has its own way to come back.
@@ -138,10 +139,19 @@ impl Temporal {
         Ok(found)
     }
 
-    /// Tells the server that the agent behind a task lives. Never with details: nothing of ours lives there.
-    pub async fn heartbeat(&self, token: TaskToken) -> Result<Heartbeat, TemporalError> {
-        let client = self.client()?;
-        let handle = client.get_async_activity_handle(identifier(token));
+    /// Tells the server that the agent of a run lives. Never with details: nothing of ours lives there.
+    pub async fn heartbeat(&self, workflow: &str, run: i32) -> Result<Heartbeat, TemporalError> {
+        self.beat(by_id(workflow, run)).await
+    }
+
+    /// Whether the server still waits for a task of this worker's own, given its token.
+    pub async fn is_current(&self, task_token: &[u8]) -> Result<bool, TemporalError> {
+        let task = ActivityIdentifier::from_task_token(task_token.to_vec().into());
+        Ok(self.beat(task).await? == Heartbeat::Alive)
+    }
+
+    async fn beat(&self, activity: ActivityIdentifier) -> Result<Heartbeat, TemporalError> {
+        let handle = self.client()?.get_async_activity_handle(activity);
         match handle.heartbeat(None::<()>, bounded(CALL)).await.map_err(TemporalError::from) {
             Ok(_) => Ok(Heartbeat::Alive),
             Err(TemporalError::NotFound(_)) => Ok(Heartbeat::Unknown),
@@ -149,29 +159,39 @@ impl Temporal {
         }
     }
 
-    /// Ends a task with a job's outcome. [`TemporalError::NotFound`] if Temporal no longer waits for it under this token.
-    pub async fn deliver(&self, token: TaskToken, outcome: &Outcome) -> Result<(), TemporalError> {
-        let client = self.client()?;
-        let handle = client.get_async_activity_handle(identifier(token));
-        match verdict(outcome) {
-            Ok(result) => Ok(handle.complete(Some(result), bounded(CALL)).await?),
-            Err((error, last)) => Ok(handle.fail(failure(&error, last), None::<()>, bounded(CALL)).await?),
+    /// Ends the activity that waits for the end of a run, which is closed. By workflow and activity ID, so that nobody needs
+    /// to keep a token; the end of a run is unique, so whoever delivers it is right.
+    /// [`TemporalError::NotFound`] if Temporal does not wait for it: it has ended, or is between two tries, of which the next
+    /// reads the run.
+    pub async fn complete(&self, workflow: &str, run: &AgentRun) -> Result<(), TemporalError> {
+        let handle = self.client()?.get_async_activity_handle(by_id(workflow, run.number()));
+        match lifecycle::end_of(run) {
+            Ended::Succeeded => {
+                let result = run.termination().and_then(|t| t.result.as_ref());
+                let result = result.map(RawJson::read).transpose();
+                let result = AgentResult { result: result.map_err(|e| TemporalError::Answer(e.to_string()))? };
+                Ok(handle.complete(Some(result), bounded(CALL)).await?)
+            }
+            Ended::Failed { error, non_retryable } => {
+                Ok(handle.fail(failure(&error, non_retryable), None::<()>, bounded(CALL)).await?)
+            }
         }
     }
 }
 
 /// How an agent's failure looks in Temporal: its own error type, and non-retryable for Temporal, because agent failures are
 /// the workflow's to judge. The detail says whether no policy may retry it.
-pub fn failure(error: &ErrorStatus, last: bool) -> ApplicationFailure {
+pub fn failure(error: &ErrorStatus, non_retryable: bool) -> ApplicationFailure {
     ApplicationFailure::builder(anyhow::anyhow!("{}", error.message))
         .type_name(error.kind.clone())
         .non_retryable(true)
-        .details(last)
+        .details(non_retryable)
         .build()
 }
 
-fn identifier(token: TaskToken) -> ActivityIdentifier {
-    ActivityIdentifier::from_task_token(token.into_inner().into())
+fn by_id(workflow: &str, run: i32) -> ActivityIdentifier {
+    // Without a run id: continue-as-new leaves no gap.
+    ActivityIdentifier::by_id_workflow(workflow, "", names::activity(run))
 }
 
 fn closed(status: WorkflowExecutionStatus) -> Option<Closed> {

@@ -9,7 +9,7 @@
 
 pub mod api;
 // pub mod cli;
-// pub mod controller;
+pub mod controller;
 // pub mod gateway;
 pub mod lifecycle;
 pub mod platform;

@@ -11,36 +11,134 @@ pub const SUCCEEDED: &str = "Succeeded";
 /// A person is needed.
 pub const STALLED: &str = "Stalled";
 
-/// What a condition is to say; the transition time is worked out by [`set`].
+/// Why a condition is as it is, or why something did not work: one stable word in CamelCase. All of ours, and those that we
+/// pass on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// This generation is accepted and handed on.
+    Accepted,
+    /// The job has ended.
+    Finished,
+    /// The agent stands still.
+    Paused,
+    /// A pause was asked for and is not confirmed yet.
+    Pausing,
+    /// A pause was asked for and can't be carried out.
+    CannotPause,
+    /// A resume is not confirmed yet.
+    Resuming,
+    /// No pause.
+    NotPaused,
+    /// No agent has started in this attempt yet.
+    Pending,
+    /// The agent runs.
+    Running,
+    /// A gateway listens for the runner in vain.
+    RunnerUnresponsive,
+    /// An attempt failed, the next one is to come.
+    Retrying,
+    /// A cancel is under way.
+    Cancelling,
+    /// The agent ended with success.
+    Succeeded,
+    /// The job failed.
+    Failed,
+    /// The job was cancelled.
+    Cancelled,
+    /// Nobody needs to do anything.
+    Moving,
+    /// The API server refuses the pod.
+    PodRefused,
+    /// A pod does not end.
+    PodNotEnding,
+    /// An object that is not the job's has the name of its run.
+    RunNameTaken,
+    /// No Temporal server is configured.
+    TemporalNotConfigured,
+    /// The job's workflow is in another Temporal namespace.
+    TemporalNamespaceChanged,
+    /// Somebody else's word: of the kubelet, the scheduler, Temporal's client, or the agent's error type.
+    Other(String),
+}
+
+impl Reason {
+    /// Somebody else's word, or `Stalled` where it does not look like a reason.
+    pub fn other(word: &str) -> Self {
+        Self::Other(if is_reason(word) { word.into() } else { "Stalled".into() })
+    }
+
+    /// Somebody else's word, or `fallback` where it does not look like a reason.
+    pub fn or(word: &str, fallback: Self) -> Self {
+        if is_reason(word) { Self::Other(word.into()) } else { fallback }
+    }
+
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Finished => "Finished",
+            Self::Paused => "Paused",
+            Self::Pausing => "Pausing",
+            Self::CannotPause => "CannotPause",
+            Self::Resuming => "Resuming",
+            Self::NotPaused => "NotPaused",
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::RunnerUnresponsive => "RunnerUnresponsive",
+            Self::Retrying => "Retrying",
+            Self::Cancelling => "Cancelling",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+            Self::Moving => "Moving",
+            Self::PodRefused => "PodRefused",
+            Self::PodNotEnding => "PodNotEnding",
+            Self::RunNameTaken => "RunNameTaken",
+            Self::TemporalNotConfigured => "TemporalNotConfigured",
+            Self::TemporalNamespaceChanged => "TemporalNamespaceChanged",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+/// Kubernetes wants a reason to look like one; an agent's own error type may be anything.
+fn is_reason(word: &str) -> bool {
+    !word.is_empty()
+        && word.len() <= 128
+        && word.starts_with(|c: char| c.is_ascii_alphabetic())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// What a condition is to say; [`set`] derives the transition time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Say {
+pub struct ConditionUpdate {
     /// One of the constants above.
     pub kind: &'static str,
     /// `Some(true)` True, `Some(false)` False, `None` Unknown.
     pub status: Option<bool>,
-    /// One stable word in CamelCase.
-    pub reason: String,
+    /// Why.
+    pub reason: Reason,
     /// What is happening and what to do next, for people.
     pub message: String,
 }
 
 /// Sets a condition; `lastTransitionTime` moves only when the status does.
-pub fn set(list: &mut Vec<Condition>, say: Say, generation: Option<i64>, now: Time) {
-    let status = match say.status {
+pub fn set(list: &mut Vec<Condition>, update: ConditionUpdate, generation: Option<i64>, now: Time) {
+    let status = match update.status {
         Some(true) => "True",
         Some(false) => "False",
         None => "Unknown",
     };
-    let old = list.iter().position(|c| c.type_ == say.kind);
+    let old = list.iter().position(|c| c.type_ == update.kind);
     let since = match old.map(|i| &list[i]) {
         Some(c) if c.status == status => c.last_transition_time.clone(),
         _ => now,
     };
     let new = Condition {
-        type_: say.kind.into(),
+        type_: update.kind.into(),
         status: status.into(),
-        reason: say.reason,
-        message: say.message,
+        reason: update.reason.as_str().into(),
+        message: update.message,
         observed_generation: generation,
         last_transition_time: since,
     };

@@ -13,14 +13,15 @@ mod schema;
 mod spec;
 mod status;
 
+pub use conditions::Reason;
 pub use duration::Seconds;
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
 pub use raw::{RawJson, depth};
 pub use reference::JobRef;
 pub use run::{
-    Acknowledged, AgentRun, AgentRunSpec, AgentRunStatus, RunCommand, RunIdentity, RunnerState, StartGrant, Termination,
-    TerminationSource, TerminationType,
+    Acknowledged, AgentRun, AgentRunSpec, AgentRunStatus, RunCommand, RunIdentity, RunnerState, StartGrant,
+    Termination, TerminationSource, TerminationType,
 };
 pub use spec::{DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts};
 pub use status::{

@@ -3,25 +3,32 @@
 use std::time::Duration;
 
 use crate::{
-    platform::{kubernetes::GatewayCaError, status::StatusError},
-    pods::PodError,
+    platform::store::StoreError,
+    pods::{NoGateway, PodError},
+    runs::RunError,
 };
 
 /// Why a reconcile failed, or the controller ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// The status could not be written.
+    /// An object of ours could not be read or written.
     #[error(transparent)]
-    Status(#[from] StatusError),
-    /// A pod could not be listed, created or deleted.
-    #[error("pods: {0}")]
-    Pods(#[from] PodError),
-    /// Anything else that the API server did not do.
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
+    Store(#[from] StoreError),
+    /// A run could not be read or written.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A pod could not be read, created or deleted.
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    /// The cluster's id could not be read.
+    #[error("get Namespace kube-system: {0}")]
+    Cluster(#[from] kube::Error),
     /// No pod could reach the gateway yet.
     #[error(transparent)]
-    NoGateway(#[from] GatewayCaError),
+    NoGateway(#[from] NoGateway),
+    /// The job as it is on record can't be acted upon yet: the cache is behind.
+    #[error("the cached AgentJob is behind")]
+    Behind,
     /// Another process leads now: this one ends, to begin anew as a standby.
     #[error("another controller leads now")]
     LostLead,
@@ -34,24 +41,48 @@ impl ControllerError {
     /// One stable word.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Status(StatusError::Conflict) => "Conflict",
-            Self::Status(StatusError::Gone) => "Gone",
-            Self::Status(_) | Self::Api(_) => "ApiServer",
-            Self::Pods(e) => e.reason(),
+            Self::Store(e) | Self::Run(RunError::Store(e)) => e.reason(),
+            Self::Run(e) => e.reason(),
+            Self::Pod(e) => e.reason(),
+            Self::Cluster(_) => "ApiServer",
             Self::NoGateway(_) => "NoGateway",
+            Self::Behind => "Conflict",
             Self::LostLead => "LostLead",
             Self::TimedOut => "TimedOut",
         }
     }
 
-    /// When to try again; `None` where there is nothing to try.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Status(StatusError::Gone) | Self::LostLead => None,
+    /// Whether somebody else wrote meanwhile, which belongs to the ordinary course of things.
+    pub fn is_conflict(&self) -> bool {
+        self.reason() == "Conflict"
+    }
+
+    /// When to try again after `failures` failures in a row of the same object; `None` where there is nothing to try.
+    pub fn retry_after(&self, failures: u32) -> Option<Duration> {
+        let first = match self {
+            Self::Store(StoreError::Gone { .. }) | Self::LostLead => return None,
             // The newer version is on its way through the watch.
-            Self::Status(StatusError::Conflict) => Some(Duration::from_millis(20)),
-            Self::NoGateway(_) => Some(Duration::from_secs(1)),
-            _ => Some(Duration::from_secs(5)),
-        }
+            e if e.is_conflict() => Duration::from_millis(20),
+            Self::NoGateway(_) => Duration::from_secs(1),
+            _ => Duration::from_secs(5),
+        };
+        let longest = Duration::from_secs(if self.is_conflict() { 5 } else { 60 });
+        Some(first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_failure_is_tried_ever_less_often() {
+        let conflict = ControllerError::Store(StoreError::Conflict { what: "w".into() });
+        let waits: Vec<_> = [1, 2, 3, 9, 99].map(|n| conflict.retry_after(n).unwrap().as_millis()).into();
+        assert_eq!(waits, [20, 40, 80, 5000, 5000]);
+        let invalid = ControllerError::Store(StoreError::Invalid { what: "w".into(), words: "x".into() });
+        assert_eq!(invalid.retry_after(1), Some(Duration::from_secs(5)));
+        assert_eq!(invalid.retry_after(50), Some(Duration::from_secs(60)));
+        assert_eq!(ControllerError::Store(StoreError::Gone { what: "w".into() }).retry_after(1), None);
     }
 }

@@ -125,13 +125,20 @@ mod tests {
             "error": { "type": error, "message": "m" } })
     }
 
-    fn policy(disruption: DisruptionPolicy, pause: PausePolicy) -> (ResolvedRetryPolicy, DisruptionPolicy, PausePolicy) {
+    fn policy(
+        disruption: DisruptionPolicy,
+        pause: PausePolicy,
+    ) -> (ResolvedRetryPolicy, DisruptionPolicy, PausePolicy) {
         let retry = json!({ "maximumAttempts": 3, "initialInterval": "10s", "backoffCoefficient": 2.0,
             "maximumInterval": "100s" });
         (serde_json::from_value(retry).unwrap(), disruption, pause)
     }
 
-    fn after(retry: &RetryStatus, run: &AgentRun, of: &(ResolvedRetryPolicy, DisruptionPolicy, PausePolicy)) -> AfterRun {
+    fn after(
+        retry: &RetryStatus,
+        run: &AgentRun,
+        of: &(ResolvedRetryPolicy, DisruptionPolicy, PausePolicy),
+    ) -> AfterRun {
         let policy = Policy { retry: &of.0, disruption: of.1, pause: of.2 };
         after_run(retry, run, &policy, false, &Time(Timestamp::from_second(1000).unwrap()))
     }
@@ -185,9 +192,11 @@ mod tests {
     #[test]
     fn disruptions_follow_their_policy() {
         let disrupted = run(1, true, ended("Failed", "Disrupted"));
-        let ignored = after(&RetryStatus::default(), &disrupted, &policy(DisruptionPolicy::Ignore, PausePolicy::Freeze));
+        let ignored =
+            after(&RetryStatus::default(), &disrupted, &policy(DisruptionPolicy::Ignore, PausePolicy::Freeze));
         assert_eq!((ignored.next, ignored.retry.attempts, ignored.retry.ignored_disruptions), (Next::Continue, 1, 1));
-        let failed = after(&RetryStatus::default(), &disrupted, &policy(DisruptionPolicy::FailJob, PausePolicy::Freeze));
+        let failed =
+            after(&RetryStatus::default(), &disrupted, &policy(DisruptionPolicy::FailJob, PausePolicy::Freeze));
         assert!(matches!(failed.next, Next::Fail(_)));
     }
 }

@@ -81,13 +81,7 @@ pub fn start_failed(progress: &mut Progress, policy: &Policy<'_>, error: ErrorSt
 }
 
 /// What to do after the end of a run that was granted. `cancelled` is whether a cancel is wanted.
-pub fn run_ended(
-    progress: &mut Progress,
-    policy: &Policy<'_>,
-    ended: Ended,
-    cancelled: bool,
-    now_millis: i64,
-) -> Next {
+pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, cancelled: bool, now_millis: i64) -> Next {
     let (error, non_retryable) = match ended {
         Ended::Succeeded => {
             progress.error = None;

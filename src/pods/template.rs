@@ -230,7 +230,10 @@ mod tests {
         assert_eq!(pod["metadata"]["labels"]["team"], json!("x"));
         assert_eq!(pod["metadata"]["labels"][names::LABEL_RUN_NUMBER], json!("2"));
         let owner = &pod["metadata"]["ownerReferences"][0];
-        assert_eq!((&owner["kind"], &owner["uid"], &owner["controller"]), (&json!("AgentRun"), &json!("r-2"), &json!(true)));
+        assert_eq!(
+            (&owner["kind"], &owner["uid"], &owner["controller"]),
+            (&json!("AgentRun"), &json!("r-2"), &json!(true))
+        );
         assert_eq!(pod["metadata"]["annotations"][names::ANNOTATION_AGENT_CONTAINER], json!("agent"));
     }
 

@@ -104,9 +104,8 @@ impl PodView {
 /// record of its pod against it.
 fn owner(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.as_ref()?;
-    let ours = |o: &&OwnerReference| {
-        o.api_version == names::API_VERSION && o.kind == "AgentRun" && o.controller == Some(true)
-    };
+    let ours =
+        |o: &&OwnerReference| o.api_version == names::API_VERSION && o.kind == "AgentRun" && o.controller == Some(true);
     owners.iter().find(ours).map(|o| o.uid.clone())
 }
 
@@ -207,7 +206,8 @@ mod tests {
             ("kodosumi.io/v1alpha1", "AgentJob", true),
             ("kodosumi.io/v1alpha1", "AgentRun", false),
         ] {
-            let owner = json!({ "apiVersion": version, "kind": kind, "name": "r", "uid": "u", "controller": controller });
+            let owner =
+                json!({ "apiVersion": version, "kind": kind, "name": "r", "uid": "u", "controller": controller });
             let pod = serde_json::from_value(json!({ "metadata": { "ownerReferences": [owner] } })).unwrap();
             assert_eq!(PodView::of(&pod).run_uid, None);
         }

@@ -139,7 +139,8 @@ pub fn classify(evidence: Evidence) -> Ending {
         (_, Exit::Code(0), Left::TooDeep(levels)) => {
             ending.non_retryable = true;
             let most = MAX_RESULT_DEPTH;
-            let message = format!("the agent's result nests {levels} levels deep, and {most} are the most that is passed on");
+            let message =
+                format!("the agent's result nests {levels} levels deep, and {most} are the most that is passed on");
             failed(ending, error_types::RESULT_TOO_DEEP, message)
         }
         (_, Exit::Signal { number: 9, .. }, _) if oom => {

@@ -8,7 +8,7 @@ use super::RunError;
 use crate::api::{AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, names};
 
 /// What a new run is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewRun {
     /// Its number.
     pub number: i32,

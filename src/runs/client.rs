@@ -147,7 +147,8 @@ impl Runs {
                 None => match self.get(&job, number).await {
                     Ok(Some(run)) => run,
                     Ok(None) => {
-                        let what = format!("get AgentRun {}/{}", job.namespace, names::run(&job.name, &job.uid, number));
+                        let what =
+                            format!("get AgentRun {}/{}", job.namespace, names::run(&job.name, &job.uid, number));
                         return Err(Round::Store(StoreError::Gone { what }));
                     }
                     Err(RunError::Store(e)) => return Err(Round::Store(e)),

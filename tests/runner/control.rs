@@ -1,7 +1,7 @@
 //! Pause, resume, cancel, and the kubelet's SIGTERM.
 
 use koco::{
-    api::{DesiredState, TerminationType, PauseNotice, PausePolicy, RunnerState},
+    api::{DesiredState, PauseNotice, PausePolicy, RunnerState, TerminationType},
     protocol::{error_types, runner::Job},
 };
 

@@ -9,7 +9,7 @@ use std::{ffi::OsString, time::Duration};
 use axum::http::StatusCode;
 use harness::{Run, job};
 use koco::{
-    api::{DesiredState, TerminationType, RunnerState},
+    api::{DesiredState, RunnerState, TerminationType},
     protocol::{error_types, runner::Order},
 };
 use serde_json::json;

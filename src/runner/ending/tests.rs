@@ -94,14 +94,24 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
         TerminationType::Cancelled,
         "no result file: it was not done"
     );
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }), TerminationType::Succeeded);
+    assert_eq!(
+        kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }),
+        TerminationType::Succeeded
+    );
     let torn = Evidence { result: Left::Unreadable("EOF".into()), ..stopped(Stopped::Cancel, Exit::Code(0)) };
     assert_eq!(kind(torn), TerminationType::Cancelled);
 
     assert_eq!(kind(stopped(Stopped::Evict, term())), TerminationType::Evicted);
-    assert_eq!(kind(stopped(Stopped::Evict, Exit::Code(0))), TerminationType::Evicted, "no result file: it was not done");
+    assert_eq!(
+        kind(stopped(Stopped::Evict, Exit::Code(0))),
+        TerminationType::Evicted,
+        "no result file: it was not done"
+    );
     assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(1)) }), TerminationType::Evicted);
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }), TerminationType::Succeeded);
+    assert_eq!(
+        kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }),
+        TerminationType::Succeeded
+    );
 
     fails_as(stopped(Stopped::Timeout, term()), error_types::EXECUTION_TIMEOUT, "60 s");
     fails_as(stopped(Stopped::Timeout, Exit::Code(0)), error_types::EXECUTION_TIMEOUT, "exit code 0");
@@ -109,7 +119,10 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
     fails_as(stopped(Stopped::Sigterm, term()), error_types::DISRUPTED, "SIGTERM");
     fails_as(Evidence { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");
     fails_as(stopped(Stopped::Sigterm, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }), TerminationType::Succeeded);
+    assert_eq!(
+        kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }),
+        TerminationType::Succeeded
+    );
 }
 
 #[test]

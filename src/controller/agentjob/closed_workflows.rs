@@ -8,38 +8,32 @@ use super::Context;
 use crate::api::names;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// Visibility lags, clocks differ: each sweep looks back beyond the last.
+/// Visibility lags, clocks differ: each question looks back beyond the last.
 const OVERLAP: Duration = Duration::from_secs(120);
 const MOST: usize = 10_000;
 
-/// Sweeps for ever.
+/// Asks for ever.
 pub(super) async fn run(context: Arc<Context>) {
     let mut since = Timestamp::now();
     loop {
         tokio::time::sleep(EVERY).await;
-        if context.open.lock().map_or(true, |o| o.is_empty()) {
+        let open = context.open_jobs();
+        if open.is_empty() {
             continue;
         }
         let began = Timestamp::now();
         let from = since - OVERLAP;
+        let prefix = names::workflow(&context.cluster, "");
         match context.temporal.closed_since(&from.to_string(), MOST).await {
             Ok(closed) => {
                 since = began;
                 for workflow in closed {
-                    look(&context, &workflow.id);
+                    let Some(job) = workflow.id.strip_prefix(&prefix).and_then(|uid| open.get(uid)) else { continue };
+                    context.workflows.reset_backoff(&job.uid);
+                    context.workflows.poll(job.clone(), workflow.id);
                 }
             }
-            Err(error) => tracing::debug!(%error, "sweeping for closed workflows"),
+            Err(error) => tracing::debug!(%error, "asking for closed workflows"),
         }
-    }
-}
-
-fn look(context: &Context, id: &str) {
-    let prefix = names::workflow(&context.cluster, "");
-    let Some(uid) = id.strip_prefix(&prefix) else { return };
-    let job = context.open.lock().ok().and_then(|o| o.get(uid).cloned());
-    if let Some(job) = job {
-        context.mirror.hurry(uid);
-        context.mirror.ask(job, id.to_string());
     }
 }

@@ -1,0 +1,299 @@
+//! Carries out what was planned. Decides nothing.
+
+use std::time::Instant;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{
+    Context,
+    context::CreatedPod,
+    observe::workflow_id,
+    plan::{Action, Guard},
+    reconcile::now,
+};
+use crate::{
+    api::{AgentJob, AgentRun, DesiredState, Resolved, RunCommand, SentRequest, Termination, names},
+    controller::ControllerError,
+    lifecycle,
+    platform::{
+        metrics::Metrics,
+        store::{self, StoreError},
+    },
+    pods::template,
+    protocol::workflow::{
+        Request, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED, SIGNAL_RUNNER_READY,
+    },
+    runs::{self, NewRun},
+    temporal::TemporalError,
+};
+
+/// The job to act upon.
+pub(super) struct Target {
+    /// As it was written or read last.
+    pub job: AgentJob,
+    /// Whether it is the whole object, as the API server answered it, and no trimmed copy of a cache.
+    pub whole: bool,
+}
+
+/// Carries out actions in their order.
+pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<(), ControllerError> {
+    let job = &target.job;
+    let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
+    let mut temporal_failed = false;
+    for action in first.into_iter().chain(last) {
+        match action {
+            Action::AddFinalizer => {}
+            Action::RemoveFinalizer => remove_finalizer(job, context).await?,
+            Action::DeleteJob => delete_job(job, context).await?,
+            Action::CreateRun(new) => create_run(target, context, new).await?,
+            Action::CreatePod(run) => create_pod(target, context, run).await?,
+            Action::CommandRun { run, state } => command_run(job, context, run, *state).await?,
+            Action::CloseRun { run, termination, guard } => close_run(job, context, run, termination, *guard).await?,
+            Action::CreateTombstone { number, attempt } => create_tombstone(job, context, *number, *attempt).await?,
+            Action::DeleteRun { name, uid } => context.runs_in(&job.reference().namespace).delete(name, uid).await?,
+            Action::DeletePod { name, uid } => context.pods_in(&job.reference().namespace).delete(name, uid).await?,
+            // Once Temporal has failed, the rest of its work waits for the next round.
+            _ if temporal_failed => {}
+            action => temporal_failed = !temporal(job, context, action).await,
+        }
+    }
+    Ok(())
+}
+
+fn resolved(job: &AgentJob, context: &Context) -> Resolved {
+    let recorded = job.status.as_ref().and_then(|s| s.resolved.clone());
+    recorded.unwrap_or_else(|| context.defaults.resolve(&job.spec))
+}
+
+async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
+    let of = job.reference();
+    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &of.namespace);
+    Ok(store::read(&api, &of.name, &of.uid).await?)
+}
+
+async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
+    let job = &target.job;
+    let run = runs::build(job, &resolved(job, context), new.clone())?;
+    let (run, _) = context.runs_in(&job.reference().namespace).create(&run).await?;
+    context.runs.put(run.clone());
+    // Of a run that was there already, the next round sees how it stands.
+    if run.is_closed() || run.is_ready() {
+        return Ok(());
+    }
+    create_pod(target, context, &run).await
+}
+
+/// Creates a run's pod, or finds that it is there. A refusal is left in the run for people.
+async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
+    let settings = context.pod_config.settings()?;
+    // Caches hold no template.
+    let job = if target.whole { target.job.clone() } else { read(&target.job, context).await? };
+    let gone = job.metadata.deletion_timestamp.is_some()
+        || job.spec.desired_state == DesiredState::Cancelled
+        || job.status.as_ref().is_some_and(|s| {
+            s.phase.is_some_and(|p| p.is_terminal()) || s.active_run.is_some_and(|n| n > run.number())
+        });
+    if gone {
+        return Err(ControllerError::Behind);
+    }
+    let pods = context.pods_in(&job.reference().namespace);
+    let made = match template::build(&job, run, &settings) {
+        Ok(pod) => pods.create(pod, run.uid()).await,
+        Err(e) => Err(e.into()),
+    };
+    let runs = context.runs_in(&job.reference().namespace);
+    let words = match made {
+        Ok(made) => {
+            context.metrics.pods_created.inc();
+            let (run_uid, pod_uid) = (run.uid().to_string(), made.uid().to_string());
+            context.remember(job.uid(), |m| m.created = Some(CreatedPod { run_uid, pod_uid, at: Instant::now() }));
+            None
+        }
+        Err(e) if e.is_permanent() => Some(e),
+        Err(e) => return Err(e.into()),
+    };
+    let old = run.status.as_ref().and_then(|s| s.create_error.as_ref());
+    let new = words.as_ref().map(ToString::to_string);
+    if old != new.as_ref() {
+        let written = runs.modify_status::<ControllerError, _>(run.clone(), |_, status| {
+            status.create_error.clone_from(&new);
+            Ok(())
+        });
+        context.runs.put(written.await?);
+    }
+    // Tried again like any failure, ever less often.
+    words.map_or(Ok(()), |e| Err(e.into()))
+}
+
+async fn command_run(
+    job: &AgentJob,
+    context: &Context,
+    run: &AgentRun,
+    state: DesiredState,
+) -> Result<(), ControllerError> {
+    let runs = context.runs_in(&job.reference().namespace);
+    let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
+        let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
+        if told != state {
+            let generation = run.command_generation().saturating_add(1);
+            spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
+        }
+        Ok(())
+    });
+    context.runs.put(written.await?);
+    Ok(())
+}
+
+async fn close_run(
+    job: &AgentJob,
+    context: &Context,
+    run: &AgentRun,
+    termination: &Termination,
+    guard: Guard,
+) -> Result<(), ControllerError> {
+    let runs = context.runs_in(&job.reference().namespace);
+    let written = runs.modify_status::<ControllerError, _>(run.clone(), |run, status| {
+        let holds = match guard {
+            Guard::None => true,
+            Guard::NotReady => !run.is_ready(),
+            Guard::Unresponsive => status.unresponsive_since.is_some(),
+        };
+        if holds {
+            status.termination = Some(termination.clone());
+        }
+        Ok(())
+    });
+    match written.await {
+        Ok(run) => context.runs.put(run),
+        // Somebody deleted it: the next round sees that.
+        Err(ControllerError::Store(StoreError::Gone { .. })) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(())
+}
+
+/// A run that was there after all is closed instead.
+async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attempt: i32) -> Result<(), ControllerError> {
+    let runs = context.runs_in(&job.reference().namespace);
+    let (run, new) = runs.create(&runs::tombstone(job, &resolved(job, context), number, attempt)?).await?;
+    let run = if new { run } else { runs.close(run, |run| lifecycle::given_up(run, &now())).await? };
+    context.runs.put(run);
+    Ok(())
+}
+
+/// One thing to tell or ask Temporal. Whether it was taken.
+async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
+    let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
+    let poll = || context.workflows.poll(of.clone(), workflow.clone());
+    match action {
+        Action::QueryWorkflow => {
+            poll();
+            true
+        }
+        Action::StartWorkflow(input) => match context.temporal.start(&workflow, input).await {
+            Ok(run_id) => {
+                context.workflows.started(&of.uid, run_id);
+                true
+            }
+            Err(e) => taken(context, &of.uid, Err(e)),
+        },
+        Action::Signal(request) => {
+            let done = taken(context, &of.uid, signal(context, &workflow, request).await);
+            if done {
+                let sent = SentRequest {
+                    state: request.desired,
+                    id: request.id.clone(),
+                    request: job.control_request().map(str::to_string),
+                    time: Time(Timestamp::now()),
+                };
+                context.remember(&of.uid, |m| m.sent = Some(sent));
+                context.workflows.reset_backoff(&of.uid);
+                poll();
+            }
+            done
+        }
+        Action::RunnerReady(epoch) => {
+            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { epoch: *epoch }).await;
+            taken(context, &of.uid, told)
+        }
+        Action::RunnerFailed(failed) => {
+            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_FAILED, failed).await;
+            Metrics::count(&context.metrics.signals, SIGNAL_RUNNER_FAILED);
+            taken(context, &of.uid, told)
+        }
+        Action::CompleteActivity(run) => {
+            let told = taken(context, &of.uid, context.temporal.complete(&workflow, run).await);
+            poll();
+            told
+        }
+        _ => true,
+    }
+}
+
+async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<(), TemporalError> {
+    let signal = match request.desired {
+        DesiredState::Running => SIGNAL_RESUME,
+        DesiredState::Paused => SIGNAL_PAUSE,
+        DesiredState::Cancelled => SIGNAL_CANCEL,
+    };
+    Metrics::count(&context.metrics.signals, signal);
+    context.temporal.signal(workflow, signal, request).await
+}
+
+/// True on success or NotFound: a closed workflow needs no signal, and an activity that Temporal does not wait for has ended,
+/// or its next try finds the end in the run. Anything else is shown in the condition Ready.
+fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> bool {
+    match answer {
+        Ok(()) | Err(TemporalError::NotFound(_)) => true,
+        Err(e) => {
+            context.workflows.failed(uid, &e);
+            false
+        }
+    }
+}
+
+/// Puts our finalizer on, on the version that was read. Answers the job after the write.
+pub(super) async fn add_finalizer(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
+    let mut list = job.metadata.finalizers.clone().unwrap_or_default();
+    list.push(names::FINALIZER.into());
+    finalizers(job, context, list).await
+}
+
+/// Takes it off; a job that is gone by then is success.
+async fn remove_finalizer(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
+    let mut list = job.metadata.finalizers.clone().unwrap_or_default();
+    list.retain(|f| f != names::FINALIZER);
+    match finalizers(job, context, list).await {
+        Err(ControllerError::Store(StoreError::Gone { .. })) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn finalizers(job: &AgentJob, context: &Context, list: Vec<String>) -> Result<AgentJob, ControllerError> {
+    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &job.reference().namespace);
+    let patch = json!({ "metadata": {
+        "finalizers": list,
+        "resourceVersion": job.metadata.resource_version,
+        "uid": job.metadata.uid,
+    } });
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    written.map_err(|e| StoreError::of(store::what("patch finalizers of", job), e).into())
+}
+
+/// Deletes a job whose TTL has expired. The UID as a precondition spares a successor of the same name.
+async fn delete_job(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
+    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &job.reference().namespace);
+    let exact = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::background() };
+    match api.delete(job.metadata.name.as_deref().unwrap_or_default(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
+        Err(e) => Err(StoreError::of(store::what("delete", job), e).into()),
+    }
+}

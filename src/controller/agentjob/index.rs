@@ -1,0 +1,148 @@
+//! The runs and pods as their watches show them, so that a reconcile costs what one job has and not what all have.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kube::runtime::reflector::{ObjectRef, Store};
+use parking_lot::{Mutex, RwLock};
+
+use super::JobItem;
+use crate::{
+    api::{AgentJob, AgentRun, JobRef},
+    pods::PodView,
+};
+
+/// AgentRuns by the UID of their job and namespace, then by number.
+#[derive(Default)]
+pub(super) struct RunIndex {
+    inner: Mutex<RunMaps>,
+}
+
+#[derive(Default)]
+struct RunMaps {
+    by_job: HashMap<(String, String), BTreeMap<i32, AgentRun>>,
+    jobs: HashMap<String, (JobRef, i32)>,
+}
+
+impl RunIndex {
+    /// The runs of a job, by number, as far as the watch has come.
+    pub fn of(&self, job: &JobRef) -> Vec<AgentRun> {
+        let key = (job.namespace.clone(), job.uid.clone());
+        let inner = self.inner.lock();
+        inner.by_job.get(&key).map(|runs| runs.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A run as the watch, or the answer to a write of ours, shows it. An older version never replaces a newer one.
+    pub fn put(&self, mut run: AgentRun) {
+        run.metadata.managed_fields = None;
+        let job = run.job();
+        let mut inner = self.inner.lock();
+        inner.jobs.insert(run.uid().into(), (job.clone(), run.number()));
+        let runs = inner.by_job.entry((job.namespace, job.uid)).or_default();
+        match runs.get(&run.number()) {
+            Some(old) if old.uid() == run.uid() && version(old) > version(&run) => {}
+            _ => {
+                runs.insert(run.number(), run);
+            }
+        }
+    }
+
+    /// Forgets a run that is gone; its job.
+    pub fn remove(&self, uid: &str) -> Option<JobRef> {
+        let mut inner = self.inner.lock();
+        let (job, number) = inner.jobs.remove(uid)?;
+        let key = (job.namespace.clone(), job.uid.clone());
+        if let Some(runs) = inner.by_job.get_mut(&key) {
+            if runs.get(&number).is_some_and(|r| r.uid() == uid) {
+                runs.remove(&number);
+            }
+            if runs.is_empty() {
+                inner.by_job.remove(&key);
+            }
+        }
+        Some(job)
+    }
+
+    /// The job of a run.
+    pub fn job_of(&self, run_uid: &str) -> Option<JobRef> {
+        self.inner.lock().jobs.get(run_uid).map(|(job, _)| job.clone())
+    }
+}
+
+fn version(run: &AgentRun) -> u64 {
+    run.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// Pods by namespace and the UID of the run that owns them.
+#[derive(Default)]
+pub(super) struct PodIndex {
+    inner: Mutex<PodMaps>,
+}
+
+#[derive(Default)]
+struct PodMaps {
+    by_run: HashMap<(String, String), HashMap<String, PodView>>,
+    keys: HashMap<String, (String, String)>,
+}
+
+impl PodIndex {
+    /// The pods that a run of a namespace owns, as far as the watch has come.
+    pub fn of(&self, namespace: &str, run_uid: &str) -> Vec<PodView> {
+        let inner = self.inner.lock();
+        let found = inner.by_run.get(&(namespace.into(), run_uid.into()));
+        found.map(|pods| pods.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Whether anything that decisions need has changed.
+    pub fn put(&self, namespace: &str, view: PodView) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(run) = view.run_uid.clone() else {
+            // An owner that was taken away.
+            drop(inner);
+            return self.remove(&view.uid).is_some();
+        };
+        let key = (namespace.to_string(), run);
+        inner.keys.insert(view.uid.clone(), key.clone());
+        let pods = inner.by_run.entry(key).or_default();
+        let changed = pods.get(&view.uid) != Some(&view);
+        pods.insert(view.uid.clone(), view);
+        changed
+    }
+
+    /// Forgets a pod that is gone; the UID of its run.
+    pub fn remove(&self, uid: &str) -> Option<String> {
+        let mut inner = self.inner.lock();
+        let key = inner.keys.remove(uid)?;
+        if let Some(pods) = inner.by_run.get_mut(&key) {
+            pods.remove(uid);
+            if pods.is_empty() {
+                inner.by_run.remove(&key);
+            }
+        }
+        Some(key.1)
+    }
+}
+
+/// The jobs of all control loops.
+#[derive(Default)]
+pub(super) struct JobStores {
+    stores: RwLock<Vec<Store<JobItem>>>,
+}
+
+impl JobStores {
+    /// One more.
+    pub fn add(&self, store: Store<JobItem>) {
+        self.stores.write().push(store);
+    }
+
+    /// Whether a job is there, with this UID, as far as the watches have come.
+    pub fn has(&self, job: &JobRef) -> bool {
+        let key = ObjectRef::<JobItem>::new(&job.name).within(&job.namespace);
+        let found = self.stores.read().iter().find_map(|store| store.get(&key));
+        found.is_some_and(|item| kube::Resource::meta(&*item).uid.as_deref() == Some(&job.uid))
+    }
+}
+
+/// The job of an item, if it can be read.
+pub(super) fn readable(item: &JobItem) -> Result<&AgentJob, &str> {
+    item.object.as_ref().map_err(String::as_str)
+}

@@ -1,0 +1,157 @@
+//! Reconciles AgentJobs. Observe (I/O), then [`plan`] (pure), then one status write, then what follows from it.
+//!
+//! Nothing here is trusted to be fresh: what can do harm is bound to a version, or to a name that only one object can have.
+
+mod closed_workflows;
+mod context;
+mod execute;
+mod index;
+mod observe;
+mod orphans;
+pub mod plan;
+mod publish;
+mod reconcile;
+mod workflow_status;
+
+use std::sync::Arc;
+
+use futures::{StreamExt, future::join_all};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    api::ObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt, controller,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Parts,
+    runtime::{Change, follow, requeue_router},
+};
+use crate::{
+    api::{AgentJob, AgentRun, names},
+    platform::watch::{Item, config, items},
+    pods::PodView,
+};
+
+use context::Context;
+
+/// What the control loop and its queue know of a job: the object, or that it can't be read.
+type JobItem = Item<AgentJob>;
+
+/// Runs until `stop`, in all watched namespaces.
+pub async fn run(parts: Parts, cluster: String, stop: CancellationToken) {
+    let namespaces = parts.common.namespaces();
+    let (requeue, streams) = requeue_router::<JobItem>(&namespaces);
+    let concurrency = parts.settings.concurrency;
+    let context = Arc::new(Context::new(parts, cluster, requeue));
+    let loops = namespaces.into_iter().zip(streams).map(|(namespace, triggered)| {
+        let (runs_synced, runs) = watch::channel(false);
+        let (pods_synced, pods) = watch::channel(false);
+        let watch_runs = watch_runs(context.clone(), namespace.clone(), runs_synced);
+        let watch_pods = watch_pods(context.clone(), namespace.clone(), pods_synced);
+        let control = control(context.clone(), namespace, concurrency, triggered, [runs, pods], stop.clone());
+        async move {
+            // The control loop drains on its own; the watches end with it.
+            tokio::select! { () = watch_runs => {}, () = watch_pods => {}, () = control => {} }
+        }
+    });
+    tokio::select! {
+        _ = join_all(loops) => {}
+        () = closed_workflows::run(context.clone()) => {}
+    }
+}
+
+/// The control loop for a namespace, or for all. It begins when the caches of runs and pods are complete: not for the sake of
+/// correctness, but because each job would cost reads otherwise.
+async fn control(
+    context: Arc<Context>,
+    namespace: Option<String>,
+    concurrency: u16,
+    triggered: impl futures::Stream<Item = ObjectRef<JobItem>> + Send + 'static,
+    synced: [watch::Receiver<bool>; 2],
+    stop: CancellationToken,
+) {
+    for mut synced in synced {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // A watch that has ended ends this loop, too.
+            _ = synced.wait_for(|done| *done) => {}
+        }
+    }
+    let api = items::<AgentJob>(context.client.clone(), namespace.as_deref());
+    let (reader, writer) = reflector::store();
+    context.jobs.add(reader.clone());
+    let jobs = watcher(api, config()).default_backoff().modify(trim).reflect(writer).applied_objects();
+    Controller::for_stream(jobs, reader)
+        .with_config(controller::Config::default().concurrency(concurrency))
+        .reconcile_on(triggered)
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .run(reconcile::reconcile, reconcile::on_error, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+fn trim(item: &mut JobItem) {
+    if let Ok(job) = &mut item.object {
+        job.trim();
+    }
+    kube::Resource::meta_mut(item).managed_fields = None;
+}
+
+/// Keeps the cache of runs, and has the job of each run that changes reconciled.
+async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
+    let client = context.client.clone();
+    follow::<AgentRun>(client, namespace, None, synced, |change| match change {
+        Change::Applied(run) => {
+            let job = run.job();
+            orphans::look(&context, &run);
+            context.runs.put(*run);
+            context.requeue.ask(&job.namespace, &job.name);
+        }
+        Change::Gone(meta) => {
+            if let Some(job) = context.runs.remove(meta.uid.as_deref().unwrap_or_default()) {
+                context.requeue.ask(&job.namespace, &job.name);
+            }
+        }
+        Change::Unreadable(meta, error) => unreadable(&context, "AgentRun", &meta, error),
+    })
+    .await;
+}
+
+/// Keeps the cache of pods, and has the job of each pod that changes reconciled.
+async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
+    let ours = format!("{}={}", names::LABEL_COMPONENT, names::RUNNER_COMPONENT);
+    let client = context.client.clone();
+    let ask = |run_uid: Option<&str>| {
+        if let Some(job) = run_uid.and_then(|uid| context.runs.job_of(uid)) {
+            context.requeue.ask(&job.namespace, &job.name);
+        }
+    };
+    follow::<Pod>(client, namespace, Some(ours), synced, |change| match change {
+        Change::Applied(pod) => {
+            let view = PodView::of(&pod);
+            let run = view.run_uid.clone();
+            if context.pods.put(pod.metadata.namespace.as_deref().unwrap_or_default(), view) {
+                ask(run.as_deref());
+            }
+        }
+        Change::Gone(meta) => {
+            let run = context.pods.remove(meta.uid.as_deref().unwrap_or_default());
+            ask(run.as_deref());
+        }
+        Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, error),
+    })
+    .await;
+}
+
+/// Says once for each version of an object that it can't be read, and that nothing is done about it.
+fn unreadable(context: &Arc<Context>, kind: &'static str, meta: &ObjectMeta, error: String) {
+    let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+    tracing::warn!(kind, namespace, name, error, "an object that can't be read");
+    publish::unreadable(context, kind, meta, &error);
+}

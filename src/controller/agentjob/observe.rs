@@ -1,0 +1,129 @@
+//! What is observed of a job beside the object itself: from the caches, and from the API server where a cache that is behind
+//! would lead to something that can't be taken back.
+
+use super::{Context, plan::ObservedState};
+use crate::{
+    api::{AgentJob, AgentRun, ExecutionMode, names},
+    controller::ControllerError,
+    pods::{PodView, ending},
+};
+
+pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<ObservedState, ControllerError> {
+    let reference = job.reference();
+    let status = job.status.clone().unwrap_or_default();
+    let memory = context.memory(&reference.uid);
+    let snapshot = context.workflows.last(&reference.uid);
+    let mut observed = ObservedState {
+        runs: context.runs.of(&reference),
+        answer: snapshot.answer,
+        started: snapshot.started,
+        temporal_trouble: snapshot.trouble,
+        sent: memory.sent.clone(),
+        ..ObservedState::default()
+    };
+    let over = status.phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();
+    if !over {
+        find_active_run(job, context, &mut observed).await?;
+    }
+    for run in &observed.runs {
+        observed.pods.extend(context.pods.of(&reference.namespace, run.uid()));
+    }
+    if !over {
+        find_pod(job, context, &mut observed).await?;
+        find_previous_pod(job, context, &mut observed).await?;
+    }
+    Ok(observed)
+}
+
+/// A run that is on record and not in the cache: the API server says whether it exists.
+async fn find_active_run(
+    job: &AgentJob,
+    context: &Context,
+    observed: &mut ObservedState,
+) -> Result<(), ControllerError> {
+    let Some(status) = &job.status else { return Ok(()) };
+    let Some(active) = status.active_run else { return Ok(()) };
+    if observed.runs.iter().any(|r| r.number() >= active) {
+        return Ok(());
+    }
+    let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
+    // A Direct job's run that was never seen is yet to be created.
+    if !temporal && status.runner_pod_uid.is_none() {
+        return Ok(());
+    }
+    match context.runs_in(&job.reference().namespace).get(&job.reference(), active).await? {
+        Some(run) => {
+            context.runs.put(run.clone());
+            observed.runs.push(run);
+        }
+        None => observed.active_is_missing = true,
+    }
+    Ok(())
+}
+
+/// The newest run's pod, if it existed and is not in the cache.
+async fn find_pod(job: &AgentJob, context: &Context, observed: &mut ObservedState) -> Result<(), ControllerError> {
+    let status = job.status.clone().unwrap_or_default();
+    let Some(run) = observed.runs.last().filter(|r| !r.is_closed()) else { return Ok(()) };
+    if observed.pods.iter().any(|p| ending::is_pod_of(run, p)) {
+        return Ok(());
+    }
+    if let Some(uid) = context.memory(job.uid()).just_created(run.uid()) {
+        // As it is before the watch shows it.
+        let (name, run_uid) = (run.spec.identity.pod_name.clone(), Some(run.uid().to_string()));
+        observed.pods.push(PodView { name, uid: uid.into(), run_uid, ..PodView::default() });
+        return Ok(());
+    }
+    let registered = run.status.as_ref().and_then(|s| s.pod_uid.clone());
+    let recorded = status.runner_pod_uid.filter(|_| status.active_run == Some(run.number()));
+    let Some(uid) = registered.or(recorded) else { return Ok(()) };
+    let found = context.pods_in(&job.reference().namespace).get(&run.spec.identity.pod_name).await?;
+    match found.filter(|p| p.uid == uid) {
+        Some(pod) => observed.pods.push(pod),
+        None => observed.pod_is_gone = true,
+    }
+    Ok(())
+}
+
+/// In Direct mode, the pod of the run before one that is to be created, or to get its pod: it must have ended first.
+async fn find_previous_pod(
+    job: &AgentJob,
+    context: &Context,
+    observed: &mut ObservedState,
+) -> Result<(), ControllerError> {
+    let Some(status) = job.status.as_ref() else { return Ok(()) };
+    let direct = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Direct);
+    let Some(active) = status.active_run.filter(|n| direct && *n > 1) else { return Ok(()) };
+    let to_come = match observed.runs.last() {
+        Some(run) if run.number() >= active => {
+            !run.is_closed() && !run.is_ready() && observed.pods.iter().all(|p| !ending::is_pod_of(run, p))
+        }
+        _ => true,
+    };
+    if !to_come {
+        return Ok(());
+    }
+    let previous = observed.runs.iter().find(|r| r.number() == active - 1);
+    let cached = previous.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
+    if let Some(pod) = cached {
+        // That it has ended is true however old the cache is.
+        observed.previous_pod = Some(pod.clone()).filter(|p| !p.agent_ended());
+        return Ok(());
+    }
+    let name = previous.map(|r| r.spec.identity.pod_name.clone()).or(status.runner_pod.clone());
+    let Some(name) = name else { return Ok(()) };
+    let found = context.pods_in(&job.reference().namespace).get(&name).await?;
+    observed.previous_pod = found.filter(|p| is_ours(previous, p) && !p.agent_ended());
+    Ok(())
+}
+
+/// Whether a pod of the previous run's name is that run's. Names have a random part, so where the run is gone the name tells.
+fn is_ours(run: Option<&AgentRun>, pod: &PodView) -> bool {
+    run.is_none_or(|run| pod.run_uid.is_none() || ending::is_pod_of(run, pod))
+}
+
+/// The id of a job's workflow: the one on record, or the one that it would get.
+pub(super) fn workflow_id(job: &AgentJob, cluster: &str) -> String {
+    let recorded = job.status.as_ref().and_then(|s| s.workflow.as_ref()).map(|w| w.id.clone());
+    recorded.filter(|id| !id.is_empty()).unwrap_or_else(|| names::workflow(cluster, job.uid()))
+}

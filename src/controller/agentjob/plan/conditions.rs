@@ -1,0 +1,150 @@
+//! The conditions, from the rest of the status: Ready, Paused, Succeeded, Stalled.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+
+use super::{Decision, view::JobView};
+use crate::api::{
+    AgentJobStatus, AgentRun, DesiredState, Phase, Reason, RunnerState,
+    conditions::{self, ConditionUpdate, PAUSED, READY, STALLED, SUCCEEDED},
+};
+
+/// All of them, for the new status.
+pub(super) fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -> Vec<Condition> {
+    let updates = [ready(decision), paused(view, decision.phase), succeeded(view, decision, status), stalled(decision)];
+    let mut list = status.conditions.clone();
+    for update in updates {
+        conditions::set(&mut list, update, view.job.metadata.generation, view.now().clone());
+    }
+    list
+}
+
+fn update(kind: &'static str, status: Option<bool>, reason: Reason, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { kind, status, reason, message: message.into() }
+}
+
+fn ready(decision: &Decision) -> ConditionUpdate {
+    if let Some((reason, message)) = &decision.not_ready {
+        return update(READY, Some(false), reason.clone(), message);
+    }
+    if let Some((reason, message)) = decision.blocked.as_ref().filter(|(r, _)| *r == Reason::TemporalNotConfigured) {
+        return update(READY, Some(false), reason.clone(), message);
+    }
+    if decision.phase.is_terminal() {
+        return update(READY, Some(true), Reason::Finished, "the job has ended");
+    }
+    update(READY, Some(true), Reason::Accepted, "this generation is accepted and handed on")
+}
+
+fn paused(view: &JobView<'_>, phase: Phase) -> ConditionUpdate {
+    let run = view.run.filter(|r| !r.is_closed());
+    let problem = run.and_then(AgentRun::problem);
+    let command = view.command().filter(|_| run.is_some());
+    let heard = heard(view);
+    let wanted = command.filter(|_| heard).unwrap_or(view.desired());
+    match (phase, problem) {
+        (Phase::Paused, _) => {
+            let still = match unresponsive_since(view) {
+                Some(since) => format!("every process of the agent stood still when its runner fell silent at {since}"),
+                None if view.agent_may_run() && view.acknowledged() == Some(RunnerState::Frozen) => {
+                    "every process of the agent stands still".into()
+                }
+                None => "no agent is started".into(),
+            };
+            let message = format!("{still}. Resume with spec.desiredState: Running");
+            update(PAUSED, Some(true), Reason::Paused, message)
+        }
+        (_, Some(problem)) => update(PAUSED, Some(false), Reason::CannotPause, problem),
+        (p, None) if wanted == DesiredState::Paused && !p.is_terminal() => {
+            let what = match command {
+                _ if view.is_lost() => "the runner is lost, and Kubernetes can't say yet that its agent has ended",
+                _ if !heard => "the workflow has not taken the request yet: are Temporal and a worker up?",
+                Some(DesiredState::Paused) => "the runner has not confirmed yet that the agent stands still",
+                _ => "the command is on its way to the runner",
+            };
+            update(PAUSED, Some(false), Reason::Pausing, what)
+        }
+        _ if resuming(view) => {
+            let message = "the runner has not confirmed yet that the agent goes on";
+            update(PAUSED, Some(false), Reason::Resuming, message)
+        }
+        (p, _) if view.desired() == DesiredState::Paused && !p.is_terminal() => {
+            let message = "resumed from elsewhere, though the spec asks for a pause; kubectl koco pause asks again";
+            update(PAUSED, Some(false), Reason::NotPaused, message)
+        }
+        _ => update(PAUSED, Some(false), Reason::NotPaused, "nobody asked for a pause"),
+    }
+}
+
+/// Whether the workflow, where there is one, has heard what the spec asks for.
+fn heard(view: &JobView<'_>) -> bool {
+    let Some(answer) = view.answer() else {
+        return !view.is_temporal() || view.old.workflow.is_none();
+    };
+    let recorded = view.old.control.as_ref().and_then(|c| c.sent.as_ref());
+    let sent = view.observed.sent.as_ref().or(recorded);
+    let last = answer.last_request.as_ref();
+    sent.is_some_and(|s| s.state == view.desired() && last.is_some_and(|l| l.id == s.id))
+}
+
+/// Whether the newest word of the running agent is that it stands still, and it was told to go on since. It is not called
+/// Paused then: it may run already.
+fn resuming(view: &JobView<'_>) -> bool {
+    let Some(run) = view.run.filter(|r| r.may_run()) else { return false };
+    let (Some(command), Some(answer)) = (&run.spec.command, run.acknowledged()) else { return false };
+    command.state == DesiredState::Running
+        && answer.generation < command.generation
+        && answer.state == RunnerState::Frozen
+}
+
+fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -> ConditionUpdate {
+    let error = status.error.clone().unwrap_or_default();
+    let attempt = status.attempt.unwrap_or(0);
+    match decision.phase {
+        Phase::Succeeded => {
+            update(SUCCEEDED, Some(true), Reason::Succeeded, "the agent ended with success; see status.result")
+        }
+        Phase::Failed => {
+            let reason = Reason::or(&error.kind, Reason::Failed);
+            let next = format!("See kubectl logs {}", status.runner_pod.clone().unwrap_or_default());
+            update(SUCCEEDED, Some(false), reason, format!("attempt {attempt}, the last: {}. {next}", error.message))
+        }
+        Phase::Cancelled => update(SUCCEEDED, Some(false), Reason::Cancelled, "the job was cancelled"),
+        Phase::Retrying => {
+            let message = format!("attempt {attempt} failed: {}; the next is to come", error.message);
+            update(SUCCEEDED, None, Reason::Retrying, message)
+        }
+        Phase::Cancelling => update(SUCCEEDED, None, Reason::Cancelling, "the agent is being stopped"),
+        Phase::Paused => update(SUCCEEDED, None, Reason::Paused, "the job is paused"),
+        Phase::Running => match unresponsive_since(view) {
+            Some(since) => {
+                let message =
+                    format!("the runner of attempt {attempt} is silent since {since}: is its node reachable?");
+                update(SUCCEEDED, None, Reason::RunnerUnresponsive, message)
+            }
+            None => update(SUCCEEDED, None, Reason::Running, format!("attempt {attempt} runs")),
+        },
+        Phase::Pending => update(SUCCEEDED, None, Reason::Pending, pending(view, decision)),
+    }
+}
+
+/// Since when a gateway has listened for the running agent's runner in vain.
+fn unresponsive_since(view: &JobView<'_>) -> Option<Timestamp> {
+    let run = view.run.filter(|r| r.may_run())?;
+    run.status.as_ref()?.unresponsive_since.as_ref().map(|since| since.0)
+}
+
+fn pending(view: &JobView<'_>, decision: &Decision) -> String {
+    // A name is told only once the pod exists: until then nobody needs to know it.
+    match (&decision.blocked, view.pod) {
+        (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
+        (None, None) => "the job is being submitted".into(),
+        (None, Some(pod)) => format!("pod {} is on its way", pod.name),
+    }
+}
+
+fn stalled(decision: &Decision) -> ConditionUpdate {
+    match &decision.blocked {
+        Some((reason, message)) => update(STALLED, Some(true), reason.clone(), message),
+        None => update(STALLED, Some(false), Reason::Moving, "nobody needs to do anything"),
+    }
+}

@@ -1,0 +1,72 @@
+//! What both modes do alike: ending a job, and where its phase comes from while an agent may run.
+
+use std::time::Duration;
+
+use super::{Action, Decision, Guard, view::JobView};
+use crate::{
+    api::{DesiredState, ErrorStatus, Phase, RunnerState},
+    lifecycle,
+    pods::collect::{self, Fate},
+};
+
+/// What a cancelled job's pods get beyond the agent's grace period, before the job counts as ended without them.
+const CANCEL_MARGIN: Duration = Duration::from_secs(60);
+
+/// Ends the job. A terminal phase comes only after the newest run is closed, so that nothing can start under it any more; and
+/// Cancelled only after its pod has ended, or has had its time.
+pub(super) fn finish(view: &JobView<'_>, phase: Phase, error: Option<ErrorStatus>) -> Decision {
+    let going = if phase == Phase::Cancelled { Phase::Cancelling } else { view.old.phase.unwrap_or_default() };
+    let unchanged = Decision::unchanged(view);
+    if let Some(action) = close_newest(view) {
+        return Decision { phase: going, ..unchanged }.with(action).again(Duration::ZERO);
+    }
+    if phase == Phase::Cancelled
+        && let Some(left) = still_ending(view)
+    {
+        // Its pod is deleted by what collects closed runs.
+        return Decision { phase: going, ..unchanged }.again(left);
+    }
+    let error = match phase {
+        Phase::Failed => error.or(view.old.error.clone()),
+        Phase::Succeeded => None,
+        _ => view.old.error.clone(),
+    };
+    Decision { phase, error, pending_since: None, ..unchanged }
+}
+
+/// What closes the newest run, if it isn't.
+fn close_newest(view: &JobView<'_>) -> Option<Action> {
+    let active = view.active_run()?;
+    match view.run {
+        Some(run) if run.is_closed() => None,
+        Some(run) => Some(Action::CloseRun {
+            termination: Box::new(view.derived_termination().unwrap_or_else(|| lifecycle::given_up(run, view.now()))),
+            run: Box::new(run.clone()),
+            guard: Guard::None,
+        }),
+        None => Some(Action::CreateTombstone { number: active, attempt: view.old.attempt.unwrap_or(1) }),
+    }
+}
+
+/// How long the newest run's pod may still take to end.
+fn still_ending(view: &JobView<'_>) -> Option<Duration> {
+    let termination = view.termination().filter(|_| view.pod_may_run())?;
+    let limit = view.job.grace().saturating_add(CANCEL_MARGIN);
+    let waited = view.since(&termination.time);
+    let fate = view.run.zip(view.pod).map(|(run, pod)| collect::of_closed(run, pod, view.now()));
+    let look = match fate {
+        Some(Fate::Wait(left)) => left,
+        _ => limit,
+    };
+    (waited < limit).then(|| look.min(limit - waited))
+}
+
+/// The phase while an agent may run.
+pub(super) fn phase_of_agent(view: &JobView<'_>, wanted: DesiredState) -> Phase {
+    let still = matches!(view.acknowledged(), Some(RunnerState::Frozen | RunnerState::Waiting));
+    match wanted {
+        DesiredState::Cancelled => Phase::Cancelling,
+        DesiredState::Paused if still && view.command() == Some(DesiredState::Paused) => Phase::Paused,
+        _ => Phase::Running,
+    }
+}

@@ -1,0 +1,215 @@
+//! Direct mode: the controller takes the workflow's part. Nothing but Kubernetes is needed.
+//!
+//! The intent comes first: `status.activeRun` and `status.retry` are written before the run of that number is created, so a
+//! controller that is killed at any point neither loses nor repeats an attempt.
+
+use std::time::Duration;
+
+use super::{
+    Action, Decision, Guard,
+    control::{finish, phase_of_agent},
+    pending,
+    view::JobView,
+};
+use crate::{
+    api::{AgentRun, DesiredState, ErrorStatus, Phase, RetryStatus, StartGrant, TerminationSource},
+    lifecycle::{self, Next, Upcoming},
+    protocol::error_types,
+    runs::NewRun,
+};
+
+/// How long a runner may take beyond its agent's grace period to report its end, before its run is closed without it.
+const CANCEL_MARGIN: Duration = Duration::from_secs(30);
+/// When to look again at a pod that has to end, beside what the watch tells.
+const STILL_ENDING: Duration = Duration::from_secs(5);
+
+pub(super) fn decide(view: &JobView<'_>) -> Decision {
+    let Some(active) = view.old.active_run else { return first_run(view) };
+    match view.run {
+        None if view.observed.active_is_missing => {
+            // Somebody deleted it: it counts as a deleted pod does.
+            let attempt = lifecycle::upcoming(&retry(view)).attempt;
+            Decision::unchanged(view).with(Action::CreateTombstone { number: active, attempt }).again(Duration::ZERO)
+        }
+        None => upcoming_run(view, active),
+        Some(run) if run.is_closed() => after_run(view, run),
+        Some(run) if !run.is_ready() => starting(view, run),
+        Some(run) => running(view, run),
+    }
+}
+
+fn retry(view: &JobView<'_>) -> RetryStatus {
+    view.old.retry.clone().unwrap_or_default()
+}
+
+fn new_run(view: &JobView<'_>, number: i32, retry: &RetryStatus) -> Action {
+    let Upcoming { attempt, resumed, active_millis } = lifecycle::upcoming(retry);
+    let grant =
+        StartGrant { time: view.now().clone(), binding: 0, workflow_id: None, run_id: None, activity_attempt: None };
+    let new = NewRun { number, attempt, resumed, active_millis, grant: Some(grant), command: None };
+    Action::CreateRun(Box::new(new))
+}
+
+/// Nothing was started yet.
+fn first_run(view: &JobView<'_>) -> Decision {
+    let unchanged = Decision::unchanged(view);
+    match view.desired() {
+        DesiredState::Cancelled => finish(view, Phase::Cancelled, None),
+        DesiredState::Paused => Decision { phase: Phase::Paused, ..unchanged },
+        DesiredState::Running => {
+            let retry = RetryStatus::default();
+            let create = new_run(view, 1, &retry);
+            Decision { phase: Phase::Pending, active_run: Some(1), retry: Some(retry), ..unchanged }.with(create)
+        }
+    }
+}
+
+/// The phase of a job whose next agent has not started.
+fn waiting_phase(retry: &RetryStatus) -> Phase {
+    if retry.attempts > 0 && !retry.resumed { Phase::Retrying } else { Phase::Pending }
+}
+
+/// The run is on record and not created yet: it waits for a resume, for the back-off, and for the pod before it.
+fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
+    let (retry, pending) = (retry(view), pending::of(view));
+    let unchanged = Decision {
+        phase: waiting_phase(&retry),
+        pending_since: pending.since.clone(),
+        blocked: pending.blocked.clone(),
+        requeue: pending.requeue,
+        ..Decision::unchanged(view)
+    };
+    if view.desired() == DesiredState::Cancelled {
+        return finish(view, Phase::Cancelled, None);
+    }
+    if let Some(error) = pending.timed_out {
+        return finish(view, Phase::Failed, Some(error));
+    }
+    let left = retry.retry_after.as_ref().map(|at| view.until(at)).filter(|left| !left.is_zero());
+    if view.desired() == DesiredState::Paused {
+        let phase = if view.observed.previous_pod.is_some() { unchanged.phase } else { Phase::Paused };
+        return Decision { phase, ..unchanged };
+    }
+    if let Some(left) = left {
+        return unchanged.again(left);
+    }
+    if let Some(pod) = &view.observed.previous_pod {
+        let delete = Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+        let decision = unchanged.again(STILL_ENDING);
+        return if pod.deleting() { decision } else { decision.with(delete) };
+    }
+    let create = new_run(view, number, &retry);
+    unchanged.with(create)
+}
+
+/// Its runner has not registered.
+fn starting(view: &JobView<'_>, run: &AgentRun) -> Decision {
+    let pending = pending::of(view);
+    let unchanged = Decision {
+        phase: waiting_phase(&retry(view)),
+        pending_since: pending.since.clone(),
+        blocked: pending.blocked.clone(),
+        requeue: pending.requeue,
+        ..Decision::unchanged(view)
+    };
+    if view.desired() == DesiredState::Cancelled {
+        let close = close(run, lifecycle::given_up(run, view.now()), Guard::NotReady);
+        return Decision { phase: Phase::Cancelling, ..unchanged }.with(close).again(Duration::ZERO);
+    }
+    if let Some(termination) = view.derived_termination() {
+        return unchanged.with(close(run, termination, Guard::None)).again(Duration::ZERO);
+    }
+    if let Some(error) = pending.timed_out {
+        let termination = lifecycle::koco(run, &error.kind, error.message, view.now());
+        return unchanged.with(close(run, termination, Guard::NotReady)).again(Duration::ZERO);
+    }
+    // Its runner finds the command before the grant, so from here on no agent starts.
+    let held = view.desired() == DesiredState::Paused && view.command() == Some(DesiredState::Paused);
+    let phase = if held { Phase::Paused } else { unchanged.phase };
+    let decision = with_command(view, run, Decision { phase, ..unchanged });
+    if view.pod.is_some() || view.old.runner_pod_uid.is_some() {
+        return decision;
+    }
+    match &view.observed.previous_pod {
+        Some(_) => decision.again(STILL_ENDING),
+        None => decision.with(Action::CreatePod(Box::new(run.clone()))),
+    }
+}
+
+/// Its runner has registered, and the agent may run.
+fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
+    let phase = phase_of_agent(view, view.desired());
+    let decision = Decision { phase, pending_since: None, ..Decision::unchanged(view) };
+    if let Some(termination) = view.derived_termination() {
+        return decision.with(close(run, termination, Guard::None)).again(Duration::ZERO);
+    }
+    let decision = with_command(view, run, decision);
+    if let Some(since) = run.status.as_ref().and_then(|s| s.unresponsive_since.as_ref()) {
+        let (limit, waited) = (view.resolved.timeouts.heartbeat.get() * 2, view.since(since));
+        if waited <= limit {
+            // Whole seconds: a moment later than just over.
+            return decision.again(limit - waited + Duration::from_secs(1));
+        }
+        let message = format!("the runner was silent for {} s", waited.as_secs());
+        let lost = lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, view.now());
+        return decision.with(close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
+    }
+    let told = run.spec.command.as_ref().filter(|c| c.state == DesiredState::Cancelled);
+    let Some(told) = told else { return decision };
+    let (limit, waited) = (view.job.grace().saturating_add(CANCEL_MARGIN), view.since(&told.time));
+    if waited < limit {
+        return decision.again(limit - waited);
+    }
+    decision.with(close(run, lifecycle::given_up(run, view.now()), Guard::None)).again(Duration::ZERO)
+}
+
+/// The newest run has ended: what follows is put on record.
+fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
+    let cancelled = view.desired() == DesiredState::Cancelled;
+    if !run.may_have_started()
+        && !cancelled
+        && let Some(error) = pending_error(view, run)
+    {
+        return finish(view, Phase::Failed, Some(error));
+    }
+    let after = lifecycle::after_run(&retry(view), run, &view.policy(), cancelled, view.now());
+    match after.next {
+        Next::Succeed => finish(view, Phase::Succeeded, None),
+        Next::Fail(error) => finish(view, Phase::Failed, Some(error)),
+        Next::Cancel => finish(view, Phase::Cancelled, None),
+        Next::Continue => {
+            let heard = view.termination().is_some_and(|t| t.source == TerminationSource::Runner);
+            let phase = match view.desired() {
+                DesiredState::Paused if heard || !view.pod_may_run() => Phase::Paused,
+                _ => waiting_phase(&after.retry),
+            };
+            Decision {
+                phase,
+                active_run: Some(run.number().saturating_add(1)),
+                error: after.error.or(view.old.error.clone()),
+                retry: Some(after.retry),
+                ..Decision::unchanged(view)
+            }
+            .again(Duration::ZERO)
+        }
+    }
+}
+
+/// Whether the time for a pod to come up is over.
+fn pending_error(view: &JobView<'_>, run: &AgentRun) -> Option<ErrorStatus> {
+    let said = run.termination().and_then(|t| t.error.clone());
+    said.filter(|e| e.kind == error_types::PENDING_TIMEOUT).or_else(|| pending::of(view).timed_out)
+}
+
+/// The command for the runner: given only when it differs, so that it follows from states and never from edges.
+fn with_command(view: &JobView<'_>, run: &AgentRun, decision: Decision) -> Decision {
+    let told = view.command().unwrap_or_default();
+    if told == view.desired() {
+        return decision;
+    }
+    decision.with(Action::CommandRun { run: Box::new(run.clone()), state: view.desired() })
+}
+
+fn close(run: &AgentRun, termination: crate::api::Termination, guard: Guard) -> Action {
+    Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard }
+}

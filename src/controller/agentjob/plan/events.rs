@@ -1,0 +1,80 @@
+//! Events: what changed, in words that say what to do. From two statuses, so that each transition is told once. An undisturbed
+//! job has two: its start and its end.
+
+use crate::api::{AgentJobStatus, Phase, conditions};
+
+/// How grave an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Normal,
+    /// Worth a look.
+    Warning,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// How grave.
+    pub level: Level,
+    /// One stable word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+fn event(level: Level, reason: &str, message: impl Into<String>) -> Event {
+    let mut message = message.into();
+    // The API server takes 1,024 bytes.
+    if let Some((cut, _)) =
+        message.char_indices().take_while(|(i, _)| *i < 1000).last().filter(|_| message.len() > 1000)
+    {
+        message.truncate(cut);
+        message.push('…');
+    }
+    Event { level, reason: reason.into(), message }
+}
+
+pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Event> {
+    use Level::Warning;
+    let mut events = Vec::new();
+    if new.error != old.error
+        && let Some(error) = new.error.as_ref().filter(|_| new.phase != Some(Phase::Failed))
+    {
+        events.push(event(Warning, "AttemptFailed", format!("{}: {}", error.kind, error.message)));
+    }
+    let stalled = |s: &AgentJobStatus| {
+        let found = s.conditions.iter().find(|c| c.type_ == conditions::STALLED && c.status == "True");
+        found.map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    if let Some((reason, message)) = stalled(new).filter(|new| stalled(old).is_none_or(|old| old.0 != new.0)) {
+        events.push(event(Warning, &reason, format!("{}. The job waits for this", message.trim_end_matches('.'))));
+    }
+    if old.phase != new.phase
+        && let Some(phase) = new.phase
+    {
+        events.extend(phase_event(phase, old, new));
+    }
+    events
+}
+
+fn phase_event(phase: Phase, old: &AgentJobStatus, status: &AgentJobStatus) -> Option<Event> {
+    use Level::{Normal, Warning};
+    let error = status.error.clone().unwrap_or_default();
+    let pod = status.runner_pod.clone().unwrap_or_default();
+    let attempt = status.attempt.unwrap_or(1);
+    Some(match phase {
+        Phase::Pending | Phase::Retrying => return None,
+        Phase::Running if old.phase == Some(Phase::Paused) => event(Normal, "Resumed", "the agent goes on"),
+        Phase::Running => event(
+            Normal,
+            "Started",
+            format!("attempt {attempt} runs in pod {pod}; follow it with kubectl logs -f {pod}"),
+        ),
+        Phase::Paused => event(Normal, "Paused", "the job stands still; resume with spec.desiredState: Running"),
+        Phase::Cancelling => event(Normal, "Cancelling", "the agent gets SIGTERM, its grace period, then SIGKILL"),
+        Phase::Succeeded => event(Normal, "Succeeded", "the agent ended with success; its result is in status.result"),
+        Phase::Cancelled => event(Normal, "Cancelled", "the job was cancelled; no pod of it runs"),
+        Phase::Failed => event(Warning, "Failed", format!("{}: {}. See kubectl logs {pod}", error.kind, error.message)),
+    })
+}

@@ -1,0 +1,95 @@
+//! A run on its way to a ready runner: what keeps it, in the words of the kubelet, the scheduler or the API server, and for
+//! how long.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::view::JobView;
+use crate::{
+    api::{AgentRun, ErrorStatus, Reason},
+    pods::{PodView, ending},
+    protocol::error_types,
+};
+
+/// How long after the end of its grace period a pod may still be there before somebody is told.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How a run that is not ready stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    /// Since when it is pending; `None` while it is held back on purpose.
+    pub since: Option<Time>,
+    /// What keeps it, if a person is needed.
+    pub blocked: Option<(Reason, String)>,
+    /// The error with which the job fails, if its time is over.
+    pub timed_out: Option<ErrorStatus>,
+    /// When to look again.
+    pub requeue: Option<Duration>,
+}
+
+/// How the newest run stands, or the one that is to come.
+pub(super) fn of(view: &JobView<'_>) -> Pending {
+    let blocked = blocked(view);
+    let leftover = not_ending(view);
+    let requeue = leftover.as_ref().and_then(|(_, wait)| *wait);
+    let blocked = leftover.and_then(|(reason, _)| reason).or(blocked);
+    // A gate or a pause holds it back on purpose: the clock does not run.
+    if view.pod.is_some_and(|p| p.gated) || view.is_held() {
+        return Pending { blocked, requeue, ..Pending::default() };
+    }
+    // The clock of the first run begins when it is there; that of those after it goes on.
+    if view.run.is_none() && view.old.pending_since.is_none() {
+        return Pending { blocked, requeue, ..Pending::default() };
+    }
+    let created = view.run.and_then(|r| r.metadata.creation_timestamp.clone());
+    let seen_before = view.old.runner_pod.is_some();
+    // The first run counts from its creation, one whose gate was lifted, or that was resumed, from now.
+    let since = view.old.pending_since.clone();
+    let since = since.unwrap_or_else(|| created.filter(|_| !seen_before).unwrap_or_else(|| view.now().clone()));
+    let (limit, waited) = (view.resolved.timeouts.pending.get(), view.since(&since));
+    if waited < limit {
+        let requeue = Some(requeue.map_or(limit - waited, |r| r.min(limit - waited)));
+        return Pending { since: Some(since), blocked, timed_out: None, requeue };
+    }
+    let why = match (&blocked, view.run_error()) {
+        (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
+        (None, Some(error)) => error.message,
+        (None, None) => {
+            "its runner did not register; see the pod's events and the logs of container koco-install".into()
+        }
+    };
+    let message = format!("the pod was not ready within {} s: {why}", limit.as_secs());
+    let timed_out = Some(ErrorStatus { kind: error_types::PENDING_TIMEOUT.into(), message });
+    Pending { since: Some(since), blocked, timed_out, requeue }
+}
+
+/// What keeps the newest run's pod.
+fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
+    let run = view.run.filter(|r| !r.is_closed())?;
+    if let Some(words) = run.status.as_ref().and_then(|s| s.create_error.as_ref()) {
+        return Some((Reason::PodRefused, format!("the API server refused the pod: {words}")));
+    }
+    let (reason, message) = view.pod?.waiting_reason.clone()?;
+    Some((Reason::other(&reason), message))
+}
+
+/// A pod of a run that is over, which should have ended long ago: no other is created before Kubernetes says that it has, and
+/// somebody may have to see to its node. Or when to look again, if it is not late yet.
+pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>, Option<Duration>)> {
+    let of_closed = |run: &&AgentRun| run.is_closed();
+    let closed = view.observed.runs.iter().filter(of_closed);
+    let left = closed.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
+    let left = left.chain(&view.observed.previous_pod).filter(|p| !p.agent_ended());
+    let (pod, by): (&PodView, &Time) = left.filter_map(|p| Some((p, p.deletion_deadline.as_ref()?))).next()?;
+    let late = view.since(by);
+    if late < PATIENCE {
+        return Some((None, Some(view.until(by) + PATIENCE - late)));
+    }
+    let message = format!(
+        "pod {} was to end by {}, and Kubernetes can't say that it has: no second runner is started before. Bring its \
+         node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service",
+        pod.name, by.0
+    );
+    Some((Some((Reason::PodNotEnding, message)), None))
+}

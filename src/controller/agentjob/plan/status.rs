@@ -1,0 +1,85 @@
+//! The new status, from what was decided and what the newest run shows.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Decision, view::JobView};
+use crate::api::{AgentJobStatus, Confirmed, ControlStatus, ObservedDesiredState, Phase, RawJson, fid};
+
+/// All of it but the conditions.
+pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus {
+    let (job, old) = (view.job, &view.old);
+    let created = job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+    let (runner_pod, runner_pod_uid) = pod(view, decision);
+    let ends_now = decision.phase.is_terminal() && !view.is_terminal();
+    AgentJobStatus {
+        observed_generation: job.metadata.generation,
+        phase: Some(decision.phase),
+        fid: old.fid.clone().or_else(|| Some(fid(created, job.uid()))),
+        attempt: attempt(view, decision),
+        active_run: decision.active_run,
+        runner_pod,
+        runner_pod_uid,
+        retry: decision.retry.clone(),
+        resolved: Some(view.resolved.clone()),
+        workflow: decision.workflow.clone(),
+        result: if ends_now && decision.phase == Phase::Succeeded { result(view) } else { old.result.clone() },
+        error: decision.error.clone(),
+        start_time: old.start_time.clone().or_else(|| start_time(view)),
+        completion_time: if ends_now { Some(view.now().clone()) } else { old.completion_time.clone() },
+        pending_since: decision.pending_since.clone(),
+        conditions: old.conditions.clone(),
+        control: Some(control(view, decision)),
+    }
+}
+
+/// The newest run's pod, once it was seen. The one before it stays until then, for its logs; but not its UID, by which a pod
+/// of the newest run would be missed.
+fn pod(view: &JobView<'_>, decision: &Decision) -> (Option<String>, Option<String>) {
+    let old = (view.old.runner_pod.clone(), view.old.runner_pod_uid.clone());
+    let run = view.run.filter(|r| Some(r.number()) == decision.active_run);
+    let registered = run.and_then(|r| r.status.as_ref()?.pod_uid.clone());
+    let uid = registered.or_else(|| view.pod.filter(|_| run.is_some()).map(|p| p.uid.clone()));
+    match (run, uid) {
+        (Some(run), Some(uid)) => (Some(run.spec.identity.pod_name.clone()), Some(uid)),
+        _ if decision.active_run != view.old.active_run => (old.0, None),
+        _ => old,
+    }
+}
+
+/// How many times the agent was started.
+fn attempt(view: &JobView<'_>, decision: &Decision) -> Option<i32> {
+    let started = view.run.filter(|r| r.may_have_started()).map(|r| r.spec.identity.attempt);
+    let answered = view.answer().map(|a| a.attempt);
+    let counted = decision.retry.as_ref().map(|r| r.attempts);
+    view.old.attempt.max(started).max(answered).max(counted).filter(|n| *n > 0)
+}
+
+/// When the agent first started.
+fn start_time(view: &JobView<'_>) -> Option<Time> {
+    let run = view.run.filter(|r| r.may_have_started())?;
+    let granted = run.spec.grant.as_ref()?.time.clone();
+    let ready = run.status.as_ref()?.ready_time.clone()?;
+    Some(granted.max(ready))
+}
+
+fn result(view: &JobView<'_>) -> Option<RawJson> {
+    view.termination()?.result.clone()
+}
+
+/// What the spec desires, what was sent, and what the newest runner has confirmed.
+fn control(view: &JobView<'_>, decision: &Decision) -> ControlStatus {
+    let (state, old) = (view.desired(), view.old.control.clone().unwrap_or_default());
+    let known = old.desired.filter(|d| d.state == state);
+    let desired = known.unwrap_or_else(|| ObservedDesiredState { state, time: view.now().clone() });
+    let confirmed = view.run.and_then(|run| {
+        let answer = run.acknowledged()?;
+        Some(Confirmed {
+            state: answer.state,
+            generation: answer.generation,
+            run: run.number(),
+            time: answer.time.clone(),
+            problem: answer.problem.clone(),
+        })
+    });
+    ControlStatus { desired: Some(desired), sent: decision.sent.clone(), confirmed: confirmed.or(old.confirmed) }
+}

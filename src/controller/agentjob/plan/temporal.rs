@@ -1,0 +1,415 @@
+//! Temporal mode: the workflow decides; the controller starts it, passes on what the spec asks for and what Kubernetes says, and
+//! mirrors.
+
+use std::time::Duration;
+
+use super::{
+    Action, Decision, Guard,
+    control::{finish, phase_of_agent},
+    pending,
+    view::JobView,
+};
+use crate::{
+    api::{
+        AgentRun, DesiredState, ErrorStatus, Phase, Reason, SentRequest, TerminationSource, TerminationType,
+        WorkflowStatus, names,
+    },
+    protocol::{
+        error_types,
+        workflow::{Input, Progress, Request, RunnerFailed, Stage},
+    },
+    temporal::Closed,
+};
+
+/// How long to wait before Temporal is tried again, when it did not answer.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long a gateway may take to tell the workflow what a runner said, before the controller tells it, too.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+pub(super) fn decide(view: &JobView<'_>) -> Decision {
+    let unchanged = Decision { active_run: view.active_run(), ..Decision::unchanged(view) };
+    if !view.operator.temporal_configured {
+        let message =
+            "no Temporal server is configured: set temporal.address in the Helm values, or use executionMode Direct";
+        let blocked = Some((Reason::TemporalNotConfigured, message.to_string()));
+        return Decision { blocked, ..unchanged };
+    }
+    if !view.job.has_finalizer() {
+        // Nothing is started that nothing would end.
+        return unchanged.with(Action::AddFinalizer);
+    }
+    let ours = view.operator.temporal_namespace;
+    if let Some(workflow) = view.old.workflow.as_ref().filter(|w| w.namespace != ours) {
+        // What this one knows of it proves nothing.
+        let message = format!(
+            "its workflow is in the Temporal namespace {}, and koco is set to {ours}: set it back until this job has \
+             ended, or delete the job",
+            workflow.namespace
+        );
+        let not_ready = Some((Reason::TemporalNamespaceChanged, message));
+        return Decision { phase: phase(view), not_ready, ..unchanged };
+    }
+    if view.observed.active_is_missing
+        && let Some(number) = view.old.active_run
+    {
+        // Somebody deleted it: it counts as a deleted pod does.
+        let attempt = view.old.attempt.unwrap_or(1);
+        return unchanged.with(Action::CreateTombstone { number, attempt }).again(Duration::ZERO);
+    }
+    if !is_submitted(view) {
+        return submit(view, unchanged);
+    }
+    mirror(view, unchanged)
+}
+
+/// Whether the workflow was certainly started.
+fn is_submitted(view: &JobView<'_>) -> bool {
+    let recorded = view.old.workflow.as_ref().is_some_and(|w| w.run_id.is_some());
+    recorded || view.observed.started.is_some() || view.active_run().is_some()
+}
+
+/// Whether Temporal could not be asked or told, as the condition Ready says it.
+fn not_ready(view: &JobView<'_>) -> Option<(Reason, String)> {
+    let (reason, message) = view.observed.temporal_trouble.as_ref()?;
+    Some((reason.clone(), format!("{message}. It is tried again; running agents go on.")))
+}
+
+fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
+    // Cancelled before anything was put on record: nothing ever is started.
+    if view.desired() == DesiredState::Cancelled && view.old.workflow.is_none() {
+        return finish(view, Phase::Cancelled, None);
+    }
+    let resolved = &view.resolved;
+    let request = Request { id: request_id(view), desired: view.desired() };
+    let input = Input {
+        job: view.job.reference(),
+        retry_policy: resolved.retry_policy.clone(),
+        timeouts: resolved.timeouts,
+        disruption_policy: view.job.spec.disruption_policy,
+        pause_policy: view.job.spec.pause_policy,
+        grace_seconds: view.job.grace_seconds(),
+        progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
+    };
+    let workflow = WorkflowStatus {
+        id: names::workflow(view.operator.cluster, view.job.uid()),
+        namespace: view.operator.temporal_namespace.into(),
+        status: Some(Stage::Pending.as_str().into()),
+        is_paused: Some(false),
+        ..WorkflowStatus::default()
+    };
+    let not_ready = not_ready(view);
+    let requeue = not_ready.as_ref().map(|_| RETRY);
+    Decision {
+        phase: phase(view),
+        workflow: Some(view.old.workflow.clone().unwrap_or(workflow)),
+        not_ready,
+        requeue,
+        ..unchanged
+    }
+    .with(Action::StartWorkflow(Box::new(input)))
+    .with(Action::QueryWorkflow)
+}
+
+/// The id of what the spec asks for at present.
+fn request_id(view: &JobView<'_>) -> String {
+    let generation = view.job.metadata.generation.unwrap_or_default();
+    match view.job.control_request() {
+        Some(request) => format!("{generation}/{request}"),
+        None => generation.to_string(),
+    }
+}
+
+/// The workflow is there: what it answered goes into the status, what the spec and the cluster say goes to it.
+fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
+    let (workflow, error) = (workflow(view), error(view));
+    let mirrored = Decision { workflow, error, ..unchanged };
+    if let Some((phase, error)) = closed(view) {
+        let ended = finish(view, phase, error);
+        let error = if ended.phase == Phase::Succeeded { None } else { ended.error.or(mirrored.error) };
+        return Decision { workflow: mirrored.workflow, active_run: mirrored.active_run, error, ..ended };
+    }
+    let (sent, signal) = request(view);
+    let tell = tell(view);
+    let not_ready = not_ready(view);
+    let requeue = not_ready.as_ref().map(|_| RETRY);
+    let ask = not_ready.is_some() || !caught_up(view, sent.as_ref());
+    let query = ask.then_some(Action::QueryWorkflow);
+    let actions = signal.into_iter().chain(tell.actions).chain(query).collect();
+    let requeue = super::sooner(requeue, tell.requeue);
+    Decision {
+        phase: phase(view),
+        sent,
+        not_ready,
+        blocked: tell.blocked,
+        pending_since: tell.pending_since,
+        actions,
+        requeue,
+        ..mirrored
+    }
+}
+
+/// What `status.workflow` says.
+fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
+    let mut workflow = view.old.workflow.clone()?;
+    if let Some(started) = &view.observed.started {
+        workflow.run_id.get_or_insert_with(|| started.clone());
+    }
+    // The grant is given by the workflow's own activity, so no question needs to be asked to know where it stands.
+    if view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed()) && view.desired() == DesiredState::Running {
+        workflow.status = Some(Stage::Running.as_str().into());
+    }
+    let Some(answer) = &view.observed.answer else { return Some(workflow) };
+    if answer.run_id.is_some() {
+        workflow.run_id.clone_from(&answer.run_id);
+    }
+    if let Some(status) = answer.status.as_ref().filter(|s| Some(s.epoch) >= view.run.map(AgentRun::number)) {
+        // Before it is closed, an end is not told: the closing follows in a moment, and says it, too.
+        let ends = matches!(status.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
+        let granted = view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed());
+        let behind = granted && matches!(status.status, Stage::Pending | Stage::Retrying);
+        if !ends && !behind {
+            workflow.status = Some(status.status.as_str().into());
+        }
+        workflow.is_paused = Some(status.is_paused);
+        workflow.error.clone_from(&status.error);
+    }
+    if let Some(closed) = answer.closed {
+        workflow.status = Some(closed_word(closed).into());
+        workflow.is_paused = Some(false);
+    }
+    Some(workflow)
+}
+
+/// The newest attempt's error: of the newest run that has failed, or as the workflow answered.
+fn error(view: &JobView<'_>) -> Option<ErrorStatus> {
+    let failed = view.termination().filter(|t| t.kind == TerminationType::Failed);
+    if let Some(error) = failed.and_then(|t| t.error.clone()) {
+        return Some(error);
+    }
+    match view.answer() {
+        Some(answer) if Some(answer.epoch) >= view.run.map(AgentRun::number) => answer.error.clone(),
+        _ => view.old.error.clone(),
+    }
+}
+
+/// How the job ends, if its workflow is closed.
+fn closed(view: &JobView<'_>) -> Option<(Phase, Option<ErrorStatus>)> {
+    let answer = view.observed.answer.as_ref()?;
+    let from_outside = |how: &str| {
+        let message = format!("the workflow was {how} from outside");
+        Some(ErrorStatus { kind: error_types::WORKFLOW_CLOSED.into(), message })
+    };
+    let succeeded = view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded);
+    if answer.missing || matches!(answer.closed, Some(Closed::Terminated | Closed::TimedOut)) {
+        // The agent's success is on record: what became of its workflow later takes nothing of that away.
+        if succeeded {
+            return Some((Phase::Succeeded, None));
+        }
+    }
+    if answer.missing {
+        let message = "Temporal knows no workflow of this job: it was deleted, or its retention is over".to_string();
+        let error = ErrorStatus { kind: error_types::WORKFLOW_CLOSED.into(), message };
+        return Some((Phase::Failed, Some(error)));
+    }
+    Some(match answer.closed? {
+        Closed::Completed => (Phase::Succeeded, None),
+        Closed::Cancelled => (Phase::Cancelled, None),
+        Closed::Failed => {
+            // An answer from before the end speaks of an earlier attempt.
+            let said = answer.status.as_ref().filter(|s| s.status == Stage::Failed).and_then(|s| s.error.clone());
+            (Phase::Failed, said.or_else(|| view.run_error()))
+        }
+        Closed::Terminated => (Phase::Failed, from_outside("terminated")),
+        Closed::TimedOut => (Phase::Failed, from_outside("timed out")),
+    })
+}
+
+fn closed_word(closed: Closed) -> &'static str {
+    match closed {
+        Closed::Completed => "completed",
+        Closed::Failed => "failed",
+        Closed::Cancelled => "cancelled",
+        Closed::Terminated => "terminated",
+        Closed::TimedOut => "timedout",
+    }
+}
+
+/// What was last asked of the workflow, and the signal that is due: if and only if what the spec asks for differs from that.
+fn request(view: &JobView<'_>) -> (Option<SentRequest>, Option<Action>) {
+    let (state, request) = (view.desired(), view.job.control_request().map(str::to_string));
+    let sent = recover_signal(view);
+    let asked = match (&sent, view.answer()) {
+        (Some(sent), _) => sent.state == state && sent.request == request,
+        // Nothing is on record: the workflow knows what it was started with, or what was sent before a crash.
+        (None, Some(answer)) => {
+            let last = answer.last_request.as_ref().filter(|l| l.desired == state);
+            if let Some(last) = last {
+                let sent = SentRequest { state, id: last.id.clone(), request, time: view.now().clone() };
+                return (Some(sent), None);
+            }
+            false
+        }
+        // No worker has answered yet. Asking to run can wait for that; the others can't.
+        (None, None) => state == DesiredState::Running,
+    };
+    let signal = (!asked).then(|| Action::Signal(Request { id: request_id(view), desired: state }));
+    (sent, signal)
+}
+
+/// What was last sent, also if its record was lost to a conflict or a crash: the workflow has heard it. Without this a state
+/// that changed to and fro would seem to have been sent already.
+fn recover_signal(view: &JobView<'_>) -> Option<SentRequest> {
+    let recorded = view.old.control.as_ref().and_then(|c| c.sent.clone());
+    let ours = view.observed.sent.clone();
+    let newest = match (recorded, ours) {
+        (Some(recorded), Some(ours)) if generation(&ours.id) < generation(&recorded.id) => Some(recorded),
+        (recorded, ours) => ours.or(recorded),
+    };
+    let heard = view.answer().and_then(|s| s.last_request.clone());
+    match (newest, heard) {
+        (Some(sent), Some(heard)) if generation(&heard.id) > generation(&sent.id) => {
+            let request = heard.id.split_once('/').map(|(_, request)| request.to_string());
+            Some(SentRequest { state: heard.desired, id: heard.id, request, time: view.now().clone() })
+        }
+        (newest, _) => newest,
+    }
+}
+
+/// The generation that a request's id begins with.
+fn generation(id: &str) -> i64 {
+    id.split('/').next().and_then(|g| g.parse().ok()).unwrap_or(0)
+}
+
+/// Whether the workflow's answer knows all that matters of what the status knows; if not, it is asked again.
+fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
+    let Some(answer) = view.answer() else { return view.agent_may_run() && sent.is_none() };
+    let taken = sent.is_none_or(|s| answer.last_request.as_ref().is_some_and(|l| l.id == s.id));
+    let cancelling = answer.desired == DesiredState::Cancelled;
+    let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
+    let Some(run) = view.run else {
+        return taken && !cancelling && !ends && (answer.epoch == 0 || answer.status == Stage::Held);
+    };
+    if run.is_closed() {
+        // What follows from its end is the workflow's to say.
+        let knows = answer.epoch == run.number() && answer.status != Stage::Running && !ends && !cancelling;
+        return taken && knows && (answer.status != Stage::Retrying);
+    }
+    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.seq >= c.generation);
+    let paused_is_known = answer.desired != DesiredState::Paused
+        || answer.is_paused
+        || (run.spec.grant.is_some() && !view.stands_still());
+    taken && commanded && !cancelling && !ends && paused_is_known
+}
+
+/// What to tell the workflow of its newest run, and how a run on its way stands.
+#[derive(Default)]
+struct Tell {
+    actions: Vec<Action>,
+    requeue: Option<Duration>,
+    blocked: Option<(Reason, String)>,
+    pending_since: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+}
+
+fn tell(view: &JobView<'_>) -> Tell {
+    let leftover = pending::not_ending(view);
+    let blocked = leftover.as_ref().and_then(|(reason, _)| reason.clone());
+    let requeue = leftover.and_then(|(_, wait)| wait);
+    let tell = Tell { blocked, requeue, ..Tell::default() };
+    let Some(run) = view.run else { return tell };
+    if let Some(termination) = view.derived_termination() {
+        // Written first; what follows from it is the next round's.
+        let close =
+            Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard: Guard::None };
+        return Tell { actions: vec![close], requeue: Some(Duration::ZERO), ..tell };
+    }
+    let moved_on = view.answer().is_some_and(|s| s.epoch > run.number());
+    match (run.is_closed(), run.spec.grant.is_some()) {
+        _ if moved_on => tell,
+        (true, true) => deliver(view, run, tell),
+        (true, false) => ended_before_its_grant(view, run, tell),
+        (false, true) => tell,
+        (false, false) => on_its_way(view, run, tell),
+    }
+}
+
+/// A granted run has ended: whoever was there first tells the workflow, and the controller where nobody did.
+fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
+    let waits = view.answer().is_none_or(|s| {
+        s.epoch <= run.number() && matches!(s.status, Stage::Running | Stage::Cancelling | Stage::Pending)
+    });
+    if !waits {
+        return tell;
+    }
+    let complete = Action::CompleteActivity(Box::new(run.clone()));
+    let by_runner = run.termination().filter(|t| t.source == TerminationSource::Runner);
+    match by_runner.map(|t| view.since(&t.time)) {
+        Some(since) if since < DELIVERY => {
+            let requeue = super::sooner(tell.requeue, Some(DELIVERY - since));
+            Tell { requeue, ..tell }
+        }
+        // Again after a while, for as long as the workflow seems to wait.
+        _ => Tell { actions: vec![complete], requeue: super::sooner(tell.requeue, Some(DELIVERY)), ..tell },
+    }
+}
+
+fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
+    let pending = pending::of(view);
+    let fatal = pending.timed_out.is_some();
+    let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
+    let error = pending.timed_out.or_else(|| view.run_error()).unwrap_or_else(unknown);
+    let failed = RunnerFailed { epoch: run.number(), error, fatal };
+    // Whether a run that somebody deleted had its grant, only the workflow knows.
+    let granted = run.spec.identity.tombstone.then(|| Action::CompleteActivity(Box::new(run.clone())));
+    Tell {
+        actions: [Action::RunnerFailed(failed)].into_iter().chain(granted).collect(),
+        requeue: super::sooner(tell.requeue, Some(RETRY)),
+        blocked: pending.blocked,
+        pending_since: pending.since,
+    }
+}
+
+fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
+    if let Some(ready) = run.status.as_ref().and_then(|s| s.ready_time.as_ref()) {
+        // A workflow that waits for its runner has not heard of it: it was restored to an earlier point, or the gateway ended.
+        let held = view.is_held() || view.desired() == DesiredState::Cancelled;
+        let since = view.since(ready);
+        return match since < DELIVERY {
+            _ if held => tell,
+            true => Tell { requeue: super::sooner(tell.requeue, Some(DELIVERY - since)), ..tell },
+            false => Tell {
+                actions: vec![Action::RunnerReady(run.number())],
+                requeue: super::sooner(tell.requeue, Some(RETRY)),
+                ..tell
+            },
+        };
+    }
+    let pending = pending::of(view);
+    let failed = |error| RunnerFailed { epoch: run.number(), error, fatal: true };
+    Tell {
+        actions: pending.timed_out.map(|e| Action::RunnerFailed(failed(e))).into_iter().collect(),
+        requeue: super::sooner(pending.requeue, tell.requeue),
+        blocked: pending.blocked,
+        pending_since: pending.since,
+    }
+}
+
+/// The summary: from what the cluster shows, so that it is true also while no worker answers.
+fn phase(view: &JobView<'_>) -> Phase {
+    let answer = view.answer();
+    let wanted = answer.map_or(view.desired(), |a| a.desired);
+    if [Some(wanted), view.command(), Some(view.desired())].contains(&Some(DesiredState::Cancelled)) {
+        return Phase::Cancelling;
+    }
+    if view.agent_may_run() {
+        return phase_of_agent(view, view.command().unwrap_or_default());
+    }
+    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() {
+        return Phase::Paused;
+    }
+    if view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded) {
+        return Phase::Running;
+    }
+    let resumed = view.run.is_some_and(|r| r.spec.identity.resumed);
+    let started = view.old.attempt.is_some() || view.run.is_some_and(AgentRun::may_have_started);
+    if started && !resumed { Phase::Retrying } else { Phase::Pending }
+}

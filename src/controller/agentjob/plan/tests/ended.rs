@@ -1,0 +1,68 @@
+//! Jobs that have ended or are being deleted, and what is collected.
+
+use super::*;
+
+fn over(spec: Value) -> AgentJob {
+    job(spec, json!({ "phase": "Succeeded", "activeRun": 1, "completionTime": "2026-01-01T00:59:55Z" }))
+}
+
+#[test]
+fn the_pod_of_a_finished_job_may_end_by_itself() {
+    let pods = [pod(1, AgentContainer::Running)];
+    let recent = observed(&[run(1, ended("Succeeded", None, "Runner"))], &pods);
+    assert_eq!(decide(&over(json!({})), &recent).actions, []);
+    let mut long_ago = ended("Succeeded", None, "Runner");
+    long_ago["status"]["termination"]["time"] = json!("2026-01-01T00:50:00Z");
+    assert_eq!(decide(&over(json!({})), &observed(&[run(1, long_ago)], &pods)).actions, [delete(1)]);
+}
+
+#[test]
+fn a_job_is_deleted_when_its_ttl_has_expired() {
+    let ended = |at: &str| {
+        let status = json!({ "phase": "Succeeded", "completionTime": at });
+        decide(&job(json!({ "ttlSecondsAfterFinished": 60 }), status), &ObservedState::default())
+    };
+    assert_eq!(ended("2026-01-01T00:59:30Z").requeue, Some(Duration::from_secs(30)));
+    assert_eq!(ended("2026-01-01T00:58:00Z").actions, [Action::DeleteJob]);
+    // A clock that is behind makes nothing expire early.
+    assert_eq!(ended("2026-01-01T02:00:00Z").requeue, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn history_is_trimmed_while_the_job_runs_too() {
+    let closed = |n: i32| run(n, ended("Failed", Some("AgentFailed"), "Runner"));
+    let runs: Vec<AgentRun> = (1..=4).map(closed).chain([run(5, started())]).collect();
+    let pods: Vec<PodView> =
+        (1..=4).map(|n| PodView { ended: true, uid: "p1".into(), ..pod(n, AgentContainer::Waiting) }).collect();
+    let spec = json!({ "runHistoryLimit": 2, "failedPodsHistoryLimit": 1 });
+    let plan = decide(&job(spec, json!({ "activeRun": 5, "phase": "Running" })), &observed(&runs, &pods));
+    let runs: Vec<_> = plan.actions.iter().filter(|a| matches!(a, Action::DeleteRun { .. })).collect();
+    let pods: Vec<_> = plan.actions.iter().filter(|a| matches!(a, Action::DeletePod { .. })).collect();
+    assert_eq!((runs.len(), pods.len()), (2, 3));
+}
+
+#[test]
+fn a_run_that_was_created_anew_under_an_old_number_is_closed() {
+    let runs = [run(1, granted()), run(2, started())];
+    let plan = decide(&job(json!({}), json!({ "activeRun": 2, "phase": "Running" })), &observed(&runs, &[]));
+    assert_eq!(closes(&plan), [(1, "Superseded".to_string())]);
+    // And one of a job that has ended.
+    let plan = decide(&over(json!({})), &observed(&[run(1, granted())], &[]));
+    assert_eq!((closes(&plan), plan.status.phase), (vec![(1, "Superseded".into())], Some(Phase::Succeeded)));
+}
+
+#[test]
+fn a_deletion_waits_for_the_workflow_but_not_for_ever() {
+    let deleted = |at: &str, answer: Option<WorkflowSnapshot>| {
+        let status = json!({ "workflow": { "id": "w", "namespace": "t" } });
+        let mut job = job(json!({ "executionMode": "Temporal" }), status);
+        job.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+        job.metadata.deletion_timestamp = Some(Time(at.parse().unwrap()));
+        decide(&job, &ObservedState { answer, ..ObservedState::default() }).actions
+    };
+    let asked = deleted("2026-01-01T00:59:58Z", None);
+    assert!(matches!(&asked[..], [Action::Signal(r), Action::QueryWorkflow] if r.desired == DesiredState::Cancelled));
+    let closed = WorkflowSnapshot { closed: Some(Closed::Cancelled), ..WorkflowSnapshot::default() };
+    assert_eq!(deleted("2026-01-01T00:59:58Z", Some(closed)), [Action::RemoveFinalizer]);
+    assert_eq!(deleted("2026-01-01T00:58:00Z", None), [Action::RemoveFinalizer]);
+}

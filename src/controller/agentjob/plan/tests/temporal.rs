@@ -1,0 +1,202 @@
+//! Temporal mode.
+
+use super::*;
+use crate::protocol::workflow::Stage;
+
+fn temporal(state: &str, generation: i64, sent: Option<(&str, &str)>, status: Value) -> AgentJob {
+    let mut whole = json!({ "workflow": { "id": "w", "namespace": "t", "runID": "x" } });
+    if let Some((state, id)) = sent {
+        whole["control"] = json!({ "sent": { "state": state, "id": id, "time": "2026-01-01T00:00:00Z" } });
+    }
+    let spec = json!({ "executionMode": "Temporal", "desiredState": state });
+    let mut job = job(spec, merged(whole, status));
+    job.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    job.metadata.generation = Some(generation);
+    job
+}
+
+/// Its agent has its grant.
+fn with_agent(state: &str, generation: i64, sent: (&str, &str)) -> AgentJob {
+    temporal(state, generation, Some(sent), json!({ "activeRun": 1, "attempt": 1, "phase": "Running" }))
+}
+
+fn answering(desired: &str, id: &str) -> ObservedState {
+    let status: StatusAnswer = serde_json::from_value(json!({
+        "status": "running", "attempt": 1, "epoch": 1, "desired": desired, "seq": 1, "isPaused": false,
+        "lastRequest": { "id": id, "desired": desired },
+    }))
+    .unwrap();
+    let answer = WorkflowSnapshot { status: Some(status), ..WorkflowSnapshot::default() };
+    let running = observed(&[run(1, started())], &[pod(1, AgentContainer::Running)]);
+    ObservedState { answer: Some(answer), ..running }
+}
+
+fn signals(plan: &Plan) -> Vec<(String, &'static str)> {
+    let signals = plan.actions.iter().filter_map(|a| match a {
+        Action::Signal(request) => Some((request.id.clone(), request.desired.as_str())),
+        _ => None,
+    });
+    signals.collect()
+}
+
+#[test]
+fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
+    let bare = job(json!({ "executionMode": "Temporal" }), Value::Null);
+    assert_eq!(decide(&bare, &ObservedState::default()).actions, [Action::AddFinalizer]);
+    let mut ready = bare;
+    ready.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    let plan = decide(&ready, &ObservedState::default());
+    assert!(matches!(&plan.actions[..], [Action::StartWorkflow(_), Action::QueryWorkflow]));
+    assert!(!plan.actions.iter().any(Action::follows_from_spec));
+    assert_eq!(plan.status.workflow.as_ref().map(|w| w.run_id.is_none()), Some(true));
+    // What Temporal did not take is tried again, and told.
+    let trouble = Some((Reason::other("TemporalUnavailable"), "no".to_string()));
+    let mut recorded = ready.clone();
+    recorded.status = Some(plan.status);
+    let failed = decide(&recorded, &ObservedState { temporal_trouble: trouble, ..ObservedState::default() });
+    assert!(failed.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
+    assert_eq!(condition(&failed, "Ready").1, "TemporalUnavailable");
+    // What it took is on record with the next write, and not submitted again.
+    let started = ObservedState { started: Some("x".into()), ..ObservedState::default() };
+    let done = decide(&recorded, &started);
+    assert!(!done.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
+    assert_eq!(done.status.workflow.unwrap().run_id.as_deref(), Some("x"));
+}
+
+#[test]
+fn a_job_cancelled_after_the_intent_is_submitted_and_cancelled_there() {
+    // Whether its workflow was started nobody knows.
+    let mut cancelled = temporal("Cancelled", 2, None, json!({}));
+    cancelled.status.as_mut().unwrap().workflow.as_mut().unwrap().run_id = None;
+    let plan = decide(&cancelled, &ObservedState::default());
+    assert!(plan.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
+    assert_eq!(plan.status.phase, Some(Phase::Cancelling));
+}
+
+#[test]
+fn a_signal_whose_record_was_lost_is_not_forgotten() {
+    // Paused was sent and recorded, Running was sent and its record lost to a conflict, and Paused is wanted again.
+    let plan = decide(&with_agent("Paused", 7, ("Paused", "5")), &answering("Running", "6"));
+    assert_eq!(signals(&plan), [("7".to_string(), "Paused")]);
+}
+
+#[test]
+fn what_was_asked_already_is_not_asked_again() {
+    let none = |job: AgentJob, state: ObservedState| assert_eq!(signals(&decide(&job, &state)), []);
+    // An older answer, one from outside, and an edit of something else: nothing to ask.
+    none(with_agent("Paused", 5, ("Paused", "5")), answering("Running", "4"));
+    none(with_agent("Running", 5, ("Running", "5")), answering("Paused", "5"));
+    none(with_agent("Running", 9, ("Running", "5")), answering("Running", "5"));
+    // The lost one is what is wanted: it is recorded, and not sent again.
+    let plan = decide(&with_agent("Running", 6, ("Paused", "5")), &answering("Running", "6"));
+    assert_eq!(signals(&plan), []);
+    assert_eq!(plan.status.control.unwrap().sent.unwrap().id, "6");
+}
+
+#[test]
+fn the_pending_clock_stands_still_for_a_pause_and_ends_with_the_grant() {
+    let pending = json!({ "activeRun": 1, "pendingSince": "2026-01-01T00:58:00Z", "phase": "Pending" });
+    let since = |state: &str, over: Value| {
+        let job = temporal(state, 5, Some((state, "5")), pending.clone());
+        let runs = observed(&[run(1, over)], &[pod(1, AgentContainer::Waiting)]);
+        decide(&job, &ObservedState { runs: runs.runs, pods: runs.pods, ..answering(state, "5") }).status.pending_since
+    };
+    assert_eq!(since("Paused", started()), None, "it has its grant");
+    assert_eq!(since("Paused", json!({})), None, "it is held");
+    assert!(since("Running", json!({})).is_some());
+}
+
+#[test]
+fn a_lost_runner_is_not_called_paused() {
+    let job = with_agent("Paused", 5, ("Paused", "5"));
+    let mut state = answering("Paused", "5");
+    let answer = state.answer.as_mut().unwrap().status.as_mut().unwrap();
+    (answer.status, answer.is_paused) = (Stage::Held, true);
+    state.runs = vec![run(1, ended("Failed", Some("HeartbeatTimeout"), "Koco"))];
+    let plan = decide(&job, &state);
+    assert_eq!((plan.status.phase, plan.actions.contains(&delete(1))), (Some(Phase::Retrying), true));
+    state.pods.clear();
+    assert_eq!(decide(&job, &state).status.phase, Some(Phase::Paused));
+}
+
+#[test]
+fn another_temporal_namespace_proves_nothing() {
+    let mut job = with_agent("Paused", 5, ("Running", "4"));
+    job.status.as_mut().unwrap().workflow.as_mut().unwrap().namespace = "elsewhere".into();
+    let answer = Some(WorkflowSnapshot { missing: true, ..WorkflowSnapshot::default() });
+    let plan = decide(&job, &ObservedState { answer, ..answering("Running", "4") });
+    assert_eq!((plan.status.phase, plan.actions.len()), (Some(Phase::Running), 0));
+    assert_eq!(condition(&plan, "Ready").1, "TemporalNamespaceChanged");
+}
+
+#[test]
+fn a_pause_on_its_way_says_where_it_is() {
+    let job = with_agent("Paused", 5, ("Paused", "5"));
+    let paused = |state: &ObservedState| {
+        let (_, reason, message) = condition(&decide(&job, state), "Paused");
+        (reason, message)
+    };
+    let (reason, message) = paused(&answering("Running", "4"));
+    assert!(reason == "Pausing" && message.contains("the workflow has not taken"), "{reason}: {message}");
+    let (reason, message) = paused(&answering("Paused", "5"));
+    assert!(reason == "Pausing" && message.contains("on its way to the runner"), "{reason}: {message}");
+    let told = |state: &str, desired: &str| {
+        let runs = vec![run(1, commanded(state, 1, answered("Running", 0)))];
+        ObservedState { runs, ..answering(desired, "5") }
+    };
+    let (reason, message) = paused(&told("Paused", "Paused"));
+    assert!(reason == "Pausing" && message.contains("the runner has not confirmed"), "{reason}: {message}");
+    // Somebody resumed it by a signal.
+    let (reason, message) = paused(&told("Running", "Running"));
+    assert!(reason == "NotPaused" && message.contains("from elsewhere"), "{reason}: {message}");
+}
+
+#[test]
+fn an_end_is_delivered_again_only_if_nobody_else_did() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let delivers = |source: &str, time: &str| {
+        let mut over = ended("Succeeded", None, source);
+        over["status"]["termination"]["time"] = json!(time);
+        let plan = decide(&job, &ObservedState { runs: vec![run(1, over)], ..answering("Running", "1") });
+        (plan.actions.iter().any(|a| matches!(a, Action::CompleteActivity(_))), plan.requeue)
+    };
+    assert_eq!(delivers("Runner", NOW), (false, Some(Duration::from_secs(5))), "the gateway delivers it");
+    assert!(delivers("Runner", "2026-01-01T00:59:50Z").0);
+    assert!(delivers("Kubelet", NOW).0);
+}
+
+#[test]
+fn a_workflow_that_missed_its_runner_is_told_again() {
+    let job = temporal("Running", 1, Some(("Running", "1")), json!({ "activeRun": 1, "phase": "Pending" }));
+    let ready = json!({ "status": { "podUID": "p1", "readyTime": "2026-01-01T00:59:50Z" } });
+    let plan = decide(&job, &ObservedState { runs: vec![run(1, ready)], ..answering("Running", "1") });
+    assert!(plan.actions.contains(&Action::RunnerReady(1)));
+}
+
+#[test]
+fn a_workflow_closed_from_outside_ends_the_job_only_after_its_run() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let closed = |over: Value| {
+        let mut state = ObservedState { runs: vec![run(1, over)], ..answering("Running", "1") };
+        state.answer.as_mut().unwrap().closed = Some(Closed::Terminated);
+        decide(&job, &state)
+    };
+    let first = closed(started());
+    assert_eq!((first.status.phase, closes(&first)), (Some(Phase::Running), vec![(1, "Cancelled".into())]));
+    let second = closed(ended("Cancelled", None, "Koco"));
+    let error = second.status.error.clone().unwrap();
+    assert_eq!((second.status.phase, error.kind.as_str()), (Some(Phase::Failed), "WorkflowClosed"));
+    // A success that is on record stays one.
+    assert_eq!(closed(ended("Succeeded", None, "Runner")).status.phase, Some(Phase::Succeeded));
+}
+
+#[test]
+fn a_run_deleted_by_hand_gets_a_tombstone_and_the_workflow_is_told() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let missing = ObservedState { active_is_missing: true, runs: vec![], ..answering("Running", "1") };
+    assert_eq!(decide(&job, &missing).actions, [Action::CreateTombstone { number: 1, attempt: 1 }]);
+    let tombstone = run(1, json!({ "spec": { "identity": { "tombstone": true } } }));
+    let plan = decide(&job, &ObservedState { runs: vec![tombstone], ..answering("Running", "1") });
+    assert!(plan.actions.iter().any(|a| matches!(a, Action::RunnerFailed(_))));
+    assert!(plan.actions.iter().any(|a| matches!(a, Action::CompleteActivity(_))), "it may have had its grant");
+}

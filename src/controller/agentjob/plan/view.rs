@@ -1,0 +1,143 @@
+//! The facts about a job that rules ask for, read once from what was observed.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{ObservedState, OperatorContext};
+use crate::{
+    api::{
+        AgentJob, AgentJobStatus, AgentRun, DesiredState, ErrorStatus, ExecutionMode, Phase, Resolved, RunnerState,
+        Termination,
+    },
+    lifecycle::Policy,
+    pods::{PodView, ending},
+    protocol::{error_types, workflow::StatusAnswer},
+};
+
+/// What is known of a job.
+pub(super) struct JobView<'a> {
+    pub job: &'a AgentJob,
+    pub observed: &'a ObservedState,
+    pub operator: &'a OperatorContext<'a>,
+    /// The status as it was.
+    pub old: AgentJobStatus,
+    /// What was left to the operator's defaults.
+    pub resolved: Resolved,
+    /// The newest run, if it is the one that the status speaks of or a later one.
+    pub run: Option<&'a AgentRun>,
+    /// Its pod, if it is there.
+    pub pod: Option<&'a PodView>,
+}
+
+impl<'a> JobView<'a> {
+    pub fn new(job: &'a AgentJob, observed: &'a ObservedState, operator: &'a OperatorContext<'a>) -> Self {
+        let old = job.status.clone().unwrap_or_default();
+        let resolved = old.resolved.clone().unwrap_or_else(|| operator.defaults.resolve(&job.spec));
+        let active = old.active_run.unwrap_or(0);
+        let run = observed.runs.iter().max_by_key(|r| r.number()).filter(|r| r.number() >= active);
+        let pod = run.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
+        Self { job, observed, operator, old, resolved, run, pod }
+    }
+
+    pub fn now(&self) -> &Time {
+        &self.operator.now
+    }
+
+    /// How long ago something was; zero if it lies in the future, as clocks differ.
+    pub fn since(&self, time: &Time) -> Duration {
+        Duration::try_from(self.now().0.duration_since(time.0)).unwrap_or_default()
+    }
+
+    /// How long until something; zero if it is over.
+    pub fn until(&self, time: &Time) -> Duration {
+        Duration::try_from(time.0.duration_since(self.now().0)).unwrap_or_default()
+    }
+
+    pub fn is_temporal(&self) -> bool {
+        self.resolved.execution_mode == ExecutionMode::Temporal
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.old.phase.is_some_and(Phase::is_terminal)
+    }
+
+    pub fn desired(&self) -> DesiredState {
+        self.job.spec.desired_state
+    }
+
+    pub fn policy(&self) -> Policy<'_> {
+        Policy {
+            retry: &self.resolved.retry_policy,
+            disruption: self.job.spec.disruption_policy,
+            pause: self.job.spec.pause_policy,
+        }
+    }
+
+    pub fn answer(&self) -> Option<&'a StatusAnswer> {
+        self.observed.answer.as_ref()?.status.as_ref()
+    }
+
+    /// Whether a pause is wanted, whoever asked for it.
+    pub fn is_held(&self) -> bool {
+        let wanted = self.answer().filter(|_| self.is_temporal()).map_or(self.desired(), |a| a.desired);
+        wanted == DesiredState::Paused
+    }
+
+    /// The newest number: of a run, or one that is on record and has none yet.
+    pub fn active_run(&self) -> Option<i32> {
+        self.old.active_run.max(self.run.map(AgentRun::number))
+    }
+
+    /// How the newest run ended, if it has.
+    pub fn termination(&self) -> Option<&'a Termination> {
+        self.run?.termination()
+    }
+
+    /// Why the newest run failed, if it has.
+    pub fn run_error(&self) -> Option<ErrorStatus> {
+        self.termination()?.error.clone()
+    }
+
+    /// Whether the agent of the newest run may be running.
+    pub fn agent_may_run(&self) -> bool {
+        self.run.is_some_and(AgentRun::may_run)
+    }
+
+    /// What the newest run's agent does, if its runner has acknowledged the newest command.
+    pub fn acknowledged(&self) -> Option<RunnerState> {
+        self.run?.acknowledged_state()
+    }
+
+    /// What the newest run's runner is told.
+    pub fn command(&self) -> Option<DesiredState> {
+        self.run?.spec.command.as_ref().map(|c| c.state)
+    }
+
+    /// Whether the newest run's agent is acknowledged to stand still under a command to pause.
+    pub fn stands_still(&self) -> bool {
+        self.command() == Some(DesiredState::Paused)
+            && matches!(self.acknowledged(), Some(RunnerState::Frozen | RunnerState::Waiting))
+    }
+
+    /// Whether the newest run's runner was lost, and its agent may run on where nobody hears of it.
+    pub fn is_lost(&self) -> bool {
+        let error = self.termination().and_then(|t| t.error.as_ref());
+        error.is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT) && self.pod_may_run()
+    }
+
+    /// Whether the newest run's pod is there and its agent has not ended.
+    pub fn pod_may_run(&self) -> bool {
+        self.pod.is_some_and(|p| !p.agent_ended())
+    }
+
+    /// How the newest run ended, as its pod shows it; `None` while it may go on, or is closed already.
+    pub fn derived_termination(&self) -> Option<Termination> {
+        let run = self.run.filter(|r| !r.is_closed())?;
+        match self.pod {
+            Some(pod) => ending::derive(run, Some(pod), self.now()),
+            None if self.observed.pod_is_gone => ending::derive(run, None, self.now()),
+            None => None,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Events, told in the background: nothing rests on them.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Resource, api::ObjectMeta, runtime::events};
+
+use super::{
+    Context,
+    plan::{Event, Level},
+};
+use crate::api::{AgentJob, AgentJobStatus, names};
+
+/// Tells of a job's transitions.
+pub(super) fn transitions(context: &Context, job: &AgentJob, status: &AgentJobStatus, list: Vec<Event>) {
+    if list.is_empty() {
+        return;
+    }
+    // Events of one kind are counted together unless they relate to different objects.
+    let pod = status.runner_pod.clone().map(|name| ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: job.metadata.namespace.clone(),
+        uid: status.runner_pod_uid.clone(),
+        name: Some(name),
+        ..Default::default()
+    });
+    let list = list.into_iter().map(|event| events::Event {
+        type_: match event.level {
+            Level::Normal => events::EventType::Normal,
+            Level::Warning => events::EventType::Warning,
+        },
+        action: event.reason.clone(),
+        reason: event.reason,
+        note: Some(event.message),
+        secondary: pod.clone(),
+    });
+    publish(context.recorder.clone(), job.object_ref(&()), list.collect());
+}
+
+/// Tells of an object that can't be read.
+pub(super) fn unreadable(context: &Arc<Context>, kind: &str, meta: &ObjectMeta, error: &str) {
+    let about = ObjectReference {
+        api_version: Some(if kind == "Pod" { "v1".into() } else { names::API_VERSION.into() }),
+        kind: Some(kind.into()),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..Default::default()
+    };
+    let note: String =
+        format!("koco can't read this {kind}, and does nothing about it: {error}").chars().take(1000).collect();
+    let event = events::Event {
+        type_: events::EventType::Warning,
+        reason: "Unreadable".into(),
+        note: Some(note),
+        action: "Unreadable".into(),
+        secondary: None,
+    };
+    publish(context.recorder.clone(), about, vec![event]);
+}
+
+fn publish(recorder: events::Recorder, about: ObjectReference, list: Vec<events::Event>) {
+    tokio::spawn(async move {
+        for event in list {
+            if let Err(error) = recorder.publish(&event, &about).await {
+                tracing::debug!(%error, "an event was not taken");
+            }
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! One reconcile: observe, plan, one status write, and then what follows from it. Only what the spec alone makes right is done
+//! before the write.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::runtime::controller;
+
+use super::{
+    Context, JobItem,
+    execute::{self, Target},
+    index::readable,
+    observe::observe,
+    plan::{self, Action, ObservedState, OperatorContext, Plan},
+    publish,
+};
+use crate::{
+    api::{AgentJob, AgentJobStatus, ExecutionMode},
+    controller::ControllerError,
+    platform::{metrics::Metrics, store},
+};
+
+/// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long what only tells how things go may wait for something that matters, so that both cost one write.
+const COALESCE: Duration = Duration::from_secs(1);
+
+pub(super) async fn reconcile(
+    item: Arc<JobItem>,
+    context: Arc<Context>,
+) -> Result<controller::Action, ControllerError> {
+    let job = match readable(&item) {
+        Ok(job) => job,
+        Err(error) => {
+            super::unreadable(&context, "AgentJob", kube::Resource::meta(&*item), error.to_string());
+            return Ok(controller::Action::await_change());
+        }
+    };
+    let began = Instant::now();
+    let done = tokio::time::timeout(LIMIT, once(job, &context)).await.unwrap_or(Err(ControllerError::TimedOut));
+    context.metrics.reconciles.inc();
+    context.metrics.reconcile_seconds.observe(began.elapsed().as_secs_f64());
+    if done.is_ok() && context.memory(job.uid()).failures > 0 {
+        context.remember(job.uid(), |m| m.failures = 0);
+    }
+    done
+}
+
+pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc<Context>) -> controller::Action {
+    let meta = kube::Resource::meta(&*item);
+    let uid = meta.uid.clone().unwrap_or_default();
+    context.remember(&uid, |m| m.failures = m.failures.saturating_add(1));
+    Metrics::count(&context.metrics.reconcile_errors, error.reason());
+    let failures = context.memory(&uid).failures;
+    if !error.is_conflict() || failures > 10 {
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        tracing::warn!(namespace, name, %error, reason = error.reason(), failures, "reconcile");
+    }
+    error.retry_after(failures).map_or_else(controller::Action::await_change, controller::Action::requeue)
+}
+
+async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
+    let mut observed = observe(job, context).await?;
+    let mut plan = decide(job, &observed, context);
+    let mut target = Target { job: job.clone(), whole: false };
+    if plan.actions.contains(&Action::AddFinalizer) {
+        target = Target { job: execute::add_finalizer(job, context).await?, whole: true };
+        plan = decide(&target.job, &observed, context);
+    }
+    let before = |action: &&Action| action.follows_from_spec();
+    if plan.actions.iter().any(|a| before(&a)) {
+        let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
+        execute::all(&target, context, &first).await?;
+        // With what came of it: the status must not say what did not happen.
+        observed = observe(&target.job, context).await?;
+        let mut again = decide(&target.job, &observed, context);
+        again.actions.retain(|a| !a.follows_from_spec());
+        plan = again;
+    }
+    let old = target.job.status.clone().unwrap_or_default();
+    if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
+        execute::all(&target, context, &plan.actions).await?;
+        return Ok(requeue(Some(plan.requeue.map_or(wait, |r| r.min(wait)))));
+    }
+    let wrote = plan.status != old;
+    if wrote {
+        let written = store::put_status(&context.client, &target.job, &plan.status).await?;
+        target = Target { job: written, whole: true };
+        context.metrics.status_writes.inc();
+        publish::transitions(context, &target.job, &plan.status, plan.events);
+    }
+    remember(&target.job, context, &plan.status, wrote);
+    execute::all(&target, context, &plan.actions).await?;
+    Ok(match plan.requeue {
+        // Our own write comes back through the watch.
+        Some(wait) if wait.is_zero() && wrote => controller::Action::await_change(),
+        wait => requeue(wait),
+    })
+}
+
+fn requeue(wait: Option<Duration>) -> controller::Action {
+    match wait {
+        Some(wait) => controller::Action::requeue(wait.max(Duration::from_millis(10))),
+        None => controller::Action::await_change(),
+    }
+}
+
+/// Now, in whole seconds, as Kubernetes writes times.
+pub(super) fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}
+
+fn decide(job: &AgentJob, observed: &ObservedState, context: &Context) -> Plan {
+    let operator = OperatorContext {
+        defaults: &context.defaults,
+        cluster: &context.cluster,
+        temporal_namespace: context.temporal.namespace(),
+        temporal_configured: context.temporal.is_configured(),
+        now: now(),
+    };
+    plan::plan(job, observed, &operator)
+}
+
+/// How long the write may wait, if all that is new only tells how things go, and something was written a moment ago.
+fn may_wait(old: &AgentJobStatus, plan: &Plan, written: Option<Instant>) -> Option<Duration> {
+    let left = COALESCE.checked_sub(written?.elapsed())?;
+    (plan.status != *old && plan.events.is_empty() && without_progress(&plan.status) == without_progress(old))
+        .then_some(left)
+}
+
+/// A status without what only tells how things go.
+fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
+    let mut status = status.clone();
+    (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
+    if let Some(workflow) = &mut status.workflow {
+        (workflow.status, workflow.run_id) = (None, None);
+    }
+    if let Some(control) = &mut status.control {
+        control.confirmed = None;
+    }
+    for condition in &mut status.conditions {
+        condition.message.clear();
+    }
+    status
+}
+
+/// Keeps the list of jobs whose workflows may close without telling us, and forgets the others.
+fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
+    let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
+    if status.phase.is_some_and(|p| p.is_terminal()) {
+        return context.forget(job.uid());
+    }
+    context.remember(job.uid(), |memory| {
+        memory.open = (temporal && status.workflow.is_some()).then(|| job.reference());
+        if wrote {
+            memory.written = Some(Instant::now());
+            let recorded = status.control.as_ref().and_then(|c| c.sent.as_ref());
+            if memory.sent.as_ref() == recorded {
+                memory.sent = None;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Phase;
+
+    fn plan(status: AgentJobStatus) -> Plan {
+        Plan { status, actions: vec![], events: vec![], requeue: None }
+    }
+
+    #[test]
+    fn only_what_tells_how_things_go_may_wait() {
+        let old = AgentJobStatus { phase: Some(Phase::Pending), ..Default::default() };
+        let pod = AgentJobStatus { runner_pod: Some("p".into()), ..old.clone() };
+        let running = AgentJobStatus { phase: Some(Phase::Running), ..pod.clone() };
+        let now = Some(Instant::now());
+        assert!(may_wait(&old, &plan(pod.clone()), now).is_some());
+        assert!(may_wait(&old, &plan(running), now).is_none());
+        assert!(may_wait(&old, &plan(old.clone()), now).is_none());
+        assert!(may_wait(&old, &plan(pod.clone()), None).is_none());
+        assert!(may_wait(&old, &plan(pod), Instant::now().checked_sub(COALESCE)).is_none());
+    }
+}

@@ -1,0 +1,7 @@
+//! What controllers of any kind share. It knows no kind of ours. Used by the controllers in the folders beside it.
+
+mod follow;
+mod requeue;
+
+pub use follow::{Change, follow};
+pub use requeue::{Requeue, requeue_router};

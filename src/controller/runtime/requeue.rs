@@ -1,0 +1,43 @@
+//! Objects to reconcile because something other than they themselves has changed, routed to the loop of their namespace.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream::BoxStream};
+use kube::{Resource, runtime::reflector::ObjectRef};
+
+/// Asks for a reconcile of an object. Cheap to clone.
+pub struct Requeue<K: Resource<DynamicType = ()>> {
+    routes: Arc<Vec<(Option<String>, futures::channel::mpsc::UnboundedSender<ObjectRef<K>>)>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Clone for Requeue<K> {
+    fn clone(&self) -> Self {
+        Self { routes: self.routes.clone() }
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Requeue<K> {
+    /// Asks for a reconcile.
+    pub fn ask(&self, namespace: &str, name: &str) {
+        let theirs = self.routes.iter().find(|(n, _)| n.as_ref().is_none_or(|n| n == namespace));
+        if let Some((_, route)) = theirs {
+            // A closed stream means that the loop has ended.
+            let _ = route.unbounded_send(ObjectRef::new(name).within(namespace));
+        }
+    }
+}
+
+/// A router, and a stream for each namespace (`None`: for all), in the same order.
+pub fn requeue_router<K>(namespaces: &[Option<String>]) -> (Requeue<K>, Vec<BoxStream<'static, ObjectRef<K>>>)
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
+    let mut streams = Vec::new();
+    let routes = namespaces.iter().map(|namespace| {
+        let (tx, rx) = futures::channel::mpsc::unbounded();
+        streams.push(rx.boxed());
+        (namespace.clone(), tx)
+    });
+    let routes = Arc::new(routes.collect());
+    (Requeue { routes }, streams)
+}

@@ -16,9 +16,10 @@ use crate::{
         health::{self, Ready},
         kubernetes,
         metrics::Metrics,
-        settings::{Common, Defaults, PodSettings},
+        settings::{Common, Defaults},
         shutdown, telemetry,
     },
+    pods::{PodConfig, PodSettings},
     temporal::{self, Temporal},
     worker,
 };

@@ -16,21 +16,20 @@ use super::metrics::Metrics;
 /// Whether each role of this process is ready. A role is not while it starts and while it drains.
 #[derive(Clone, Default)]
 pub struct Ready {
-    roles: Arc<std::sync::Mutex<Vec<Arc<AtomicBool>>>>,
+    roles: Arc<parking_lot::Mutex<Vec<Arc<AtomicBool>>>>,
 }
 
 impl Ready {
     /// One more role, not ready yet.
     pub fn role(&self) -> Arc<AtomicBool> {
         let flag = Arc::new(AtomicBool::new(false));
-        if let Ok(mut roles) = self.roles.lock() {
-            roles.push(flag.clone());
-        }
+        self.roles.lock().push(flag.clone());
         flag
     }
 
     fn all(&self) -> bool {
-        self.roles.lock().is_ok_and(|r| !r.is_empty() && r.iter().all(|f| f.load(Ordering::Relaxed)))
+        let roles = self.roles.lock();
+        !roles.is_empty() && roles.iter().all(|flag| flag.load(Ordering::Relaxed))
     }
 }
 

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// A role and one stable word.
+/// A label: one stable word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
     /// The stable word of an error.

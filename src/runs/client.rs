@@ -1,11 +1,10 @@
 //! The calls about AgentRuns.
 
-use std::sync::Mutex;
-
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams, Preconditions},
 };
+use parking_lot::Mutex;
 
 use crate::{
     api::{AgentRun, AgentRunSpec, AgentRunStatus, JobRef, Termination, names},
@@ -141,7 +140,7 @@ impl Runs {
         let (job, number) = (known.job(), known.number());
         let known = Mutex::new(Some(known));
         let round = || async {
-            let cached = known.lock().ok().and_then(|mut k| k.take());
+            let cached = known.lock().take();
             let current = match cached {
                 Some(run) => run,
                 None => match self.get(&job, number).await {

@@ -60,7 +60,8 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
         return Binding::Ours;
     }
     // A later try, or another execution of the workflow, has the runner: either this one is new, or it was frozen for long.
-    if !ask.counts && !(same && old.activity_attempt < Some(attempt)) {
+    let follows = same && old.activity_attempt < Some(attempt);
+    if !follows && !ask.counts {
         return Binding::AskTemporal;
     }
     let Some(pod) = &ask.pod else { return Binding::LookAtPod };

@@ -18,4 +18,4 @@ pub mod protocol;
 pub mod runner;
 pub mod runs;
 pub mod temporal;
-// pub mod worker;
+pub mod worker;

@@ -32,9 +32,13 @@ where
     ask.retry(backoff).notify(|error, _| tracing::warn!(%error, what, "waiting")).await
 }
 
-/// The short id of this cluster, from the UID of `kube-system`.
+/// The short id of this cluster, from the UID of `kube-system`. Asks until it is answered.
 pub async fn cluster(client: &Client) -> Result<String, kube::Error> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    let found = patiently("reading namespace kube-system for the cluster's id", || api.get("kube-system")).await?;
+    patiently("reading namespace kube-system for the cluster's id", || ask_cluster(client)).await
+}
+
+/// The same, asked once.
+pub async fn ask_cluster(client: &Client) -> Result<String, kube::Error> {
+    let found = Api::<Namespace>::all(client.clone()).get("kube-system").await?;
     Ok(names::cluster(found.metadata.uid.as_deref().unwrap_or_default()))
 }

@@ -32,9 +32,12 @@ pub const CANCELLED: &str = "Cancelled";
 pub const NOT_STARTED: &str = "NotStarted";
 /// The job is gone, or is being deleted. Never seen in a status: the workflow ends as cancelled.
 pub const JOB_GONE: &str = "JobGone";
-/// Another run, or another try, took this one's place: nobody waits for its answer. Never seen in a status.
+/// Another run, or another try, took this one's place: nobody waits for its answer. Seen in AgentRuns and in Temporal's
+/// history only.
 pub const SUPERSEDED: &str = "Superseded";
 /// The pod could not be created; it is tried again. Seen in Temporal's history only.
 pub const POD_REFUSED: &str = "PodRefused";
+/// The pod of the run before has not ended; it is tried again. Seen in Temporal's history only.
+pub const POD_NOT_ENDED: &str = "PodNotEnded";
 /// The API server did not answer, or not well; it is tried again. Seen in Temporal's history only.
 pub const API_SERVER: &str = "ApiServer";

@@ -13,9 +13,12 @@ use super::{
     decide::{AfterStart, End, State},
     workflow::AgentWorkflow,
 };
-use crate::protocol::{
-    error_types,
-    workflow::{ControlRunner, ExecuteAgent, StartRunner, Step},
+use crate::{
+    lifecycle,
+    protocol::{
+        error_types,
+        workflow::{ControlRunner, ExecuteAgent, StartRunner, Step},
+    },
 };
 
 type Ctx = WorkflowContext<AgentWorkflow>;
@@ -25,7 +28,7 @@ type Ctx = WorkflowContext<AgentWorkflow>;
 const LONG_HISTORY: u32 = 8_000;
 /// What a cancelled agent gets beyond its grace period before its outcome isn't waited for any more.
 const CANCEL_MARGIN: Duration = Duration::from_secs(30);
-/// How long to wait for a cancelled `start_runner` to stop: longer than its worker may be silent.
+/// How long to wait for the end of a `start_runner` that was cancelled: longer than it may take.
 const STOP_STARTING: Duration = Duration::from_secs(60);
 /// The wait before a command is sent again that could not be written.
 const COMMAND_AGAIN: Duration = Duration::from_secs(5);
@@ -47,7 +50,7 @@ fn now_millis(ctx: &Ctx) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether it is time for another run. Not during a cancel, which soon ends the workflow anyway.
+/// Whether it is time to continue as new. Not during a cancel, which soon ends the workflow anyway.
 fn long(ctx: &Ctx, state: &State) -> bool {
     !state.cancelled() && (ctx.continue_as_new_suggested() || ctx.history_length() > LONG_HISTORY)
 }
@@ -65,7 +68,7 @@ async fn wait_or_end(ctx: &Ctx, condition: impl Fn(&State) -> bool) -> Result<()
     workflows::select! {
         () = cancelled => Err(End::Cancelled),
         () = fulfilled => Ok(()),
-        () = leave => Err(End::Again),
+        () = leave => Err(End::ContinueAsNew),
     }
 }
 
@@ -75,7 +78,7 @@ pub async fn attempts(ctx: &Ctx) -> End {
         let step = match ctx.state(|w| w.state.at().step) {
             Step::Idle => idle(ctx).await,
             Step::Starting => start(ctx).await,
-            Step::Waiting => admit(ctx).await,
+            Step::Waiting => grant_start(ctx).await,
             Step::Started => execute(ctx).await,
         };
         if let Err(end) = step {
@@ -88,8 +91,8 @@ pub async fn attempts(ctx: &Ctx) -> End {
 async fn idle(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| !s.paused()).await?;
     let now = now_millis(ctx);
-    let Some(left) = ctx.state(|w| w.state.back_off_left(now)) else {
-        ctx.state_mut(|w| w.state.begin());
+    let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.at(), now)) else {
+        ctx.state_mut(|w| lifecycle::begin(w.state.at_mut()));
         return Ok(());
     };
     let token = WorkflowCancellationToken::new();
@@ -109,8 +112,10 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
     let input = ctx.state(|w| StartRunner {
         job: w.state.input.job.clone(),
         epoch: w.state.at().epoch,
-        attempt: w.state.next_attempt(),
+        attempt: lifecycle::next_attempt(w.state.at()),
         resumed: w.state.at().evicted,
+        desired: w.state.at().desired,
+        seq: w.state.at().seq,
     });
     let token = WorkflowCancellationToken::new();
     let started = ctx.execute_activity(Calls::start_runner, input, calls::start_runner(token.clone())).fuse();
@@ -120,7 +125,7 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
         ended = started => ended,
         interrupted = interrupted => {
             if interrupted == Err(End::Cancelled) {
-                // It may be about to create a pod: cleanup comes after it has stopped.
+                // It may be about to create a pod: cleanup comes after it has ended.
                 token.cancel();
                 let limit = WorkflowCancellationToken::new();
                 let too_long = timer(ctx, STOP_STARTING, &limit).fuse();
@@ -138,35 +143,38 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
                 return Err(End::Cancelled);
             }
             let now = now_millis(ctx);
-            ctx.state_mut(|w| w.state.setback(error, now));
+            ctx.state_mut(|w| w.state.start_failed(error, now));
         }
     }
     Ok(())
 }
 
-/// Waits for the runner to report in, holds it at the permit while a pause is wanted, and gives it.
-async fn admit(ctx: &Ctx) -> Result<(), End> {
+/// Waits for the runner to report in, holds it before its start while a pause is wanted, and grants that.
+async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| s.after_start() != AfterStart::Wait).await?;
     match ctx.state(|w| w.state.after_start()) {
         AfterStart::Wait => {}
-        AfterStart::Permit => ctx.state_mut(|w| w.state.permit()),
+        AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.at_mut())),
         AfterStart::Failed(failed) if failed.fatal => {
             ctx.state_mut(|w| w.state.gave_up(failed.error.clone()));
             return Err(End::Failed(failed.error));
         }
         AfterStart::Failed(failed) => {
             let now = now_millis(ctx);
-            ctx.state_mut(|w| w.state.setback(failed.error, now));
+            ctx.state_mut(|w| w.state.start_failed(failed.error, now));
         }
     }
     Ok(())
 }
 
-/// Binds the runner and waits for its agent's end. After a cancel no longer than the grace period and a margin.
+/// Grants the start, or binds the runner anew, and waits for its agent's end. After a cancel no longer than the grace period and a margin.
 async fn execute(ctx: &Ctx) -> Result<(), End> {
     let (input, options, grace) = ctx.state(|w| {
         let (s, at) = (&w.state, w.state.at());
-        let input = ExecuteAgent { job: s.input.job.clone(), epoch: at.epoch, attempt: at.attempt };
+        let (job, epoch, attempt) = (s.input.job.clone(), at.epoch, at.attempt);
+        // The newest command comes with the grant. It is delivered by `control_runner` all the same: only that answers which
+        // number a command takes where the AgentRun is further than a workflow that was reset.
+        let input = ExecuteAgent { job, epoch, attempt, desired: at.desired, seq: at.seq };
         let grace = Duration::from_secs(u64::try_from(s.input.grace_seconds).unwrap_or(0));
         (input, calls::execute_agent(s), grace)
     });
@@ -183,12 +191,12 @@ async fn execute(ctx: &Ctx) -> Result<(), End> {
     let ended = workflows::select! {
         ended = ended => ended,
         () = too_long => return Err(End::Cancelled),
-        () = leave => return Err(End::Again),
+        () = leave => return Err(End::ContinueAsNew),
     };
     limit.cancel();
     let now = now_millis(ctx);
     let end = calls::agent_end(ended);
-    ctx.state_mut(|w| w.state.agent_ended(end, now)).map_or(Ok(()), Err)
+    ctx.state_mut(|w| w.state.run_ended(end, now)).map_or(Ok(()), Err)
 }
 
 /// Delivers the newest command; one that is newer by then takes the place of those before it.
@@ -199,7 +207,7 @@ pub async fn control(ctx: &Ctx) {
         let Some((desired, seq)) = ctx.state(|w| w.state.command()) else { continue };
         let input = ctx.state_mut(|w| {
             w.state.controlling = true;
-            ControlRunner { job: w.state.input.job.clone(), desired, seq }
+            ControlRunner { job: w.state.input.job.clone(), desired, seq, epoch: w.state.at().epoch }
         });
         let written = ctx.execute_activity(Calls::control_runner, input, calls::control_runner()).await;
         ctx.state_mut(|w| {

@@ -12,7 +12,7 @@ use temporalio_sdk::{
 
 use super::decide::{AgentEnd, State};
 use crate::{
-    api::ErrorStatus,
+    api::{ErrorStatus, names},
     protocol::{
         error_types,
         workflow::{AgentResult, Cleanup, ControlRunner, ControlledRunner, ExecuteAgent, StartRunner, StartedRunner},
@@ -21,30 +21,30 @@ use crate::{
 
 /// Longer than any job: pauses last for weeks.
 const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How long a worker may be silent that collects pods.
-const COLLECTING: Duration = Duration::from_secs(30);
+/// Longer than an activity takes, whose calls are bounded by [`super::activities::LIMIT`]: its worker is gone.
+const SHORT: Duration = Duration::from_secs(30);
 
 /// The activities' definitions.
 pub struct Calls;
 
 #[activity_definitions]
 impl Calls {
-    /// Collects what earlier epochs left and creates the pod of this one.
+    /// Creates a run and its pod, once the pod before it has ended.
     #[activity(name = "start_runner")]
     pub fn start_runner(_: StartRunner) -> Result<StartedRunner, ActivityError> {
         unimplemented!()
     }
-    /// Gives the permit. Completed by whoever learns of the agent's end.
+    /// Grants the start. Completed by whoever learns of the agent's end.
     #[activity(name = "execute_agent")]
     pub fn execute_agent(_: ExecuteAgent) -> Result<AgentResult, ActivityError> {
         unimplemented!()
     }
-    /// Writes a command for the gateways to pass on.
+    /// Writes a command into the run, for the gateways to pass on.
     #[activity(name = "control_runner")]
     pub fn control_runner(_: ControlRunner) -> Result<ControlledRunner, ActivityError> {
         unimplemented!()
     }
-    /// Leaves no pod of the job running.
+    /// Closes the newest run, or sees to it that there can't be one.
     #[activity(name = "cleanup")]
     pub fn cleanup(_: Cleanup) -> Result<(), ActivityError> {
         unimplemented!()
@@ -58,10 +58,9 @@ fn retries(first: u64, most: u64) -> RetryPolicy {
         .build()
 }
 
-/// For `start_runner`. With the token the workflow asks it to stop, and hears when it has.
+/// For `start_runner`. With the token the workflow asks for its end, and hears of it: at once if it waits to be tried again.
 pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
-    ActivityOptions::with_start_to_close_timeout(YEARS)
-        .heartbeat_timeout(COLLECTING)
+    ActivityOptions::with_start_to_close_timeout(SHORT)
         .cancellation_token(token)
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retries(1, 60))
@@ -73,7 +72,7 @@ pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
 pub fn execute_agent(state: &State) -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(YEARS)
         .heartbeat_timeout(state.input.timeouts.heartbeat.get())
-        .activity_id(format!("execute_agent-{}", state.at().epoch))
+        .activity_id(names::activity(state.at().epoch))
         .cancellation_token(WorkflowCancellationToken::new())
         .retry_policy(retries(1, 5))
         .build()
@@ -94,8 +93,7 @@ pub fn control_runner() -> ActivityOptions {
 
 /// For `cleanup`, which nothing interrupts.
 pub fn cleanup() -> ActivityOptions {
-    ActivityOptions::with_start_to_close_timeout(YEARS)
-        .heartbeat_timeout(COLLECTING)
+    ActivityOptions::with_start_to_close_timeout(SHORT)
         .activity_id("cleanup")
         .cancellation_token(WorkflowCancellationToken::new())
         .retry_policy(retries(1, 30))

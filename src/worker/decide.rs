@@ -1,16 +1,12 @@
-//! What the `AgentWorkflow` decides: plain functions of its state, with neither Temporal nor a clock in them. Used by the
+//! What the `AgentWorkflow` decides: plain functions of its state, with neither Temporal nor a clock in them: signals, the
+//! hand-over of commands, the answers to queries. What follows from the end of a run is [`crate::lifecycle`]'s. Used by the
 //! workflow only. They must stay deterministic, and they change only in the way that [`super::workflow`] describes.
 
-use std::time::Duration;
-
 use crate::{
-    api::{DesiredState, DisruptionPolicy, ErrorStatus, PausePolicy, RunnerState},
-    protocol::{
-        error_types,
-        workflow::{
-            AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer,
-            Step,
-        },
+    api::{DesiredState, ErrorStatus, RunnerState},
+    lifecycle::{self, Ended, Next, Policy},
+    protocol::workflow::{
+        AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer, Step,
     },
 };
 
@@ -50,8 +46,8 @@ pub enum End {
     Failed(ErrorStatus),
     /// The job was cancelled, or is gone.
     Cancelled,
-    /// The run's history is long: another run goes on.
-    Again,
+    /// The history is long: another execution goes on.
+    ContinueAsNew,
 }
 
 /// What is to be done with an epoch whose pod was created.
@@ -59,8 +55,8 @@ pub enum End {
 pub enum AfterStart {
     /// Wait.
     Wait,
-    /// Give it the permit.
-    Permit,
+    /// Let its agent start.
+    Grant,
     /// It ended before that.
     Failed(RunnerFailed),
 }
@@ -76,7 +72,8 @@ impl State {
         &self.input.progress
     }
 
-    fn at_mut(&mut self) -> &mut Progress {
+    /// The same, for [`lifecycle`] to carry on.
+    pub fn at_mut(&mut self) -> &mut Progress {
         &mut self.input.progress
     }
 
@@ -136,13 +133,13 @@ impl State {
         }
     }
 
-    /// The command that the runner's record doesn't have yet, if a runner may be there to read it.
+    /// The command that the newest AgentRun doesn't have yet, if there may be one.
     pub fn command(&self) -> Option<(DesiredState, i64)> {
         let at = self.at();
         (at.delivered < at.seq && at.epoch > 0).then_some((at.desired, at.seq))
     }
 
-    /// A command was written to the runner's record, or the record is further than we are and wants it under `taken`.
+    /// A command was written to the AgentRun, or that is further than we are and wants it under `taken`.
     pub fn delivered(&mut self, seq: i64, taken: i64) {
         let at = self.at_mut();
         if taken > seq {
@@ -187,25 +184,7 @@ impl State {
         }
     }
 
-    /// How much of the back-off is left.
-    pub fn back_off_left(&self, now_millis: i64) -> Option<Duration> {
-        let left = u64::try_from(self.at().not_before?.saturating_sub(now_millis)).unwrap_or(0);
-        (left > 0).then(|| Duration::from_millis(left))
-    }
-
-    /// The next epoch begins.
-    pub fn begin(&mut self) {
-        let at = self.at_mut();
-        (at.epoch, at.step) = (at.epoch.saturating_add(1), Step::Starting);
-        (at.not_before, at.failed, at.confirmed) = (None, None, None);
-    }
-
-    /// The attempt that the epoch under way is for: a new one, or the one that was evicted.
-    pub fn next_attempt(&self) -> i32 {
-        if self.at().evicted { self.at().attempt.max(1) } else { self.at().attempt.saturating_add(1) }
-    }
-
-    /// `start_runner` has made the pod; its epoch is a later one if the claim was already further.
+    /// `start_runner` has made the pod; its epoch is a later one if the cluster was already further.
     pub fn started_runner(&mut self, epoch: i32) {
         let at = self.at_mut();
         (at.epoch, at.step) = (at.epoch.max(epoch), Step::Waiting);
@@ -216,16 +195,9 @@ impl State {
         let at = self.at();
         match &at.failed {
             Some(failed) if failed.epoch == at.epoch => AfterStart::Failed(failed.clone()),
-            _ if at.ready == at.epoch && at.desired == DesiredState::Running => AfterStart::Permit,
+            _ if at.ready == at.epoch && at.desired == DesiredState::Running => AfterStart::Grant,
             _ => AfterStart::Wait,
         }
-    }
-
-    /// The agent may start: this uses up an attempt, unless it goes on with an evicted one.
-    pub fn permit(&mut self) {
-        let attempt = self.next_attempt();
-        let at = self.at_mut();
-        (at.attempt, at.resumed, at.evicted, at.step) = (attempt, at.evicted, false, Step::Started);
     }
 
     /// No epoch came up in time.
@@ -233,84 +205,31 @@ impl State {
         self.at_mut().error = Some(error);
     }
 
-    /// An epoch ended before its agent started: nothing is used up, another is tried after the back-off.
-    pub fn setback(&mut self, error: ErrorStatus, now_millis: i64) {
-        let at = self.at_mut();
-        at.setbacks = at.setbacks.saturating_add(1);
-        at.error = Some(error);
-        self.retry(self.at().setbacks, now_millis);
+    /// A run ended before its agent started: another is tried after the back-off.
+    pub fn start_failed(&mut self, error: ErrorStatus, now_millis: i64) {
+        let (progress, policy) = self.parts();
+        lifecycle::start_failed(progress, &policy, error, now_millis);
     }
 
     /// What to do after the end of `execute_agent`: `None` is to go round again.
-    pub fn agent_ended(&mut self, ended: AgentEnd, now_millis: i64) -> Option<End> {
-        let (error, last) = match ended {
-            AgentEnd::Succeeded(result) => {
-                self.at_mut().error = None;
-                return Some(End::Succeeded(result));
-            }
-            AgentEnd::Failed { error, last } => (error, last),
+    pub fn run_ended(&mut self, ended: AgentEnd, now_millis: i64) -> Option<End> {
+        let (ended, result) = match ended {
+            AgentEnd::Succeeded(result) => (Ended::Succeeded, result),
+            AgentEnd::Failed { error, last } => (Ended::Failed { error, non_retryable: last }, AgentResult::default()),
         };
-        if self.cancelled() || error.kind == error_types::JOB_GONE {
-            return Some(End::Cancelled);
-        }
-        match error.kind.as_str() {
-            error_types::NOT_STARTED => {
-                let at = self.at_mut();
-                if at.resumed {
-                    at.evicted = true;
-                } else {
-                    at.attempt -= 1;
-                }
-                self.setback(error, now_millis);
-                None
-            }
-            error_types::EVICTED if self.input.pause_policy == PausePolicy::Evict => {
-                let at = self.at_mut();
-                (at.step, at.evicted, at.setbacks) = (Step::Idle, true, 0);
-                None
-            }
-            // Ended by a pause or a cancel that this workflow doesn't know of (it was reset): one more failure, and not
-            // final for having been non-retryable where it was meant.
-            error_types::EVICTED | error_types::CANCELLED => self.failed(error, false, now_millis),
-            error_types::DISRUPTED => match self.input.disruption_policy {
-                DisruptionPolicy::Count => self.failed(error, last, now_millis),
-                DisruptionPolicy::FailJob => self.failed(error, true, now_millis),
-                DisruptionPolicy::Ignore => {
-                    self.at_mut().forgiven += 1;
-                    self.count(error);
-                    self.retry(self.at().failures, now_millis);
-                    None
-                }
-            },
-            _ => self.failed(error, last, now_millis),
+        let cancelled = self.cancelled();
+        let (progress, policy) = self.parts();
+        match lifecycle::run_ended(progress, &policy, ended, cancelled, now_millis) {
+            Next::Succeed => Some(End::Succeeded(result)),
+            Next::Fail(error) => Some(End::Failed(error)),
+            Next::Cancel => Some(End::Cancelled),
+            Next::Continue => None,
         }
     }
 
-    fn count(&mut self, error: ErrorStatus) {
-        let at = self.at_mut();
-        (at.failures, at.setbacks) = (at.failures.saturating_add(1), 0);
-        at.error = Some(error);
-    }
-
-    /// An attempt has failed: the job's retry policy decides.
-    fn failed(&mut self, error: ErrorStatus, last: bool, now_millis: i64) -> Option<End> {
-        self.count(error.clone());
-        let policy = &self.input.retry_policy;
-        let (counted, maximum) = (self.at().attempt - self.at().forgiven, policy.maximum_attempts);
-        let used_up = maximum > 0 && counted >= maximum;
-        if last || used_up || policy.non_retryable_error_types.contains(&error.kind) {
-            let of = if maximum > 0 { format!(" of {maximum}") } else { String::new() };
-            let message = format!("attempt {counted}{of}: {}", error.message);
-            return Some(End::Failed(ErrorStatus { kind: error.kind, message }));
-        }
-        self.retry(self.at().failures, now_millis);
-        None
-    }
-
-    fn retry(&mut self, failures: i32, now_millis: i64) {
-        let wait = i64::try_from(self.input.retry_policy.back_off(failures).as_millis()).unwrap_or(i64::MAX);
-        let at = self.at_mut();
-        (at.step, at.not_before) = (Step::Idle, Some(now_millis.saturating_add(wait)));
+    fn parts(&mut self) -> (&mut Progress, Policy<'_>) {
+        let Input { retry_policy, disruption_policy, pause_policy, progress, .. } = &mut self.input;
+        (progress, Policy { retry: retry_policy, disruption: *disruption_policy, pause: *pause_policy })
     }
 }
 

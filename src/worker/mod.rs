@@ -25,7 +25,7 @@ use temporalio_sdk::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use activities::Activities;
+pub use activities::{Activities, Cluster};
 pub use settings::WorkerSettings;
 pub use workflow::AgentWorkflow;
 
@@ -33,8 +33,6 @@ use crate::temporal::TemporalError;
 
 /// What activities under way get to end when the worker is to stop; then they are handed back for others to take.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often an activity that waits for pods tells the server, at the most: the answer is how it hears of a cancel.
-const HEARTBEATS: Duration = Duration::from_secs(2);
 /// When the worker ends whether the SDK's is done or not: the server may not know how to be told of it.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long one of the SDK's workers lives: it never forgets a task's cancellation token, so it is replaced now and then.
@@ -126,7 +124,6 @@ fn options_of(
         .tuner(slots)
         .max_cached_workflows(settings.worker_cached_workflows)
         .graceful_shutdown_period(GRACE)
-        .max_heartbeat_throttle_interval(HEARTBEATS)
         .build())
 }
 

@@ -1,7 +1,7 @@
 //! The `AgentWorkflow`: signals, queries, and the coroutines that carry a job through its attempts. Run by the worker only.
 //! What it decides is in [`super::decide`], what it does is in [`super::attempts`], what it calls is in [`super::calls`].
 //!
-//! Changing this code, and [`super::decide`]: histories of running jobs are replayed with it, also by a release that is
+//! Changing this code, [`super::decide`] and [`crate::lifecycle`]: histories of running jobs are replayed with it, also by a release that is
 //! rolled back. What changes the order or kind of commands (activities, timers, continue-as-new) goes behind
 //! `ctx.patched("name")`. Ship it dormant in one release (`ctx.patched` not asked yet, only the old path taken), switch it
 //! on in the next, and `ctx.deprecate_patch` it when no run without the marker is left. `tests/replay.rs` tells: a recorded
@@ -69,7 +69,7 @@ impl AgentWorkflow {
             }
         };
         match &end {
-            End::Again => {
+            End::ContinueAsNew => {
                 // A cancel that comes in the run's last task would not be there in the next run.
                 if ctx.cancelled().now_or_never().is_some() {
                     ctx.state_mut(|s| s.state.ask(DesiredState::Cancelled, None));
@@ -81,8 +81,11 @@ impl AgentWorkflow {
             End::Failed(_) => ctx.state_mut(|s| s.state.closed = Some(Stage::Failed)),
             End::Cancelled => {}
         }
-        let cleanup =
-            ctx.state(|s| Cleanup { job: s.state.input.job.clone(), grace_seconds: s.state.input.grace_seconds });
+        let cleanup = ctx.state(|s| Cleanup {
+            job: s.state.input.job.clone(),
+            epoch: s.state.at().epoch,
+            grace_seconds: s.state.input.grace_seconds,
+        });
         if let Err(error) = ctx.execute_activity(Calls::cleanup, cleanup, calls::cleanup()).await {
             // Only somebody who fails it by hand ends it so. The job's own end stands.
             tracing::warn!(%error, "cleanup");
@@ -94,8 +97,8 @@ impl AgentWorkflow {
                 .non_retryable(true)
                 .build()
                 .into()),
-            // Again has left above.
-            End::Cancelled | End::Again => {
+            // ContinueAsNew has left above.
+            End::Cancelled | End::ContinueAsNew => {
                 ctx.state_mut(|s| s.state.closed = Some(Stage::Cancelled));
                 Err(WorkflowTermination::cancelled())
             }
@@ -128,7 +131,7 @@ impl AgentWorkflow {
         }
     }
 
-    /// An epoch has ended before its permit.
+    /// A run has ended before its start was granted.
     #[signal(name = SIGNAL_RUNNER_FAILED)]
     pub fn runner_failed(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
         if let Some(failed) = read(&payload) {

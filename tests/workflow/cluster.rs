@@ -9,7 +9,6 @@ use std::{
 use koco::{
     api::*,
     protocol::{error_types, workflow::*},
-    temporal::TaskToken,
 };
 use temporalio_macros::activities;
 use temporalio_sdk::{
@@ -21,11 +20,12 @@ use temporalio_sdk::{
 #[derive(Default, Clone)]
 pub struct Record {
     pub starts: Vec<StartRunner>,
-    pub binds: Vec<(ExecuteAgent, String)>,
+    /// With the task that each was, as Temporal knows it.
+    pub binds: Vec<(ExecuteAgent, Vec<u8>)>,
     pub controls: Vec<ControlRunner>,
-    pub cleanups: usize,
-    /// The epoch that `start_runner` finds the claim at.
-    pub claim: i32,
+    pub cleanups: Vec<Cleanup>,
+    /// The number that `start_runner` finds the newest run to have.
+    pub newest: i32,
     /// `start_runner` waits, until it is told to stop.
     pub stuck: bool,
     /// How many `start_runner`s were told to stop.
@@ -70,7 +70,7 @@ impl Simulated {
     ) -> Result<StartedRunner, ActivityError> {
         let answer = self.note(&input.job, |r| {
             r.starts.push(input.clone());
-            r.refuse.clone().map_or(Ok(input.epoch.max(r.claim)), Err)
+            r.refuse.clone().map_or(Ok(input.epoch.max(r.newest)), Err)
         });
         while self.note(&input.job, |r| r.stuck) {
             ctx.record_heartbeat(()).await?;
@@ -92,8 +92,8 @@ impl Simulated {
         ctx: ActivityContext,
         input: ExecuteAgent,
     ) -> Result<AgentResult, ActivityError> {
-        let token = TaskToken::encode(&ctx.info().task_token);
-        self.note(&input.job, |r| r.binds.push((input.clone(), token)));
+        let task = ctx.info().task_token.clone();
+        self.note(&input.job, |r| r.binds.push((input.clone(), task)));
         Err(ActivityError::WillCompleteAsync)
     }
 
@@ -115,7 +115,7 @@ impl Simulated {
     #[activity(name = "cleanup")]
     /// See `worker::calls`.
     pub async fn cleanup(self: Arc<Self>, _ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
-        self.note(&input.job, |r| r.cleanups += 1);
+        self.note(&input.job, |r| r.cleanups.push(input.clone()));
         Ok(())
     }
 }

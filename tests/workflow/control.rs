@@ -30,15 +30,15 @@ async fn a_paused_job_does_not_start_and_holds_at_the_permit() {
     job.seen("the command", |r| r.controls.last().is_some_and(|c| c.seq == held.seq)).await;
     assert_eq!(job.record(|r| r.binds.len()), 0);
     job.ask(SIGNAL_RESUME).await;
-    let (_, token) = job.bound(1).await;
-    job.succeed(&token).await;
+    let (_, bound) = job.bound(1).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn paused_is_said_when_the_runner_has_confirmed() {
     let job = Job::start("pause and resume", |_| {}).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Paused && c.seq == 1)).await;
     let status = job.status().await;
@@ -49,23 +49,23 @@ async fn paused_is_said_when_the_runner_has_confirmed() {
     job.ask(SIGNAL_RESUME).await;
     job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Running && c.seq == 2)).await;
     assert!(!job.status().await.is_paused);
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn a_pause_holds_across_a_retry() {
     let job = Job::start("paused in back-off", |i| i.retry_policy.initial_interval = crate::world::seconds("1h")).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::AGENT_FAILED).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::AGENT_FAILED).await;
     job.stage(Stage::Retrying).await;
     job.ask(SIGNAL_PAUSE).await;
     let held = job.stage(Stage::Held).await;
     assert!(held.is_paused && held.error.is_some());
     job.ask(SIGNAL_RESUME).await;
     job.stage(Stage::Pending).await;
-    let token = job.run(2, 2).await;
-    job.succeed(&token).await;
+    let bound = job.run(2, 2).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -73,19 +73,19 @@ async fn a_pause_holds_across_a_retry() {
 async fn an_evicted_agent_goes_on_in_the_same_attempt() {
     let evict = |i: &mut Input| (i.pause_policy, i.retry_policy.maximum_attempts) = (PausePolicy::Evict, 1);
     let job = Job::start("evict and resume", evict).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the command", |r| !r.controls.is_empty()).await;
-    job.deliver(&token, OutcomeKind::Evicted, None).await;
+    job.deliver(&bound, TerminationType::Evicted, None).await;
     let evicted = job.stage(Stage::Evicted).await;
     assert_eq!((evicted.attempt, evicted.is_paused), (1, true));
     assert_eq!(job.record(|r| r.starts.len()), 1);
     job.ask(SIGNAL_RESUME).await;
     job.seen("start_runner", |r| r.starts.len() == 2).await;
     assert_eq!(job.record(|r| (r.starts[1].epoch, r.starts[1].attempt, r.starts[1].resumed)), (2, 1, true));
-    let token = job.run(2, 2).await;
+    let bound = job.run(2, 2).await;
     assert_eq!(job.status().await.attempt, 1);
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -128,7 +128,7 @@ async fn cancelled_before_the_permit() {
 #[tokio::test]
 async fn cancelled_while_it_runs() {
     let job = Job::start("cancelled while running", |i| i.grace_seconds = 3600).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.signal(SIGNAL_CANCEL, &json!({ "any": ["thing"] })).await;
     job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Cancelled)).await;
     assert_eq!(job.status().await.status, Stage::Cancelling);
@@ -136,7 +136,7 @@ async fn cancelled_while_it_runs() {
     job.ask(SIGNAL_RESUME).await;
     job.ask(SIGNAL_PAUSE).await;
     assert_eq!(job.status().await.desired, DesiredState::Cancelled);
-    job.deliver(&token, OutcomeKind::Cancelled, None).await;
+    job.deliver(&bound, TerminationType::Cancelled, None).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
     assert_eq!(job.record(|r| r.controls.len()), 1);
 }
@@ -144,11 +144,11 @@ async fn cancelled_while_it_runs() {
 #[tokio::test]
 async fn cancelled_natively() {
     let job = Job::start("cancelled natively", |i| i.grace_seconds = 3600).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.native_cancel().await;
     job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Cancelled)).await;
     // However it ends.
-    job.fail(&token, error_types::AGENT_KILLED).await;
+    job.fail(&bound, error_types::AGENT_KILLED).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
 
     let job = Job::start("cancelled natively while held", |i| i.progress.desired = DesiredState::Paused).await;
@@ -170,8 +170,8 @@ async fn cancelled_with_a_runner_that_never_answers() {
 async fn cancelled_in_back_off() {
     let long = |i: &mut Input| i.retry_policy.initial_interval = crate::world::seconds("1h");
     let job = Job::start("cancelled in back-off", long).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::AGENT_FAILED).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::AGENT_FAILED).await;
     job.stage(Stage::Retrying).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
@@ -182,9 +182,9 @@ async fn cancelled_in_back_off() {
 #[tokio::test]
 async fn cancelled_while_evicted() {
     let job = Job::start("cancelled while evicted", |i| i.pause_policy = PausePolicy::Evict).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
-    job.deliver(&token, OutcomeKind::Evicted, None).await;
+    job.deliver(&bound, TerminationType::Evicted, None).await;
     job.stage(Stage::Evicted).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
@@ -193,17 +193,17 @@ async fn cancelled_while_evicted() {
 #[tokio::test]
 async fn success_wins_over_a_cancel() {
     let job = Job::start("success wins", |i| i.grace_seconds = 3600).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_CANCEL).await;
     job.stage(Stage::Cancelling).await;
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn a_command_that_cannot_be_written_is_in_nobodys_way() {
     let job = Job::prepare("deaf", |_| {}, |r| r.deaf = true).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the command", |r| r.controls.len() == 1).await;
     job.ask(SIGNAL_RESUME).await;
@@ -212,14 +212,14 @@ async fn a_command_that_cannot_be_written_is_in_nobodys_way() {
     job.record(|r| r.deaf = false);
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the newest command", |r| r.controls.iter().any(|c| c.seq == 3)).await;
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn any_payload_is_survived() {
     let job = Job::start("any payload", |_| {}).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     let odd: [Value; 9] = [
         Value::Null,
         json!(true),
@@ -249,14 +249,14 @@ async fn any_payload_is_survived() {
     assert_eq!(status.last_request, None);
     job.signal_raw(SIGNAL_CANCEL, RawValue::new(vec![])).await;
     job.stage(Stage::Cancelling).await;
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn a_request_is_taken_once() {
     let job = Job::start("requests", |_| {}).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     let request = |id: &str, desired| Request { id: id.into(), desired };
     job.signal(SIGNAL_PAUSE, &request("a", DesiredState::Paused)).await;
     job.ask(SIGNAL_RESUME).await;
@@ -269,6 +269,6 @@ async fn a_request_is_taken_once() {
     job.signal(SIGNAL_RESUME, &request("b", DesiredState::Running)).await;
     let status = job.status().await;
     assert_eq!((status.seq, status.last_request), (2, Some(request("b", DesiredState::Running))));
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }

@@ -3,7 +3,7 @@
 use koco::{
     api::*,
     protocol::{error_types, workflow::*},
-    temporal::{Closed, Heartbeat},
+    temporal::Closed,
 };
 
 use crate::world::Job;
@@ -36,14 +36,14 @@ async fn a_running_agent_is_bound_anew_by_the_next_run() {
     let job = Job::long("continued while running", |i| i.retry_policy.maximum_attempts = 1, |_| {}).await;
     let old = job.run(1, 1).await;
     toggle_until_continued(&job, "continues while running", SIGNAL_RESUME).await;
-    let (input, token) = job.bound(2).await;
+    let (input, bound) = job.bound(2).await;
     assert_eq!((input.epoch, input.attempt), (1, 1));
-    assert_eq!(job.heartbeat(&old).await, Heartbeat::Unknown);
-    assert_eq!(job.heartbeat(&token).await, Heartbeat::Alive);
+    assert!(!job.is_current(&old).await);
+    assert!(job.is_current(&bound).await && job.heartbeat(1).await);
     let status = job.status().await;
     job.seen("the last command", |r| r.controls.last().is_some_and(|c| c.seq == status.seq)).await;
     assert_eq!(job.record(|r| r.starts.len()), 1, "the agent is not started again");
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -58,9 +58,9 @@ async fn a_job_that_is_held_goes_on_being_held() {
     // Its runner reports in to the run that is there now, and had been started by the first.
     job.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch: 1 }).await;
     job.ask(SIGNAL_RESUME).await;
-    let (_, token) = job.bound(1).await;
+    let (_, bound) = job.bound(1).await;
     assert_eq!(job.record(|r| r.starts.len()), 1);
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -81,8 +81,8 @@ async fn a_runner_that_waits_for_its_permit_is_remembered() {
     }
     job.save(Some(&first), "continues at the permit").await;
     job.ask(SIGNAL_RESUME).await;
-    let (_, token) = job.bound(1).await;
-    job.succeed(&token).await;
+    let (_, bound) = job.bound(1).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -94,17 +94,17 @@ async fn a_pod_that_is_being_made_is_made_once() {
     job.seen("start_runner, again", |r| r.starts.len() == 2).await;
     assert!(job.record(|r| r.starts.iter().all(|s| s.epoch == 1)), "the same epoch");
     job.record(|r| r.stuck = false);
-    let token = job.run(1, 1).await;
-    job.succeed(&token).await;
+    let bound = job.run(1, 1).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
 #[tokio::test]
 async fn an_evicted_agent_stays_evicted() {
     let job = Job::long("continued while evicted", |i| i.pause_policy = PausePolicy::Evict, |_| {}).await;
-    let token = job.run(1, 1).await;
+    let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
-    job.deliver(&token, OutcomeKind::Evicted, None).await;
+    job.deliver(&bound, TerminationType::Evicted, None).await;
     job.stage(Stage::Evicted).await;
     let first = job.run_id().await;
     for sent in 0.. {
@@ -116,9 +116,9 @@ async fn an_evicted_agent_stays_evicted() {
     }
     assert!(job.stage(Stage::Evicted).await.is_paused);
     job.ask(SIGNAL_RESUME).await;
-    let token = job.run(2, 2).await;
+    let bound = job.run(2, 2).await;
     assert_eq!(job.record(|r| (r.binds[1].0.attempt, r.starts[1].resumed)), (1, true));
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -129,8 +129,8 @@ async fn a_back_off_is_waited_out_by_the_next_run() {
         i.retry_policy.maximum_interval = crate::world::seconds("1h");
     };
     let job = Job::long("continued in back-off", long, |_| {}).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::AGENT_FAILED).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::AGENT_FAILED).await;
     job.stage(Stage::Retrying).await;
     toggle_until_continued(&job, "continues in back-off", SIGNAL_RESUME).await;
     let status = job.stage(Stage::Retrying).await;
@@ -159,8 +159,8 @@ async fn a_thousand_toggles_end_in_the_last_state() {
     assert_eq!(job.record(|r| r.starts.len()), 1);
     assert!(job.record(|r| r.controls.windows(2).all(|w| w[0].seq < w[1].seq)), "never an older command again");
     // A retry of the last run's binding, or the first's.
-    let (_, token) = job.bound(binds).await;
-    job.succeed(&token).await;
+    let (_, bound) = job.bound(binds).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
 
@@ -198,7 +198,7 @@ async fn a_job_that_is_paused_and_resumed_all_the_time() {
     let controls = job.record(|r| r.controls.iter().map(|c| c.seq).collect::<Vec<_>>());
     assert!(controls.is_sorted(), "never an older command again");
     println!("{pauses} pauses and resumes in {:?}: {runs} runs, the longest of {longest} events", since.elapsed());
-    let (_, token) = job.bound(job.record(|r| r.binds.len())).await;
-    job.succeed(&token).await;
+    let (_, bound) = job.bound(job.record(|r| r.binds.len())).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }

@@ -3,7 +3,7 @@
 use koco::{
     api::*,
     protocol::{error_types, workflow::*},
-    temporal::{Closed, Heartbeat},
+    temporal::Closed,
 };
 use temporalio_common::protos::temporal::api::{
     failure::v1::failure::FailureInfo, history::v1::history_event::Attributes,
@@ -25,15 +25,15 @@ async fn failure(job: &Job) -> (String, String) {
 async fn two_failures_then_success() {
     let job = Job::start("two failures then success", |_| {}).await;
     for n in 1..=2 {
-        let token = job.run(n, n as usize).await;
+        let bound = job.run(n, n as usize).await;
         let running = job.stage(Stage::Running).await;
         assert_eq!((running.attempt, running.epoch), (n, n));
-        job.fail(&token, error_types::AGENT_FAILED).await;
+        job.fail(&bound, error_types::AGENT_FAILED).await;
         let retrying = job.stage(Stage::Retrying).await;
         assert_eq!(retrying.error.unwrap().kind, error_types::AGENT_FAILED);
     }
-    let token = job.run(3, 3).await;
-    job.succeed(&token).await;
+    let bound = job.run(3, 3).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
     let status = job.status().await;
     assert_eq!((status.attempt, status.error), (3, None));
@@ -44,8 +44,8 @@ async fn two_failures_then_success() {
 async fn attempts_are_used_up() {
     let job = Job::start("attempts used up", |i| i.retry_policy.maximum_attempts = 2).await;
     for n in 1..=2 {
-        let token = job.run(n, n as usize).await;
-        job.fail(&token, "Own").await;
+        let bound = job.run(n, n as usize).await;
+        job.fail(&bound, "Own").await;
     }
     assert_eq!(job.closed().await, Closed::Failed);
     assert_eq!(failure(&job).await, ("Own".into(), "attempt 2 of 2: simulated".into()));
@@ -56,8 +56,8 @@ async fn attempts_are_used_up() {
 #[tokio::test]
 async fn a_type_that_is_not_retryable_ends_the_job() {
     let job = Job::start("not retryable", |_| {}).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, "Fatal").await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, "Fatal").await;
     assert_eq!(job.closed().await, Closed::Failed);
     assert_eq!(failure(&job).await.0, "Fatal");
 }
@@ -70,10 +70,10 @@ async fn silence_is_answered_with_a_new_binding_and_uses_up_nothing() {
     })
     .await;
     let old = job.run(1, 1).await;
-    let (input, token) = job.bound(2).await;
+    let (input, bound) = job.bound(2).await;
     assert_eq!((input.epoch, input.attempt), (1, 1));
-    assert_eq!(job.heartbeat(&old).await, Heartbeat::Unknown);
-    job.succeed(&token).await;
+    assert!(!job.is_current(&old).await);
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
     assert_eq!(job.status().await.attempt, 1);
 }
@@ -90,8 +90,8 @@ async fn what_ends_before_the_permit_uses_up_nothing() {
     job.signal(SIGNAL_RUNNER_FAILED, &failed(1, false, error_types::NOT_STARTED)).await;
     job.stage(Stage::Retrying).await;
     // The agent of the next one isn't started either, though it has its permit.
-    let token = job.run(2, 1).await;
-    job.fail(&token, error_types::NOT_STARTED).await;
+    let bound = job.run(2, 1).await;
+    job.fail(&bound, error_types::NOT_STARTED).await;
     job.seen("the third", |r| r.starts.len() == 3).await;
     assert!(job.record(|r| r.starts.iter().all(|s| s.attempt == 1 && !s.resumed)));
     job.signal(SIGNAL_RUNNER_FAILED, &failed(2, true, "of an older epoch")).await;
@@ -102,16 +102,16 @@ async fn what_ends_before_the_permit_uses_up_nothing() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_further_gives_the_epoch() {
-    let job = Job::prepare("a claim that is further", |_| {}, |r| (r.claim, r.stuck) = (7, true)).await;
+async fn a_run_that_is_further_gives_the_epoch() {
+    let job = Job::prepare("a claim that is further", |_| {}, |r| (r.newest, r.stuck) = (7, true)).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     // The runner is faster than the activity's answer.
     job.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch: 7 }).await;
     assert_eq!(job.status().await.status, Stage::Pending);
     job.record(|r| r.stuck = false);
-    let (input, token) = job.bound(1).await;
+    let (input, bound) = job.bound(1).await;
     assert_eq!((input.epoch, input.attempt), (7, 1));
-    job.fail(&token, error_types::AGENT_FAILED).await;
+    job.fail(&bound, error_types::AGENT_FAILED).await;
     job.seen("the next", |r| r.starts.len() == 2).await;
     assert_eq!(job.record(|r| r.starts[1].epoch), 8);
     job.ask(SIGNAL_CANCEL).await;
@@ -133,22 +133,22 @@ async fn disruptions_are_judged_by_the_jobs_policy() {
         }
     };
     let job = Job::start("disrupted and ignored", policy(DisruptionPolicy::Ignore)).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::DISRUPTED).await;
-    let token = job.run(2, 2).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::DISRUPTED).await;
+    let bound = job.run(2, 2).await;
     assert_eq!(job.record(|r| r.binds[1].0.attempt), 2);
-    job.succeed(&token).await;
+    job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 
     let job = Job::start("disrupted and counted", policy(DisruptionPolicy::Count)).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::DISRUPTED).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::DISRUPTED).await;
     assert_eq!(job.closed().await, Closed::Failed);
     assert_eq!(failure(&job).await.0, error_types::DISRUPTED);
 
     let fail = |i: &mut Input| i.disruption_policy = DisruptionPolicy::FailJob;
     let job = Job::start("disrupted and failed", fail).await;
-    let token = job.run(1, 1).await;
-    job.fail(&token, error_types::DISRUPTED).await;
+    let bound = job.run(1, 1).await;
+    job.fail(&bound, error_types::DISRUPTED).await;
     assert_eq!(job.closed().await, Closed::Failed);
 }

@@ -10,10 +10,11 @@ use std::{
 
 use koco::{
     api::names,
-    platform::{kubernetes::Runners, metrics::Metrics, settings::PodSettings},
+    platform::metrics::Metrics,
+    pods::{PodConfig, PodSettings},
     protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
     temporal::{Settings, Temporal},
-    worker::{Activities, WorkerSettings, run},
+    worker::{Activities, Cluster, WorkerSettings, run},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +31,10 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
         runner_image_pull_policy: String::new(),
         gateway_url: String::new(),
     };
-    let runners = Runners::new(client.clone(), "koco-system", pods);
-    let activities = Activities { client, temporal: temporal.clone(), runners, metrics: Metrics::default() };
+    let pods = PodConfig::follow(client.clone(), "koco-system", pods);
+    // Nor is there anybody to ask for the cluster's id.
+    let cluster = Cluster::new(client.clone(), None);
+    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default(), cluster };
     let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
     let role = tokio::spawn(run(WorkerSettings::default(), activities, ready.clone(), stop.clone()));
     until("it is ready", || async { ready.load(Ordering::Relaxed).then_some(()) }).await;

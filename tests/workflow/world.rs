@@ -6,11 +6,11 @@ use std::{sync::OnceLock, time::Duration};
 use koco::{
     api::*,
     protocol::workflow::*,
-    temporal::{Closed, Heartbeat, Settings, TaskToken, Temporal, TemporalError},
+    temporal::{Closed, Heartbeat, Settings, Temporal, TemporalError},
     worker::AgentWorkflow,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use temporalio_client::{
     UntypedSignal, UntypedWorkflow, WorkflowExecutionInfo, WorkflowFetchHistoryOptions, WorkflowHandle,
     WorkflowSignalOptions,
@@ -116,22 +116,32 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn()
     }
 }
 
-pub fn outcome(kind: OutcomeKind, error: Option<&str>) -> Outcome {
-    Outcome {
-        epoch: 1,
-        kind,
-        time: koco_time(),
-        started: true,
-        error: error.map(|kind| ErrorStatus { kind: kind.into(), message: "simulated".into() }),
-        non_retryable: false,
-        exit_code: None,
-        result: (kind == OutcomeKind::Succeeded).then(|| "done".into()),
-        active_millis: 0,
+/// A run that has ended as a runner says.
+fn ended(number: i32, kind: TerminationType, error: Option<&str>) -> AgentRun {
+    let time = k8s_openapi::jiff::Timestamp::now();
+    let mut run = json!({
+        "apiVersion": names::API_VERSION, "kind": "AgentRun", "metadata": { "name": "simulated" },
+        "spec": {
+            "identity": { "jobName": "j", "jobUID": "u", "number": number, "attempt": 1, "podName": "p",
+                "executionMode": "Temporal", "heartbeat": "60s" },
+            "grant": { "time": time, "binding": 0 },
+        },
+        "status": { "readyTime": time, "termination": {
+            "type": kind, "source": "Runner", "time": time, "started": true,
+            "result": (kind == TerminationType::Succeeded).then_some("done"),
+        } },
+    });
+    if let Some(kind) = error {
+        run["status"]["termination"]["error"] = json!({ "type": kind, "message": "simulated" });
     }
+    serde_json::from_value(run).unwrap()
 }
 
-fn koco_time() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
-    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now())
+/// One try of `execute_agent`, and the number of its run.
+#[derive(Clone)]
+pub struct Bound {
+    number: i32,
+    task: Vec<u8>,
 }
 
 impl Job {
@@ -233,35 +243,43 @@ impl Job {
         self.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await;
     }
 
-    /// The token that the `n`th `execute_agent` bound, from 1.
-    pub async fn bound(&self, n: usize) -> (ExecuteAgent, TaskToken) {
+    /// The `n`th `execute_agent`, from 1.
+    pub async fn bound(&self, n: usize) -> (ExecuteAgent, Bound) {
         self.seen("execute_agent", |r| r.binds.len() >= n).await;
-        let (input, token) = self.record(|r| r.binds[n - 1].clone());
-        (input, TaskToken::from_claim(&token, &self.id).unwrap())
+        let (input, task) = self.record(|r| r.binds[n - 1].clone());
+        let number = input.epoch;
+        (input, Bound { number, task })
     }
 
-    /// Reports in, is bound as the `n`th, and gives the token.
-    pub async fn run(&self, epoch: i32, n: usize) -> TaskToken {
+    /// Reports in, and is bound as the `n`th.
+    pub async fn run(&self, epoch: i32, n: usize) -> Bound {
         self.ready(epoch).await;
-        let (input, token) = self.bound(n).await;
+        let (input, bound) = self.bound(n).await;
         assert_eq!(input.epoch, epoch);
-        token
+        bound
     }
 
-    pub async fn deliver(&self, token: &TaskToken, kind: OutcomeKind, error: Option<&str>) {
-        self.world.temporal.deliver(token.clone(), &outcome(kind, error)).await.unwrap();
+    /// Says how a run has ended: by its number, whichever try waits for it.
+    pub async fn deliver(&self, bound: &Bound, kind: TerminationType, error: Option<&str>) {
+        self.world.temporal.complete(&self.id, &ended(bound.number, kind, error)).await.unwrap();
     }
 
-    pub async fn succeed(&self, token: &TaskToken) {
-        self.deliver(token, OutcomeKind::Succeeded, None).await;
+    pub async fn succeed(&self, bound: &Bound) {
+        self.deliver(bound, TerminationType::Succeeded, None).await;
     }
 
-    pub async fn fail(&self, token: &TaskToken, error: &str) {
-        self.deliver(token, OutcomeKind::Failed, Some(error)).await;
+    pub async fn fail(&self, bound: &Bound, error: &str) {
+        self.deliver(bound, TerminationType::Failed, Some(error)).await;
     }
 
-    pub async fn heartbeat(&self, token: &TaskToken) -> Heartbeat {
-        self.world.temporal.heartbeat(token.clone()).await.unwrap()
+    /// Whether Temporal waits for this very try.
+    pub async fn is_current(&self, bound: &Bound) -> bool {
+        self.world.temporal.is_current(&bound.task).await.unwrap()
+    }
+
+    /// A gateway has heard of the runner. Whether Temporal waits for its end.
+    pub async fn heartbeat(&self, number: i32) -> bool {
+        self.world.temporal.heartbeat(&self.id, number).await.unwrap() == Heartbeat::Alive
     }
 
     pub async fn native_cancel(&self) {
@@ -275,8 +293,11 @@ impl Job {
     /// How the workflow was closed. Cleaned up exactly once, and asked after that, whatever happened.
     pub async fn closed(&self) -> Closed {
         let closed = until("it is closed", || async { self.world.temporal.describe(&self.id).await.ok()?.0 }).await;
-        assert_eq!(self.record(|r| r.cleanups), 1, "cleanups");
-        let stage = self.status().await.status;
+        let cleanups = self.record(|r| r.cleanups.clone());
+        assert_eq!(cleanups.len(), 1, "{cleanups:?}");
+        let answer = self.status().await;
+        assert_eq!(cleanups[0].epoch, answer.epoch);
+        let stage = answer.status;
         assert!(!self.query::<bool>(QUERY_IS_PAUSED).await);
         let told = match stage {
             Stage::Completed => Closed::Completed,

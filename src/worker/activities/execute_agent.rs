@@ -1,104 +1,176 @@
-//! `execute_agent`: gives the permit to the waiting runner by binding this task to it. Short: whoever learns of the agent's
-//! end completes the task. It is tried again after a heartbeat time-out, and then binds the same runner anew.
+//! `execute_agent`: grants the start to the runner that waits, or binds a runner that has started to this try of the activity.
+//! Short: whoever learns of the agent's end completes the activity. It is tried again after a heartbeat time-out, and then
+//! binds the same runner anew.
 
-use temporalio_sdk::activities::ActivityContext;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Activities, Trouble, now};
+use super::{Activities, ActivityFailure, Task, control_runner, now};
 use crate::{
-    api::{AgentJob, AgentJobStatus, DesiredState, ErrorStatus, Permit},
-    platform::status,
+    api::{AgentRun, ErrorStatus, RawJson, StartGrant, Termination},
+    lifecycle::{self, Ended},
+    platform::store::StoreError,
     pods::{PodView, ending},
     protocol::{
         error_types,
-        workflow::{AgentResult, ExecuteAgent, verdict},
+        workflow::{AgentResult, ExecuteAgent},
     },
-    temporal::TaskToken,
+    runs::RunError,
 };
 
-/// What is asked of the job's record.
-struct Binding<'a> {
-    epoch: i32,
-    /// The task, in the workflow run that waits for it.
-    run_id: String,
-    task_token: &'a [u8],
-    /// Whether Temporal was asked, and said that this task counts: after a reset its tries begin again at 1.
+/// How often the run is looked at, at the most: each look but the first answers one question, or follows somebody's write.
+const LOOKS: usize = 6;
+
+/// What is asked of a run.
+struct Ask<'a> {
+    task: &'a Task,
+    /// Whether Temporal was asked, and said that this task counts.
     counts: bool,
-    /// The job's pods, if this is not the task's first try: the runner was silent.
-    silent: Option<&'a [PodView]>,
+    /// The run's pod, if it was looked for before the run was read: a runner delivers before its pod ends.
+    pod: Option<Option<PodView>>,
+    now: Time,
 }
 
-/// Decides on the new status: with a permit bound to the task, or with the outcome of the epoch.
-fn bind(job: &AgentJob, status: &mut AgentJobStatus, ask: &Binding) -> Result<(), Trouble> {
-    let claim = status.claim.as_mut().filter(|c| c.epoch == ask.epoch);
-    let claim = claim.ok_or_else(|| {
-        let message = "another epoch has taken its place".into();
-        Trouble::AgentEnded { error: ErrorStatus { kind: error_types::RUNNER_LOST.into(), message }, last: false }
-    })?;
-    if status.outcome.as_ref().is_some_and(|o| o.epoch == ask.epoch) {
-        return Ok(());
-    }
-    let Some(old) = &claim.permit else {
-        if job.metadata.deletion_timestamp.is_some() || job.spec.desired_state == DesiredState::Cancelled {
-            return Err(Trouble::JobGone("the AgentJob is going: its agent isn't started any more"));
-        }
-        claim.permit = Some(permit(0, ask));
-        return Ok(());
+/// What to do with an open run.
+#[derive(Debug, PartialEq)]
+enum Binding {
+    /// It is bound to this very try.
+    Ours,
+    /// Write this grant.
+    Grant(StartGrant),
+    /// Close it: its agent has ended, or its runner is lost.
+    Close(Box<Termination>),
+    /// First ask Temporal whether this task counts.
+    AskTemporal,
+    /// First look for the pod, and then at the run again.
+    LookAtPod,
+}
+
+fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
+    let attempt = i32::try_from(ask.task.attempt).unwrap_or(i32::MAX);
+    let grant = |time: &Time, binding| StartGrant {
+        time: time.clone(),
+        binding,
+        workflow_id: Some(ask.task.workflow_id.clone()),
+        run_id: Some(ask.task.run_id.clone()),
+        activity_attempt: Some(attempt),
     };
-    if !ask.counts && old.task_token.as_deref().is_some_and(|t| TaskToken::is_later(t, ask.task_token)) {
-        return Err(Trouble::Superseded("a later try has bound the runner"));
+    let Some(old) = &run.spec.grant else { return Binding::Grant(grant(&ask.now, 0)) };
+    let same = old.run_id.as_deref() == Some(&ask.task.run_id);
+    if same && old.activity_attempt == Some(attempt) {
+        return Binding::Ours;
     }
-    if let Some(pods) = ask.silent {
-        let pod = pods.iter().find(|p| p.epoch == ask.epoch && claim.pod_uid.as_ref().is_none_or(|uid| *uid == p.uid));
-        if let Some(outcome) = ending::work_out(ask.epoch, pod, true, now()) {
-            status.outcome = Some(outcome);
-            return Ok(());
-        }
-        // A time-out alone proves nothing: Temporal, or every gateway, may have been away. That a gateway listened for an
-        // answer to an offer and heard none does. A runner that never reported in can't have started its agent.
-        let runner = status.runner.as_ref().filter(|r| r.epoch == ask.epoch);
-        let silent = runner.is_none_or(|r| r.silent_since.is_some() && r.answered.unwrap_or(-1) < old.offer);
-        if old.run_id.as_deref() == Some(&ask.run_id) && old.offer >= 1 && silent {
-            // On record, so that a runner that comes back can't say otherwise, and the status knows that nothing runs.
-            let message = "the runner was silent for twice the heartbeat time-out";
-            status.outcome = Some(ending::silent(ask.epoch, message.into(), now()));
-            return Ok(());
-        }
+    // A later try, or another execution of the workflow, has the runner: either this one is new, or it was frozen for long.
+    let follows = same && old.activity_attempt < Some(attempt);
+    if !follows && !ask.counts {
+        return Binding::AskTemporal;
     }
-    claim.permit = Some(permit(old.offer.saturating_add(1), ask));
-    Ok(())
+    let Some(pod) = &ask.pod else { return Binding::LookAtPod };
+    let pod = pod.as_ref().filter(|p| ending::is_pod_of(run, p));
+    if let Some(ended) = ending::derive(run, pod, &ask.now) {
+        return Binding::Close(Box::new(ended));
+    }
+    // A time-out alone proves nothing: Temporal, or every gateway, may have been away. That a gateway listened for an answer to
+    // a binding and heard none does. A runner that never registered can't have started its agent.
+    let acknowledged = run.acknowledged().map_or(-1, |a| a.binding);
+    let unresponsive = run.status.as_ref().is_some_and(|s| s.unresponsive_since.is_some());
+    let silent = !run.is_ready() || (unresponsive && acknowledged < old.binding);
+    if same && old.binding >= 1 && silent {
+        // On record, so that a runner that comes back can't say otherwise, and the job's status knows that nothing runs.
+        let message = "the runner was silent for twice the heartbeat time-out".into();
+        return Binding::Close(Box::new(lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, &ask.now)));
+    }
+    Binding::Grant(grant(&old.time, old.binding.saturating_add(1)))
 }
 
-fn permit(offer: i32, ask: &Binding) -> Permit {
-    let task_token = Some(TaskToken::encode(ask.task_token));
-    Permit { time: now(), offer, run_id: Some(ask.run_id.clone()), task_token }
+/// Why a write was not made.
+enum Stop {
+    /// The decision is another one.
+    Other(Binding),
+    /// It failed.
+    Failed(ActivityFailure),
 }
 
-/// The agent's result if it has ended already, `None` if its outcome will be delivered.
-pub async fn run(a: &Activities, ctx: &ActivityContext, input: ExecuteAgent) -> Result<Option<AgentResult>, Trouble> {
-    let info = ctx.info();
-    // The pods first, the status after them: a runner delivers before its pod ends.
-    let pods = if info.attempt > 1 { Some(a.pods_in(&input.job).of_job(&input.job.uid).await?) } else { None };
-    let mut ask = Binding {
-        epoch: input.epoch,
-        counts: false,
-        run_id: info.workflow_run_id.clone().unwrap_or_default(),
-        task_token: &info.task_token,
-        silent: pods.as_deref(),
-    };
-    let jobs = a.jobs(&input.job);
-    let mut bound = status::modify(&jobs, &input.job, None, |job, status| bind(job, status, &ask)).await;
-    if matches!(bound, Err(Trouble::Superseded(_))) {
-        a.still_ours(ctx).await?;
-        ask.counts = true;
-        bound = status::modify(&jobs, &input.job, None, |job, status| bind(job, status, &ask)).await;
+impl From<StoreError> for Stop {
+    fn from(e: StoreError) -> Self {
+        Self::Failed(e.into())
     }
-    let job = bound?;
-    let outcome = job.status.as_ref().and_then(|s| s.outcome.as_ref()).filter(|o| o.epoch == input.epoch);
-    match outcome.map(verdict) {
-        None => Ok(None),
-        Some(Ok(result)) => Ok(Some(result)),
-        Some(Err((error, last))) => Err(Trouble::AgentEnded { error, last }),
+}
+
+impl From<RunError> for Stop {
+    fn from(e: RunError) -> Self {
+        Self::Failed(e.into())
     }
+}
+
+/// The agent's result if it has ended already, `None` if its end will be delivered.
+pub async fn run(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Option<AgentResult>, ActivityFailure> {
+    let run = settle(a, task, input).await?;
+    if !run.is_closed() {
+        return Ok(None);
+    }
+    match lifecycle::end_of(&run) {
+        Ended::Succeeded => {
+            let result = run.termination().and_then(|t| t.result.as_ref()).map(RawJson::read).transpose();
+            let result = result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())));
+            Ok(Some(AgentResult { result: result? }))
+        }
+        Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, last: non_retryable }),
+    }
+}
+
+async fn read(a: &Activities, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
+    let found = a.runs_in(&input.job).get(&input.job, input.epoch).await?;
+    found.ok_or_else(|| {
+        // The same as a tombstone in its place would say.
+        let error = ErrorStatus { kind: error_types::DISRUPTED.into(), message: "its AgentRun was deleted".into() };
+        ActivityFailure::AgentEnded { error, last: false }
+    })
+}
+
+/// The run, bound to this task or closed.
+async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
+    let runs = a.runs_in(&input.job);
+    let mut ask = Ask { task, counts: false, pod: None, now: now() };
+    let mut run = read(a, input).await?;
+    for _ in 0..LOOKS {
+        let written = runs.modify_spec(run.clone(), |run, spec| {
+            match bind(run, &ask) {
+                Binding::Ours => {}
+                Binding::Grant(grant) => spec.grant = Some(grant),
+                other => return Err(Stop::Other(other)),
+            }
+            control_runner::command(spec, input.desired, input.seq);
+            Ok(())
+        });
+        match written.await {
+            Ok(run) => return Ok(run),
+            Err(Stop::Failed(e)) => return Err(e),
+            Err(Stop::Other(Binding::AskTemporal)) => {
+                a.still_ours(task).await?;
+                ask.counts = true;
+            }
+            Err(Stop::Other(Binding::LookAtPod)) => {
+                ask.pod = Some(a.pods_in(&input.job).get(&run.spec.identity.pod_name).await?);
+                run = read(a, input).await?;
+            }
+            Err(Stop::Other(_)) => {
+                let closed = runs.modify_status(run.clone(), |run, status| match bind(run, &ask) {
+                    Binding::Close(termination) => {
+                        status.termination = Some(*termination);
+                        Ok(())
+                    }
+                    other => Err(Stop::Other(other)),
+                });
+                match closed.await {
+                    Ok(run) => return Ok(run),
+                    Err(Stop::Failed(e)) => return Err(e),
+                    // Somebody's write has changed the decision.
+                    Err(Stop::Other(_)) => run = read(a, input).await?,
+                }
+            }
+        }
+    }
+    Err(ActivityFailure::Unavailable(format!("AgentRun {} changes all the time", run.name())))
 }
 
 #[cfg(test)]

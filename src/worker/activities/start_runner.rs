@@ -1,193 +1,235 @@
-//! `start_runner`: claims the epoch, collects what earlier ones left, creates the pod.
+//! `start_runner`: creates a run and its pod, once the run before it is closed and its pod has ended.
+//!
+//! In ordinary life that costs a read of the job, of the run before and of its pod. Only where the cluster knows more than the
+//! workflow (it was reset, or Temporal was restored from a backup), or less (somebody deleted a run), are the job's runs listed.
 
-use temporalio_sdk::activities::ActivityContext;
-use tokio::time::Instant;
-
-use super::{Activities, Trouble, pause, to_delete};
+use super::{Activities, ActivityFailure, Task, now};
 use crate::{
-    api::{AgentJob, Claim, DesiredState, names},
-    platform::status,
-    pods::{CreateOutcome, collect, ending, template},
-    protocol::workflow::{StartRunner, StartedRunner},
+    api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Resolved, RunCommand},
+    lifecycle,
+    pods::{CreateOutcome, PodView, RunnerPodSettings, collect, ending, template},
+    protocol::{
+        error_types,
+        workflow::{StartRunner, StartedRunner},
+    },
+    runs::{self, NewRun},
 };
 
-/// What the job's claim means for the epoch that is asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// It is behind, or there is none: claim the epoch.
+/// What the job's runs mean for the number that is asked for.
+#[derive(Debug, PartialEq)]
+enum Place<'a> {
+    /// There is none of this number, nor a higher one: create it.
     Free,
-    /// An earlier try of this activity has claimed it: go on with it.
-    Ours(i32),
-    /// It is further than the workflow knows, which was reset: take the epoch after it, if this task still counts.
-    Ahead(i32),
-    /// The workflow has gone on meanwhile.
-    Late,
+    /// An earlier try has created it: go on with it.
+    Ours(&'a AgentRun),
+    /// It is further than this activity: the workflow hears of it, and `runner_ready` or `runner_failed` does the rest.
+    Further(i32),
+    /// The workflow knows less than the cluster: create the one after it, if this task still counts.
+    After(&'a AgentRun),
 }
 
-fn place(claim: Option<&Claim>, asked: i32, run_id: Option<&str>, hint: Option<i32>) -> Place {
-    let Some(claim) = claim.filter(|c| c.epoch >= asked) else { return Place::Free };
-    match &claim.permit {
-        None if claim.epoch == asked || hint == Some(claim.epoch) => Place::Ours(claim.epoch),
-        Some(permit) if claim.epoch == asked && permit.run_id.as_deref() == run_id => Place::Late,
-        _ => Place::Ahead(claim.epoch.saturating_add(1)),
+/// `runs` are in order.
+fn place<'a>(runs: &'a [AgentRun], input: &StartRunner, run_id: &str) -> Place<'a> {
+    let Some(newest) = runs.last().filter(|r| r.number() >= input.epoch) else { return Place::Free };
+    let id = &newest.spec.identity;
+    match &newest.spec.grant {
+        // This very execution has granted it: it was restored to an earlier point, and the agent may be running.
+        Some(grant) if grant.run_id.as_deref() == Some(run_id) => Place::Further(newest.number()),
+        None if newest.is_closed() && id.number == input.epoch => Place::Further(id.number),
+        // A higher one is what an earlier try of this activity came to, or as good.
+        None if !newest.is_closed()
+            && (id.number == input.epoch || (id.attempt, id.resumed) == (input.attempt, input.resumed)) =>
+        {
+            Place::Ours(newest)
+        }
+        _ => Place::After(newest),
     }
 }
 
-/// The claim of a new epoch.
-fn claim(job: &AgentJob, input: &StartRunner, epoch: i32) -> Claim {
+/// What a job is resolved to that is to have a runner. None is made for a job that has ended, is to end, or isn't the
+/// workflow's to run.
+fn wanted(job: &AgentJob) -> Result<&Resolved, ActivityFailure> {
     let status = job.status.as_ref();
-    let before = status.and_then(|s| s.claim.as_ref()).filter(|_| input.resumed);
-    let ended = status.and_then(|s| s.outcome.as_ref());
-    let active = before.map_or(0, |b| {
-        let last = ended.filter(|o| o.epoch == b.epoch).map_or(0, |o| o.active_millis);
-        b.active_millis.saturating_add(last)
-    });
-    Claim {
-        epoch,
-        attempt: input.attempt,
-        resumed: input.resumed,
-        pod_name: names::pod(&input.job.name, &input.job.uid, epoch),
-        pod_uid: None,
-        active_millis: active,
-        refusal: None,
-        permit: None,
-    }
-}
-
-/// No pod is made for a job that is going or to be cancelled.
-fn wanted(job: &AgentJob) -> Result<(), Trouble> {
     if job.metadata.deletion_timestamp.is_some() {
-        return Err(Trouble::JobGone("the AgentJob is being deleted"));
+        return Err(ActivityFailure::JobGone("the AgentJob is being deleted"));
     }
     if job.spec.desired_state == DesiredState::Cancelled {
-        return Err(Trouble::JobGone("the AgentJob is to be cancelled"));
+        return Err(ActivityFailure::JobGone("the AgentJob is to be cancelled"));
     }
-    Ok(())
+    if status.and_then(|s| s.phase).is_some_and(|p| p.is_terminal()) {
+        return Err(ActivityFailure::JobGone("the AgentJob has ended"));
+    }
+    let resolved = status.and_then(|s| s.resolved.as_ref());
+    resolved
+        .filter(|r| r.execution_mode == ExecutionMode::Temporal)
+        .ok_or(ActivityFailure::JobGone("the AgentJob is not run by a workflow"))
 }
 
-fn mine(status: Option<&Claim>, epoch: i32) -> Result<&Claim, Trouble> {
-    status.filter(|c| c.epoch == epoch).ok_or(Trouble::Superseded("the claim has gone on to another epoch"))
-}
-
-pub async fn run(a: &Activities, ctx: &ActivityContext, input: StartRunner) -> Result<StartedRunner, Trouble> {
-    let jobs = a.jobs(&input.job);
-    let seen = status::read(&jobs, &input.job).await?;
-    wanted(&seen)?;
-    let seen_claim = seen.status.as_ref().and_then(|s| s.claim.as_ref());
-    // Best effort: without it another epoch is begun, and no harm done.
-    let hint = ctx.heartbeat_details().deserialize::<i32>().ok().flatten();
-    let epoch = match place(seen_claim, input.epoch, ctx.info().workflow_run_id.as_deref(), hint) {
-        Place::Free => input.epoch,
-        Place::Ours(epoch) => epoch,
-        Place::Late => return Err(Trouble::Superseded("the epoch has its permit already")),
-        Place::Ahead(epoch) => {
-            // After the read: if the task counts now, then nobody but us may replace the claim that was read.
-            a.still_ours(ctx).await?;
-            epoch
-        }
-    };
-
-    // The claim comes before the collecting: it is what keeps a worker that was frozen from going on with an older one, and
-    // the runners of older epochs from delivering.
-    let before = seen_claim.map(|c| c.epoch);
-    let job = status::modify(&jobs, &input.job, Some(seen.clone()), |job, status| {
-        wanted(job)?;
-        match status.claim.as_ref().map(|c| c.epoch) {
-            found if found == Some(epoch) => Ok(()),
-            found if found == before => {
-                status.claim = Some(claim(job, &input, epoch));
-                Ok(())
-            }
-            _ => Err(Trouble::Superseded("the claim has gone on to another epoch")),
-        }
-    })
-    .await?;
-    let claim = mine(job.status.as_ref().and_then(|s| s.claim.as_ref()), epoch)?.clone();
-    if claim.pod_uid.is_some() {
-        return Ok(StartedRunner { epoch });
-    }
-
-    let outcome = ending::leaving(job.status.as_ref().and_then(|s| s.outcome.as_ref()));
-    collect_before(a, ctx, &input, epoch, outcome).await?;
-
-    // Anew: collecting may have taken hours.
-    let job = status::read(&jobs, &input.job).await?;
-    wanted(&job)?;
-    mine(job.status.as_ref().and_then(|s| s.claim.as_ref()), epoch)?;
-    let settings = a.runners.settings().await?;
-    let pods = a.pods_in(&input.job);
-    let made = match pods.create(template::build(&job, &claim, &settings), &input.job.uid).await {
-        Ok(made) => made,
-        Err(e) => {
-            if e.needs_a_person() {
-                refuse(a, &input, epoch, &e.to_string()).await?;
-            }
-            return Err(e.into());
-        }
-    };
-    if matches!(made, CreateOutcome::Created(_)) {
-        a.metrics.pods_created.inc();
-    }
-    let recorded = status::modify(&jobs, &input.job, None, |_, status| {
-        mine(status.claim.as_ref(), epoch)?;
-        match status.claim.as_mut() {
-            Some(c) if c.pod_uid.as_deref().is_none_or(|uid| uid == made.uid()) => {
-                (c.pod_uid, c.refusal) = (Some(made.uid().into()), None);
-                Ok(())
-            }
-            _ => Err(Trouble::Superseded("the epoch has another pod")),
-        }
-    })
-    .await;
-    match recorded {
-        Ok(_) => Ok(StartedRunner { epoch }),
-        Err(e) => {
-            // Nobody's pod: a worker that was frozen has made it, or its job has gone meanwhile.
-            if !e.is_retryable() {
-                pods.delete(&claim.pod_name, made.uid()).await?;
-            }
-            Err(e)
-        }
-    }
-}
-
-/// Ends the pods of lower epochs and waits until nothing of them runs. For as long as Kubernetes can't say that.
-async fn collect_before(
-    a: &Activities,
-    ctx: &ActivityContext,
-    input: &StartRunner,
-    epoch: i32,
-    outcome: Option<i32>,
-) -> Result<(), Trouble> {
-    let pods = a.pods_in(&input.job);
-    let since = Instant::now();
-    loop {
-        // The epoch is the hint for the next try.
-        ctx.record_heartbeat(epoch).await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
-        let found = pods.of_job(&input.job.uid).await?;
-        let left = collect::before_epoch(&found, epoch);
-        if left.is_empty() {
-            return Ok(());
-        }
-        for pod in to_delete(&left, outcome, since.elapsed()) {
-            tracing::info!(namespace = input.job.namespace, pod = pod.name, "deleting the pod of an earlier epoch");
-            pods.delete(&pod.name, &pod.uid).await?;
-        }
-        pause(ctx).await?;
-    }
-}
-
-/// Leaves the API server's words for the controller to show.
-async fn refuse(a: &Activities, input: &StartRunner, epoch: i32, words: &str) -> Result<(), Trouble> {
-    let jobs = a.jobs(&input.job);
-    let written = status::modify(&jobs, &input.job, None, |_, status| {
-        mine(status.claim.as_ref(), epoch)?;
-        if let Some(claim) = status.claim.as_mut() {
-            claim.refusal = Some(words.into());
-        }
-        Ok::<_, Trouble>(())
+/// The run of a number, after the one before it.
+fn new_run(input: &StartRunner, number: i32, before: Option<&AgentRun>) -> NewRun {
+    let active = before.filter(|_| input.resumed).map_or(0, |b| {
+        let last = b.termination().map_or(0, |t| t.active_millis);
+        b.spec.identity.active_millis.saturating_add(last)
     });
-    written.await.map(|_| ())
+    let command = RunCommand { state: input.desired, generation: input.seq, time: now() };
+    NewRun {
+        number,
+        attempt: input.attempt,
+        resumed: input.resumed,
+        active_millis: active,
+        grant: None,
+        command: (input.seq > 0).then_some(command),
+    }
+}
+
+/// Whether a run may get its pod from this activity.
+fn is_to_start(run: &AgentRun) -> bool {
+    !run.is_closed() && run.spec.grant.is_none()
+}
+
+/// One call of the activity.
+struct Start<'a> {
+    a: &'a Activities,
+    task: &'a Task,
+    input: &'a StartRunner,
+    job: &'a AgentJob,
+    resolved: &'a Resolved,
+    settings: RunnerPodSettings,
+}
+
+pub async fn run(a: &Activities, task: &Task, input: &StartRunner) -> Result<StartedRunner, ActivityFailure> {
+    let job = a.read_job(&input.job).await?;
+    let start = Start { a, task, input, job: &job, resolved: wanted(&job)?, settings: a.pods.settings()? };
+    let number = start.go().await?;
+    Ok(StartedRunner { epoch: number })
+}
+
+impl Start<'_> {
+    async fn go(&self) -> Result<i32, ActivityFailure> {
+        let (input, runs) = (self.input, self.a.runs_in(&self.input.job));
+        let before = if input.epoch > 1 { runs.get(&input.job, input.epoch - 1).await? } else { None };
+        let newest = self.job.status.as_ref().and_then(|s| s.active_run).unwrap_or(0);
+        // The run before is the proof that none of this number was ever deleted.
+        if newest > input.epoch || (input.epoch > 1 && before.is_none()) {
+            return self.look_around().await;
+        }
+        if let Some(before) = &before {
+            self.end(before.clone()).await?;
+        }
+        let (run, new) = self.create(input.epoch, before.as_ref()).await?;
+        if new || is_to_start(&run) {
+            return self.pod(run).await;
+        }
+        self.look_around().await
+    }
+
+    /// Goes by all runs of the job.
+    async fn look_around(&self) -> Result<i32, ActivityFailure> {
+        let found = self.a.runs_in(&self.input.job).list(&self.input.job).await?;
+        match place(&found, self.input, &self.task.run_id) {
+            Place::Ours(run) => self.pod(run.clone()).await,
+            Place::Further(number) => Ok(number),
+            Place::Free => {
+                if let Some(last) = found.last() {
+                    self.end(last.clone()).await?;
+                }
+                self.end_recorded_pod().await?;
+                let (run, _) = self.create(self.input.epoch, found.last()).await?;
+                self.pod_of_created(run).await
+            }
+            Place::After(newest) => {
+                // After the list: if the task counts now, then nobody but us may go on from what was listed.
+                self.a.still_ours(self.task).await?;
+                let newest = self.end(newest.clone()).await?;
+                let (run, _) = self.create(newest.number().saturating_add(1), Some(&newest)).await?;
+                self.pod_of_created(run).await
+            }
+        }
+    }
+
+    async fn create(&self, number: i32, before: Option<&AgentRun>) -> Result<(AgentRun, bool), ActivityFailure> {
+        let run = runs::build(self.job, self.resolved, new_run(self.input, number, before))?;
+        Ok(self.a.runs_in(&self.input.job).create(&run).await?)
+    }
+
+    /// Closes a run if nobody has, and sees to the end of its pod. The closed run, if nothing of it is left running.
+    async fn end(&self, run: AgentRun) -> Result<AgentRun, ActivityFailure> {
+        let run = if run.is_closed() {
+            run
+        } else {
+            let message = "another run took its place";
+            let closed = |run: &AgentRun| lifecycle::koco(run, error_types::SUPERSEDED, message.into(), &now());
+            self.a.runs_in(&self.input.job).close(run, closed).await?
+        };
+        if run.spec.identity.tombstone {
+            self.end_recorded_pod().await?;
+            return Ok(run);
+        }
+        let pod = self.a.pods_in(&self.input.job).get(&run.spec.identity.pod_name).await?;
+        if let Some(pod) = pod.filter(|p| ending::is_pod_of(&run, p) && !p.agent_ended()) {
+            let delete = collect::of_closed(&run, &pod, &now()) == collect::Fate::Delete;
+            return Err(self.not_ended(&pod, delete).await);
+        }
+        Ok(run)
+    }
+
+    /// Sees to the end of the pod of a run that is gone: the job's status has its name.
+    async fn end_recorded_pod(&self) -> Result<(), ActivityFailure> {
+        let status = self.job.status.as_ref();
+        let known = status.and_then(|s| s.runner_pod.as_ref().zip(s.runner_pod_uid.as_ref()));
+        let Some((name, uid)) = known else { return Ok(()) };
+        let pod = self.a.pods_in(&self.input.job).get(name).await?;
+        match pod.filter(|p| p.uid == *uid && !p.agent_ended()) {
+            Some(pod) => Err(self.not_ended(&pod, !pod.deleting()).await),
+            None => Ok(()),
+        }
+    }
+
+    async fn not_ended(&self, pod: &PodView, delete: bool) -> ActivityFailure {
+        if delete {
+            tracing::info!(namespace = self.input.job.namespace, pod = pod.name, "deleting the pod of an earlier run");
+            if let Err(e) = self.a.pods_in(&self.input.job).delete(&pod.name, &pod.uid).await {
+                return e.into();
+            }
+        }
+        ActivityFailure::PodNotEnded(pod.name.clone())
+    }
+
+    /// Makes the pod of a run that was created just now, unless somebody was faster and has gone on with it.
+    async fn pod_of_created(&self, run: AgentRun) -> Result<i32, ActivityFailure> {
+        if is_to_start(&run) {
+            return self.pod(run).await;
+        }
+        Err(ActivityFailure::Unavailable(format!("AgentRun {} was taken meanwhile", run.name())))
+    }
+
+    async fn pod(&self, run: AgentRun) -> Result<i32, ActivityFailure> {
+        let number = run.number();
+        let pods = self.a.pods_in(&self.input.job);
+        let made = match template::build(self.job, &run, &self.settings) {
+            Ok(pod) => pods.create(pod, run.uid()).await,
+            Err(e) => Err(e.into()),
+        };
+        let words = match &made {
+            Ok(made) => {
+                if matches!(made, CreateOutcome::Created(_)) {
+                    self.a.metrics.pods_created.inc();
+                }
+                None
+            }
+            Err(e) if e.is_permanent() => Some(e.to_string()),
+            Err(e) => return Err(ActivityFailure::Unavailable(e.to_string())),
+        };
+        // For the controller to show, or to show no longer.
+        let runs = self.a.runs_in(&self.input.job);
+        let record = runs.modify_status::<ActivityFailure, _>(run, |_, status| {
+            status.create_error = words.clone();
+            Ok(())
+        });
+        record.await?;
+        made?;
+        Ok(number)
+    }
 }
 
 #[cfg(test)]

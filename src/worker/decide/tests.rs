@@ -1,5 +1,10 @@
+use std::time::Duration;
+
 use super::*;
-use crate::api::{JobRef, ResolvedRetryPolicy, ResolvedTimeouts};
+use crate::{
+    api::{DisruptionPolicy, JobRef, PausePolicy, ResolvedRetryPolicy, ResolvedTimeouts},
+    protocol::error_types,
+};
 
 const NOW: i64 = 1_000_000;
 
@@ -35,13 +40,13 @@ fn error(kind: &str) -> ErrorStatus {
     ErrorStatus { kind: kind.into(), message: "why".into() }
 }
 
-/// Carries it on until its agent has the permit.
+/// Carries it on until its agent may start.
 fn run(s: &mut State) {
-    s.begin();
+    lifecycle::begin(s.at_mut());
     s.started_runner(s.at().epoch);
     s.runner_ready(&RunnerReady { epoch: s.at().epoch });
-    assert_eq!(s.after_start(), AfterStart::Permit);
-    s.permit();
+    assert_eq!(s.after_start(), AfterStart::Grant);
+    lifecycle::grant(s.at_mut());
 }
 
 fn request(id: &str, desired: DesiredState) -> Option<Request> {
@@ -53,15 +58,15 @@ fn retries_until_the_attempts_are_used_up() {
     let mut s = state(|_| {});
     for attempt in 1..=2 {
         run(&mut s);
-        assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+        assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
         assert_eq!((s.at().attempt, s.stage()), (attempt, Stage::Retrying));
-        assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(attempt as u64)));
-        assert_eq!(s.back_off_left(NOW + 60_000), None);
+        assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(attempt as u64)));
+        assert_eq!(lifecycle::back_off_left(s.at(), NOW + 60_000), None);
     }
     run(&mut s);
     let message = "attempt 3 of 3: why".to_string();
     let end = End::Failed(ErrorStatus { kind: "AgentFailed".into(), message });
-    assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), Some(end));
+    assert_eq!(s.run_ended(failure("AgentFailed"), NOW), Some(end));
     assert_eq!(s.answer().error, Some(error("AgentFailed")));
 }
 
@@ -69,11 +74,11 @@ fn retries_until_the_attempts_are_used_up() {
 fn final_failures_are_not_retried() {
     let mut s = state(|_| {});
     run(&mut s);
-    assert!(matches!(s.agent_ended(failure("Fatal"), NOW), Some(End::Failed(_))));
+    assert!(matches!(s.run_ended(failure("Fatal"), NOW), Some(End::Failed(_))));
     let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
     run(&mut s);
     let said_last = AgentEnd::Failed { error: error("Own"), last: true };
-    let Some(End::Failed(e)) = s.agent_ended(said_last, NOW) else { panic!("not final") };
+    let Some(End::Failed(e)) = s.run_ended(said_last, NOW) else { panic!("not final") };
     assert_eq!(e.message, "attempt 1: why");
 }
 
@@ -82,9 +87,9 @@ fn zero_is_no_limit() {
     let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
     for _ in 0..1000 {
         run(&mut s);
-        assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+        assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
     }
-    assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(100)));
+    assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(100)));
 }
 
 #[test]
@@ -103,10 +108,10 @@ fn back_off_never_overflows() {
 fn success_clears_the_error() {
     let mut s = state(|_| {});
     run(&mut s);
-    s.agent_ended(failure("AgentFailed"), NOW);
+    s.run_ended(failure("AgentFailed"), NOW);
     run(&mut s);
     let result = AgentResult { result: Some(1.into()) };
-    assert_eq!(s.agent_ended(AgentEnd::Succeeded(result.clone()), NOW), Some(End::Succeeded(result)));
+    assert_eq!(s.run_ended(AgentEnd::Succeeded(result.clone()), NOW), Some(End::Succeeded(result)));
     assert_eq!(s.answer().error, None);
 }
 
@@ -116,24 +121,24 @@ fn an_evicted_attempt_goes_on_with_its_number() {
     run(&mut s);
     s.ask(DesiredState::Paused, None);
     assert!(!s.is_paused(), "its agent may still run");
-    assert_eq!(s.agent_ended(failure(error_types::EVICTED), NOW), None);
-    assert_eq!((s.stage(), s.is_paused(), s.back_off_left(NOW)), (Stage::Evicted, true, None));
+    assert_eq!(s.run_ended(failure(error_types::EVICTED), NOW), None);
+    assert_eq!((s.stage(), s.is_paused(), lifecycle::back_off_left(s.at(), NOW)), (Stage::Evicted, true, None));
     s.ask(DesiredState::Running, None);
-    s.begin();
-    assert_eq!((s.next_attempt(), s.at().evicted), (1, true));
+    lifecycle::begin(s.at_mut());
+    assert_eq!((lifecycle::next_attempt(s.at()), s.at().evicted), (1, true));
     s.started_runner(2);
     // Its pod ends before the permit: the same attempt again.
     let failed = RunnerFailed { epoch: 2, error: error("NotStarted"), fatal: false };
     s.runner_failed(failed.clone());
     assert_eq!(s.after_start(), AfterStart::Failed(failed));
-    s.setback(error("NotStarted"), NOW);
+    s.start_failed(error("NotStarted"), NOW);
     run(&mut s);
     assert_eq!((s.at().attempt, s.at().epoch, s.at().resumed), (1, 3, true));
     // It ends after the permit, and before its agent: still the same.
-    assert_eq!(s.agent_ended(failure(error_types::NOT_STARTED), NOW), None);
+    assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);
     run(&mut s);
     assert_eq!((s.at().attempt, s.at().resumed), (1, true));
-    assert_eq!(s.agent_ended(failure("AgentFailed"), NOW), None);
+    assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
     run(&mut s);
     assert_eq!((s.at().attempt, s.at().resumed), (2, false));
 }
@@ -143,12 +148,12 @@ fn an_agent_that_never_started_uses_up_nothing() {
     let mut s = state(|i| i.retry_policy.maximum_attempts = 1);
     for _ in 0..5 {
         run(&mut s);
-        assert_eq!(s.agent_ended(failure(error_types::NOT_STARTED), NOW), None);
+        assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);
         assert_eq!(s.at().attempt, 0);
     }
-    assert_eq!(s.back_off_left(NOW), Some(Duration::from_secs(16)));
+    assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(16)));
     run(&mut s);
-    assert!(matches!(s.agent_ended(failure("AgentFailed"), NOW), Some(End::Failed(_))));
+    assert!(matches!(s.run_ended(failure("AgentFailed"), NOW), Some(End::Failed(_))));
 }
 
 #[test]
@@ -156,7 +161,7 @@ fn what_a_disruption_does_is_the_jobs_policy() {
     let ended = |policy, max| {
         let mut s = state(|i| (i.disruption_policy, i.retry_policy.maximum_attempts) = (policy, max));
         run(&mut s);
-        (s.agent_ended(failure(error_types::DISRUPTED), NOW), s)
+        (s.run_ended(failure(error_types::DISRUPTED), NOW), s)
     };
     assert_eq!(ended(DisruptionPolicy::Count, 2).0, None);
     assert!(matches!(ended(DisruptionPolicy::Count, 1).0, Some(End::Failed(_))));
@@ -165,7 +170,7 @@ fn what_a_disruption_does_is_the_jobs_policy() {
     assert_eq!((end, s.at().forgiven), (None, 1));
     run(&mut s);
     assert_eq!(s.at().attempt, 2, "attempt numbers go up");
-    let Some(End::Failed(e)) = s.agent_ended(failure("AgentFailed"), NOW) else { panic!("not counted") };
+    let Some(End::Failed(e)) = s.run_ended(failure("AgentFailed"), NOW) else { panic!("not counted") };
     assert_eq!(e.message, "attempt 1 of 1: why");
 }
 
@@ -175,12 +180,12 @@ fn after_a_cancel_only_success_wins() {
         let mut s = state(|_| {});
         run(&mut s);
         s.ask(DesiredState::Cancelled, None);
-        assert_eq!(s.agent_ended(failure(kind), NOW), Some(End::Cancelled), "{kind}");
+        assert_eq!(s.run_ended(failure(kind), NOW), Some(End::Cancelled), "{kind}");
     }
     let mut s = state(|_| {});
     run(&mut s);
     s.ask(DesiredState::Cancelled, None);
-    assert!(matches!(s.agent_ended(AgentEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
+    assert!(matches!(s.run_ended(AgentEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
 }
 
 #[test]
@@ -188,9 +193,9 @@ fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
     let mut s = state(|_| {});
     run(&mut s);
     let end = AgentEnd::Failed { error: error(error_types::CANCELLED), last: true };
-    assert_eq!(s.agent_ended(end, NOW), None);
+    assert_eq!(s.run_ended(end, NOW), None);
     run(&mut s);
-    assert_eq!(s.agent_ended(failure(error_types::JOB_GONE), NOW), Some(End::Cancelled));
+    assert_eq!(s.run_ended(failure(error_types::JOB_GONE), NOW), Some(End::Cancelled));
 }
 
 #[test]
@@ -236,7 +241,7 @@ fn paused_is_said_only_when_confirmed() {
 }
 
 #[test]
-fn a_record_that_is_further_gets_the_command_under_its_next_number() {
+fn a_run_that_is_further_gets_the_command_under_its_next_number() {
     let mut s = state(|_| {});
     run(&mut s);
     s.ask(DesiredState::Paused, None);
@@ -251,13 +256,13 @@ fn signals_of_other_epochs_are_ignored() {
     let mut s = state(|_| {});
     s.runner_ready(&RunnerReady { epoch: 1 });
     assert_eq!(s.at().ready, 0, "nothing is started");
-    s.begin();
-    // The claim was further, and the runner is faster than the answer of start_runner.
+    lifecycle::begin(s.at_mut());
+    // The cluster was further, and the runner is faster than the answer of start_runner.
     s.runner_ready(&RunnerReady { epoch: 5 });
     s.started_runner(5);
     s.runner_ready(&RunnerReady { epoch: 4 });
     s.runner_failed(RunnerFailed { epoch: 4, error: error("x"), fatal: true });
-    assert_eq!(s.after_start(), AfterStart::Permit);
+    assert_eq!(s.after_start(), AfterStart::Grant);
     s.ask(DesiredState::Paused, None);
     assert_eq!(s.after_start(), AfterStart::Wait, "held at the permit");
 }
@@ -268,7 +273,7 @@ fn commands_wait_for_a_runner() {
     s.ask(DesiredState::Paused, None);
     assert_eq!(s.command(), None);
     s.ask(DesiredState::Running, None);
-    s.begin();
+    lifecycle::begin(s.at_mut());
     assert_eq!(s.command(), Some((DesiredState::Running, 2)));
 }
 

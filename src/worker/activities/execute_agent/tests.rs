@@ -1,115 +1,102 @@
-use super::*;
-use crate::{
-    api::{Claim, RunnerStatus},
-    pods::AgentContainer,
-};
+use serde_json::{Value, json};
 
-fn status() -> AgentJobStatus {
-    let claim = Claim {
-        epoch: 2,
-        attempt: 1,
-        resumed: false,
-        pod_name: "p".into(),
-        pod_uid: Some("u".into()),
-        active_millis: 0,
-        refusal: None,
-        permit: None,
-    };
-    AgentJobStatus { claim: Some(claim), ..Default::default() }
-}
+use super::{super::fake, *};
+use crate::pods::AgentContainer;
 
-fn ask<'a>(run: &str, silent: Option<&'a [PodView]>) -> Binding<'a> {
-    Binding { epoch: 2, run_id: run.into(), task_token: b"", counts: false, silent }
+fn granted(binding: i32, by: &str, attempt: i32, change: impl FnOnce(&mut Value)) -> AgentRun {
+    let time = "2026-01-01T00:00:00Z";
+    let mut run = fake::run_json(1);
+    run["spec"]["grant"] = json!({ "time": time, "binding": binding, "runID": by, "activityAttempt": attempt });
+    run["status"] = json!({ "readyTime": time, "podUID": "pod-1" });
+    change(&mut run);
+    serde_json::from_value(run).unwrap()
 }
 
 fn pod(agent: AgentContainer) -> PodView {
-    PodView { name: "p".into(), uid: "u".into(), epoch: 2, agent, ..PodView::default() }
+    PodView { name: "p-1".into(), uid: "pod-1".into(), run_uid: Some("r-1".into()), agent, ..PodView::default() }
 }
 
-fn runner(answered: Option<i32>) -> RunnerStatus {
-    let ready_time = now();
-    RunnerStatus { epoch: 2, ready_time, started_time: None, answered, silent_since: None, gateway: None }
+fn looked(pod: Option<PodView>) -> Option<Option<PodView>> {
+    Some(pod)
 }
 
-fn offer(status: &AgentJobStatus) -> Option<i32> {
-    status.claim.as_ref().unwrap().permit.as_ref().map(|p| p.offer)
+fn decide(run: &AgentRun, attempt: u32, counts: bool, pod: Option<Option<PodView>>) -> Binding {
+    bind(run, &Ask { task: &fake::task(attempt), counts, pod, now: now() })
 }
 
-fn told(status: &AgentJobStatus) -> String {
-    status.outcome.as_ref().unwrap().error.clone().unwrap().kind
+fn number(binding: Binding) -> i32 {
+    let Binding::Grant(grant) = binding else { panic!("{binding:?}") };
+    grant.binding
 }
 
-fn kind(ended: Result<(), Trouble>) -> String {
-    ended.expect_err("refused").reason().to_string()
+fn closed_as(binding: Binding) -> String {
+    let Binding::Close(termination) = binding else { panic!("{binding:?}") };
+    termination.error.unwrap().kind
+}
+
+fn answers(binding: i32, unresponsive: bool) -> impl FnOnce(&mut Value) {
+    move |run| {
+        let time = "2026-01-01T00:00:00Z";
+        run["status"]["acknowledged"] =
+            json!({ "binding": binding, "generation": 0, "state": "Running", "time": time });
+        if unresponsive {
+            run["status"]["unresponsiveSince"] = json!(time);
+        }
+    }
 }
 
 #[test]
-fn each_binding_is_a_new_offer_and_silence_under_one_is_loss() {
-    let (job, mut s) = (AgentJob::default(), status());
-    let pods = [pod(AgentContainer::Running)];
-    s.runner = Some(runner(Some(0)));
-    bind(&job, &mut s, &ask("r", None)).unwrap();
-    assert_eq!(offer(&s), Some(0));
-    // Time-outs alone prove nothing: every gateway may be away.
-    for n in 1..4 {
-        bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-        assert_eq!(offer(&s), Some(n));
+fn the_first_try_grants_and_another_of_the_same_number_is_it() {
+    assert_eq!(number(decide(&fake::run(1), 1, false, None)), 0);
+    assert_eq!(decide(&granted(3, "run", 2, |_| {}), 2, false, None), Binding::Ours);
+}
+
+#[test]
+fn silence_under_a_binding_is_loss_and_a_time_out_alone_is_not() {
+    let running = || looked(Some(pod(AgentContainer::Running)));
+    assert_eq!(decide(&granted(0, "run", 1, |_| {}), 2, false, None), Binding::LookAtPod);
+    // Every gateway may be away.
+    for binding in 0..4 {
+        assert_eq!(number(decide(&granted(binding, "run", 1, answers(0, false)), 2, false, running())), binding + 1);
     }
     // A gateway listened for an answer and heard none.
-    s.runner.as_mut().unwrap().silent_since = Some(now());
-    let mut lost = s.clone();
-    bind(&job, &mut lost, &ask("r", Some(&pods))).unwrap();
-    assert_eq!(told(&lost), error_types::HEARTBEAT_TIMEOUT);
-    assert_eq!(offer(&lost), Some(3), "a lost runner gets no new offer");
-    // It answered under the new offer: it lives, and is asked again.
-    s.runner = Some(runner(Some(3)));
-    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-    assert_eq!(offer(&s), Some(4));
-    // Another run is a new offer too, and its first try judges nobody.
-    s.runner.as_mut().unwrap().silent_since = Some(now());
-    bind(&job, &mut s, &ask("after continue-as-new", None)).unwrap();
-    assert_eq!(offer(&s), Some(5));
+    let lost = decide(&granted(3, "run", 1, answers(2, true)), 2, false, running());
+    assert_eq!(closed_as(lost), error_types::HEARTBEAT_TIMEOUT);
+    // It answered under the newest binding, or was not asked under one yet: it is asked again.
+    assert_eq!(number(decide(&granted(3, "run", 1, answers(3, true)), 2, false, running())), 4);
+    assert_eq!(number(decide(&granted(0, "run", 1, answers(-1, true)), 2, false, running())), 1);
+    let again = decide(&granted(3, "run", 1, answers(0, false)), 2, false, running());
+    let Binding::Grant(grant) = again else { panic!("{again:?}") };
+    assert_eq!(grant.time, granted(3, "run", 1, |_| {}).spec.grant.unwrap().time, "it started when it started");
 }
 
 #[test]
-fn a_runner_that_never_reported_in_is_lost_when_it_is_silent() {
-    let (job, mut s) = (AgentJob::default(), status());
-    let pods = [pod(AgentContainer::Running)];
-    bind(&job, &mut s, &ask("r", None)).unwrap();
-    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-    bind(&job, &mut s, &ask("r", Some(&pods))).unwrap();
-    assert_eq!(told(&s), error_types::HEARTBEAT_TIMEOUT);
+fn a_runner_that_never_registered_is_lost_when_it_is_silent() {
+    let run = granted(1, "run", 1, |r| r["status"] = json!({}));
+    let lost = decide(&run, 2, false, looked(Some(pod(AgentContainer::Waiting))));
+    assert_eq!(closed_as(lost), error_types::HEARTBEAT_TIMEOUT);
+    let run = granted(0, "run", 1, |r| r["status"] = json!({}));
+    assert_eq!(number(decide(&run, 2, false, looked(Some(pod(AgentContainer::Waiting))))), 1);
 }
 
 #[test]
 fn a_silent_runners_pod_is_looked_at() {
-    let (job, mut s) = (AgentJob::default(), status());
-    bind(&job, &mut s, &ask("r", None)).unwrap();
-    let ended = [pod(AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None })];
-    let mut dead = s.clone();
-    bind(&job, &mut dead, &ask("r", Some(&ended))).unwrap();
-    assert_eq!(told(&dead), error_types::OOM_KILLED);
-    let mut gone = s.clone();
-    bind(&job, &mut gone, &ask("r", Some(&[]))).unwrap();
-    assert_eq!(told(&gone), error_types::DISRUPTED);
-    let mut other = s.clone();
-    let strange = [PodView { uid: "somebody made another".into(), ..pod(AgentContainer::Running) }];
-    bind(&job, &mut other, &ask("r", Some(&strange))).unwrap();
-    assert_eq!(told(&other), error_types::DISRUPTED);
-    assert_eq!(offer(&other), Some(0), "an ended runner gets no new offer");
+    let run = granted(0, "run", 1, |_| {});
+    let ended = AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None };
+    assert_eq!(closed_as(decide(&run, 2, false, looked(Some(pod(ended))))), error_types::OOM_KILLED);
+    assert_eq!(closed_as(decide(&run, 2, false, looked(None))), error_types::DISRUPTED);
+    let strange = PodView { uid: "somebody made another".into(), ..pod(AgentContainer::Running) };
+    assert_eq!(closed_as(decide(&run, 2, false, looked(Some(strange)))), error_types::DISRUPTED);
 }
 
 #[test]
-fn no_agent_starts_for_a_job_that_goes_nor_for_another_epoch() {
-    let mut job = AgentJob::default();
-    job.spec.desired_state = DesiredState::Cancelled;
-    assert_eq!(kind(bind(&job, &mut status(), &ask("r", None))), error_types::JOB_GONE);
-    let mut s = status();
-    s.claim.as_mut().unwrap().epoch = 3;
-    assert_eq!(kind(bind(&AgentJob::default(), &mut s, &ask("r", None))), error_types::RUNNER_LOST);
-    // One that runs is bound anew, so that it hears of its cancel.
-    let mut s = status();
-    bind(&AgentJob::default(), &mut s, &ask("r", None)).unwrap();
-    bind(&job, &mut s, &ask("r", Some(&[pod(AgentContainer::Running)]))).unwrap();
-    assert_eq!(offer(&s), Some(1));
+fn whoever_comes_late_asks_temporal_first() {
+    let running = || looked(Some(pod(AgentContainer::Running)));
+    // A try that was frozen, and one of an execution that has continued as new.
+    for late in [granted(1, "run", 3, |_| {}), granted(1, "the next", 1, |_| {})] {
+        assert_eq!(decide(&late, 2, false, running()), Binding::AskTemporal);
+        assert_eq!(number(decide(&late, 2, true, running())), 2);
+    }
+    // The first try of the next execution judges nobody.
+    assert_eq!(number(decide(&granted(1, "before", 2, answers(0, true)), 1, true, running())), 2);
 }

@@ -1,60 +1,55 @@
-use super::*;
-use crate::api::{AgentJobStatus, JobRef, Outcome, OutcomeKind, Permit};
+use serde_json::json;
 
-fn at(epoch: i32, permit_of: Option<&str>) -> Claim {
-    let input = StartRunner { job: JobRef::default(), epoch, attempt: 1, resumed: false };
-    let permit =
-        permit_of.map(|run| Permit { time: super::super::now(), offer: 0, run_id: Some(run.into()), task_token: None });
-    Claim { permit, ..claim(&AgentJob::default(), &input, epoch) }
+use super::{super::fake, *};
+
+fn run(number: i32, granted_by: Option<&str>, closed: bool) -> AgentRun {
+    let mut run = fake::run_json(number);
+    if let Some(id) = granted_by {
+        run["spec"]["grant"] = json!({ "time": now(), "binding": 0, "runID": id });
+    }
+    if closed {
+        run["status"]["termination"] = fake::closed("Koco");
+    }
+    serde_json::from_value(run).unwrap()
+}
+
+fn input(epoch: i32, attempt: i32, resumed: bool) -> StartRunner {
+    StartRunner { job: fake::job_ref(), epoch, attempt, resumed, desired: DesiredState::Paused, seq: 4 }
 }
 
 #[test]
-fn a_claim_is_replaced_only_by_a_higher_epoch() {
-    let mine = Some("run");
-    assert_eq!(place(None, 1, mine, None), Place::Free);
-    assert_eq!(place(Some(&at(1, Some("run"))), 2, mine, None), Place::Free);
-    assert_eq!(place(Some(&at(2, None)), 2, mine, None), Place::Ours(2), "an earlier try");
-    assert_eq!(place(Some(&at(2, Some("run"))), 2, mine, None), Place::Late, "this run has gone on");
-    assert_eq!(place(Some(&at(2, Some("before the reset"))), 2, mine, None), Place::Ahead(3));
-    assert_eq!(place(Some(&at(5, None)), 2, mine, None), Place::Ahead(6));
-    assert_eq!(place(Some(&at(5, None)), 2, mine, Some(5)), Place::Ours(5), "what an earlier try came to");
-    assert_eq!(place(Some(&at(5, Some("run"))), 2, mine, Some(5)), Place::Ahead(6));
+fn a_run_is_begun_only_beyond_all_others() {
+    let ask = input(2, 1, false);
+    assert_eq!(place(&[], &ask, "run"), Place::Free);
+    assert_eq!(place(&[run(1, Some("run"), true)], &ask, "run"), Place::Free);
+    let open = [run(2, None, false)];
+    assert_eq!(place(&open, &ask, "run"), Place::Ours(&open[0]), "an earlier try");
+    assert_eq!(place(&[run(2, None, true)], &ask, "run"), Place::Further(2), "it has failed to start");
+    for closed in [false, true] {
+        assert_eq!(place(&[run(2, Some("run"), closed)], &ask, "run"), Place::Further(2), "this execution granted it");
+        assert_eq!(place(&[run(7, Some("run"), closed)], &ask, "run"), Place::Further(7), "restored from a backup");
+        let reset = [run(2, Some("before"), closed)];
+        assert_eq!(place(&reset, &ask, "run"), Place::After(&reset[0]), "granted before the reset");
+        let further = [run(2, Some("before"), true), run(5, Some("before"), closed)];
+        assert_eq!(place(&further, &ask, "run"), Place::After(&further[1]));
+    }
+    let waits = [run(5, None, false)];
+    assert_eq!(place(&waits, &ask, "run"), Place::Ours(&waits[0]), "what an earlier try came to");
+    assert_eq!(place(&waits, &input(2, 2, false), "run"), Place::After(&waits[0]), "it is for another attempt");
+    assert_eq!(place(&waits, &input(2, 1, true), "run"), Place::After(&waits[0]));
+    let failed = [run(5, None, true)];
+    assert_eq!(place(&failed, &ask, "run"), Place::After(&failed[0]));
 }
 
 #[test]
-fn a_resumed_attempt_has_used_up_what_its_earlier_pods_have() {
-    let mut job = AgentJob::default();
-    let outcome = Outcome {
-        epoch: 1,
-        kind: OutcomeKind::Evicted,
-        time: super::super::now(),
-        started: true,
-        error: None,
-        non_retryable: false,
-        exit_code: None,
-        result: None,
-        active_millis: 40,
-    };
-    let before = Claim { active_millis: 2, ..at(1, None) };
-    job.status =
-        Some(AgentJobStatus { claim: Some(before), outcome: Some(outcome.clone()), ..AgentJobStatus::default() });
-    let mut input = StartRunner { job: JobRef::default(), epoch: 2, attempt: 1, resumed: true };
-    assert_eq!(claim(&job, &input, 2).active_millis, 42);
-    // The pod of epoch 2 never came up: what the first had used up still counts, once.
-    let status = job.status.as_mut().unwrap();
-    status.claim = Some(Claim { active_millis: 42, ..at(2, None) });
-    assert_eq!(claim(&job, &input, 3).active_millis, 42);
-    input.resumed = false;
-    assert_eq!(claim(&job, &input, 3).active_millis, 0);
-}
-
-#[test]
-fn jobs_that_go_get_no_pod() {
-    let mut job = AgentJob::default();
-    assert!(wanted(&job).is_ok());
-    job.spec.desired_state = DesiredState::Cancelled;
-    assert!(wanted(&job).is_err());
-    job.spec.desired_state = DesiredState::Running;
-    job.metadata.deletion_timestamp = Some(super::super::now());
-    assert!(wanted(&job).is_err());
+fn a_resumed_attempt_has_used_up_what_its_earlier_runs_have() {
+    let mut before = run(1, None, true);
+    before.spec.identity.active_millis = 2;
+    let new = new_run(&input(2, 1, true), 2, Some(&before));
+    assert_eq!((new.active_millis, new.resumed, new.grant), (42, true, None));
+    let command = new.command.unwrap();
+    assert_eq!((command.state, command.generation), (DesiredState::Paused, 4));
+    assert_eq!(new_run(&input(2, 1, false), 2, Some(&before)).active_millis, 0);
+    assert_eq!(new_run(&input(2, 1, true), 2, None).active_millis, 0);
+    assert_eq!(new_run(&StartRunner { seq: 0, ..input(2, 1, true) }, 2, None).command, None);
 }

@@ -1,0 +1,170 @@
+//! Why an activity did not do what it was asked for, and how Temporal is told.
+
+use std::time::Duration;
+
+use temporalio_sdk::{ApplicationFailure, activities::ActivityError, error::ApplicationErrorCategory};
+
+use crate::{
+    api::ErrorStatus,
+    platform::store::StoreError,
+    pods::{NoGateway, PodError},
+    protocol::error_types,
+    runs::RunError,
+    temporal,
+    temporal::TemporalError,
+};
+
+/// Why an activity did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivityFailure {
+    /// There is no such job any more, it has ended, or it is to end.
+    #[error("{0}")]
+    JobGone(&'static str),
+    /// The workflow is not the job's own, whatever its input says.
+    #[error("{0} is not the workflow of the AgentJob that it names")]
+    ForeignWorkflow(String),
+    /// Another try or execution has taken this one's place.
+    #[error("{0}")]
+    Superseded(&'static str),
+    /// The agent has ended, as this says.
+    #[error("{}: {}", .error.kind, .error.message)]
+    AgentEnded {
+        /// How.
+        error: ErrorStatus,
+        /// Whether no policy may retry it.
+        last: bool,
+    },
+    /// The pod of the run before has not ended.
+    #[error("pod {0} of the run before has not ended yet")]
+    PodNotEnded(String),
+    /// The API server refuses the pod. A person has to do something; it is tried again. Its words are in the AgentRun and not
+    /// here: a webhook may quote the pod's environment, which has no place in a workflow's history.
+    #[error("the pod was refused: see the AgentJob's condition Stalled")]
+    PodRefused,
+    /// A server did not answer, or not well; it is tried again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl ActivityFailure {
+    /// One stable word.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::JobGone(_) => error_types::JOB_GONE,
+            Self::ForeignWorkflow(_) => "ForeignWorkflow",
+            Self::Superseded(_) => error_types::SUPERSEDED,
+            Self::AgentEnded { error, .. } => &error.kind,
+            Self::PodNotEnded(_) => error_types::POD_NOT_ENDED,
+            Self::PodRefused => error_types::POD_REFUSED,
+            Self::Unavailable(_) => error_types::API_SERVER,
+        }
+    }
+
+    /// The type that Temporal is told.
+    fn error_type(&self) -> &str {
+        match self {
+            // For a workflow that isn't its own there is no such job: it ends instead of trying for ever.
+            Self::ForeignWorkflow(_) => error_types::JOB_GONE,
+            other => other.reason(),
+        }
+    }
+
+    /// Whether Temporal is to try the activity again.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::PodNotEnded(_) | Self::PodRefused | Self::Unavailable(_))
+    }
+
+    /// Whether it belongs to the ordinary course of things.
+    pub fn is_expected(&self) -> bool {
+        !matches!(self, Self::ForeignWorkflow(_) | Self::PodRefused | Self::Unavailable(_))
+    }
+
+    /// The wait before the next try, where the activity's retry policy isn't right. `attempt` is the activity's own.
+    fn delay(&self, attempt: u32) -> Option<Duration> {
+        let doubled = |first: u64, most: u64| {
+            let times = 1_u64 << attempt.saturating_sub(1).min(16);
+            Duration::from_millis(first.saturating_mul(times).min(most))
+        };
+        match self {
+            Self::PodNotEnded(_) => Some(doubled(500, 10_000)),
+            Self::PodRefused => Some(doubled(5_000, 60_000)),
+            _ => None,
+        }
+    }
+
+    /// As Temporal is told. `attempt` is the activity's own.
+    pub fn into_error(self, attempt: u32) -> ActivityError {
+        if let Self::AgentEnded { error, last } = self {
+            return ActivityError::application(temporal::failure(&error, last));
+        }
+        let category =
+            if self.is_expected() { ApplicationErrorCategory::Benign } else { ApplicationErrorCategory::Unspecified };
+        let failure = ApplicationFailure::builder(anyhow::anyhow!("{self}"))
+            .type_name(self.error_type().to_string())
+            .non_retryable(!self.is_retryable())
+            .category(category)
+            .maybe_next_retry_delay(self.delay(attempt))
+            .build();
+        ActivityError::application(failure)
+    }
+}
+
+impl From<StoreError> for ActivityFailure {
+    fn from(e: StoreError) -> Self {
+        Self::Unavailable(e.to_string())
+    }
+}
+
+impl From<RunError> for ActivityFailure {
+    fn from(e: RunError) -> Self {
+        Self::Unavailable(e.to_string())
+    }
+}
+
+impl From<PodError> for ActivityFailure {
+    fn from(e: PodError) -> Self {
+        if e.is_permanent() { Self::PodRefused } else { Self::Unavailable(e.to_string()) }
+    }
+}
+
+impl From<NoGateway> for ActivityFailure {
+    fn from(e: NoGateway) -> Self {
+        Self::Unavailable(e.to_string())
+    }
+}
+
+impl From<TemporalError> for ActivityFailure {
+    fn from(e: TemporalError) -> Self {
+        Self::Unavailable(e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(failure: &ActivityFailure) -> Vec<u128> {
+        [1, 2, 3, 4, 5, 6, 999].map(|n| failure.delay(n).unwrap().as_millis()).to_vec()
+    }
+
+    #[test]
+    fn what_takes_its_time_is_tried_ever_less_often() {
+        assert_eq!(waits(&ActivityFailure::PodRefused), [5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]);
+        let not_ended = ActivityFailure::PodNotEnded("p".into());
+        assert_eq!(waits(&not_ended), [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(ActivityFailure::Unavailable(String::new()).delay(1), None);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_retried() {
+        let told = |failure: ActivityFailure| {
+            let ActivityError::Application(f) = failure.into_error(1) else { panic!() };
+            (f.type_name().unwrap_or_default().to_string(), f.is_non_retryable(), f.next_retry_delay())
+        };
+        assert_eq!(told(ActivityFailure::PodRefused), ("PodRefused".into(), false, Some(Duration::from_secs(5))));
+        assert_eq!(told(ActivityFailure::JobGone("gone")), ("JobGone".into(), true, None));
+        let foreign = ActivityFailure::ForeignWorkflow("mine".into());
+        assert_eq!((foreign.reason(), foreign.is_expected()), ("ForeignWorkflow", false));
+        assert_eq!(told(foreign), ("JobGone".into(), true, None));
+    }
+}

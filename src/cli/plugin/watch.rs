@@ -64,10 +64,7 @@ pub(super) enum RunChange {
 }
 
 /// The runs of a job now, and each as it changes. Never ends; an error says that they may not be watched.
-pub(super) fn runs(
-    session: &Session,
-    job: &AgentJob,
-) -> impl Stream<Item = anyhow::Result<RunChange>> + Unpin + use<> {
+pub(super) fn runs(session: &Session, job: &AgentJob) -> impl Stream<Item = anyhow::Result<RunChange>> + Unpin + use<> {
     let uid = job.uid().to_string();
     let events = watcher(session.runs(), Config::default().fields(&runs_selector(job))).default_backoff();
     Box::pin(events.filter_map(move |event| {

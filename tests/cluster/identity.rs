@@ -67,7 +67,7 @@ async fn a_pod_created_beforehand_under_a_guessed_name() {
 }
 
 /// A job whose agent is slow to end, and its first pod.
-async fn under_way(test: &Test, mode: ExecutionMode, policy: &str, attempts: i32) -> (Job<'_>, String) {
+async fn under_way<'t>(test: &'t Test, mode: ExecutionMode, policy: &str, attempts: i32) -> (Job<'t>, String) {
     let limits = json!({
         "disruptionPolicy": policy,
         "retryPolicy": { "maximumAttempts": attempts, "initialInterval": "100ms" },

@@ -96,11 +96,13 @@ image: ## build the container images
 	@deploy/dev/images/build
 
 .PHONY: crd
-crd: ## generate crds/ from the Rust types
+crd: ## generate crds/ from the Rust types, a file for each
 	mkdir -p crds
-	cargo run --quiet --bin koco -- crd >crds/.new
-	mv crds/.new crds/agentjobs.kodosumi.io.yaml
-	cp crds/agentjobs.kodosumi.io.yaml charts/koco/files/
+	for kind in $$(cargo run --quiet --bin koco -- crd --list); do \
+	  cargo run --quiet --bin koco -- crd "$$kind" >crds/.new; \
+	  mv crds/.new "crds/$$kind.kodosumi.io.yaml"; \
+	  cp "crds/$$kind.kodosumi.io.yaml" charts/koco/files/; \
+	done
 
 .PHONY: clean
 clean: ## take the clusters down, and remove all that was built here

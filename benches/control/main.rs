@@ -146,7 +146,7 @@ fn print(m: &Measured) {
         println!("{} rounds could not be measured.", m.lost);
     }
     println!("To reach: p99 < {P99} ms, p50 < {RATIO} x bare.\n");
-    println!("Where the time goes: from the patch until a watch on the job shows it, p50 and p99");
+    println!("Where the time goes: from the patch until a watch on the job and its run shows it, p50 and p99");
     m.pausing.print("pause");
     m.resuming.print("resume");
     m.cancelling.print("cancel");

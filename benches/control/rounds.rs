@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, future::try_join_all};
 use k8s_openapi::api::core::v1::Pod;
 use koco::{
-    api::{AgentJob, AgentJobStatus, DesiredState, Phase, RunnerState},
+    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, Phase, RunnerState},
     platform::kubernetes,
 };
 use kube::{
@@ -24,12 +24,12 @@ use crate::{
     percentile, within,
 };
 
-/// When each station of a request showed in the job's status, in milliseconds from the patch.
+/// When each station of a request showed in the job or its run, in milliseconds from the patch.
 #[derive(Default)]
 pub struct Stations {
     sent: Vec<f64>,
     command: Vec<f64>,
-    confirmed: Vec<f64>,
+    acknowledged: Vec<f64>,
     phase: Vec<f64>,
 }
 
@@ -45,22 +45,24 @@ impl Stations {
     ) -> anyhow::Result<()> {
         let mut seen = [None; 4];
         while seen.contains(&None) {
-            let (at, status) = changes.recv().await.context("the watch has ended")?;
-            let control = status.control.unwrap_or_default();
-            let seq = control.command.as_ref().map_or(0, |c| c.seq);
-            let now = [
-                control.sent.is_some_and(|s| s.state == state),
-                control.command.is_some_and(|c| c.state == state),
-                control.confirmed.is_some_and(|c| c.state == runner && c.seq >= seq),
-                status.phase.is_some_and(|p| p == phase || p.is_terminal()),
-            ];
+            let (at, change) = changes.recv().await.context("the watch has ended")?;
+            let now = match change {
+                Change::Job(status) => {
+                    let sent = status.control.unwrap_or_default().sent.is_some_and(|s| s.state == state);
+                    [sent, false, false, status.phase.is_some_and(|p| p == phase || p.is_terminal())]
+                }
+                Change::Run(run) => {
+                    let told = run.spec.command.as_ref().is_some_and(|c| c.state == state);
+                    [false, told, told && run.acknowledged_state() == Some(runner), false]
+                }
+            };
             for (seen, now) in seen.iter_mut().zip(now) {
                 if now {
                     seen.get_or_insert(millis(at.saturating_duration_since(began)));
                 }
             }
         }
-        let lists = [&mut self.sent, &mut self.command, &mut self.confirmed, &mut self.phase];
+        let lists = [&mut self.sent, &mut self.command, &mut self.acknowledged, &mut self.phase];
         for (list, at) in lists.into_iter().zip(seen) {
             list.extend(at);
         }
@@ -71,7 +73,7 @@ impl Stations {
         let stations = [
             ("signal sent", &self.sent),
             ("command written", &self.command),
-            ("confirmed", &self.confirmed),
+            ("acknowledged", &self.acknowledged),
             ("phase", &self.phase),
         ];
         let parts = stations.map(|(name, v)| format!("{name} {:.0}/{:.0}", percentile(v, 0.5), percentile(v, 0.99)));
@@ -79,12 +81,19 @@ impl Stations {
     }
 }
 
-type Changes = mpsc::UnboundedReceiver<(Instant, AgentJobStatus)>;
+/// What a watch shows.
+enum Change {
+    Job(Box<AgentJobStatus>),
+    Run(Box<AgentRun>),
+}
+
+type Changes = mpsc::UnboundedReceiver<(Instant, Change)>;
 
 pub struct Bench<'a> {
     jobs: Api<AgentJob>,
     /// Of a client of its own: others' streams would take its connection, and a handshake would be measured now and then.
     patches: Api<AgentJob>,
+    runs: Api<AgentRun>,
     pods: Api<Pod>,
     bare: &'a Bare,
 }
@@ -103,6 +112,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             jobs: Api::namespaced(client.clone(), namespace),
             patches: Api::namespaced(kubernetes::client().await?, namespace),
+            runs: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client, namespace),
             bare,
         })
@@ -111,7 +121,7 @@ impl<'a> Bench<'a> {
     /// Pauses and resumes one agent again and again.
     pub async fn toggle(&self, rounds: usize, measured: &mut Measured) -> anyhow::Result<()> {
         let started = within("the agent to start", self.start("toggle")).await?;
-        let agent = Agent::of(&started.claim.and_then(|c| c.pod_uid).context("no pod")?)?;
+        let agent = Agent::of(&started.runner_pod_uid.context("no pod")?)?;
         let mut changes = self.changes("toggle");
         quiet().await?;
         while measured.thawed.len() < rounds {
@@ -166,7 +176,7 @@ impl<'a> Bench<'a> {
         let names: Vec<_> = (first..first + count).map(|i| format!("cancel-{i}")).collect();
         let started = try_join_all(names.iter().map(|name| within("an agent to start", self.start(name)))).await?;
         for (i, (name, status)) in names.iter().zip(started).enumerate() {
-            let pod = status.claim.context("no claim")?.pod_name;
+            let pod = status.runner_pod.context("no pod")?;
             quiet().await?;
             if let Err(error) = self.cancel_round(i, name, &pod, measured).await {
                 measured.lost(error)?;
@@ -235,34 +245,38 @@ impl<'a> Bench<'a> {
             },
         }))?;
         self.jobs.create(&PostParams::default(), &job).await.context("is the operator installed? make up")?;
-        let started = |s: &AgentJobStatus| {
-            s.phase == Some(Phase::Running) && s.runner.as_ref().is_some_and(|r| r.started_time.is_some())
-        };
+        let started = |s: &AgentJobStatus| s.phase == Some(Phase::Running) && s.runner_pod_uid.is_some();
         self.until(name, started).await
     }
 
     async fn until(&self, name: &str, holds: impl Fn(&AgentJobStatus) -> bool) -> anyhow::Result<AgentJobStatus> {
         let mut changes = self.changes(name);
         loop {
-            let (_, status) = changes.recv().await.context("the watch has ended")?;
-            if holds(&status) {
-                return Ok(status);
+            let (_, change) = changes.recv().await.context("the watch has ended")?;
+            if let Change::Job(status) = change
+                && holds(&status)
+            {
+                return Ok(*status);
             }
         }
     }
 
-    /// A job's status each time that it changes, with the time that it came here.
+    /// A job's status and its runs each time that they change, with the time that it came here.
     fn changes(&self, name: &str) -> Changes {
         let (tell, changes) = mpsc::unbounded_channel();
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut stream = watcher(self.jobs.clone(), config).default_backoff().applied_objects().boxed();
+        let selected = |field: &str| watcher::Config::default().fields(&format!("{field}={name}"));
+        let jobs = watcher(self.jobs.clone(), selected("metadata.name")).default_backoff().applied_objects();
+        let runs = watcher(self.runs.clone(), selected("spec.identity.jobName")).default_backoff().applied_objects();
+        let jobs = jobs.map_ok(|job| Change::Job(Box::new(job.status.unwrap_or_default()))).boxed();
+        let runs = runs.map_ok(|run| Change::Run(Box::new(run))).boxed();
+        let mut both = futures::stream::select(jobs, runs);
         tokio::spawn(async move {
             loop {
-                let job = tokio::select! { job = stream.next() => job, () = tell.closed() => return };
-                match job {
-                    Some(Ok(job)) => {
+                let change = tokio::select! { change = both.next() => change, () = tell.closed() => return };
+                match change {
+                    Some(Ok(change)) => {
                         // Whoever listened has heard enough.
-                        let _ = tell.send((Instant::now(), job.status.unwrap_or_default()));
+                        let _ = tell.send((Instant::now(), change));
                     }
                     Some(Err(e)) => eprintln!("the watch: {e}"),
                     None => return,

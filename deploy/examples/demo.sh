@@ -116,7 +116,7 @@ jq --unbuffered --raw-output --argjson uids "$UIDS" '
   (if .kind == "List" then .items[] else . end) | select(.metadata.uid | IN($uids[])) | .status as $s
   | [.metadata.name, $s.phase // "Pending", $s.attempt // 0, $s.error.type // "-", $s.error.message // "-",
      # The pod whose agent has started
-     (if $s.runner.startedTime and $s.runner.epoch == $s.claim.epoch then $s.claim.podName else "-" end),
+     (if $s.attempt and ($s.phase | IN("Pending", "Retrying") | not) then $s.runnerPod // "-" else "-" end),
      ([$s.conditions[]? | select(.type == "Stalled" and .status == "True") | "\(.reason): \(.message)"] | first // "-")]
   | map(tostring | gsub("[\\t\\n]"; " ")) | join("\t")' <"$WORK/jobs" >"$WORK/states" &
 PIDS+=($!)

@@ -1,7 +1,7 @@
 //! The command line: parses, and starts the roles. Called by the binary `koco` alone, and the only module that may use all
 //! others.
 
-mod crd;
+pub mod crd;
 mod plugin;
 mod roles;
 
@@ -27,8 +27,8 @@ enum Command {
     Gateway(Box<roles::Gateway>),
     /// Controller, worker and gateway in one process: for small installs and for trying out
     Operator(Box<roles::Operator>),
-    /// Print the CustomResourceDefinition as YAML
-    Crd,
+    /// Print the CustomResourceDefinitions as YAML
+    Crd(crd::Arguments),
     /// The kubectl plugin, which is this binary under the name kubectl-koco
     #[command(hide = true)]
     Kubectl(Box<plugin::Plugin>),
@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         Command::TemporalWorker(role) => roles::run(*role),
         Command::Gateway(role) => roles::run(*role),
         Command::Operator(role) => roles::run(*role),
-        Command::Crd => crd::print(),
+        Command::Crd(arguments) => crd::print(&arguments),
         Command::Kubectl(plugin) => return plugin::run(*plugin),
     };
     match done {

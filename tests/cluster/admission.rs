@@ -38,6 +38,7 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (agent("succeed").with(json!({ "extra": "text" })), "spec.extra"),
         (agent("succeed").with(json!({ "template": null })), "spec.template"),
         (agent("succeed").with(json!({ "failedPodsHistoryLimit": -1 })), "spec.failedPodsHistoryLimit"),
+        (agent("succeed").with(json!({ "runHistoryLimit": 101 })), "spec.runHistoryLimit"),
         (agent("succeed").with(json!({ "ttlSecondsAfterFinished": -1 })), "spec.ttlSecondsAfterFinished"),
         (
             agent("succeed").with(json!({ "retryPolicy": { "maximumAttempts": -1 } })),
@@ -189,7 +190,8 @@ async fn what_is_immutable_does_not_change() {
         }
     }
     // What may change does.
-    job.patch(json!({ "spec": { "failedPodsHistoryLimit": 5, "ttlSecondsAfterFinished": 60 } })).await;
+    job.patch(json!({ "spec": { "failedPodsHistoryLimit": 5, "runHistoryLimit": 7, "ttlSecondsAfterFinished": 60 } }))
+        .await;
     job.want(DesiredState::Paused).await;
     job.want(DesiredState::Running).await;
     job.want(DesiredState::Cancelled).await;

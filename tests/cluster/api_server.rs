@@ -19,7 +19,7 @@ async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
     roles
 }
 
-/// So many jobs of each mode, to their end: each with one pod, in its first epoch.
+/// So many jobs of each mode, to their end: each with one run, and one pod.
 async fn all_succeed(test: &Test, of_each: usize) {
     let mut jobs = Vec::new();
     for _ in 0..of_each {
@@ -29,7 +29,7 @@ async fn all_succeed(test: &Test, of_each: usize) {
     }
     for job in &jobs {
         let status = job.phase(Phase::Succeeded).await;
-        assert_eq!((status.attempt, status.claim.expect("a claim").epoch), (Some(1), 1));
+        assert_eq!((status.attempt, job.run_number().await), (Some(1), 1));
     }
     let created = audit::created(&test.namespace);
     assert_eq!(created.len(), jobs.len(), "{created:?}");

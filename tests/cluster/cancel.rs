@@ -57,7 +57,7 @@ async fn pending() {
         jobs.push(test.apply(agent("count").mode(mode).with(nowhere.clone())).await);
     }
     for job in &jobs {
-        job.until("a pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
+        job.until_pod().await;
         job.want(DesiredState::Cancelled).await;
     }
     for job in &jobs {
@@ -106,11 +106,13 @@ async fn an_agent_that_ignores_sigterm_is_killed_after_its_grace_period() {
 async fn in_back_off() {
     let (test, _roles) = Test::with_operator().await;
     let slow = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1h", "maximumInterval": "2h" } });
-    let job = test.apply(agent("exit?code=1").mode(ExecutionMode::Temporal).with(slow)).await;
-    job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
-    job.want(DesiredState::Cancelled).await;
-    ends_cancelled(&job).await;
-    assert_eq!(job.status().await.attempt, Some(1));
+    for mode in MODES {
+        let job = test.apply(agent("exit?code=1").mode(mode).with(slow.clone())).await;
+        job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
+        job.want(DesiredState::Cancelled).await;
+        ends_cancelled(&job).await;
+        assert_eq!(job.status().await.attempt, Some(1), "in {mode:?}");
+    }
 }
 
 /// As Temporal's own tools do it.
@@ -172,7 +174,7 @@ async fn races() {
             async move {
                 let job = test.apply(agent(&format!("exit0-after?ms={}", 150 + i * 10)).mode(mode).grace(3)).await;
                 if !i.is_multiple_of(3) {
-                    job.until("the agent to start, or to have ended", |s| started(s) || s.outcome.is_some()).await;
+                    job.until_run("the agent to start, or to have ended", |r| started(r) || r.is_closed()).await;
                     tokio::time::sleep(Duration::from_millis(i * 13)).await;
                 } else {
                     tokio::time::sleep(Duration::from_millis(i * 60)).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{
     DesiredState, ExecutionMode, Phase, Server, Test, agent,
-    job::{With, condition, error_type, pod_name, stalled},
+    job::{With, condition, error_type, pod_name, result, stalled},
 };
 
 async fn direct_jobs_run(temporal: Server<'_>) {
@@ -14,15 +14,18 @@ async fn direct_jobs_run(temporal: Server<'_>) {
     let _roles = test.operator(temporal).await;
     // Direct is the default.
     let well = test.apply(agent("succeed").with(json!({ "inputs": { "a": 1 } }))).await;
-    let badly = test.apply(agent("exit?code=3")).await;
-    let deleted = test.apply(agent("count")).await;
+    let once = json!({ "retryPolicy": { "maximumAttempts": 1 } });
+    let badly = test.apply(agent("exit?code=3").with(once.clone())).await;
+    let again = test.apply(agent("fail-until?attempt=2")).await;
+    let deleted = test.apply(agent("count").with(once)).await;
     let cancelled = test.apply(agent("count")).await;
     let status = well.phase(Phase::Succeeded).await;
-    assert_eq!(status.result.expect("a result")["inputs"], json!({ "a": 1 }));
+    assert_eq!(result(&status)["inputs"], json!({ "a": 1 }));
     assert_eq!(status.workflow, None);
     assert_eq!(status.resolved.expect("resolved").execution_mode, ExecutionMode::Direct);
     assert_eq!(well.get().await.metadata.finalizers.unwrap_or_default(), Vec::<String>::new());
     assert_eq!(error_type(&badly.phase(Phase::Failed).await), "AgentFailed");
+    assert_eq!(again.phase(Phase::Succeeded).await.attempt, Some(2), "the default retry policy");
     deleted.counts().await;
     deleted.delete_pod(&pod_name(&deleted.pods().await[0]), &DeleteParams::default()).await;
     assert_eq!(error_type(&deleted.phase(Phase::Failed).await), "Disrupted");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     DesiredState, Phase, Test,
     cluster::{feed, kubectl},
-    job::{With, started},
+    job::{With, result, started},
 };
 
 fn documents(file: &str) -> Vec<Value> {
@@ -73,12 +73,12 @@ async fn the_checkpointing_agent_goes_on_where_it_was() {
     job.want(DesiredState::Paused).await;
     let paused = job.phase(Phase::Paused).await;
     job.nothing_runs().await;
-    assert_eq!(paused.claim.expect("a claim").epoch, 1);
+    assert_eq!((paused.active_run, job.run_number().await), (Some(1), 1));
     job.want(DesiredState::Running).await;
-    job.until("the second pod's agent", |s| started(s) && s.claim.as_ref().is_some_and(|c| c.epoch == 2)).await;
+    job.until_run("the second pod's agent", |r| started(r) && r.number() == 2).await;
     let done = job.phase(Phase::Succeeded).await;
     assert_eq!(done.attempt, Some(1), "the same attempt");
-    let result = done.result.expect("a result");
+    let result = result(&done);
     assert_eq!(result["attempt"], 1);
     assert!(result["resumedAfterSentence"].as_u64().is_some_and(|n| n >= 3), "{result}");
     assert!(job.log().await.contains("going on after sentence "));

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use koco::api::OutcomeKind;
+use koco::api::{AgentRun, TerminationType};
 use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ExecutionMode, Job, MODES, Phase, Test, agent, audit,
+    DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent, audit,
     evidence::{starts, ticks},
-    job::{With, error_type, pod_name, pod_uid, runs, started},
+    job::{With, error_type, pod_name, pod_uid, result, runs, started},
     node, temporal, within,
 };
 
@@ -53,10 +53,10 @@ async fn each_way_to_fail_has_its_error_type() {
         assert_eq!(error.kind, *kind, "{entry_point} in {mode:?}: {error:?}");
         assert!(!error.message.is_empty());
         assert_eq!(status.attempt, Some(1));
-        let outcome = status.outcome.clone().expect("an outcome");
-        assert_eq!(outcome.kind, OutcomeKind::Failed);
+        let end = job.termination().await.expect("a termination");
+        assert_eq!((end.kind, end.error.as_ref().map(|e| e.kind.as_str())), (TerminationType::Failed, Some(*kind)));
         if code.is_some() {
-            assert_eq!(outcome.exit_code, *code, "{entry_point}: {outcome:?}");
+            assert_eq!(end.exit_code, *code, "{entry_point}: {end:?}");
         }
         assert_eq!(status.result, None, "a failure has no result");
         if *mode == ExecutionMode::Temporal {
@@ -71,14 +71,31 @@ async fn each_way_to_fail_has_its_error_type() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fails_twice_then_succeeds_with_the_intervals_asked_for() {
     let (test, _roles) = Test::with_operator().await;
-    let job = test.apply(agent("fail-until?attempt=3").mode(ExecutionMode::Temporal).with(attempts(5))).await;
-    let status = job.phase(Phase::Succeeded).await;
-    assert_eq!(status.attempt, Some(3));
-    assert_eq!(status.result, Some(json!({ "attempt": 3 })), "KODO_ATTEMPT, as the agent saw it");
-    assert_eq!(status.error, None);
-    assert_eq!(audit::created(&test.namespace).len(), 3);
-    assert_eq!(job.pods().await.len(), 3, "ended pods stay for their logs");
+    for (i, mode) in MODES.into_iter().enumerate() {
+        let job = test.apply(agent("fail-until?attempt=3").mode(mode).with(attempts(5))).await;
+        let status = job.phase(Phase::Succeeded).await;
+        assert_eq!(status.attempt, Some(3), "{mode:?}");
+        assert_eq!(result(&status), json!({ "attempt": 3 }), "KODO_ATTEMPT, as the agent saw it");
+        assert_eq!(status.error, None, "{mode:?}");
+        assert_eq!(audit::created(&test.namespace).len(), 3 * (i + 1));
+        assert_eq!(job.pods().await.len(), 3, "ended pods stay for their logs");
+        let runs = job.runs().await;
+        let kinds: Vec<_> = runs.iter().filter_map(AgentRun::termination).map(|t| t.kind).collect();
+        assert_eq!(kinds, [TerminationType::Failed, TerminationType::Failed, TerminationType::Succeeded], "{mode:?}");
+        assert_eq!(runs.iter().map(|r| r.spec.identity.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+        for (i, seconds) in [1, 2].into_iter().enumerate() {
+            let failed = runs[i].termination().expect("a termination").time.0;
+            let next = runs[i + 1].metadata.creation_timestamp.as_ref().expect("a time").0;
+            // Whole seconds, both of them.
+            assert!(next.as_second() - failed.as_second() >= seconds, "{mode:?}: wait {i}, from {failed} to {next}");
+        }
+        if mode == ExecutionMode::Temporal {
+            intervals_in_temporals_history(&job).await;
+        }
+    }
+}
 
+async fn intervals_in_temporals_history(job: &Job<'_>) {
     let events = job.history().await;
     assert_eq!(temporal::failures(&events), ["AgentFailed", "AgentFailed"]);
     let time =
@@ -97,34 +114,31 @@ async fn fails_twice_then_succeeds_with_the_intervals_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_retry_policy_decides() {
     let (test, _roles) = Test::with_operator().await;
-    let temporal = |entry: &str, patch: Value| agent(entry).mode(ExecutionMode::Temporal).with(attempts(2)).with(patch);
+    let spec = |entry: &str, patch: Value| agent(entry).with(attempts(2)).with(patch);
     let cases = [
         // maximumAttempts are used up
-        (temporal("exit?code=1", json!({})), "AgentFailed", 2),
+        (spec("exit?code=1", json!({})), "AgentFailed", 2),
         // the agent says so itself
-        (temporal("error-file?type=Broken&nonRetryable=true", json!({})), "Broken", 1),
+        (spec("error-file?type=Broken&nonRetryable=true", json!({})), "Broken", 1),
         // the policy says so
         (
-            temporal("error-file?type=Broken", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
+            spec("error-file?type=Broken", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
             "Broken",
             1,
         ),
+        (spec("error-file?type=Other", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })), "Other", 2),
         (
-            temporal("error-file?type=Other", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
-            "Other",
-            2,
-        ),
-        (
-            temporal("exit?code=1", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["AgentFailed"] } })),
+            spec("exit?code=1", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["AgentFailed"] } })),
             "AgentFailed",
             1,
         ),
-        // Direct jobs have one attempt
-        (agent("exit?code=1").mode(ExecutionMode::Direct).with(attempts(3)), "AgentFailed", 1),
     ];
     let mut jobs = Vec::new();
-    for (spec, kind, attempts) in cases {
-        jobs.push((test.apply(spec.clone()).await, spec, kind, attempts));
+    for mode in MODES {
+        for (spec, kind, attempts) in &cases {
+            let spec = spec.clone().mode(mode);
+            jobs.push((test.apply(spec.clone()).await, spec, *kind, *attempts));
+        }
     }
     for (job, spec, kind, attempts) in jobs {
         let status = job.phase(Phase::Failed).await;
@@ -136,37 +150,43 @@ async fn the_retry_policy_decides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     let (test, _roles) = Test::with_operator().await;
-    let spec = |policy: &str, max: i32| {
-        let spec =
-            agent("count?every_ms=50&until=200").mode(ExecutionMode::Temporal).with(attempts(max)).heartbeat("10m");
-        spec.with(json!({ "disruptionPolicy": policy }))
-    };
-    let count = test.apply(spec("Count", 2)).await;
-    let exhausted = test.apply(spec("Count", 1)).await;
-    let ignore = test.apply(spec("Ignore", 1)).await;
-    let fail = test.apply(spec("FailJob", 5)).await;
-    let direct = test.apply(spec("Count", 1).mode(ExecutionMode::Direct)).await;
-    let direct_ignore = test.apply(spec("Ignore", 1).mode(ExecutionMode::Direct)).await;
+    // The policy, how many attempts there are, and the job's end.
+    let cases = [
+        ("Count", 2, Phase::Succeeded, Some(2)),
+        ("Count", 1, Phase::Failed, Some(1)),
+        ("Ignore", 1, Phase::Succeeded, None),
+        ("FailJob", 5, Phase::Failed, Some(1)),
+    ];
+    let mut jobs = Vec::new();
+    for mode in MODES {
+        for case in cases {
+            let spec = agent("count?every_ms=50&until=200").mode(mode).with(attempts(case.1)).heartbeat("10m");
+            jobs.push((mode, case, test.apply(spec.with(json!({ "disruptionPolicy": case.0 }))).await));
+        }
+    }
     let began = Instant::now();
     // As soon as each runs: they end by themselves.
-    let jobs = [&count, &exhausted, &ignore, &fail, &direct, &direct_ignore];
-    join_all(jobs.map(async |job| {
+    join_all(jobs.iter().map(async |(_, _, job)| {
         let pod = pod_name(&job.running_pod().await);
         job.until_log("a tick", |log| ticks(log).first().copied()).await;
         job.delete_pod(&pod, &DeleteParams::default()).await;
     }))
     .await;
-    for job in [&exhausted, &fail, &direct] {
-        let status = job.phase(Phase::Failed).await;
-        assert_eq!((error_type(&status), status.attempt), ("Disrupted", Some(1)), "{:?}", status.error);
+    for (mode, (policy, most, phase, attempt), job) in &jobs {
+        let status = job.phase(*phase).await;
+        if *phase == Phase::Failed {
+            assert_eq!(error_type(&status), "Disrupted", "{policy} in {mode:?}: {:?}", status.error);
+        } else {
+            assert_eq!(job.run_number().await, 2, "{policy} in {mode:?}");
+        }
+        if attempt.is_some() {
+            assert_eq!(status.attempt, *attempt, "{policy} of {most} in {mode:?}");
+        }
+        if *mode == ExecutionMode::Temporal {
+            assert_eq!(temporal::failures(&job.history().await), ["Disrupted"], "{policy}");
+        }
     }
-    assert!(began.elapsed() < Duration::from_secs(120), "not by the heartbeat time-out: {:?}", began.elapsed());
-    let status = count.phase(Phase::Succeeded).await;
-    assert_eq!(status.attempt, Some(2));
-    assert_eq!(temporal::failures(&count.history().await), ["Disrupted"]);
-    for job in [&ignore, &direct_ignore] {
-        job.phase(Phase::Succeeded).await;
-    }
+    assert!(began.elapsed() < Duration::from_secs(300), "not by the heartbeat time-out: {:?}", began.elapsed());
 }
 
 /// Never a success, and known by the container's end.
@@ -193,25 +213,34 @@ async fn a_killed_runner_is_seen_by_its_containers_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_runner_times_out_and_is_retried_without_overlap() {
     let (test, _roles) = Test::with_operator().await;
-    let spec = agent("count?every_ms=20").mode(ExecutionMode::Temporal).heartbeat("2s").grace(2);
-    let job = test.apply(spec.with(attempts(2))).await;
-    let pod = job.running_pod().await;
-    job.counts().await;
-    let first = job.follow(&pod_name(&pod));
-    node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGSTOP);
-    job.until("the second attempt", |s| s.attempt == Some(2) && started(s)).await;
-    let second = job.counts_on(5).await;
-    assert_eq!(temporal::failures(&job.history().await), ["HeartbeatTimeout"]);
-    let first = ticks(&first.all().await);
-    assert_eq!(all_starts(&job).await, 1, "the second agent; the first's pod is gone");
-    let (last, next) = (first.last().expect("ticks"), second.first().expect("ticks"));
-    assert!(last.at < next.at, "the agents overlapped: {last:?} {next:?}");
+    for mode in MODES {
+        let spec = agent("count?every_ms=20").mode(mode).heartbeat("2s").grace(2);
+        let job = test.apply(spec.with(attempts(2))).await;
+        let pod = job.running_pod().await;
+        job.counts().await;
+        let first = job.follow(&pod_name(&pod));
+        node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGSTOP);
+        job.until_run("the second attempt", |r| r.spec.identity.attempt == 2 && started(r)).await;
+        let second = job.counts_on(5).await;
+        let runs = job.runs().await;
+        let said = runs[0].termination().and_then(|t| t.error.as_ref()).map(|e| e.kind.as_str());
+        assert_eq!(said, Some("HeartbeatTimeout"), "{mode:?}");
+        if mode == ExecutionMode::Temporal {
+            assert_eq!(temporal::failures(&job.history().await), ["HeartbeatTimeout"]);
+        }
+        let first = ticks(&first.all().await);
+        assert_eq!(all_starts(&job).await, 1, "the second agent; the first's pod is gone");
+        let (last, next) = (first.last().expect("ticks"), second.first().expect("ticks"));
+        assert!(last.at < next.at, "the agents overlapped in {mode:?}: {last:?} {next:?}");
+        job.want(DesiredState::Cancelled).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_direct_runner_fails() {
     let (test, _roles) = Test::with_operator().await;
-    let job = test.apply(agent("count").mode(ExecutionMode::Direct).heartbeat("2s").grace(2)).await;
+    let spec = agent("count").mode(ExecutionMode::Direct).heartbeat("2s").grace(2).with(attempts(1));
+    let job = test.apply(spec).await;
     let pod = job.running_pod().await;
     node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGSTOP);
     let status = job.phase(Phase::Failed).await;
@@ -237,21 +266,23 @@ async fn an_attempt_has_its_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evicted_pod_counts_as_an_attempt_and_is_retried_by_one_authority() {
     let (test, _roles) = Test::with_operator().await;
-    let job = test.apply(agent("count").mode(ExecutionMode::Temporal).heartbeat("10m").with(attempts(3))).await;
-    for attempt in 1..=3 {
-        let running = format!("attempt {attempt}");
-        job.until(&running, |s| s.attempt == Some(attempt) && started(s)).await;
-        let pod = pod_name(&job.running_pod().await);
-        job.counts_on(1).await;
-        test.pods().evict(&pod, &Default::default()).await.expect("evict");
-        let ended = format!("the end of attempt {attempt}");
-        job.until(&ended, |s| s.phase == Some(Phase::Failed) || s.claim.as_ref().is_some_and(|c| c.epoch > attempt))
-            .await;
+    for (i, mode) in MODES.into_iter().enumerate() {
+        let job = test.apply(agent("count").mode(mode).heartbeat("10m").with(attempts(3))).await;
+        for attempt in 1..=3 {
+            let running = format!("attempt {attempt}");
+            let run = job.until_run(&running, |r| r.spec.identity.attempt == attempt && started(r)).await;
+            job.counts_on(1).await;
+            test.pods().evict(&run.spec.identity.pod_name, &Default::default()).await.expect("evict");
+            let ended = format!("the end of attempt {attempt}");
+            job.until_run(&ended, |r| r.number() > attempt || r.is_closed()).await;
+        }
+        let status = job.phase(Phase::Failed).await;
+        assert_eq!((error_type(&status), status.attempt), ("Disrupted", Some(3)), "{mode:?}");
+        if mode == ExecutionMode::Temporal {
+            assert_eq!(temporal::failures(&job.history().await), ["Disrupted"; 3]);
+        }
+        assert_eq!(audit::created(&test.namespace).len(), 3 * (i + 1));
     }
-    let status = job.phase(Phase::Failed).await;
-    assert_eq!((error_type(&status), status.attempt), ("Disrupted", Some(3)));
-    assert_eq!(temporal::failures(&job.history().await), ["Disrupted"; 3]);
-    assert_eq!(audit::created(&test.namespace).len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,12 +291,12 @@ async fn a_result_outlives_its_pod() {
     for mode in MODES {
         let job = test.apply(agent("count?every_ms=20&until=60").mode(mode)).await;
         let pod = pod_name(&job.running_pod().await);
-        job.until("an outcome", |s| s.outcome.is_some()).await;
+        job.until_run("its termination on record", AgentRun::is_closed).await;
         // Gone already is as good.
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         let _ = test.pods().delete(&pod, &now).await;
         let status = job.phase(Phase::Succeeded).await;
-        assert_eq!(status.result.expect("a result")["count"], json!(60), "in {mode:?}");
+        assert_eq!(result(&status)["count"], json!(60), "in {mode:?}");
         assert_eq!(status.attempt, Some(1));
     }
 }

@@ -1,7 +1,7 @@
-//! What is said to the gateway by somebody who is not the claim's runner is refused.
+//! What is said to the gateway by somebody who is not the run's runner is refused.
 
 use koco::{
-    api::{OutcomeKind, RunnerState, names},
+    api::{RunnerState, TerminationType, names},
     protocol::runner::{self, Ending, Heartbeat, Hello, Report, Sender},
 };
 
@@ -13,7 +13,7 @@ use crate::harness::{
 
 fn success(sender: Sender) -> Report {
     let ending = Ending {
-        kind: OutcomeKind::Succeeded,
+        kind: TerminationType::Succeeded,
         started: true,
         error: None,
         non_retryable: false,
@@ -26,7 +26,7 @@ fn success(sender: Sender) -> Report {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_that_are_not_the_claims_runners_are_refused() {
+async fn tokens_that_are_not_the_runs_runners_are_refused() {
     let (test, roles) = Test::with_operator().await;
     let (elsewhere, mut others) = Test::with_operator().await;
     others.kill_all();
@@ -39,7 +39,7 @@ async fn tokens_that_are_not_the_claims_runners_are_refused() {
         let twin = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": pod, "labels": {
-                "kodosumi.io/job-uid": victim.uid, "kodosumi.io/epoch": "1", "kodosumi.io/job-name": victim.name,
+                "kodosumi.io/job-uid": victim.uid, "kodosumi.io/run-number": "1", "kodosumi.io/job-name": victim.name,
             } },
             "spec": { "containers": [{ "name": "agent", "image": "localhost/busybox:dev", "command": ["sleep", "600"] }] },
         });
@@ -73,11 +73,11 @@ async fn tokens_that_are_not_the_claims_runners_are_refused() {
                 assert!([401, 403].contains(&code), "{who} was answered {code} at {path} in {mode:?}");
             }
         }
-        // The right pod, but of another epoch, or under another UID.
+        // The right pod, but of another run, or under another UID.
         let right = token(ns, ours, Some(&pod));
-        for epoch in [0, 2, 1000] {
-            let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &success(sender(&victim, epoch))).await;
-            assert!([403, 404, 409, 410, 422].contains(&code), "epoch {epoch} was answered {code}");
+        for run in [0, 2, 1000] {
+            let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &success(sender(&victim, run))).await;
+            assert!([403, 404, 409, 410, 422].contains(&code), "run {run} was answered {code}");
         }
         let mut wrong = success(sender(&victim, 1));
         wrong.sender.job.uid = attacker.uid.clone();
@@ -87,8 +87,7 @@ async fn tokens_that_are_not_the_claims_runners_are_refused() {
         let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
         assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&right), &heartbeat).await, 204, "the right one");
         victim.counts().await;
-        let status = victim.status().await;
-        assert_eq!((status.phase, status.outcome), (Some(Phase::Running), None));
+        assert_eq!((victim.status().await.phase, victim.termination().await), (Some(Phase::Running), None));
         for job in [&victim, &attacker] {
             job.want(DesiredState::Cancelled).await;
         }

@@ -50,8 +50,7 @@ async fn no_second_runner_before_the_first_has_ended() {
         "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1s" },
     }));
     let job = test.apply(spec).await;
-    job.until("its pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
-    let pod = pod_name(&job.pods().await[0]);
+    let pod = pod_name(&job.until_pod().await);
     // What kubelet and runner say while they can.
     let running = json!({ "status": { "phase": "Running", "containerStatuses": [{
         "name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
@@ -62,14 +61,14 @@ async fn no_second_runner_before_the_first_has_ended() {
     let token = token(&test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod));
     let hello = Hello { sender: sender(&job, 1), state: RunnerState::Waiting, seq: 0 };
     assert_eq!(gateway.say(runner::PATH_HELLO, Some(&token), &hello).await, 200);
-    job.until("the permit", |s| s.claim.as_ref().is_some_and(|c| c.permit.is_some())).await;
+    job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
     let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, seq: 0 };
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
-    job.until("the agent to start", |s| s.runner.as_ref().is_some_and(|r| r.started_time.is_some())).await;
+    job.until("the agent to start", |s| s.attempt == Some(1)).await;
 
     // From here on nobody hears of either, and Kubernetes takes the pod away, as it does for an unreachable node.
     test.pods().delete(&pod, &DeleteParams::default()).await.expect("delete");
-    job.until("the next epoch", |s| s.claim.as_ref().is_some_and(|c| c.epoch == 2)).await;
+    job.until_run("the end of the first run", |r| r.is_closed() || r.number() == 2).await;
     job.until("somebody is told", |s| condition(s, conditions::STALLED).1 == "PodNotEnding").await;
     always(Duration::from_secs(5), "one pod", async || match audit::created(&test.namespace) {
         one if one.len() == 1 => Ok(()),
@@ -81,8 +80,9 @@ async fn no_second_runner_before_the_first_has_ended() {
 
     // Somebody made sure that the node is off.
     test.pods().delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("delete");
-    let next = job.until("the second pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
-    assert_eq!(next.claim.map(|c| (c.epoch, c.attempt)), Some((2, 2)));
+    let next = job.until_run("the second run", |r| r.number() == 2).await;
+    assert_eq!(next.spec.identity.attempt, 2);
+    assert_ne!(pod_name(&job.until_pod().await), pod);
     assert_eq!(audit::created(&test.namespace).len(), 2);
     roles.kill_all();
 }

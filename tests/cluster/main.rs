@@ -1,5 +1,5 @@
 //! Tests on a real cluster: API server, kubelet, Temporal. What they believe is what agents write of themselves, what the
-//! API server's audit log says, and what Temporal's history holds; our own status is only what they compare with it.
+//! API server's audit log says, and what Temporal's history holds; our own objects are only what they compare with it.
 //!
 //! Run with `make cluster-test`, or `make cluster-test ARGS=control::`; see [`harness`].
 
@@ -21,6 +21,8 @@ mod pause;
 mod pending;
 mod plugin;
 mod quiet;
+mod requests;
+mod rights;
 mod roles;
 mod secrets;
 mod temporal_mode;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use koco::api::{AgentJobStatus, conditions};
+use koco::api::{AgentRun, conditions};
 use serde_json::json;
 
 use crate::harness::{
     ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent, audit,
     evidence::{same_process, starts, ticks},
-    job::{With, condition, pod_name},
+    job::{With, condition, pod_name, result},
     temporal, within,
 };
 
@@ -18,18 +18,18 @@ const COUNT_400: &str = "count?every_ms=50&until=400";
 async fn it_was_one_agent(job: &Job<'_>) -> Vec<Tick> {
     let status = job.phase(Phase::Succeeded).await;
     assert_eq!(status.attempt, Some(1));
-    assert_eq!(status.claim.expect("a claim").epoch, 1, "one pod");
+    assert_eq!(job.run_number().await, 1, "one pod");
     let log = job.log().await;
     assert_eq!(starts(&log), 1, "one agent");
     let ticks = ticks(&log);
     same_process(&ticks);
-    assert_eq!(status.result.expect("a result")["inMemory"], json!(ticks.len()));
+    assert_eq!(result(&status)["inMemory"], json!(ticks.len()));
     ticks
 }
 
 /// How often the runner was bound anew.
-fn offers(status: &AgentJobStatus) -> i32 {
-    status.claim.as_ref().and_then(|c| c.permit.as_ref()).map_or(0, |p| p.offer)
+fn binding(run: &AgentRun) -> i32 {
+    run.spec.grant.as_ref().map_or(0, |grant| grant.binding)
 }
 
 async fn ticks_past(job: &Job<'_>, moment: u64) {
@@ -64,7 +64,7 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
     ticks_past(&jobs[0], killed + 7_000).await;
     server.start().await;
     for job in &jobs {
-        job.until("a heartbeat time-out, and the runner bound anew", |s| offers(s) > 0).await;
+        job.until_run("a heartbeat time-out, and the runner bound anew", |r| binding(r) > 0).await;
     }
     roles.role("gateway").start().await;
     for job in &jobs {
@@ -78,7 +78,7 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
     assert_eq!(audit::created(&test.namespace).len(), 5);
 }
 
-/// The agent ends while Temporal is away: its outcome is delivered afterwards.
+/// The agent ends while Temporal is away: how it ended is delivered afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_ends_while_temporal_is_away() {
     let mut server = TemporalServer::new("ends-while-away");
@@ -90,7 +90,7 @@ async fn an_agent_that_ends_while_temporal_is_away() {
     job.counts().await;
     server.kill();
     job.until_log("the last tick", |log| ticks(log).last().filter(|t| t.n == 80).map(drop)).await;
-    job.until("the outcome in status", |s| s.outcome.is_some()).await;
+    job.until_run("its termination on record", AgentRun::is_closed).await;
     server.start().await;
     it_was_one_agent(&job).await;
     assert_eq!(audit::created(&test.namespace).len(), 1);
@@ -174,7 +174,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Somebody resets the activity in Temporal: its tries begin again at 1, and an earlier token looks later than a new one.
+/// Somebody resets the activity in Temporal: its tries begin again at 1, and an earlier one looks later than a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activity_that_is_reset_keeps_its_runner() {
     let test = Test::new().await;
@@ -182,12 +182,12 @@ async fn an_activity_that_is_reset_keeps_its_runner() {
     let job = test.apply(agent("count?every_ms=50&until=500").mode(ExecutionMode::Temporal).heartbeat("2s")).await;
     job.counts().await;
     for round in 0..2 {
-        let before = offers(&job.status().await);
+        let before = job.run().await.as_ref().map_or(0, binding);
         roles.role("gateway").kill();
-        job.until("the runner bound anew", |s| offers(s) > before).await;
+        job.until_run("the runner bound anew", |r| binding(r) > before).await;
         roles.role("gateway").start().await;
-        let answered = |s: &AgentJobStatus| s.runner.as_ref().and_then(|r| r.answered).unwrap_or(0) == offers(s);
-        job.until("its answer", answered).await;
+        let acknowledged = |r: &AgentRun| r.acknowledged().is_some_and(|a| a.binding == binding(r));
+        job.until_run("its acknowledgement", acknowledged).await;
         if round == 0 {
             let id = job.workflow().await;
             let reset = ["activity", "reset", "--activity-id", "execute_agent-1", "--workflow-id", &id];

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::harness::{
     DEADLINE, ExecutionMode, Test, agent,
     evidence::ticks,
-    job::{With, pod_name},
+    job::{With, pod_name, started},
     within,
 };
 
@@ -22,9 +22,9 @@ async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
     let deleted = crate::harness::evidence::now();
     job.delete_pod(&first, &DeleteParams::default()).await;
     within(DEADLINE, "the second agent to start", async || {
-        let status = job.status().await;
-        let second = status.runner_pod.as_deref().is_some_and(|pod| pod != first);
-        if second && crate::harness::job::started(&status) { Ok(()) } else { Err(status.runner_pod) }
+        let run = job.run().await.ok_or(None)?;
+        let pod = run.spec.identity.pod_name.clone();
+        if pod != first && started(&run) { Ok(()) } else { Err(Some(pod)) }
     })
     .await;
     let (old, new) = (ticks(&log.all().await), job.counts_on(3).await);
@@ -40,5 +40,10 @@ async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_temporal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_direct() {
+    an_agent_that_ignores_its_end(ExecutionMode::Direct, "Count").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_not_counted() {
     an_agent_that_ignores_its_end(ExecutionMode::Direct, "Ignore").await;
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     DesiredState, ExecutionMode, Job, MODES, Phase, Server, Test, Tick, agent, audit,
     evidence::{longest_gap, now, said, same_process, starts, ticks, ticks_of},
-    job::{With, condition, error_type, pod_name, pod_uid, started},
+    job::{With, condition, error_type, pod_name, pod_uid, result, started},
     node, temporal,
     wait::always,
 };
@@ -174,38 +174,43 @@ async fn limits_stand_still() {
 async fn a_pod_deleted_under_a_frozen_agent() {
     let (test, _roles) = Test::with_operator().await;
     let retry = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "100ms" } });
-    let job = test.apply(agent("count").mode(ExecutionMode::Temporal).with(retry)).await;
-    let pod = pod_name(&job.running_pod().await);
-    job.counts().await;
-    pause(&job).await;
-    job.delete_pod(&pod, &DeleteParams::default()).await;
-    job.until("the error", |s| error_type(s) == "Disrupted").await;
+    for mode in MODES {
+        let job = test.apply(agent("count").mode(mode).with(retry.clone())).await;
+        let pod = pod_name(&job.running_pod().await);
+        job.counts().await;
+        pause(&job).await;
+        job.delete_pod(&pod, &DeleteParams::default()).await;
+        job.until("the error", |s| error_type(s) == "Disrupted").await;
+        no_second_attempt(&job).await;
+        job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
+        job.want(DesiredState::Running).await;
+        job.until("the second attempt", |s| s.attempt == Some(2) && s.phase == Some(Phase::Running)).await;
+        job.counts().await;
+        job.want(DesiredState::Cancelled).await;
+    }
+}
+
+async fn no_second_attempt(job: &Job<'_>) {
     always(Duration::from_secs(4), "no attempt starts", async || {
         let status = job.status().await;
         if status.attempt == Some(1) { Ok(()) } else { Err(status.attempt) }
     })
     .await;
-    job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
-    job.want(DesiredState::Running).await;
-    job.until("the second attempt", |s| s.attempt == Some(2) && s.phase == Some(Phase::Running)).await;
-    job.counts().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_in_back_off() {
     let (test, _roles) = Test::with_operator().await;
     let retry = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "2s", "backoffCoefficient": 1 } });
-    let job = test.apply(agent("fail-until?attempt=2").mode(ExecutionMode::Temporal).with(retry)).await;
-    job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
-    job.want(DesiredState::Paused).await;
-    job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
-    always(Duration::from_secs(4), "no attempt starts", async || {
-        let status = job.status().await;
-        if status.attempt == Some(1) { Ok(()) } else { Err(status.attempt) }
-    })
-    .await;
-    job.want(DesiredState::Running).await;
-    assert_eq!(job.phase(Phase::Succeeded).await.attempt, Some(2));
+    for mode in MODES {
+        let job = test.apply(agent("fail-until?attempt=2").mode(mode).with(retry.clone())).await;
+        job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
+        job.want(DesiredState::Paused).await;
+        job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
+        no_second_attempt(&job).await;
+        job.want(DesiredState::Running).await;
+        assert_eq!(job.phase(Phase::Succeeded).await.attempt, Some(2), "in {mode:?}");
+    }
 }
 
 /// A folder of the node that an agent may write to.
@@ -248,7 +253,7 @@ async fn evicted_and_resumed_in_the_same_attempt() {
         job.want(DesiredState::Running).await;
         let status = job.phase(Phase::Succeeded).await;
         assert_eq!(status.attempt, Some(1), "the same attempt in {mode:?}");
-        let result = status.result.clone().expect("a result");
+        let result = result(&status);
         assert_eq!(result["count"], json!(150));
         assert_eq!(result["resumedFrom"], json!(before), "it went on where it was");
         assert_ne!(status.runner_pod.as_deref(), Some(first.as_str()));
@@ -399,7 +404,7 @@ async fn races() {
             async move {
                 let job = test.apply(agent(&format!("exit0-after?ms={}", 150 + i * 10)).mode(mode)).await;
                 if !i.is_multiple_of(3) {
-                    job.until("the agent to start, or to have ended", |s| started(s) || s.outcome.is_some()).await;
+                    job.until_run("the agent to start, or to have ended", |r| started(r) || r.is_closed()).await;
                 }
                 tokio::time::sleep(Duration::from_millis(i * 13)).await;
                 job.want(DesiredState::Paused).await;
@@ -408,7 +413,7 @@ async fn races() {
                 let paused = !over(&status);
                 job.want(DesiredState::Running).await;
                 let status = job.phase(Phase::Succeeded).await;
-                assert_eq!((status.attempt, status.claim.map(|c| c.epoch)), (Some(1), Some(1)), "{}", job.name);
+                assert_eq!((status.attempt, job.run_number().await), (Some(1), 1), "{}", job.name);
                 paused
             }
         };

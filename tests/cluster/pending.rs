@@ -63,7 +63,7 @@ async fn a_gated_pod_is_not_pending() {
         jobs.push(test.apply(agent("succeed").mode(mode).with(gate.clone())).await);
     }
     for job in &jobs {
-        job.until("a pod", |s| s.claim.as_ref().is_some_and(|c| c.pod_uid.is_some())).await;
+        job.until_pod().await;
     }
     always(Duration::from_secs(18), "a gated job is pending", async || {
         for job in &jobs {

@@ -94,7 +94,7 @@ async fn a_jobs_life_by_the_plugin() {
         plugin.says(&format!("wait {name} --for paused --timeout 60s")).await;
         assert_eq!(job.status().await.phase, Some(Phase::Paused));
         let shown = plugin.says(&format!("status {name}")).await;
-        for word in ["Phase:     Paused", "confirmed  Frozen", "Events:"] {
+        for word in ["Phase:     Paused", "acknowledged  Frozen", "Runs:", "not yet (Frozen)", "Events:"] {
             assert!(shown.contains(word), "{word}: {shown}");
         }
         if mode == ExecutionMode::Temporal {
@@ -134,20 +134,26 @@ async fn logs_are_followed_from_pod_to_pod() {
     let (test, _roles) = Test::with_operator().await;
     let plugin = Plugin::new(&test);
     let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "8s", "backoffCoefficient": 1 } });
-    let job = test.apply(agent("fail-until?attempt=3").mode(ExecutionMode::Temporal).with(retries)).await;
-    // From before there is a pod until the job's end.
-    let (code, out, err) = plugin.run(&format!("logs -f {}", job.name)).await;
-    assert_eq!(code, 0, "{err}");
-    let started = |n: u32| out.find(&format!("agent started (attempt {n},"));
-    let order = [started(1), started(2), started(3)];
-    assert!(order.is_sorted() && order[0].is_some(), "{out}{err}");
-    assert_eq!(err.matches("--- pod ").count(), 2, "each new pod is named: {err}");
-    for n in 1..=3 {
-        assert_eq!(out.matches(&format!("agent started (attempt {n},")).count(), 1, "nothing twice: {out}");
+    for mode in MODES {
+        let job = test.apply(agent("fail-until?attempt=3").mode(mode).with(retries.clone())).await;
+        // From before there is a pod until the job's end.
+        let (code, out, err) = plugin.run(&format!("logs -f {}", job.name)).await;
+        assert_eq!(code, 0, "{err}");
+        let started = |n: u32| out.find(&format!("agent started (attempt {n},"));
+        let order = [started(1), started(2), started(3)];
+        assert!(order.is_sorted() && order[0].is_some(), "{out}{err}");
+        assert_eq!(err.matches("--- pod ").count(), 2, "each new pod is named: {err}");
+        for n in 1..=3 {
+            assert_eq!(out.matches(&format!("agent started (attempt {n},")).count(), 1, "nothing twice: {out}");
+        }
+        // What is still there, without -f: the last pod's.
+        let last = plugin.says(&format!("logs {} --tail 100", job.name)).await;
+        assert!(last.contains("attempt 3") && !last.contains("attempt 2"), "{last}");
+        // And each run's end.
+        let shown = plugin.says(&format!("status {}", job.name)).await;
+        assert_eq!(shown.matches("Failed (AgentFailed)").count(), 2, "{shown}");
+        assert!(shown.contains("Succeeded"), "{shown}");
     }
-    // What is still there, without -f: the last pod's.
-    let last = plugin.says(&format!("logs {} --tail 100", job.name)).await;
-    assert!(last.contains("attempt 3") && !last.contains("attempt 2"), "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

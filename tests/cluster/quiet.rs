@@ -1,8 +1,8 @@
-//! A job that runs and does nothing new causes no writes.
+//! A job that runs and does nothing new causes no writes, of the job nor of its run.
 
 use std::time::Duration;
 
-use crate::harness::{MODES, Phase, Test, agent, audit, job::With, wait::always};
+use crate::harness::{Job, MODES, Phase, Test, agent, audit, job::With, wait::always};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_running_job_is_not_written() {
@@ -17,24 +17,25 @@ async fn an_idle_running_job_is_not_written() {
     }
     // What follows from the start has been written once two looks in a row see the same.
     for job in &jobs {
-        let mut last = String::new();
+        let mut last = Vec::new();
         crate::harness::within(Duration::from_secs(30), "the status to settle", async || {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            let now = job.get().await.metadata.resource_version.unwrap_or_default();
+            let now = versions(job).await;
             let same = now == last;
             last = now;
             if same { Ok(()) } else { Err(last.clone()) }
         })
         .await;
     }
-    let (mut before, writes) = (Vec::new(), audit::status_writes(&test.namespace));
+    let writes = || (audit::status_writes(&test.namespace), audit::run_writes(&test.namespace));
+    let (mut before, written) = (Vec::new(), writes());
     for job in &jobs {
-        before.push(job.get().await.metadata.resource_version);
+        before.push(versions(job).await);
     }
     // Five heartbeat time-outs.
     always(Duration::from_secs(10), "nothing is written", async || {
         for (job, before) in jobs.iter().zip(&before) {
-            let now = job.get().await.metadata.resource_version;
+            let now = versions(job).await;
             if now != *before {
                 return Err((job.name.clone(), now));
             }
@@ -42,5 +43,11 @@ async fn an_idle_running_job_is_not_written() {
         Ok(())
     })
     .await;
-    assert_eq!(audit::status_writes(&test.namespace), writes);
+    assert_eq!(writes(), written);
+}
+
+/// The versions of a job and of its runs: each write makes a new one.
+async fn versions(job: &Job<'_>) -> Vec<Option<String>> {
+    let runs = job.runs().await.into_iter().map(|run| run.metadata.resource_version);
+    [job.get().await.metadata.resource_version].into_iter().chain(runs).collect()
 }

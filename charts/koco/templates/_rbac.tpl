@@ -6,13 +6,25 @@
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
   verbs: [get, list, watch, patch, delete]
-# Writes what it knows to status.
+# Writes what it knows to status. Nobody else does.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/status]
-  verbs: [patch]
-# Makes the job the owner of its pods; the API server asks for this where blockOwnerDeletion is protected.
+  verbs: [update]
+# Makes the job the owner of its runs; the API server asks for this where blockOwnerDeletion is protected.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/finalizers]
+  verbs: [update]
+# Creates the runs of Direct jobs, writes commands to them, and deletes old ones beyond the history limit.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns]
+  verbs: [get, list, watch, create, update, delete]
+# Records how a run ended, where the kubelet shows it or koco itself ends it.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns/status]
+  verbs: [update]
+# Makes the run the owner of its pod; the API server asks for this where blockOwnerDeletion is protected.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns/finalizers]
   verbs: [update]
 # Creates the pods of Direct jobs, sees how pods end, and removes those that nobody needs any more.
 - apiGroups: [""]
@@ -42,52 +54,64 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-# Hands the gateway's certificate authority to the runners of Direct jobs.
+# Hands the gateway's certificate authority to the runners of Direct jobs; watches it, so that a new one is used at once.
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]
-  verbs: [get]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{- define "koco.rules.worker.jobs" -}}
-# Reads a job anew before each pod that it creates for it.
+# Reads a job anew before each run that it creates for it.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
   verbs: [get]
-# Writes the claim (which runner is the job's) and the commands for it.
-- apiGroups: [kodosumi.io]
-  resources: [agentjobs/status]
-  verbs: [patch]
-# Makes the job the owner of its pods; the API server asks for this where blockOwnerDeletion is protected.
+# Makes the job the owner of its runs; the API server asks for this where blockOwnerDeletion is protected.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/finalizers]
   verbs: [update]
-# Creates the pods of Temporal jobs, and removes those of earlier attempts once it has seen their containers end.
+# Creates the runs of Temporal jobs, and writes start grants and commands to them; lists a job's after a reset in Temporal.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns]
+  verbs: [get, list, create, update]
+# Records how a run ended, where the kubelet shows it or its runner was silent.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns/status]
+  verbs: [update]
+# Makes the run the owner of its pod; the API server asks for this where blockOwnerDeletion is protected.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns/finalizers]
+  verbs: [update]
+# Creates the pods of Temporal jobs, and removes that of the run before once nobody needs it; by name, never by list.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, create, delete]
+  verbs: [get, create, delete]
 {{- end }}
 
 {{- define "koco.rules.worker.cluster" -}}
 {{- end }}
 
 {{- define "koco.rules.worker.own" -}}
-# Hands the gateway's certificate authority to the runners of Temporal jobs.
+# Hands the gateway's certificate authority to the runners of Temporal jobs; watches it, so that a new one is used at once.
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]
-  verbs: [get]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{- define "koco.rules.gateway.jobs" -}}
-# Gives a runner its job, and watches for commands to pass on.
+# Gives a runner that registers its job's inputs. It neither lists nor writes jobs.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
-  verbs: [get, list, watch]
-# Writes what runners report: their state and their outcome.
+  verbs: [get]
+# Knows which pod is a run's, and watches for grants and commands to pass on. It never writes a run's spec.
 - apiGroups: [kodosumi.io]
-  resources: [agentjobs/status]
-  verbs: [patch]
+  resources: [agentruns]
+  verbs: [get, list, watch]
+# Writes what runners report: that they are there, what they have carried out, and how their agent ended.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns/status]
+  verbs: [update, patch]
 {{- end }}
 
 {{- define "koco.rules.gateway.cluster" -}}

@@ -8,10 +8,12 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
     Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::api::AgentJob;
+use super::text::plain;
+use crate::api::{AgentJob, AgentRun};
 
 /// Which cluster and namespace.
 #[derive(Args, Clone, Debug, Default)]
@@ -61,6 +63,18 @@ impl Session {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    pub fn runs(&self) -> Api<AgentRun> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The runs of a job, by number.
+    pub async fn runs_of(&self, job: &AgentJob) -> Result<Vec<AgentRun>, kube::Error> {
+        let found = self.runs().list(&ListParams::default().fields(&runs_selector(job))).await?;
+        let mut runs: Vec<_> = found.items.into_iter().filter(|r| r.spec.identity.job_uid == job.uid()).collect();
+        runs.sort_by_key(AgentRun::number);
+        Ok(runs)
+    }
+
     pub fn events(&self) -> Api<Event> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -83,13 +97,20 @@ impl Session {
     }
 }
 
+/// What selects the runs of a job's name; whose they are, their UID says.
+pub(super) fn runs_selector(job: &AgentJob) -> String {
+    format!("spec.identity.jobName={}", job.metadata.name.as_deref().unwrap_or_default())
+}
+
 fn words(status: &kube::core::Status, name: &str, namespace: &str) -> String {
     let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
     match status.code {
         404 if named => format!("there is no AgentJob {name} in the namespace {namespace}"),
-        404 => "this cluster knows no AgentJobs: koco is not installed (there is no CRD agentjobs.kodosumi.io)".into(),
+        404 => "this cluster knows no AgentJobs, or no AgentRuns: koco is not installed, or only a part of it (there is no \
+                CRD agentjobs.kodosumi.io, or agentruns.kodosumi.io)"
+            .into(),
         401 => "the API server doesn't know who you are: the kubeconfig's credentials are refused".into(),
-        _ => status.message.clone(),
+        _ => plain(&status.message).into_owned(),
     }
 }
 

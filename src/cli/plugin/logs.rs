@@ -1,22 +1,25 @@
-//! `logs`: what the agent writes, from pod to pod until the job ends. A connection that breaks is taken up where it broke.
+//! `logs`: what the agent writes, from run to run until the job ends. A connection that breaks is taken up where it broke.
 
-use std::io::Write;
+use std::{cell::Cell, collections::BTreeMap, io::Write};
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use futures::{AsyncBufReadExt, TryStreamExt};
+use futures::{AsyncBufReadExt, Stream, TryStreamExt};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::api::LogParams;
-use serde_json::Value;
 
-use super::{connect::Session, watch};
-use crate::api::AgentJob;
+use super::{
+    connect::Session,
+    text::plain,
+    watch::{self, RunChange},
+};
+use crate::api::{AgentJob, AgentRun};
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The AgentJob
     name: String,
-    /// Go on as the agent writes, over to the next attempt's pod, until the job ends
+    /// Go on as the agent writes, over to the next run's pod, until the job ends
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines of what is there already
@@ -47,17 +50,70 @@ struct Reader<'a> {
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<()> {
     let job = session.job(&arguments.name).await?;
-    let container = agent(&job).ok_or_else(|| anyhow!("spec.template names no container"))?;
+    let container = job.agent_container();
+    if container.is_empty() {
+        bail!("spec.template names no container");
+    }
     let reader = || Reader { session, arguments, container: container.clone(), tail: arguments.tail, last: None };
     if arguments.follow {
         return follow(session, arguments, reader).await;
     }
-    let pod = pod_of(&job).ok_or_else(|| anyhow!("agentjob.kodosumi.io/{} has no pod yet", arguments.name))?;
-    let found =
-        session.pods().get_opt(pod).await?.ok_or_else(|| anyhow!("the pod {pod} is gone, and its log with it"))?;
+    let runs = session.runs_of(&job).await.map_err(|e| session.explain(e, &arguments.name))?;
+    let newest = runs.iter().rev().find(|r| pod_of(r).is_some());
+    let run = newest.ok_or_else(|| anyhow!("agentjob.kodosumi.io/{} has no run yet", arguments.name))?;
+    let pod = run.spec.identity.pod_name.as_str();
+    let Some(found) = session.pods().get_opt(pod).await? else {
+        match run.is_ready() || run.is_closed() {
+            true => bail!("the pod {pod} is gone, and its log with it"),
+            false => bail!("there is no pod {pod} yet"),
+        }
+    };
     match state(&found, &container) {
-        Container::Waiting(why) => bail!("the agent in pod {pod} has not started: {why}"),
+        Container::Waiting(why) => bail!("the agent in pod {pod} has not started: {}", plain(&why)),
         _ => Ok(reader().read(pod, false).await?),
+    }
+}
+
+/// A job and its runs, as they change.
+struct Followed<J, R> {
+    jobs: J,
+    changes: R,
+    job: AgentJob,
+    runs: BTreeMap<i32, AgentRun>,
+}
+
+impl<J, R> Followed<J, R>
+where
+    J: Stream<Item = anyhow::Result<AgentJob>> + Unpin,
+    R: Stream<Item = anyhow::Result<RunChange>> + Unpin,
+{
+    /// Waits for the next change.
+    async fn changed(&mut self) -> anyhow::Result<()> {
+        let ended = || anyhow!("the watch has ended");
+        tokio::select! {
+            job = self.jobs.try_next() => self.job = job?.ok_or_else(ended)?,
+            change = self.changes.try_next() => match change?.ok_or_else(ended)? {
+                RunChange::Now(run) => drop(self.runs.insert(run.number(), *run)),
+                // What was read of it was read; the number stays known.
+                RunChange::Gone(_) => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// The first run after that number; from the start the newest.
+    fn after(&self, read: Option<i32>) -> Option<AgentRun> {
+        let mut with_pods = self.runs.values().filter(|r| pod_of(r).is_some());
+        match read {
+            Some(read) => with_pods.find(|r| r.number() > read).cloned(),
+            None => with_pods.next_back().cloned(),
+        }
+    }
+
+    /// Whether nothing new comes from that run's pod: the run is closed, there is a later one, or the job has ended.
+    fn is_over(&self, number: i32) -> bool {
+        let closed = self.runs.get(&number).is_none_or(AgentRun::is_closed);
+        closed || watch::finished(&self.job) || self.runs.keys().any(|n| *n > number)
     }
 }
 
@@ -66,41 +122,63 @@ async fn follow<'a>(
     arguments: &'a Arguments,
     reader: impl Fn() -> Reader<'a>,
 ) -> anyhow::Result<()> {
-    let mut changes = watch::job(session, &arguments.name).await?;
-    let mut job = changes.try_next().await?.ok_or_else(|| anyhow!("the watch has ended"))?;
-    let mut read: Option<String> = None;
+    let mut jobs = watch::job(session, &arguments.name).await?;
+    let job = jobs.try_next().await?.ok_or_else(|| anyhow!("the watch has ended"))?;
+    let live = async |job: &AgentJob| {
+        let runs = session.runs_of(job).await.map_err(|e| session.explain(e, &arguments.name))?;
+        anyhow::Ok(runs.into_iter().map(|r| (r.number(), r)).collect::<BTreeMap<_, _>>())
+    };
+    let runs = live(&job).await?;
+    let mut followed = Followed { changes: watch::runs(session, &job), jobs, job, runs };
+    let mut read: Option<i32> = None;
     loop {
-        let pod = pod_of(&job).filter(|p| read.as_deref() != Some(p)).map(str::to_string);
-        if let Some(pod) = pod {
+        if let Some(run) = followed.after(read) {
             let mut reader = reader();
-            if read.replace(pod.clone()).is_some() {
+            if read.replace(run.number()).is_some() {
                 reader.tail = None;
-                eprintln!("--- pod {pod}");
+                eprintln!("--- pod {}", run.spec.identity.pod_name);
             }
-            // While one pod's log is read, the job may move on; a pod that never starts must not hold us up then.
-            let whole = reader.whole(&pod);
-            tokio::pin!(whole);
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut whole => break done?,
-                    change = changes.try_next() => {
-                        job = change?.ok_or_else(|| anyhow!("the watch has ended"))?;
-                        if pod_of(&job) != Some(&pod) || watch::finished(&job) {
-                            // What there is left of it is read to its end, unless it never began.
-                            if !began(session, &pod).await { break }
-                            whole.await?;
-                            break;
-                        }
-                    }
+            one(session, &mut followed, reader, &run).await?;
+        } else if watch::finished(&followed.job) {
+            // The job's end may have come here before its last run.
+            followed.runs = live(&followed.job).await?;
+            if followed.after(read).is_none() {
+                return Ok(());
+            }
+        } else {
+            followed.changed().await?;
+        }
+    }
+}
+
+/// The log of one run's pod. While it is read, the job may move on; a pod that never starts must not hold us up then.
+async fn one<J, R>(
+    session: &Session,
+    followed: &mut Followed<J, R>,
+    mut reader: Reader<'_>,
+    run: &AgentRun,
+) -> anyhow::Result<()>
+where
+    J: Stream<Item = anyhow::Result<AgentJob>> + Unpin,
+    R: Stream<Item = anyhow::Result<RunChange>> + Unpin,
+{
+    let pod = run.spec.identity.pod_name.as_str();
+    let over = Cell::new(followed.is_over(run.number()));
+    let whole = reader.whole(pod, &over);
+    tokio::pin!(whole);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut whole => return done,
+            change = followed.changed(), if !over.get() => {
+                change?;
+                over.set(followed.is_over(run.number()));
+                // What there is left of it is read to its end, unless it never began.
+                if over.get() && !began(session, pod).await {
+                    return Ok(());
                 }
             }
-            continue;
         }
-        if watch::finished(&job) {
-            return Ok(());
-        }
-        job = changes.try_next().await?.ok_or_else(|| anyhow!("the watch has ended"))?;
     }
 }
 
@@ -111,16 +189,25 @@ async fn began(session: &Session, pod: &str) -> bool {
 }
 
 impl Reader<'_> {
-    /// One pod's log from its start to its end, over broken connections.
-    async fn whole(&mut self, pod: &str) -> anyhow::Result<()> {
+    /// One pod's log from its start to its end, over broken connections. `over`: it will not be created any more.
+    async fn whole(&mut self, pod: &str, over: &Cell<bool>) -> anyhow::Result<()> {
+        let mut seen = false;
         loop {
+            // Asked before the pod is: one that is created in between is looked for again.
+            let last = over.get() || seen;
             let Some(found) = self.session.pods().get_opt(pod).await? else {
-                eprintln!("--- the pod {pod} is gone, and its log with it");
-                return Ok(());
+                if last {
+                    eprintln!("--- the pod {pod} is gone, and its log with it");
+                    return Ok(());
+                }
+                // A run is on record before its pod.
+                watch::a_little().await;
+                continue;
             };
+            seen = true;
             let before = state(&found, &self.container);
             match &before {
-                Container::Waiting(_) if over(&found) => return Ok(()),
+                Container::Waiting(_) if nothing_starts(&found) => return Ok(()),
                 Container::Waiting(_) => watch::a_little().await,
                 _ => {
                     if let Err(e) = self.read(pod, true).await {
@@ -177,20 +264,13 @@ fn split(line: &str) -> (Option<Timestamp>, &str) {
     }
 }
 
-/// The name of the agent's container: the template's first.
-fn agent(job: &AgentJob) -> Option<String> {
-    let containers = job.spec.template.get("spec")?.get("containers")?;
-    containers.get(0)?.get("name").and_then(Value::as_str).map(str::to_string)
-}
-
-/// The newest pod, once it was made.
-fn pod_of(job: &AgentJob) -> Option<&str> {
-    let claim = job.status.as_ref()?.claim.as_ref()?;
-    claim.pod_uid.as_ref().map(|_| claim.pod_name.as_str())
+/// The name of a run's pod; one that was created closed has none.
+fn pod_of(run: &AgentRun) -> Option<&str> {
+    (!run.spec.identity.tombstone).then_some(run.spec.identity.pod_name.as_str())
 }
 
 /// Whether nothing of a pod will start any more.
-fn over(pod: &Pod) -> bool {
+fn nothing_starts(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some()
 }
@@ -209,8 +289,9 @@ fn state(pod: &Pod, container: &str) -> Container {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn lines_come_with_their_time() {
@@ -232,5 +313,35 @@ mod tests {
         let pull = pod(json!({ "waiting": { "reason": "ErrImagePull" } }));
         assert_eq!(state(&pull, "agent"), Container::Waiting("ErrImagePull".into()));
         assert_eq!(state(&pull, "other"), Container::Waiting("the pod is Pending".into()));
+    }
+
+    fn run(number: i32, termination: Value, tombstone: bool) -> AgentRun {
+        serde_json::from_value(json!({
+            "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun", "metadata": { "name": "r" },
+            "spec": { "identity": { "jobName": "j", "jobUID": "u", "number": number, "attempt": 1, "tombstone": tombstone,
+                "podName": format!("p-{number}"), "executionMode": "Direct", "heartbeat": "1s" } },
+            "status": termination,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn runs_are_read_in_order_from_the_newest_on() {
+        let ended = json!({ "termination": { "type": "Failed", "source": "Runner", "time": "2026-01-01T00:00:00Z", "started": true } });
+        let runs = [run(1, ended, false), run(2, json!({}), true), run(3, json!({}), false)];
+        let empty = futures::stream::empty::<anyhow::Result<AgentJob>>();
+        let mut followed = Followed {
+            jobs: empty,
+            changes: futures::stream::empty(),
+            job: AgentJob::default(),
+            runs: runs.into_iter().map(|r| (r.number(), r)).collect(),
+        };
+        let number = |f: &Followed<_, _>, read| f.after(read).map(|r| r.number());
+        assert_eq!(number(&followed, None), Some(3), "from the start the newest");
+        assert_eq!(number(&followed, Some(1)), Some(3), "a tombstone has no pod");
+        assert_eq!(number(&followed, Some(3)), None);
+        assert!(followed.is_over(1) && !followed.is_over(3));
+        followed.runs.insert(4, run(4, json!({}), false));
+        assert!(followed.is_over(3), "a later run");
     }
 }

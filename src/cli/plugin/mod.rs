@@ -10,6 +10,7 @@ mod logs;
 mod render;
 mod retry;
 mod status;
+mod text;
 mod wait;
 mod watch;
 

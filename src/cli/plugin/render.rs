@@ -1,67 +1,78 @@
-//! A job as text: pure, from the object, its events and the time. Used by [`super::status`].
+//! A job as text: pure, from the object, its runs, its events and the time. Used by [`super::status`].
+//! All of it passes [`plain`], so that no field of an object can make a line of its own.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{Display, Write};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use serde_json::Value;
 
-use super::events::Happened;
-use crate::api::{AgentJob, AgentJobStatus, DesiredState, ExecutionMode, conditions};
+use super::{events::Happened, text::plain};
+use crate::api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Termination, conditions};
 
 /// How many events are shown.
 const EVENTS: usize = 10;
+/// How many runs are shown.
+const RUNS: usize = 10;
 /// The longest result that is shown whole, in characters.
 const RESULT: usize = 400;
 
-/// The whole view.
-pub(super) fn view(job: &AgentJob, events: &[Happened], now: Timestamp) -> String {
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    let _ = write_view(&mut text, job, events, now);
-    text
+/// Lines, each of them harmless.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, line: impl AsRef<str>) {
+        self.0.push_str(plain(line.as_ref()).trim_end());
+        self.0.push('\n');
+    }
+
+    fn field(&mut self, name: &str, value: impl Display) {
+        self.add(format!("{:<11}{value}", format!("{name}:")));
+    }
 }
 
-fn write_view(out: &mut String, job: &AgentJob, events: &[Happened], now: Timestamp) -> fmt::Result {
+/// The whole view. `runs` are those of this job, by number.
+pub(super) fn view(job: &AgentJob, runs: &[AgentRun], events: &[Happened], now: Timestamp) -> String {
+    let mut out = Lines::default();
     let status = job.status.clone().unwrap_or_default();
     let meta = &job.metadata;
-    line(out, "Job", format!("{}/{}", word(&meta.namespace), word(&meta.name)))?;
+    out.field("Job", format!("{}/{}", word(&meta.namespace), word(&meta.name)));
     let phase = status.phase.map_or("not seen by the operator yet".into(), |p| format!("{p:?}"));
-    line(out, "Phase", phase)?;
+    out.field("Phase", phase);
     let mode = status.resolved.as_ref().map(|r| r.execution_mode).or(job.spec.execution_mode);
-    line(out, "Mode", mode.map_or("-".into(), |m| format!("{m:?}, pausePolicy {:?}", job.spec.pause_policy)))?;
-    line(out, "Attempt", attempt(&status))?;
-    line(out, "Times", times(job, &status, now))?;
+    out.field("Mode", mode.map_or("-".into(), |m| format!("{m:?}, pausePolicy {:?}", job.spec.pause_policy)));
+    out.field("Attempt", attempt(&status));
+    out.field("Times", times(job, &status, now));
     if let Some(pod) = &status.runner_pod {
-        line(out, "Pod", pod)?;
+        out.field("Pod", pod);
     }
     if let Some(w) = &status.workflow {
         let state = w.status.as_deref().unwrap_or("no answer yet");
         let paused = if w.is_paused == Some(true) { ", is_paused" } else { "" };
-        line(out, "Workflow", format!("{} ({state}{paused})", w.id))?;
+        out.field("Workflow", format!("{} ({state}{paused})", w.id));
     }
-    control(out, &status, mode, now)?;
+    if let Some(retry) = status.retry.as_ref().and_then(|r| r.retry_after.as_ref()).filter(|t| t.0 > now) {
+        out.field("Next run", format!("in {}", age(now, retry.0)));
+    }
+    control(&mut out, &status, runs.last(), mode, now);
     for condition in status.conditions.iter().filter(|c| matters(c)) {
         let Condition { type_, status, reason, message, .. } = condition;
-        line(out, type_, format!("{status}, {reason}: {message}"))?;
+        out.field(type_, format!("{status}, {reason}: {message}"));
     }
     if let Some(error) = &status.error {
-        line(out, "Error", format!("{}: {}", error.kind, error.message))?;
+        out.field("Error", format!("{}: {}", error.kind, error.message));
     }
     if let Some(value) = &status.result {
-        line(out, "Result", result(value))?;
+        out.field("Result", result(value));
     }
+    table(&mut out, runs, now);
     if !events.is_empty() {
-        writeln!(out, "Events:")?;
+        out.add("Events:");
     }
     for e in &events[events.len().saturating_sub(EVENTS)..] {
         let count = if e.count > 1 { format!(" (x{})", e.count) } else { String::new() };
-        writeln!(out, "  {:>5}  {:<7}  {:<14}  {}{count}", age(e.at, now), e.kind, e.reason, e.message)?;
+        out.add(format!("  {:>5}  {:<7}  {:<14}  {}{count}", age(e.at, now), e.kind, e.reason, e.message));
     }
-    Ok(())
-}
-
-fn line(out: &mut String, name: &str, value: impl Display) -> fmt::Result {
-    writeln!(out, "{:<11}{value}", format!("{name}:"))
+    out.0
 }
 
 fn word(text: &Option<String>) -> &str {
@@ -70,7 +81,6 @@ fn word(text: &Option<String>) -> &str {
 
 fn attempt(status: &AgentJobStatus) -> String {
     let most = match status.resolved.as_ref() {
-        Some(r) if r.execution_mode == ExecutionMode::Direct => " of 1".into(),
         Some(r) if r.retry_policy.maximum_attempts > 0 => format!(" of {}", r.retry_policy.maximum_attempts),
         _ => String::new(),
     };
@@ -94,45 +104,99 @@ fn times(job: &AgentJob, status: &AgentJobStatus, now: Timestamp) -> String {
     parts.join(", ")
 }
 
+/// A row for each run: which attempt it is for, its pod, and how it ended.
+fn table(out: &mut Lines, runs: &[AgentRun], now: Timestamp) {
+    const HEAD: [&str; 8] = ["RUN", "ATTEMPT", "POD", "ENDED", "EXIT", "SOURCE", "STARTED", "DURATION"];
+    if runs.is_empty() {
+        return;
+    }
+    let first = runs.len().saturating_sub(RUNS);
+    out.add(if first > 0 { format!("Runs (the newest {RUNS} of {}):", runs.len()) } else { "Runs:".into() });
+    let mut rows = vec![HEAD.map(str::to_string)];
+    rows.extend(runs[first..].iter().map(|run| row(run, now)));
+    let width = |column: usize| rows.iter().map(|r| plain(&r[column]).chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{:<width$}", plain(cell)));
+        out.add(format!("  {}", cells.collect::<Vec<_>>().join("  ")));
+    }
+}
+
+fn row(run: &AgentRun, now: Timestamp) -> [String; 8] {
+    let id = &run.spec.identity;
+    let end = run.termination();
+    let none = || "-".to_string();
+    let attempt = if id.resumed { format!("{} (resumed)", id.attempt) } else { id.attempt.to_string() };
+    let started = run.spec.grant.as_ref().filter(|_| run.may_have_started());
+    [
+        id.number.to_string(),
+        attempt,
+        if id.tombstone { none() } else { id.pod_name.clone() },
+        ended(run, end),
+        end.and_then(|t| t.exit_code).map_or_else(none, |code| code.to_string()),
+        end.map_or_else(none, |t| format!("{:?}", t.source)),
+        started.map_or_else(none, |grant| format!("{} ago", age(grant.time.0, now))),
+        end.and_then(|t| t.duration.clone()).unwrap_or_else(none),
+    ]
+}
+
+/// How a run ended, or how far it has come.
+fn ended(run: &AgentRun, end: Option<&Termination>) -> String {
+    let status = run.status.as_ref();
+    match end {
+        Some(Termination { kind, error: Some(error), .. }) => format!("{kind:?} ({})", error.kind),
+        Some(end) => format!("{:?}", end.kind),
+        None if run.spec.identity.tombstone => "never created, or deleted".into(),
+        None if status.is_some_and(|s| s.create_error.is_some()) => "not yet (the pod is refused)".into(),
+        None if status.is_some_and(|s| s.unresponsive_since.is_some()) => "not yet (its runner is silent)".into(),
+        None if !run.is_ready() => "not yet (no runner)".into(),
+        None if run.spec.grant.is_none() => "not yet (no start grant)".into(),
+        None => format!("not yet ({:?})", run.acknowledged().map(|a| a.state).unwrap_or_default()),
+    }
+}
+
 /// Pause, resume and cancel on their way: a line for each station that they have reached.
-fn control(out: &mut String, status: &AgentJobStatus, mode: Option<ExecutionMode>, now: Timestamp) -> fmt::Result {
-    let Some(control) = &status.control else { return Ok(()) };
-    writeln!(out, "Control:")?;
+fn control(
+    out: &mut Lines,
+    status: &AgentJobStatus,
+    run: Option<&AgentRun>,
+    mode: Option<ExecutionMode>,
+    now: Timestamp,
+) {
+    let control = status.control.clone().unwrap_or_default();
+    let (command, answer) = (run.and_then(|r| r.spec.command.as_ref()), run.and_then(AgentRun::acknowledged));
+    if control == Default::default() && command.is_none() && answer.is_none() {
+        return;
+    }
+    out.add("Control:");
     let mut station = |name: &str, state: &str, at: Timestamp, more: String| {
-        writeln!(out, "  {name:<10} {state:<10} {:>5} ago{more}", age(at, now))
+        out.add(format!("  {name:<12}  {state:<9}  {:>5} ago{more}", age(at, now)));
     };
     if let Some(d) = &control.desired {
-        station("desired", d.state.as_str(), d.time.0, String::new())?;
+        station("desired", d.state.as_str(), d.time.0, String::new());
     }
     if let Some(s) = control.sent.as_ref().filter(|_| mode != Some(ExecutionMode::Direct)) {
-        station("sent", s.state.as_str(), s.time.0, String::new())?;
+        station("sent", s.state.as_str(), s.time.0, String::new());
     }
-    if let Some(c) = &control.command {
-        let elsewhere = control.desired.as_ref().is_some_and(|d| d.state != c.state && settled(status));
+    if let Some(c) = command {
+        // Not one that is on its way: what the spec desires was sent before.
+        let sent = control.sent.as_ref().filter(|s| s.time.0 < c.time.0).map(|s| s.state);
+        let desired = control.desired.as_ref().map(|d| d.state);
+        let elsewhere = desired.is_some_and(|d| d != c.state) && sent == desired;
         let from = if elsewhere { "  (from elsewhere: the spec asks for something else)" } else { "" };
-        station("command", c.state.as_str(), c.time.0, format!("  #{}{from}", c.seq))?;
+        station("command", c.state.as_str(), c.time.0, format!("  #{}{from}", c.generation));
     }
-    if let Some(c) = &control.confirmed {
-        let old = control.command.as_ref().is_some_and(|command| command.seq > c.seq);
-        let mut more = format!("  #{}", c.seq);
+    if let Some(a) = answer {
+        let old = command.is_some_and(|c| c.generation > a.generation);
+        let mut more = format!("  #{}", a.generation);
         if old {
             more += "  (not the newest command)";
         }
-        if let Some(problem) = &c.problem {
+        if let Some(problem) = &a.problem {
             more += &format!("  {problem}");
         }
-        station("confirmed", &format!("{:?}", c.state), c.time.0, more)?;
+        station("acknowledged", &format!("{:?}", a.state), a.time.0, more);
     }
-    Ok(())
-}
-
-/// Whether what the spec desires was sent, so that a command that differs is somebody else's and not one on its way.
-fn settled(status: &AgentJobStatus) -> bool {
-    let Some(control) = &status.control else { return false };
-    let (Some(desired), Some(sent), Some(command)) = (&control.desired, &control.sent, &control.command) else {
-        return false;
-    };
-    desired.state == sent.state && command.time.0 > sent.time.0
 }
 
 /// What a reader need not be told: the phase says it, or it is as it should be.
@@ -145,11 +209,11 @@ fn matters(c: &Condition) -> bool {
     }
 }
 
-fn result(value: &Value) -> String {
-    let text = value.to_string();
+fn result(value: &RawJson) -> String {
+    let text = value.get();
     match text.char_indices().nth(RESULT) {
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text,
+        None => text.into(),
     }
 }
 
@@ -165,26 +229,31 @@ pub(super) fn age(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// One line, for a watch whose output is no terminal.
-pub(super) fn summary(job: &AgentJob) -> String {
+/// One line, for a watch whose output is no terminal. `run` is the newest.
+pub(super) fn summary(job: &AgentJob, run: Option<&AgentRun>) -> String {
     let status = job.status.clone().unwrap_or_default();
     let mut text = status.phase.map_or("-".into(), |p| format!("{p:?}"));
     let attempt = status.attempt.unwrap_or(0);
+    // Writing to a string does not fail.
     let _ = write!(text, " attempt={attempt} pod={}", status.runner_pod.as_deref().unwrap_or("-"));
     if let Some(control) = &status.control {
         let state = |s: Option<DesiredState>| s.map_or("-", DesiredState::as_str);
         let _ = write!(text, " desired={}", state(control.desired.as_ref().map(|d| d.state)));
         let _ = write!(text, " sent={}", state(control.sent.as_ref().map(|s| s.state)));
-        let command = control.command.as_ref();
-        let _ = write!(text, " command={}#{}", state(command.map(|c| c.state)), command.map_or(0, |c| c.seq));
-        if let Some(c) = &control.confirmed {
-            let _ = write!(text, " confirmed={:?}#{}", c.state, c.seq);
+    }
+    if let Some(run) = run {
+        let _ = write!(text, " run={}", run.number());
+        if let Some(c) = &run.spec.command {
+            let _ = write!(text, " command={}#{}", c.state.as_str(), c.generation);
+        }
+        if let Some(a) = run.acknowledged() {
+            let _ = write!(text, " acknowledged={:?}#{}", a.state, a.generation);
         }
     }
     if let Some(error) = &status.error {
         let _ = write!(text, " error={}", error.kind);
     }
-    text
+    plain(&text).into_owned()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What [`super`] writes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -17,7 +17,8 @@ fn job() -> AgentJob {
         "status": {
             "phase": "Paused",
             "attempt": 2,
-            "runnerPod": "x-abcde-2",
+            "activeRun": 2,
+            "runnerPod": "x-abcde-2-r4nd0",
             "startTime": "2026-01-01T00:00:10Z",
             "resolved": {
                 "executionMode": "Temporal",
@@ -35,12 +36,42 @@ fn job() -> AgentJob {
             "control": {
                 "desired": { "state": "Paused", "time": "2026-01-01T00:04:00Z" },
                 "sent": { "state": "Paused", "id": "2", "time": "2026-01-01T00:04:00Z" },
-                "command": { "state": "Paused", "seq": 1, "time": "2026-01-01T00:04:00Z" },
-                "confirmed": { "state": "Frozen", "seq": 1, "epoch": 2, "time": "2026-01-01T00:04:01Z" },
+                "confirmed": { "state": "Frozen", "generation": 1, "run": 2, "time": "2026-01-01T00:04:01Z" },
             },
         },
     }))
     .unwrap()
+}
+
+fn run(number: i32, spec: Value, status: Value) -> AgentRun {
+    let mut run = json!({
+        "apiVersion": "kodosumi.io/v1alpha1",
+        "kind": "AgentRun",
+        "metadata": { "name": format!("x-{number}"), "namespace": "n" },
+        "spec": {
+            "identity": {
+                "jobName": "x", "jobUID": "u", "number": number, "attempt": number, "podName": format!("x-abcde-{number}-r4nd0"),
+                "executionMode": "Temporal", "heartbeat": "120s",
+            },
+            "grant": { "time": format!("2026-01-01T00:0{number}:00Z"), "binding": 0 },
+        },
+        "status": { "readyTime": "2026-01-01T00:00:10Z" },
+    });
+    json_patch::merge(&mut run["spec"], &spec);
+    json_patch::merge(&mut run["status"], &status);
+    serde_json::from_value(run).unwrap()
+}
+
+fn runs() -> Vec<AgentRun> {
+    let termination = json!({
+        "type": "Failed", "source": "Runner", "time": "2026-01-01T00:01:30Z", "started": true, "exitCode": 1,
+        "error": { "type": "AgentFailed", "message": "exit code 1" }, "duration": "30s",
+    });
+    let command = json!({ "command": { "state": "Paused", "generation": 1, "time": "2026-01-01T00:04:00Z" } });
+    let acknowledged = json!({ "acknowledged": {
+        "binding": 0, "generation": 1, "state": "Frozen", "time": "2026-01-01T00:04:01Z",
+    } });
+    vec![run(1, json!({}), json!({ "termination": termination })), run(2, command, acknowledged)]
 }
 
 fn happened(second: i64, reason: &str, count: i32) -> Happened {
@@ -50,28 +81,33 @@ fn happened(second: i64, reason: &str, count: i32) -> Happened {
 
 #[test]
 fn a_paused_job() {
-    let text = view(&job(), &[happened(240, "Paused", 2)], at("2026-01-01T00:05:00Z"));
+    let text = view(&job(), &runs(), &[happened(240, "Paused", 2)], at("2026-01-01T00:05:00Z"));
     let wanted = "\
 Job:       n/x
 Phase:     Paused
 Mode:      Temporal, pausePolicy Freeze
 Attempt:   2 of 3
 Times:     created 5m0s ago, started 4m50s ago
-Pod:       x-abcde-2
+Pod:       x-abcde-2-r4nd0
 Workflow:  agentjob-c-u (running, is_paused)
 Control:
-  desired    Paused       60s ago
-  sent       Paused       60s ago
-  command    Paused       60s ago  #1
-  confirmed  Frozen       59s ago  #1
+  desired       Paused       60s ago
+  sent          Paused       60s ago
+  command       Paused       60s ago  #1
+  acknowledged  Frozen       59s ago  #1
 Error:     AgentFailed: exit code 1
+Runs:
+  RUN  ATTEMPT  POD              ENDED                 EXIT  SOURCE  STARTED   DURATION
+  1    1        x-abcde-1-r4nd0  Failed (AgentFailed)  1     Runner  4m0s ago  30s
+  2    2        x-abcde-2-r4nd0  not yet (Frozen)      -     -       3m0s ago  -
 Events:
     60s  Normal   Paused          m (x2)
 ";
     assert_eq!(text, wanted);
     assert_eq!(
-        summary(&job()),
-        "Paused attempt=2 pod=x-abcde-2 desired=Paused sent=Paused command=Paused#1 confirmed=Frozen#1 error=AgentFailed"
+        summary(&job(), runs().last()),
+        "Paused attempt=2 pod=x-abcde-2-r4nd0 desired=Paused sent=Paused run=2 command=Paused#1 acknowledged=Frozen#1 \
+         error=AgentFailed"
     );
 }
 
@@ -79,21 +115,67 @@ Events:
 fn a_job_that_nobody_has_seen_yet() {
     let mut job = job();
     job.status = None;
-    let text = view(&job, &[], at("2026-01-01T00:00:01Z"));
+    let text = view(&job, &[], &[], at("2026-01-01T00:00:01Z"));
     assert!(text.contains("Phase:     not seen by the operator yet\n"), "{text}");
     assert!(text.contains("Attempt:   none started yet\n"), "{text}");
-    assert_eq!(summary(&job), "- attempt=0 pod=-");
+    assert!(!text.contains("Runs:") && !text.contains("Control:"), "{text}");
+    assert_eq!(summary(&job, None), "- attempt=0 pod=-");
 }
 
 #[test]
-fn a_command_from_elsewhere_and_an_old_confirmation_say_so() {
+fn a_command_from_elsewhere_and_an_old_answer_say_so() {
+    let mut runs = runs();
+    let command = runs[1].spec.command.as_mut().unwrap();
+    (command.state, command.generation, command.time.0) = (DesiredState::Running, 2, at("2026-01-01T00:04:30Z"));
+    let text = view(&job(), &runs, &[], at("2026-01-01T00:05:00Z"));
+    assert!(text.contains("command       Running      30s ago  #2  (from elsewhere"), "{text}");
+    assert!(text.contains("acknowledged  Frozen       59s ago  #1  (not the newest command)"), "{text}");
+}
+
+#[test]
+fn a_run_says_how_far_it_has_come() {
+    let tombstone = json!({ "identity": { "tombstone": true }, "grant": null });
+    let refused = json!({ "readyTime": null, "createError": "quota" });
+    let rows = [
+        (json!({}), json!({ "readyTime": null }), "not yet (no runner)"),
+        (json!({}), refused, "not yet (the pod is refused)"),
+        (json!({ "grant": null }), json!({}), "not yet (no start grant)"),
+        (json!({}), json!({ "unresponsiveSince": "2026-01-01T00:04:00Z" }), "not yet (its runner is silent)"),
+        (tombstone, json!({ "readyTime": null }), "never created, or deleted"),
+    ];
+    for (spec, status, said) in rows {
+        let text = view(&job(), &[run(3, spec, status)], &[], at("2026-01-01T00:05:00Z"));
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let resumed = run(3, json!({ "identity": { "attempt": 2, "resumed": true } }), json!({}));
+    assert!(view(&job(), &[resumed], &[], at("2026-01-01T00:05:00Z")).contains("3    2 (resumed)"));
+}
+
+#[test]
+fn no_field_makes_a_line_of_its_own_or_moves_the_cursor() {
+    const EVIL: &str = "x\r\nPhase:     Succeeded\x1b]52;c;ZXZpbA==\x07\u{9b}2J";
     let mut job = job();
-    let control = job.status.as_mut().unwrap().control.as_mut().unwrap();
-    let command = control.command.as_mut().unwrap();
-    (command.state, command.seq, command.time.0) = (DesiredState::Running, 2, at("2026-01-01T00:04:30Z"));
-    let text = view(&job, &[], at("2026-01-01T00:05:00Z"));
-    assert!(text.contains("command    Running      30s ago  #2  (from elsewhere"), "{text}");
-    assert!(text.contains("confirmed  Frozen       59s ago  #1  (not the newest command)"), "{text}");
+    let status = job.status.as_mut().unwrap();
+    let error = status.error.as_mut().unwrap();
+    (error.kind, error.message) = (EVIL.into(), EVIL.into());
+    (status.runner_pod, status.result) = (Some(EVIL.into()), Some(json!(EVIL).into()));
+    for c in &mut status.conditions {
+        (c.status, c.reason, c.message) = ("False".into(), EVIL.into(), EVIL.into());
+    }
+    let mut runs = runs();
+    let end = runs[0].status.as_mut().unwrap().termination.as_mut().unwrap();
+    (end.error.as_mut().unwrap().kind, end.duration) = (EVIL.into(), Some(EVIL.into()));
+    runs[1].spec.identity.pod_name = EVIL.into();
+    runs[1].status.as_mut().unwrap().acknowledged.as_mut().unwrap().problem = Some(EVIL.into());
+    let mut event = happened(240, EVIL, 1);
+    (event.message, event.kind) = (EVIL.into(), EVIL.into());
+    let harmless = view(&self::job(), &self::runs(), &[happened(240, "R", 1)], at("2026-01-01T00:05:00Z"));
+    let text = view(&job, &runs, &[event], at("2026-01-01T00:05:00Z"));
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    assert_eq!(text.lines().filter(|l| l.starts_with("Phase:")).collect::<Vec<_>>(), ["Phase:     Paused"]);
+    // The two conditions that are shown now, and the result.
+    assert_eq!(text.lines().count(), harmless.lines().count() + 3, "{text}");
+    assert!(!summary(&job, runs.last()).chars().any(char::is_control));
 }
 
 #[test]
@@ -102,7 +184,7 @@ fn conditions_are_shown_where_they_matter() {
     for c in &mut job.status.as_mut().unwrap().conditions {
         (c.status, c.reason, c.message) = ("False".into(), "Because".into(), "of this".into());
     }
-    let text = view(&job, &[], at("2026-01-01T00:05:00Z"));
+    let text = view(&job, &[], &[], at("2026-01-01T00:05:00Z"));
     assert!(text.contains("Ready:     False, Because: of this\n"), "{text}");
     assert!(text.contains("Paused:    False, Because: of this\n"), "{text}");
 }
@@ -110,9 +192,9 @@ fn conditions_are_shown_where_they_matter() {
 #[test]
 fn long_things_are_cut() {
     let mut job = job();
-    job.status.as_mut().unwrap().result = Some(json!("ä".repeat(1000)));
+    job.status.as_mut().unwrap().result = Some(json!("ä".repeat(1000)).into());
     let events: Vec<_> = (0..20).map(|i| happened(i, &format!("R{i}"), 1)).collect();
-    let text = view(&job, &events, at("2026-01-01T00:05:00Z"));
+    let text = view(&job, &[], &events, at("2026-01-01T00:05:00Z"));
     assert!(text.contains("… (2002 bytes)\n"), "{text}");
     assert!(!text.contains("R9 ") && text.contains("R10 ") && text.contains("R19 "), "{text}");
 }

@@ -1,7 +1,7 @@
 //! `status`: where a job stands, once or until its end.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{IsTerminal, Write},
     time::Duration,
 };
@@ -15,9 +15,11 @@ use terminal_size::{Height, Width};
 use super::{
     connect::Session,
     events::{self, Happened},
-    render, watch,
+    render,
+    text::plain,
+    watch::{self, RunChange},
 };
-use crate::api::AgentJob;
+use crate::api::{AgentJob, AgentRun};
 
 /// What comes in within this time of the end is still shown: events are written apart from the status.
 const AFTERGLOW: Duration = Duration::from_millis(700);
@@ -36,15 +38,40 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
         return follow(session, &arguments.name).await;
     }
     let job = session.job(&arguments.name).await?;
-    let events = match events::of(session, job.uid()).await {
-        Ok(events) => events,
-        Err(e) => {
-            eprintln!("warning: no events: {:#}", session.explain(e, &arguments.name));
-            Vec::new()
-        }
-    };
-    write!(std::io::stdout(), "{}", render::view(&job, &events, Timestamp::now()))?;
+    // Who may read jobs may still not read these: what there is, is shown.
+    let or_none = |what: &str, e| eprintln!("warning: no {what}: {:#}", session.explain(e, &arguments.name));
+    let runs = session.runs_of(&job).await.unwrap_or_else(|e| {
+        or_none("runs", e);
+        Vec::new()
+    });
+    let events = events::of(session, job.uid()).await.unwrap_or_else(|e| {
+        or_none("events", e);
+        Vec::new()
+    });
+    write!(std::io::stdout(), "{}", render::view(&job, &runs, &events, Timestamp::now()))?;
     Ok(())
+}
+
+/// What there is to show of a job.
+struct Shown {
+    job: AgentJob,
+    runs: BTreeMap<i32, AgentRun>,
+    events: HashMap<String, Happened>,
+}
+
+impl Shown {
+    fn run(&mut self, change: RunChange) {
+        match change {
+            RunChange::Now(run) => drop(self.runs.insert(run.number(), *run)),
+            RunChange::Gone(number) => drop(self.runs.remove(&number)),
+        }
+    }
+
+    fn event(&mut self, event: &k8s_openapi::api::core::v1::Event) {
+        if let (Some(uid), Some(happened)) = (event.metadata.uid.clone(), events::read(event)) {
+            self.events.insert(uid, happened);
+        }
+    }
 }
 
 /// A terminal is drawn anew; anything else gets a line for each change.
@@ -55,47 +82,45 @@ enum Screen {
 
 async fn follow(session: &Session, name: &str) -> anyhow::Result<()> {
     let mut changes = watch::job(session, name).await?;
-    let mut job = session.job(name).await?;
+    let job = session.job(name).await?;
+    let mut runs = watch::runs(session, &job);
     let selected = watcher::Config::default().fields(&events::selector(job.uid()));
     let mut happening = Box::pin(watcher(session.events(), selected).default_backoff().applied_objects());
-    let mut seen: HashMap<String, Happened> = HashMap::new();
+    let mut shown = Shown { job, runs: BTreeMap::new(), events: HashMap::new() };
     let mut screen = match std::io::stdout().is_terminal() {
         true => Screen::Terminal,
         false => Screen::Lines { last: String::new(), told: HashSet::new() },
     };
     let mut clock = tokio::time::interval(Duration::from_secs(1));
     loop {
-        screen.show(&job, &seen)?;
-        if watch::finished(&job) {
+        screen.show(&shown)?;
+        if watch::finished(&shown.job) {
             break;
         }
         tokio::select! {
             change = changes.try_next() => match change? {
-                Some(changed) => job = changed,
+                Some(changed) => shown.job = changed,
                 None => break,
             },
-            // A role that may not read events still sees the job.
-            Some(Ok(event)) = happening.next() => keep(&mut seen, &event),
+            // A role that may not read runs or events still sees the job.
+            Some(Ok(run)) = runs.next() => shown.run(run),
+            Some(Ok(event)) = happening.next() => shown.event(&event),
             // Ages grow on a screen.
             _ = clock.tick() => {}
         }
     }
     let last = async {
-        while let Some(event) = happening.next().await {
-            if let Ok(event) = event {
-                keep(&mut seen, &event);
+        loop {
+            tokio::select! {
+                Some(run) = runs.next() => if let Ok(run) = run { shown.run(run) },
+                Some(event) = happening.next() => if let Ok(event) = event { shown.event(&event) },
+                else => return,
             }
         }
     };
-    // It never ends by itself.
+    // It hardly ends by itself.
     let _ = tokio::time::timeout(AFTERGLOW, last).await;
-    Ok(screen.show(&job, &seen)?)
-}
-
-fn keep(seen: &mut HashMap<String, Happened>, event: &k8s_openapi::api::core::v1::Event) {
-    if let (Some(uid), Some(happened)) = (event.metadata.uid.clone(), events::read(event)) {
-        seen.insert(uid, happened);
-    }
+    Ok(screen.show(&shown)?)
 }
 
 /// Columns and rows of the terminal, if it tells.
@@ -112,24 +137,26 @@ fn fit(view: &str, size: Option<(usize, usize)>) -> String {
 }
 
 impl Screen {
-    fn show(&mut self, job: &AgentJob, seen: &HashMap<String, Happened>) -> std::io::Result<()> {
+    fn show(&mut self, shown: &Shown) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
-        let mut events: Vec<_> = seen.iter().collect();
+        let mut events: Vec<_> = shown.events.iter().collect();
         events.sort_by_key(|(_, e)| e.at);
         match self {
             Self::Terminal => {
                 let events: Vec<_> = events.into_iter().map(|(_, e)| e.clone()).collect();
-                let view = fit(&render::view(job, &events, Timestamp::now()), size());
+                let runs: Vec<_> = shown.runs.values().cloned().collect();
+                let view = fit(&render::view(&shown.job, &runs, &events, Timestamp::now()), size());
                 // Home, each line to its end, and what is left below: nothing flickers.
                 write!(out, "\x1b[H{}\x1b[J", view.replace('\n', "\x1b[K\n"))?;
             }
             Self::Lines { last, told } => {
                 for (uid, e) in events {
                     if told.insert((uid.clone(), e.count)) {
-                        writeln!(out, "{} event {} {}: {}", e.at, e.kind, e.reason, e.message)?;
+                        let line = format!("{} event {} {}: {}", e.at, e.kind, e.reason, e.message);
+                        writeln!(out, "{}", plain(&line))?;
                     }
                 }
-                let summary = render::summary(job);
+                let summary = render::summary(&shown.job, shown.runs.values().next_back());
                 if *last != summary {
                     writeln!(out, "{} {summary}", Timestamp::now())?;
                     *last = summary;

@@ -9,8 +9,8 @@ use kube::runtime::{
     watcher::{self, Config, Event, watcher},
 };
 
-use super::connect::Session;
-use crate::api::{AgentJob, Phase};
+use super::connect::{Session, runs_selector};
+use crate::api::{AgentJob, AgentRun, Phase};
 
 /// Whether nothing will change any more.
 pub(super) fn finished(job: &AgentJob) -> bool {
@@ -52,6 +52,30 @@ pub(super) async fn job(
             Err(e) => refused(&e).map(|message| Err(anyhow!(message))),
         })
     })))
+}
+
+/// A change of a job's runs.
+#[derive(Debug)]
+pub(super) enum RunChange {
+    /// One is new, or has changed.
+    Now(Box<AgentRun>),
+    /// One is gone.
+    Gone(i32),
+}
+
+/// The runs of a job now, and each as it changes. Never ends; an error says that they may not be watched.
+pub(super) fn runs(session: &Session, job: &AgentJob) -> impl Stream<Item = anyhow::Result<RunChange>> + Unpin + use<> {
+    let uid = job.uid().to_string();
+    let events = watcher(session.runs(), Config::default().fields(&runs_selector(job))).default_backoff();
+    Box::pin(events.filter_map(move |event| {
+        let ours = |run: &AgentRun| run.spec.identity.job_uid == uid;
+        ready(match event {
+            Ok(Event::Apply(run) | Event::InitApply(run)) if ours(&run) => Some(Ok(RunChange::Now(Box::new(run)))),
+            Ok(Event::Delete(run)) if ours(&run) => Some(Ok(RunChange::Gone(run.number()))),
+            Ok(_) => None,
+            Err(e) => refused(&e).map(|message| Err(anyhow!(message))),
+        })
+    }))
 }
 
 /// What the API server says, if it won't help to ask again.

@@ -1,7 +1,8 @@
-//! The API server's audit log: who really created and deleted pods, and who wrote jobs. It is written before a request is
-//! answered, so what is not there has not happened.
+//! The API server's audit log: who really created and deleted pods, who wrote jobs and runs, and all requests of the roles.
+//! It is written before a request is answered, so what is not there has not happened.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
 };
@@ -12,15 +13,16 @@ use super::cluster;
 
 /// The requests about things in a namespace.
 pub fn of_namespace(namespace: &str) -> Vec<Value> {
-    let file = File::open(cluster::get().dev.join("log/audit.log")).expect("the audit log");
-    // Most lines are of other tests, and parsing costs.
-    let word = format!("\"namespace\":\"{namespace}\"");
-    let lines = BufReader::new(file).lines().map_while(Result::ok).filter(|line| line.contains(&word));
-    lines.filter_map(|line| serde_json::from_str(&line).ok()).filter(of(namespace)).collect()
+    about(namespace).into_iter().filter(|e| e["objectRef"]["namespace"] == namespace).collect()
 }
 
-fn of(namespace: &str) -> impl Fn(&Value) -> bool {
-    move |e| e["objectRef"]["namespace"] == namespace && e["stage"] == "ResponseComplete"
+/// The requests that have to do with a namespace: with things in it, or by its accounts.
+fn about(namespace: &str) -> Vec<Value> {
+    let file = File::open(cluster::get().dev.join("log/audit.log")).expect("the audit log");
+    // Most lines are of other tests, and parsing costs.
+    let lines = BufReader::new(file).lines().map_while(Result::ok).filter(|line| line.contains(namespace));
+    let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    events.filter(|e| e["stage"] == "ResponseComplete").collect()
 }
 
 fn pods<'a>(events: &'a [Value], verb: &'a str) -> impl Iterator<Item = &'a Value> {
@@ -42,8 +44,55 @@ pub fn tried(namespace: &str) -> usize {
     pods(&of_namespace(namespace), "create").count()
 }
 
-/// How many writes to the status of jobs succeeded.
+/// How many writes to the status of jobs and of runs succeeded.
 pub fn status_writes(namespace: &str) -> usize {
-    let about = |e: &&Value| e["objectRef"]["resource"] == "agentjobs" && e["objectRef"]["subresource"] == "status";
-    of_namespace(namespace).iter().filter(about).filter(|e| e["responseStatus"]["code"] == 200).count()
+    let ours = |e: &&Value| e["objectRef"]["resource"] == "agentjobs" || e["objectRef"]["resource"] == "agentruns";
+    let status = |e: &&Value| e["objectRef"]["subresource"] == "status" && e["verb"] != "get";
+    of_namespace(namespace).iter().filter(ours).filter(status).filter(|e| e["responseStatus"]["code"] == 200).count()
+}
+
+/// How many writes to runs, their spec or their status, succeeded.
+pub fn run_writes(namespace: &str) -> usize {
+    let writes = ["create", "update", "patch", "delete"];
+    let about = |e: &&Value| {
+        e["objectRef"]["resource"] == "agentruns" && e["verb"].as_str().is_some_and(|verb| writes.contains(&verb))
+    };
+    let succeeded = |e: &&Value| e["responseStatus"]["code"].as_i64().is_some_and(|code| code < 300);
+    of_namespace(namespace).iter().filter(about).filter(succeeded).count()
+}
+
+/// Requests of one kind: the role, or `client` for whoever creates jobs; the verb; the resource with its subresource.
+pub type Kind = (String, String, String);
+
+/// How many requests of a kind there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub all: usize,
+    /// Those that were answered with a conflict (409).
+    pub conflicts: usize,
+}
+
+/// How many requests of each kind a test's roles have made, which must run with accounts of their own (see
+/// [`super::chart`]), and how many jobs were created. Nobody else's: not the node's, the scheduler's, nor those of a test that
+/// looks. A watch counts once it has ended.
+pub fn requests(namespace: &str) -> BTreeMap<Kind, Count> {
+    let account = format!("system:serviceaccount:{namespace}:");
+    let mut counted: BTreeMap<Kind, Count> = BTreeMap::new();
+    for event in about(namespace) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let object = &event["objectRef"];
+        let resource = match object["subresource"].as_str() {
+            Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
+            None => text(&object["resource"]),
+        };
+        let who = match event["user"]["username"].as_str().and_then(|user| user.strip_prefix(&account)) {
+            Some(role) => role.to_string(),
+            None if event["verb"] == "create" && resource == "agentjobs" => "client".into(),
+            None => continue,
+        };
+        let count = counted.entry((who, text(&event["verb"]), resource)).or_default();
+        count.all += 1;
+        count.conflicts += usize::from(event["responseStatus"]["code"] == 409);
+    }
+    counted
 }

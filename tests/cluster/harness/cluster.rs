@@ -78,7 +78,8 @@ fn prepare() -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The CRD of this build, and the chart's policy, which refuses what the CRD's own rules overlook.
+/// The CRDs of this build, and the chart's policy that refuses what their own rules overlook. Not the one that reserves pods:
+/// it is for an installed release, and [`super::chart`] installs it where a test asks for it.
 fn install_crd(dev: &Path) -> Result<(), String> {
     let crd = Command::new(KOCO).arg("crd").output().map_err(|e| e.to_string())?;
     if !crd.status.success() {
@@ -86,10 +87,13 @@ fn install_crd(dev: &Path) -> Result<(), String> {
     }
     let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     feed(dev, "kubectl", &apply, &crd.stdout)?;
+    let none = "admissionPolicy.reservePods=false";
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
-    let policy = run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml"])?;
+    let policy =
+        run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml", "--set", none])?;
     feed(dev, "kubectl", &apply, policy.as_bytes())?;
-    let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd/agentjobs.kodosumi.io"];
+    let crds = ["crd/agentjobs.kodosumi.io", "crd/agentruns.kodosumi.io"];
+    let wait = ["wait", "--for=condition=Established", "--timeout=60s", crds[0], crds[1]];
     run(dev, "kubectl", &wait)?;
     policy_in_force(dev)
 }

@@ -11,6 +11,7 @@ pub fn print(namespace: &str, logs: &[&Path]) {
         eprintln!("--- {title}\n{}", tail(&text, 400));
     };
     show("jobs", &["get", "agentjobs", "-o", "yaml"]);
+    show("runs", &["get", "agentruns", "-o", "yaml"]);
     show("pods", &["get", "pods", "-o", "wide", "--show-labels"]);
     show("events", &["get", "events", "--sort-by=.metadata.creationTimestamp"]);
     for log in logs {

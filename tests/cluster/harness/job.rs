@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use koco::api::{AgentJobStatus, conditions, names};
+use koco::api::{AgentJobStatus, AgentRun, Termination, conditions, names};
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::JoinHandle};
@@ -151,20 +151,63 @@ impl<'t> Job<'t> {
         within(limit, &what, async || self.find().await.map_or(Ok(()), |j| Err(j.metadata.finalizers))).await;
     }
 
+    // ---- its runs
+
+    /// By number.
+    pub async fn runs(&self) -> Vec<AgentRun> {
+        let ours = ListParams::default().labels(&format!("{}={}", names::LABEL_JOB_UID, self.uid));
+        let mut runs = self.test.runs().list(&ours).await.expect("runs").items;
+        runs.sort_by_key(AgentRun::number);
+        runs
+    }
+
+    /// The newest.
+    pub async fn run(&self) -> Option<AgentRun> {
+        self.runs().await.pop()
+    }
+
+    /// How many runs there were so far.
+    pub async fn run_number(&self) -> i32 {
+        self.run().await.map_or(0, |run| run.number())
+    }
+
+    /// How the newest run ended, if it has.
+    pub async fn termination(&self) -> Option<Termination> {
+        self.run().await?.termination().cloned()
+    }
+
+    /// Waits until the newest run is so.
+    pub async fn until_run(&self, what: &str, holds: impl Fn(&AgentRun) -> bool) -> AgentRun {
+        within(DEADLINE, &format!("{what} (newest run of job {})", self.name), async || match self.run().await {
+            Some(run) if holds(&run) => Ok(run),
+            other => Err(other.map(|run| (run.spec, run.status))),
+        })
+        .await
+    }
+
+    /// Waits for the pod of the newest run to be there.
+    pub async fn until_pod(&self) -> Pod {
+        within(DEADLINE, &format!("a pod (job {})", self.name), async || {
+            let run = self.run().await.ok_or("no run")?;
+            let found = self.test.pods().get_opt(&run.spec.identity.pod_name).await.expect("get");
+            found.ok_or("no pod")
+        })
+        .await
+    }
+
     // ---- its pods
 
     pub async fn pods(&self) -> Vec<Pod> {
         let ours = ListParams::default().labels(&format!("{}={}", names::LABEL_JOB_UID, self.uid));
         let mut pods = self.test.pods().list(&ours).await.expect("pods").items;
-        pods.sort_by_key(epoch);
+        pods.sort_by_key(number);
         pods
     }
 
     /// The newest pod, once its agent has started.
     pub async fn running_pod(&self) -> Pod {
-        let status = self.until("the agent to start", started).await;
-        let name = status.claim.expect("a claim").pod_name;
-        self.test.pods().get(&name).await.expect("the pod")
+        let run = self.until_run("the agent to start", started).await;
+        self.test.pods().get(&run.spec.identity.pod_name).await.expect("the pod")
     }
 
     /// Waits until no pod of the job has a container that runs.
@@ -184,8 +227,8 @@ impl<'t> Job<'t> {
 
     /// What the agent of the newest pod has written so far.
     pub async fn log(&self) -> String {
-        match self.status().await.claim {
-            Some(claim) => self.log_of(&claim.pod_name).await.unwrap_or_default(),
+        match self.run().await {
+            Some(run) => self.log_of(&run.spec.identity.pod_name).await.unwrap_or_default(),
             None => String::new(),
         }
     }
@@ -282,9 +325,10 @@ pub fn pod_uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 
-fn epoch(pod: &Pod) -> i32 {
-    let label = pod.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_EPOCH));
-    label.and_then(|e| e.parse().ok()).unwrap_or(0)
+/// The number of the run that a pod is of.
+fn number(pod: &Pod) -> i32 {
+    let label = pod.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_RUN_NUMBER));
+    label.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a container of a pod runs, or may yet.
@@ -293,10 +337,9 @@ pub fn runs(pod: &Pod) -> bool {
     !matches!(phase, "Succeeded" | "Failed")
 }
 
-/// Whether the newest epoch's agent has started.
-pub fn started(status: &AgentJobStatus) -> bool {
-    let (Some(claim), Some(runner)) = (&status.claim, &status.runner) else { return false };
-    runner.epoch == claim.epoch && runner.started_time.is_some()
+/// Whether a run's agent has started, or is about to: its runner is there and may.
+pub fn started(run: &AgentRun) -> bool {
+    run.may_have_started()
 }
 
 /// A condition's (status, reason, message).
@@ -307,6 +350,11 @@ pub fn condition(status: &AgentJobStatus, kind: &str) -> (String, String, String
 
 pub fn stalled(status: &AgentJobStatus) -> bool {
     conditions::is_true(&status.conditions, conditions::STALLED)
+}
+
+/// What the agent left.
+pub fn result(status: &AgentJobStatus) -> Value {
+    status.result.as_ref().expect("a result").read().expect("JSON")
 }
 
 /// The error's type.

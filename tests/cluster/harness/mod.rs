@@ -3,6 +3,7 @@
 
 pub mod api_proxy;
 pub mod audit;
+pub mod chart;
 pub mod cluster;
 mod dump;
 pub mod evidence;

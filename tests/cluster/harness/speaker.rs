@@ -1,4 +1,4 @@
-//! Somebody who speaks to a gateway as a runner does: with a token, about a job and an epoch.
+//! Somebody who speaks to a gateway as a runner does: with a token, about a job and the number of a run.
 
 use koco::{api::names, protocol::runner::Sender};
 use kube::Api;
@@ -54,7 +54,7 @@ pub fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
 }
 
 /// Who a runner says that it is.
-pub fn sender(job: &Job<'_>, epoch: i32) -> Sender {
+pub fn sender(job: &Job<'_>, run: i32) -> Sender {
     let job = koco::api::JobRef { namespace: job.test.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() };
-    Sender { job, epoch }
+    Sender { job, epoch: run }
 }

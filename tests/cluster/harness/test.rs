@@ -6,6 +6,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use koco::api::AgentRun;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
@@ -83,6 +84,10 @@ impl Test {
     /// Jobs as they are on the wire, for what our types would not let through.
     pub fn raw_jobs(&self) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::erase::<AgentJob>(&()))
+    }
+
+    pub fn runs(&self) -> Api<AgentRun> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     pub fn pods(&self) -> Api<Pod> {

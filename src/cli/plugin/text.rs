@@ -1,0 +1,40 @@
+//! Text from the cluster on a terminal. Whoever writes an agent, or its errors, writes into fields that we print: without
+//! this they could move the cursor, set the clipboard, or make up lines of ours. Used by everything of the plugin that prints
+//! such fields.
+
+use std::borrow::Cow;
+
+/// The text as one line that does nothing but show it: control characters (C0, C1, DEL), line breaks of any kind, and what
+/// changes the direction of writing are escaped, such as `\u{1b}` and `\n`.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if acts(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown.into()
+}
+
+/// Whether a terminal does something else with it than to show it.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_is_escaped_and_the_rest_stays() {
+        assert_eq!(plain("Rünning 中 \\n"), "Rünning 中 \\n");
+        assert_eq!(plain("a\nPhase:  Succeeded\r\t"), r"a\nPhase:  Succeeded\r\t");
+        assert_eq!(plain("\x1b[2J\x07\x7f\u{9b}31m\u{85}"), r"\u{1b}[2J\u{7}\u{7f}\u{9b}31m\u{85}");
+        assert_eq!(plain("\u{202e}abc\u{2028}"), r"\u{202e}abc\u{2028}");
+    }
+}

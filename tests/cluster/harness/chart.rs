@@ -1,0 +1,98 @@
+//! The chart's rights for one test: accounts, roles and policies as Helm would install them, but for the test's namespace
+//! alone. Roles that run with them are told apart in the audit log, and can do no more than the chart allows.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Roles, Server, Test,
+    cluster::{feed, kubectl, run},
+};
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
+/// What of the chart is installed: no deployments, for the roles are processes of the test.
+const KINDS: [&str; 9] = [
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Secret",
+    "ConfigMap",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
+
+/// While it is kept.
+pub struct Chart<'t> {
+    test: &'t Test,
+    release: String,
+}
+
+impl<'t> Chart<'t> {
+    pub fn install(test: &'t Test) -> Self {
+        let random = &test.namespace[test.namespace.len() - 5..];
+        let chart = Self { test, release: format!("koco-{random}") };
+        let dev = &test.cluster.dev;
+        let namespaces = format!("watchNamespaces={{{}}}", test.namespace);
+        let args = ["template", &chart.release, CHART, "--namespace", &test.namespace, "--set", &namespaces];
+        let more = ["--set", "crds.install=false", "--set", "temporal.address=temporal:7233"];
+        let text = run(dev, "helm", &[args.as_slice(), &more].concat()).expect("helm template");
+        let documents = serde_yaml_ng::Deserializer::from_str(&text);
+        let objects = documents.map(|d| Value::deserialize(d).expect("YAML"));
+        let ours = objects.filter(|o| o["kind"].as_str().is_some_and(|kind| KINDS.contains(&kind)));
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": ours.collect::<Vec<_>>() });
+        feed(dev, "kubectl", &["apply", "--server-side", "-f", "-"], list.to_string().as_bytes())
+            .expect("kubectl apply");
+        chart
+    }
+
+    /// The account of a role, as the API server calls it.
+    pub fn user(&self, role: &str) -> String {
+        format!("system:serviceaccount:{}:{}", self.test.namespace, self.account(role))
+    }
+
+    /// The account of a role, by the name of its command.
+    pub fn account(&self, role: &str) -> String {
+        format!("{}-{}", self.release, if role == "temporal-worker" { "worker" } else { role })
+    }
+
+    /// A process for each role, each with its own account. They run.
+    pub async fn roles(&self, temporal: Server<'_>) -> Roles {
+        let mut roles = Roles::separate(self.test, temporal);
+        for role in &mut roles.list {
+            let kubeconfig = self.kubeconfig(role.name).display().to_string();
+            role.process.set("KUBECONFIG", Some(kubeconfig));
+        }
+        roles.start().await;
+        roles
+    }
+
+    /// That of the administrator, with a token of the role's account in place of what he proves himself with.
+    fn kubeconfig(&self, role: &str) -> PathBuf {
+        let ns = self.test.namespace.as_str();
+        let token = kubectl(&["create", "token", &self.account(role), "-n", ns]).expect("a token");
+        let text = std::fs::read_to_string(std::env::var("KUBECONFIG").expect("KUBECONFIG")).expect("the kubeconfig");
+        let mut config: Value = serde_yaml_ng::from_str(&text).expect("a kubeconfig");
+        config["users"][0]["user"] = json!({ "token": token.trim() });
+        let path = self.test.cluster.dev.join(format!("data/tests/kubeconfig-{ns}-{role}"));
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&path, config.to_string()).expect("a kubeconfig");
+        path
+    }
+}
+
+impl Drop for Chart<'_> {
+    fn drop(&mut self) {
+        // What is in the namespace goes with it.
+        let kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings";
+        let label = format!("app.kubernetes.io/instance={}", self.release);
+        let _ = kubectl(&["delete", kinds, "-l", &label, "--wait=false"]);
+        for role in ["controller", "gateway", "temporal-worker"] {
+            let file = format!("data/tests/kubeconfig-{}-{role}", self.test.namespace);
+            let _ = std::fs::remove_file(self.test.cluster.dev.join(file));
+        }
+    }
+}

@@ -108,13 +108,43 @@ pub async fn run(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Op
     if !run.is_closed() {
         return Ok(None);
     }
-    match lifecycle::end_of(&run) {
+    end(&run).map(Some)
+}
+
+/// How a closed run ended.
+fn end(run: &AgentRun) -> Result<AgentResult, ActivityFailure> {
+    let ended = lifecycle::end_of(run);
+    if run.spec.grant.is_none() {
+        return Err(never_granted(ended));
+    }
+    match ended {
         Ended::Succeeded => {
             let result = run.termination().and_then(|t| t.result.as_ref()).map(RawJson::read).transpose();
             let result = result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())));
-            Ok(Some(AgentResult { result: result? }))
+            Ok(AgentResult { result: result? })
         }
         Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, last: non_retryable }),
+    }
+}
+
+/// A run that was closed before its start was granted, while the workflow already took it to be: it uses up no attempt.
+fn never_granted(ended: Ended) -> ActivityFailure {
+    match ended {
+        // Nothing came up in time: that fails the job.
+        Ended::Failed { error, .. } if error.kind == error_types::PENDING_TIMEOUT => {
+            ActivityFailure::AgentEnded { error, last: true }
+        }
+        Ended::Failed { error, .. } if error.kind == error_types::NOT_STARTED => {
+            ActivityFailure::AgentEnded { error, last: false }
+        }
+        other => {
+            let message = match other {
+                Ended::Failed { error, .. } => format!("{}: {}", error.kind, error.message),
+                Ended::Succeeded => "it is said to have succeeded before it had started".into(),
+            };
+            let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message };
+            ActivityFailure::AgentEnded { error, last: false }
+        }
     }
 }
 

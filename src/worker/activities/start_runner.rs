@@ -140,11 +140,16 @@ impl Start<'_> {
             Place::After(newest) => {
                 // After the list: if the task counts now, then nobody but us may go on from what was listed.
                 self.a.still_ours(self.task).await?;
-                let newest = self.end(newest.clone()).await?;
-                let (run, _) = self.create(newest.number().saturating_add(1), Some(&newest)).await?;
-                self.pod_of_created(run).await
+                self.after(newest).await
             }
         }
+    }
+
+    /// Goes on beyond the newest run.
+    async fn after(&self, newest: &AgentRun) -> Result<i32, ActivityFailure> {
+        let newest = self.end(newest.clone()).await?;
+        let (run, _) = self.create(newest.number().saturating_add(1), Some(&newest)).await?;
+        self.pod_of_created(run).await
     }
 
     async fn create(&self, number: i32, before: Option<&AgentRun>) -> Result<(AgentRun, bool), ActivityFailure> {

@@ -219,16 +219,30 @@ async fn the_end_of_a_run_is_answered() {
     let execute_1 = execute(1);
     let gone = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
     assert!(matches!(gone, ActivityFailure::AgentEnded { error, .. } if error.kind == "Disrupted"));
-    fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));
+    let granted = || json!({ "time": now(), "binding": 0, "runID": "run", "activityAttempt": 1 });
+    fake.put_run(1, |r| {
+        r["spec"]["grant"] = granted();
+        r["status"]["termination"] = fake::closed("Runner");
+    });
     let failed = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
     assert!(matches!(failed, ActivityFailure::AgentEnded { error, last: false } if error.kind == "AgentFailed"));
     fake.put_run(1, |r| {
+        r["spec"]["grant"] = granted();
         r["status"]["termination"] = json!({ "type": "Succeeded", "source": "Runner", "started": true, "time": now(),
             "result": { "n": 1 } });
     });
     let done = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap().unwrap();
     assert_eq!(done.result, Some(json!({ "n": 1 })));
     assert_eq!(fake.calls(), ["GET agentruns"; 3]);
+    // Closed before its grant: no attempt is used up, and a run that nobody sees come up fails the job.
+    for (kind, told, is_last) in [("Disrupted", "NotStarted", false), ("PendingTimeout", "PendingTimeout", true)] {
+        fake.put_run(1, |r| {
+            r["status"]["termination"] = fake::closed("Koco");
+            r["status"]["termination"]["error"]["type"] = json!(kind);
+        });
+        let ended = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
+        assert!(matches!(ended, ActivityFailure::AgentEnded { error, last } if error.kind == told && last == is_last));
+    }
 }
 
 #[tokio::test]

@@ -53,3 +53,30 @@ fn a_resumed_attempt_has_used_up_what_its_earlier_runs_have() {
     assert_eq!(new_run(&input(2, 1, true), 2, None).active_millis, 0);
     assert_eq!(new_run(&StartRunner { seq: 0, ..input(2, 1, true) }, 2, None).command, None);
 }
+
+#[tokio::test]
+async fn a_workflow_that_was_reset_goes_on_beyond_the_newest_run() {
+    let (fake, a) = fake::Fake::start().await;
+    let job: AgentJob = serde_json::from_value(fake::job()).unwrap();
+    let (task, input) = (fake::task(1), input(2, 1, false));
+    let (resolved, settings) = (wanted(&job).unwrap(), a.pods.settings().unwrap());
+    let start = Start { a: &a, task: &task, input: &input, job: &job, resolved, settings };
+    let newest = run(5, Some("before the reset"), false);
+    fake.put(&fake::run_path(5), serde_json::to_value(&newest).unwrap());
+    fake.put(&format!("{}/p-5", fake::PODS), fake::pod_json(5));
+    assert!(matches!(start.after(&newest).await, Err(ActivityFailure::PodNotEnded(_))));
+    let closed = fake.run(5).unwrap();
+    assert_eq!(closed.termination().unwrap().error.as_ref().unwrap().kind, error_types::SUPERSEDED);
+    assert!(fake.calls().contains(&"DELETE pods".to_string()));
+    let mut ended = fake::pod_json(5);
+    ended["status"]["phase"] = json!("Failed");
+    fake.put(&format!("{}/p-5", fake::PODS), ended);
+    assert_eq!(start.after(&closed).await.unwrap(), 6);
+    // The next try finds it, as it is for the same attempt.
+    assert_eq!(start.look_around().await.unwrap(), 6);
+    // One that thaws only now finds it granted, and leaves it alone.
+    let granted = run(6, Some("run"), false);
+    fake.put(&fake::run_path(6), serde_json::to_value(&granted).unwrap());
+    assert!(start.after(&closed).await.unwrap_err().is_retryable());
+    assert_eq!(fake.run(6).unwrap(), granted);
+}

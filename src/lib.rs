@@ -8,9 +8,9 @@
 //! `tests/contract` checks these rules against the source.
 
 pub mod api;
-// pub mod cli;
+pub mod cli;
 pub mod controller;
-// pub mod gateway;
+pub mod gateway;
 pub mod lifecycle;
 pub mod platform;
 pub mod pods;

@@ -9,7 +9,7 @@ use super::Seconds;
 /// Who carries a job through its attempts.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ExecutionMode {
-    /// The controller itself: one attempt, nothing but Kubernetes is needed.
+    /// The controller itself: nothing but Kubernetes is needed.
     #[default]
     Direct,
     /// A Temporal workflow: retries, durable back-off, signals and queries.
@@ -63,7 +63,7 @@ pub enum DisruptionPolicy {
 }
 
 /// When and how often an agent that failed is started again. Temporal's words and meaning; an attempt is a start of the agent.
-/// Fields left out take the operator's defaults. In Direct mode there is one attempt.
+/// Fields left out take the operator's defaults.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryPolicy {

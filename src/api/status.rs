@@ -12,7 +12,7 @@ use super::{DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, schema};
 /// A summary of the conditions, for people and for `kubectl get`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum Phase {
-    /// No agent has started in this attempt yet: submitted, scheduled, pulling, waiting for its permit.
+    /// No agent has started in this attempt yet: submitted, scheduled, pulling, waiting for its grant.
     #[default]
     Pending,
     /// The agent runs.

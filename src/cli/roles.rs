@@ -162,19 +162,28 @@ fn worker(
     ready: Arc<AtomicBool>,
     process: &Process,
 ) -> Running {
-    let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
-    let stop = process.stop.clone();
-    let runners = kubernetes::Runners::new(client.clone(), &common.namespace, pods);
-    let activities = worker::Activities { client, temporal, runners, metrics };
+    let (client, stop) = (process.client.clone(), process.stop.clone());
+    let activities = worker::Activities {
+        temporal: process.temporal.clone(),
+        pods: PodConfig::follow(client.clone(), &common.namespace, pods),
+        metrics: process.metrics.clone(),
+        cluster: worker::Cluster::new(client.clone(), common.cluster),
+        client,
+    };
     Box::pin(async move { worker::run(settings, activities, ready, stop).await.context("worker") })
 }
 
 fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Running {
-    let (client, temporal, metrics) = (process.client.clone(), process.temporal.clone(), process.metrics.clone());
-    let (ready, stop) = (process.ready.role(), process.stop.clone());
-    Box::pin(async move {
-        gateway::run(client, &common, &settings, temporal, metrics, ready, stop).await.context("gateway")
-    })
+    let parts = gateway::Parts {
+        client: process.client.clone(),
+        common,
+        settings,
+        temporal: process.temporal.clone(),
+        metrics: process.metrics.clone(),
+        ready: process.ready.role(),
+    };
+    let stop = process.stop.clone();
+    Box::pin(async move { gateway::run(parts, stop).await.context("gateway") })
 }
 
 /// Runs a set of roles until a signal, or until one of them fails.

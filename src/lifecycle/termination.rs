@@ -74,7 +74,7 @@ pub fn claimed(run: &AgentRun, ending: &Ending, now: &Time) -> Termination {
 /// A failure that the kubelet shows: `kind` if the agent may have started, else [`error_types::NOT_STARTED`].
 pub fn observed(run: &AgentRun, kind: &str, message: String, exit_code: Option<i32>, now: &Time) -> Termination {
     let kind = if run.may_have_started() { kind } else { error_types::NOT_STARTED };
-    Termination { exit_code, ..koco(run, kind, message, now) }.from_kubelet()
+    Termination { exit_code, ..koco(run, kind, message, now) }.by_the_kubelet()
 }
 
 /// A failure that koco itself states, such as a runner's silence.
@@ -100,7 +100,7 @@ pub fn given_up(run: &AgentRun, now: &Time) -> Termination {
 }
 
 impl Termination {
-    fn from_kubelet(self) -> Self {
+    fn by_the_kubelet(self) -> Self {
         Self { source: TerminationSource::Kubelet, ..self }
     }
 }

@@ -55,8 +55,8 @@ pub fn job(entry_point: &str) -> Job {
     Job {
         fid: "0123456789abcdef01234567".into(),
         entry_point: entry_point.into(),
-        inputs: json!({"topic": "octopuses"}).as_object().unwrap().clone(),
-        extra: json!({"labels": ["a"]}).as_object().unwrap().clone(),
+        inputs: json!({"topic": "octopuses"}).into(),
+        extra: json!({"labels": ["a"]}).into(),
         attempt: 1,
         resumed: false,
         pause_policy: PausePolicy::Freeze,

@@ -6,10 +6,11 @@ use std::{
 };
 
 use crate::harness::{
-    MODES, Phase, Roles, Server, Test, agent,
+    MODES, Node, Phase, Roles, Server, Test, agent,
     api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
     audit,
     job::With,
+    run::newest,
 };
 
 async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
@@ -19,8 +20,9 @@ async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
     roles
 }
 
-/// So many jobs of each mode, to their end: each with one pod, in its first epoch.
+/// So many jobs of each mode, to their end: each with one pod, in its first run.
 async fn all_succeed(test: &Test, of_each: usize) {
+    let _node = Node::automatic(test);
     let mut jobs = Vec::new();
     for _ in 0..of_each {
         for mode in MODES {
@@ -29,7 +31,7 @@ async fn all_succeed(test: &Test, of_each: usize) {
     }
     for job in &jobs {
         let status = job.phase(Phase::Succeeded).await;
-        assert_eq!((status.attempt, status.claim.expect("a claim").epoch), (Some(1), 1));
+        assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(1), 1));
     }
     let created = audit::created(&test.namespace);
     assert_eq!(created.len(), jobs.len(), "{created:?}");

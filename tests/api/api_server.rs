@@ -66,6 +66,6 @@ async fn a_watch_that_is_late_makes_no_second_pod() {
     };
     let proxy = ApiProxy::start(&test, late).await;
     let _roles = through(&test, &proxy).await;
-    all_succeed(&test, 20).await;
+    all_succeed(&test, 8).await;
     assert!(proxy.faults() >= 1, "no watch of pods came this way");
 }

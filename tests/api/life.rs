@@ -148,8 +148,8 @@ async fn a_pause_is_confirmed_and_a_cancel_ends_it() {
         let (told, said) = (command(&status).expect("a command"), confirmed(&status).expect("a confirmation"));
         assert_eq!((told.0, said.0, told.1), (DesiredState::Paused, RunnerState::Frozen, said.1), "in {mode:?}");
         job.want(DesiredState::Running).await;
-        let status = job.phase(Phase::Running).await;
-        assert_eq!(confirmed(&status).expect("a confirmation").0, RunnerState::Running);
+        job.phase(Phase::Running).await;
+        job.until("a confirmed resume", |s| confirmed(s).is_some_and(|c| c.0 == RunnerState::Running)).await;
         job.want(DesiredState::Cancelled).await;
         job.phase(Phase::Cancelled).await;
         job.nothing_runs().await;

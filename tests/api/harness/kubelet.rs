@@ -74,7 +74,7 @@ impl Kubelet {
         let object = self.get(pod).await;
         let init = if matches!(reason, "PodInitializing" | "ContainerCreating") { state.clone() } else { done() };
         let status = json!({
-            "phase": "Pending", "startTime": now(), "hostIP": "127.0.0.1", "conditions": conditions(false),
+            "phase": "Pending", "startTime": now(), "hostIP": "127.0.0.1", "conditions": conditions(&object, false),
             "initContainerStatuses": statuses(&object, true, &init), "containerStatuses": statuses(&object, false, &state),
         });
         self.write(pod, status).await;
@@ -85,7 +85,7 @@ impl Kubelet {
         let object = self.get(pod).await;
         let running = json!({ "running": { "startedAt": now() } });
         let status = json!({
-            "phase": "Running", "podIP": "127.0.0.1", "conditions": conditions(true),
+            "phase": "Running", "podIP": "127.0.0.1", "conditions": conditions(&object, true),
             "initContainerStatuses": statuses(&object, true, &done()),
             "containerStatuses": statuses(&object, false, &running),
         });
@@ -101,7 +101,7 @@ impl Kubelet {
         } });
         let phase = if end.exit_code == 0 { "Succeeded" } else { "Failed" };
         let status = json!({
-            "phase": phase, "conditions": conditions(false), "containerStatuses": statuses(&object, false, &ended),
+            "phase": phase, "conditions": conditions(&object, false), "containerStatuses": statuses(&object, false, &ended),
         });
         self.write(pod, status).await;
     }
@@ -160,14 +160,13 @@ fn done() -> Value {
     json!({ "terminated": { "exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now() } })
 }
 
-fn conditions(ready: bool) -> Value {
+/// The kubelet's own conditions, and those that others have written.
+fn conditions(pod: &Pod, ready: bool) -> Value {
     let word = if ready { "True" } else { "False" };
-    json!([
-        { "type": "PodScheduled", "status": "True" },
-        { "type": "Initialized", "status": word },
-        { "type": "ContainersReady", "status": word },
-        { "type": "Ready", "status": word },
-    ])
+    let ours = [("PodScheduled", "True"), ("Initialized", word), ("ContainersReady", word), ("Ready", word)];
+    let there = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let foreign = there.iter().filter(|c| ours.iter().all(|(kind, _)| *kind != c.type_)).map(|c| json!(c));
+    foreign.chain(ours.iter().map(|(kind, status)| json!({ "type": kind, "status": status }))).collect()
 }
 
 /// One status for each container, or each init container, all in the same state.

@@ -56,7 +56,7 @@ impl Job<'_> {
     pub async fn pod(&self, run: i32) -> Pod {
         within(super::DEADLINE, &format!("the pod of run {run} of {}", self.name), async || {
             let found = self.pods().await.into_iter().find(|p| number(p) == run);
-            found.ok_or_else(|| "no such pod")
+            found.ok_or("no such pod")
         })
         .await
     }

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::harness::{
-    ApiProxy, MODES, Node, Phase, Roles, Server, Service, Test, agent, audit, depose,
+    ApiProxy, ExecutionMode, MODES, Node, Phase, Roles, Server, Service, Test, agent, audit, depose,
     job::With,
-    run::{newest, records_the_end},
+    run::{grants, newest, records_the_end},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,4 +76,52 @@ async fn a_gateway_frozen_before_it_records_an_end() {
         service.lead_to(&roles);
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
+}
+
+/// The write that is late finds that the same has been written by another, and changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_frozen_before_it_grants_the_start() {
+    let test = Test::new().await;
+    let _node = Node::automatic(&test);
+    let mut roles = Roles::separate(&test, Server::Shared);
+    let proxy = ApiProxy::before(&test, roles.role("temporal-worker")).await;
+    let line = Service::to_temporal(&test, roles.role("temporal-worker")).await;
+    roles.start().await;
+    let held = proxy.hold_where(grants);
+    let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal).heartbeat("2s")).await;
+    held.reached().await;
+    roles.role("temporal-worker").freeze();
+    line.cut();
+    let second = roles.add(&test, Server::Shared, "temporal-worker");
+    roles.list[second].start().await;
+    let status = job.phase(Phase::Succeeded).await;
+    let late = held.late().await;
+    assert!([409, 422].contains(&late), "{late}");
+    line.mend(&test.cluster.temporal);
+    roles.role("temporal-worker").thaw();
+    assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(1), 1));
+    assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
+    assert_eq!(audit::created(&test.namespace).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_frozen_before_it_creates_a_pod() {
+    let test = Test::new().await;
+    let _node = Node::automatic(&test);
+    let mut roles = Roles::separate(&test, Server::Shared);
+    let proxy = ApiProxy::before(&test, roles.role("temporal-worker")).await;
+    let line = Service::to_temporal(&test, roles.role("temporal-worker")).await;
+    roles.start().await;
+    let held = proxy.hold("create pods");
+    let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal)).await;
+    held.reached().await;
+    roles.role("temporal-worker").freeze();
+    line.cut();
+    let second = roles.add(&test, Server::Shared, "temporal-worker");
+    roles.list[second].start().await;
+    job.phase(Phase::Succeeded).await;
+    assert_eq!(held.late().await, 409, "the pod is there already");
+    line.mend(&test.cluster.temporal);
+    roles.role("temporal-worker").thaw();
+    assert_eq!(audit::created(&test.namespace).len(), 1);
 }

@@ -40,6 +40,11 @@ pub fn confirmed(status: &AgentJobStatus) -> Option<(RunnerState, i64)> {
     status.control.as_ref()?.confirmed.as_ref().map(|c| (c.state, c.seq))
 }
 
+/// Whether it is the write that lets a run's agent start.
+pub fn grants(asked: &Asked) -> bool {
+    asked.words() == "patch agentjobs/status" && asked.body.contains("/status/claim/permit")
+}
+
 /// Whether it is a gateway's write of how a run ended.
 pub fn records_the_end(asked: &Asked) -> bool {
     asked.words() == "patch agentjobs/status" && asked.body.contains("/status/outcome")

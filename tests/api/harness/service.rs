@@ -1,4 +1,4 @@
-//! What a Service is to runners: one address for whichever gateway the test has put behind it.
+//! What a Service is to those who connect to it: one address, for whichever server the test has put behind it, or none.
 
 use std::sync::Arc;
 
@@ -9,50 +9,72 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Roles, cluster::NODE_IP};
+use super::{Role, Roles, Test, cluster::NODE_IP};
 
-/// Leads to a gateway while it is kept.
+/// Leads there while it is kept.
 pub struct Service {
-    port: u16,
-    target: Arc<watch::Sender<u16>>,
+    address: String,
+    target: Arc<watch::Sender<Option<String>>>,
     task: JoinHandle<()>,
 }
 
 impl Service {
-    /// In front of the gateway of these roles, from their next start on.
-    pub async fn before(roles: &mut Roles) -> Self {
+    pub async fn to(target: &str) -> Self {
         let listener = TcpListener::bind((NODE_IP, 0)).await.expect("a port");
-        let port = listener.local_addr().expect("its address").port();
-        let target = Arc::new(watch::channel(roles.gateway_port).0);
+        let address = listener.local_addr().expect("its address").to_string();
+        let target = Arc::new(watch::channel(Some(target.to_string())).0);
         let to = target.clone();
         let task = tokio::spawn(async move {
             loop {
-                let Ok((mut runner, _)) = listener.accept().await else { continue };
+                let Ok((mut client, _)) = listener.accept().await else { continue };
                 let mut changes = to.subscribe();
                 tokio::spawn(async move {
-                    let at = *changes.borrow_and_update();
-                    let Ok(mut gateway) = TcpStream::connect((NODE_IP, at)).await else { return };
+                    let Some(at) = changes.borrow_and_update().clone() else { return };
+                    let Ok(mut server) = TcpStream::connect(at).await else { return };
                     // Both ends are dropped when it leads elsewhere.
                     tokio::select! {
-                        _ = copy_bidirectional(&mut runner, &mut gateway) => {}
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
                         _ = changes.changed() => {}
                     }
                 });
             }
         });
-        let service = Self { port, target, task };
-        roles.set("KOCO_GATEWAY_URL", &service.url());
+        Self { address, target, task }
+    }
+
+    /// Between runners and the gateway of these roles, for pods that they make after their next start.
+    pub async fn before(roles: &mut Roles) -> Self {
+        let service = Self::to(&gateway(roles)).await;
+        roles.set("KOCO_GATEWAY_URL", &format!("https://{}", service.address));
         service
     }
 
-    /// Breaks all connections; new ones go to this gateway.
-    pub fn lead_to(&self, roles: &Roles) {
-        self.target.send_replace(roles.gateway_port);
+    /// Between a role and Temporal, from the role's next start on. One that stands still keeps its polls open, and Temporal
+    /// would give it one task after the other, each lost until its time-out: freeze it, then [`Service::cut`].
+    pub async fn to_temporal(test: &Test, role: &mut Role) -> Self {
+        let service = Self::to(&test.cluster.temporal).await;
+        role.process.set("TEMPORAL_ADDRESS", Some(service.address.clone()));
+        service
     }
 
-    pub fn url(&self) -> String {
-        format!("https://{NODE_IP}:{}", self.port)
+    /// Breaks all connections; new ones go to the gateway of these roles.
+    pub fn lead_to(&self, roles: &Roles) {
+        self.target.send_replace(Some(gateway(roles)));
     }
+
+    /// Breaks all connections, and takes no new ones.
+    pub fn cut(&self) {
+        self.target.send_replace(None);
+    }
+
+    /// Takes connections again.
+    pub fn mend(&self, target: &str) {
+        self.target.send_replace(Some(target.to_string()));
+    }
+}
+
+fn gateway(roles: &Roles) -> String {
+    format!("{NODE_IP}:{}", roles.gateway_port)
 }
 
 impl Drop for Service {

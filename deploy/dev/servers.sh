@@ -3,8 +3,9 @@
 
 SERVERS=(etcd containerd temporal kube-apiserver kube-controller-manager kube-scheduler kube-proxy coredns kubelet)
 
-# Where they listen: on a machine of their own, at their usual ports. Whoever starts some of them elsewhere says so after
-# sourcing this. With any other address Temporal's services don't find each other; there is no interface but the cluster's own.
+# Where they listen: on a machine of their own, at their usual ports. Whoever starts some of them elsewhere says so
+# after sourcing this. With any other address Temporal's services don't find each other; there is no interface but the
+# cluster's own.
 declare -A PORT=([etcd]=2379 [etcd-peer]=2380 [kube-apiserver]=6443 [kube-controller-manager]=10257)
 TEMPORAL_IP=0.0.0.0
 
@@ -31,7 +32,8 @@ command_of() {
       --service-account-key-file "$pki/service-accounts.pub"
       --service-account-signing-key-file "$pki/service-accounts.key"
       --audit-policy-file "$config/audit-policy.yaml" --audit-log-path "$DEV/log/audit.log" --audit-log-maxsize 1000) ;;
-    kube-controller-manager) COMMAND=("$TOOLS/kube-controller-manager" --bind-address 127.0.0.1 --secure-port "${PORT[$1]}"
+    kube-controller-manager) COMMAND=("$TOOLS/kube-controller-manager" --bind-address 127.0.0.1
+      --secure-port "${PORT[$1]}"
       --kubeconfig "$pki/$1.kubeconfig" --leader-elect=false --use-service-account-credentials
       --authentication-kubeconfig "$pki/$1.kubeconfig" --authorization-kubeconfig "$pki/$1.kubeconfig"
       --kube-api-qps 500 --kube-api-burst 1000

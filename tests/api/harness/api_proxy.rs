@@ -1,5 +1,5 @@
-//! Between a role and the API server, to be in the way: plain HTTP on loopback, passed on by the test's own client.
-//! It can spoil answers ([`Fault`]), hold a request until the test lets it through ([`Hold`]), and tell what was written.
+//! Between a role and the API server, to be in the way: plain HTTP on loopback, passed on by the test's own client. It
+//! can spoil answers ([`Fault`]), hold a request until the test lets it through ([`Hold`]), and tell what was written.
 
 use std::{
     path::PathBuf,

@@ -1,5 +1,5 @@
-//! A request that is held on its way to the API server, and lets the test do something else first: the role that sent it can
-//! be frozen, another take over, and then the request comes late.
+//! A request that is held on its way to the API server, and lets the test do something else first: the role that sent
+//! it can be frozen, another take over, and then the request comes late.
 
 use std::sync::{
     Arc, Mutex,

@@ -1,5 +1,5 @@
-//! A kubelet without a node, and the scheduler with it: writes the statuses of pods as they would, step by step, when the test
-//! says so. [`super::Node`] takes these steps by itself.
+//! A kubelet without a node, and the scheduler with it: writes the statuses of pods as they would, step by step, when
+//! the test says so. [`super::Node`] takes these steps by itself.
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -75,7 +75,8 @@ impl Kubelet {
         let init = if matches!(reason, "PodInitializing" | "ContainerCreating") { state.clone() } else { done() };
         let status = json!({
             "phase": "Pending", "startTime": now(), "hostIP": "127.0.0.1", "conditions": conditions(&object, false),
-            "initContainerStatuses": statuses(&object, true, &init), "containerStatuses": statuses(&object, false, &state),
+            "initContainerStatuses": statuses(&object, true, &init),
+            "containerStatuses": statuses(&object, false, &state),
         });
         self.write(pod, status).await;
     }
@@ -101,7 +102,8 @@ impl Kubelet {
         } });
         let phase = if end.exit_code == 0 { "Succeeded" } else { "Failed" };
         let status = json!({
-            "phase": phase, "conditions": conditions(&object, false), "containerStatuses": statuses(&object, false, &ended),
+            "phase": phase, "conditions": conditions(&object, false),
+            "containerStatuses": statuses(&object, false, &ended),
         });
         self.write(pod, status).await;
     }
@@ -178,7 +180,8 @@ fn statuses(pod: &Pod, init: bool, state: &Value) -> Value {
     let one = |c: &k8s_openapi::api::core::v1::Container| {
         let image = c.image.clone().unwrap_or_default();
         json!({
-            "name": c.name, "image": image, "imageID": image, "ready": runs, "started": runs, "restartCount": 0, "state": state,
+            "name": c.name, "image": image, "imageID": image, "ready": runs, "started": runs, "restartCount": 0,
+            "state": state,
         })
     };
     containers.iter().map(one).collect()

@@ -2,11 +2,12 @@
 //!
 //! - [`Node`] plays it by itself: binds pods, writes their statuses, runs a [`player`] for each agent.
 //! - [`Kubelet`] and [`Runner`] are single steps of the same, for tests that decide when each happens.
-//! - [`ApiProxy`] stands between a role and the API server, and holds a request until the test lets it through; a [`Service`]
-//!   stands between runners and a gateway, and can lead to another.
+//! - [`ApiProxy`] stands between a role and the API server, and holds a request until the test lets it through.
+//! - [`Service`] stands between runners and a gateway, and can lead to another; or between a role and Temporal.
 //!
-//! What knows how a job's runs are recorded is in [`run`] alone, and in `job` of the cluster tests' harness, which this one
-//! shares as far as it needs no node. Nothing waits by the clock: everything waits for what is to be seen, with a deadline.
+//! What knows how a job's runs are recorded is in [`run`] alone, and in `job` of the cluster tests' harness, which this
+//! one shares as far as it needs no node. Nothing waits by the clock: everything waits for what is to be seen, with a
+//! deadline.
 
 pub mod api_proxy;
 pub mod cluster;

@@ -1,5 +1,5 @@
-//! A node that plays all pods of a namespace by itself: binds them, lets their agents' players live, and takes them away when
-//! they are deleted, with the statuses in between that a kubelet would write.
+//! A node that plays all pods of a namespace by itself: binds them, lets their agents' players live, and takes them
+//! away when they are deleted, with the statuses in between that a kubelet would write.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! How a job's runs are recorded: which pod is its newest, whether its agent may start, how it ended. All that tests of this
-//! tier know of it is here, and in `job` of the shared harness.
+//! How a job's runs are recorded: which pod is its newest, whether its agent may start, how it ended. All that tests of
+//! this tier know of it is here, and in `job` of the shared harness.
 
 use k8s_openapi::api::core::v1::Pod;
 use koco::api::{AgentJobStatus, OutcomeKind, RunnerState, names};

@@ -1,6 +1,6 @@
-//! A runner without an agent: speaks to the gateway as `koco-runner` does, in single steps. Who it is, where the gateway is
-//! and whom it trusts, it has from its pod's environment; its token is its pod's. [`super::player`] takes these steps by
-//! itself.
+//! A runner without an agent: speaks to the gateway as `koco-runner` does, in single steps. Who it is, where the
+//! gateway is and whom it trusts, it has from its pod's environment; its token is its pod's. [`super::player`] takes
+//! these steps by itself.
 
 use std::time::Duration;
 

@@ -49,8 +49,8 @@ impl Service {
         service
     }
 
-    /// Between a role and Temporal, from the role's next start on. One that stands still keeps its polls open, and Temporal
-    /// would give it one task after the other, each lost until its time-out: freeze it, then [`Service::cut`].
+    /// Between a role and Temporal, from the role's next start on. One that stands still keeps its polls open, and
+    /// Temporal would give it one task after the other, each lost until its time-out: freeze it, then [`Service::cut`].
     pub async fn to_temporal(test: &Test, role: &mut Role) -> Self {
         let service = Self::to(&test.cluster.temporal).await;
         role.process.set("TEMPORAL_ADDRESS", Some(service.address.clone()));

@@ -56,6 +56,10 @@ unit: ## tests that need no server
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own
 	tests/workflow/run $(ARGS)
 
+.PHONY: api-test
+api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter
+	tests/api/run $(ARGS)
+
 .PHONY: pause-endurance
 pause-endurance: tools ## one workflow paused and resumed 20,000 times (25 min); KOCO_PAUSES=number
 	SUGGEST_CONTINUE_AS_NEW=4096 tests/workflow/run --ignored --nocapture all_the_time
@@ -109,4 +113,4 @@ clean: ## take the clusters down, and remove all that was built here
 	deploy/dev/cluster down
 	KOCO_DEV_DIR=.dev-test deploy/dev/cluster down
 	cargo clean
-	rm -rf $(KOCO_DEV_DIR) .dev-test
+	rm -rf $(KOCO_DEV_DIR) .dev-test .dev-api*

@@ -3,17 +3,23 @@
 
 SERVERS=(etcd containerd temporal kube-apiserver kube-controller-manager kube-scheduler kube-proxy coredns kubelet)
 
+# Where they listen: on a machine of their own, at their usual ports. Whoever starts some of them elsewhere says so
+# after sourcing this. With any other address Temporal's services don't find each other; there is no interface but the
+# cluster's own.
+declare -A PORT=([etcd]=2379 [etcd-peer]=2380 [kube-apiserver]=6443 [kube-controller-manager]=10257)
+TEMPORAL_IP=0.0.0.0
+
 # command_of SERVER: sets COMMAND. They listen on the loopback of the cluster's namespace or on the node's address.
 # shellcheck disable=SC2054  # some options take lists with commas
 command_of() {
   local pki=$DEV/pki config=$DEV/config
+  local client=http://127.0.0.1:${PORT[etcd]} peer=http://127.0.0.1:${PORT[etcd-peer]}
   case $1 in
     etcd) COMMAND=("$TOOLS/etcd" --name node1 --data-dir "$DEV/data/etcd" --unsafe-no-fsync --log-level warn
-      --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379
-      --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380
-      --initial-cluster node1=http://127.0.0.1:2380) ;;
-    kube-apiserver) COMMAND=("$TOOLS/kube-apiserver" --etcd-servers http://127.0.0.1:2379
-      --bind-address "$NODE_IP" --advertise-address "$NODE_IP" --secure-port 6443
+      --listen-client-urls "$client" --advertise-client-urls "$client"
+      --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "node1=$peer") ;;
+    kube-apiserver) COMMAND=("$TOOLS/kube-apiserver" --etcd-servers "$client"
+      --bind-address "$NODE_IP" --advertise-address "$NODE_IP" --secure-port "${PORT[kube-apiserver]}"
       --service-cluster-ip-range 10.96.0.0/16 --allow-privileged --authorization-mode Node,RBAC
       --enable-admission-plugins NodeRestriction
       --client-ca-file "$pki/ca.crt" --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key"
@@ -27,6 +33,7 @@ command_of() {
       --service-account-signing-key-file "$pki/service-accounts.key"
       --audit-policy-file "$config/audit-policy.yaml" --audit-log-path "$DEV/log/audit.log" --audit-log-maxsize 1000) ;;
     kube-controller-manager) COMMAND=("$TOOLS/kube-controller-manager" --bind-address 127.0.0.1
+      --secure-port "${PORT[$1]}"
       --kubeconfig "$pki/$1.kubeconfig" --leader-elect=false --use-service-account-credentials
       --authentication-kubeconfig "$pki/$1.kubeconfig" --authorization-kubeconfig "$pki/$1.kubeconfig"
       --kube-api-qps 500 --kube-api-burst 1000
@@ -40,9 +47,8 @@ command_of() {
     containerd) COMMAND=("$TOOLS/containerd" --config "$config/containerd.toml") ;;
     kubelet) COMMAND=("$TOOLS/kubelet" --config "$config/kubelet.yaml" --kubeconfig "$pki/node1.kubeconfig"
       --hostname-override node1 --node-ip "$NODE_IP") ;;
-    # With any other address its services don't find each other. There is no interface but the cluster's own.
     temporal) COMMAND=("$TOOLS/temporal" server start-dev --headless --log-level warn
-      --ip 0.0.0.0 --port "${TEMPORAL_ADDRESS##*:}" --db-filename "$DEV/data/temporal.db") ;;
+      --ip "$TEMPORAL_IP" --port "${TEMPORAL_ADDRESS##*:}" --db-filename "$DEV/data/temporal.db") ;;
     *) die "no such server: $1 (there are ${SERVERS[*]})" ;;
   esac
 }
@@ -53,9 +59,9 @@ http() { inside curl --silent --fail --insecure --max-time 2 --output /dev/null 
 ready() {
   case $1 in
     machine) [[ -e $DEV/run/machine.ready ]] ;;
-    etcd) http http://127.0.0.1:2379/readyz ;;
-    kube-apiserver) http "https://$NODE_IP:6443/readyz" ;;
-    kube-controller-manager) http https://127.0.0.1:10257/healthz ;;
+    etcd) http "http://127.0.0.1:${PORT[$1]}/readyz" ;;
+    kube-apiserver) http "https://$NODE_IP:${PORT[$1]}/readyz" ;;
+    kube-controller-manager) http "https://127.0.0.1:${PORT[$1]}/healthz" ;;
     kube-scheduler) http https://127.0.0.1:10259/readyz ;;
     kube-proxy) http http://127.0.0.1:10256/livez ;;
     coredns) http http://127.0.0.1:8181/ready ;;

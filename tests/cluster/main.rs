@@ -3,14 +3,11 @@
 //!
 //! Run with `make cluster-test`, or `make cluster-test ARGS=control::`; see [`harness`].
 
-mod admission;
-mod api_server;
 mod cancel;
 mod deletion;
 mod direct;
 mod examples;
 mod failures;
-mod forged;
 mod harness;
 mod identity;
 mod lost_node;

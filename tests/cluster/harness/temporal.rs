@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::{
-    cluster::{self, NODE_IP, port, run},
+    cluster::{self, NODE_IP, SERVER_IP, port, run},
     process::Process,
     wait::within,
 };
@@ -33,7 +33,7 @@ impl TemporalServer {
             "--log-level",
             "error",
             "--ip",
-            "0.0.0.0",
+            SERVER_IP,
             "--port",
             &port,
             "--db-filename",

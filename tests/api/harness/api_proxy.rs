@@ -1,9 +1,10 @@
-//! Between an operator and the API server, to be in the way: plain HTTP on loopback, passed on by the test's own client.
+//! Between a role and the API server, to be in the way: plain HTTP on loopback, passed on by the test's own client. It
+//! can spoil answers ([`Fault`]), hold a request until the test lets it through ([`Hold`]), and tell what was written.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -24,7 +25,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::Test;
+use super::{
+    Role, Test,
+    hold::{Asked, Hold, Traps},
+};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,8 @@ struct Shared {
     client: kube::Client,
     choose: Box<Choice>,
     faults: AtomicUsize,
+    traps: Traps,
+    written: Mutex<Vec<(Asked, u16)>>,
 }
 
 /// The proxy, while it is kept.
@@ -55,11 +61,18 @@ pub struct ApiProxy {
 }
 
 impl ApiProxy {
+    /// In the way of one role, from its next start on; passes on everything until it is told otherwise.
+    pub async fn before(test: &Test, role: &mut Role) -> Self {
+        let proxy = Self::start(test, |_| Fault::None).await;
+        role.process.set("KUBECONFIG", Some(proxy.kubeconfig.display().to_string()));
+        proxy
+    }
+
     /// Asks `choose` about each request.
     pub async fn start(test: &Test, choose: impl Fn(&Parts) -> Fault + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let kubeconfig = test.cluster.dev.join(format!("data/tests/kubeconfig-{}", test.namespace));
+        let kubeconfig = test.cluster.dev.join(format!("data/tests/kubeconfig-{}-{}", test.namespace, address.port()));
         std::fs::create_dir_all(kubeconfig.parent().expect("a folder")).expect("a folder");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
@@ -68,11 +81,37 @@ impl ApiProxy {
             "users": [{ "name": "nobody", "user": {} }],
         });
         std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig");
-        let shared =
-            Arc::new(Shared { client: test.client.clone(), choose: Box::new(choose), faults: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            client: test.client.clone(),
+            choose: Box::new(choose),
+            faults: AtomicUsize::new(0),
+            traps: Traps::default(),
+            written: Mutex::default(),
+        });
         let app = Router::new().fallback(pass).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("the proxy") });
         Self { kubeconfig, shared, task }
+    }
+
+    /// Holds the next request of these words, such as `create pods` or `patch agentjobs/status`.
+    pub fn hold(&self, words: &str) -> Hold {
+        self.hold_nth(0, words)
+    }
+
+    /// Lets so many of them through first.
+    pub fn hold_nth(&self, skip: usize, words: &str) -> Hold {
+        let words = words.to_string();
+        self.shared.traps.set(skip, move |asked| asked.words() == words)
+    }
+
+    /// Holds the next request that is so; its body says what it writes.
+    pub fn hold_where(&self, wanted: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Hold {
+        self.shared.traps.set(0, wanted)
+    }
+
+    /// What was written this way so far, and the API server's answers, in their order.
+    pub fn written(&self) -> Vec<(Asked, u16)> {
+        self.shared.written.lock().expect("the list").clone()
     }
 
     /// How many requests it was in the way of.
@@ -94,15 +133,33 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if !matches!(fault, Fault::None) {
         shared.faults.fetch_add(1, Ordering::Relaxed);
     }
-    let body = axum::body::to_bytes(body, usize::MAX).await.expect("a request");
+    let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else { return StatusCode::BAD_REQUEST.into_response() };
+    let asked = Asked::of(&parts, &body);
     // The client knows where the API server is.
     parts.headers.remove("host");
     let request = axum::http::Request::from_parts(parts, kube::client::Body::from(body.to_vec()));
-    let answer = match shared.client.send(request).await {
+    let answer = match shared.traps.spring(&asked) {
+        None => shared.client.send(request).await,
+        Some(trap) => {
+            let client = shared.client.clone();
+            // It is on its way, whatever becomes of its sender meanwhile.
+            let sent = tokio::spawn(async move {
+                trap.released().await;
+                let answer = client.send(request).await;
+                trap.answered(answer.as_ref().map_or(0, |a| a.status().as_u16()));
+                answer
+            });
+            sent.await.expect("no panic")
+        }
+    };
+    let answer = match answer {
         Ok(answer) => answer,
         Err(e) => return (StatusCode::BAD_GATEWAY, e.to_string()).into_response(),
     };
     let (parts, body) = answer.into_parts();
+    if asked.writes() {
+        shared.written.lock().expect("the list").push((asked, parts.status.as_u16()));
+    }
     let body = match fault {
         Fault::None => Body::new(body),
         Fault::Unanswered => return StatusCode::GATEWAY_TIMEOUT.into_response(),

@@ -6,10 +6,11 @@ use std::{
 };
 
 use crate::harness::{
-    MODES, Phase, Roles, Server, Test, agent,
+    MODES, Node, Phase, Roles, Server, Test, agent,
     api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
     audit,
     job::With,
+    run::newest,
 };
 
 async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
@@ -21,6 +22,7 @@ async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
 
 /// So many jobs of each mode, to their end: each with one run, and one pod.
 async fn all_succeed(test: &Test, of_each: usize) {
+    let _node = Node::automatic(test);
     let mut jobs = Vec::new();
     for _ in 0..of_each {
         for mode in MODES {
@@ -64,6 +66,6 @@ async fn a_watch_that_is_late_makes_no_second_pod() {
     };
     let proxy = ApiProxy::start(&test, late).await;
     let _roles = through(&test, &proxy).await;
-    all_succeed(&test, 20).await;
+    all_succeed(&test, 8).await;
     assert!(proxy.faults() >= 1, "no watch of pods came this way");
 }

@@ -1,0 +1,297 @@
+//! An agent and its runner, played: does what the job's entry point says, obeys orders, and comes back after every lost
+//! connection, as the real runner does. No process stands still; what is tried is what everybody else makes of it.
+//!
+//! | entry point | what it does |
+//! |---|---|
+//! | `succeed?ms=N` | leaves its inputs as its result, after N ms of activity |
+//! | `exit?code=3&ms=N` | exits |
+//! | `exit0-after?ms=N` | exits with 0, later; and at once with 0 when it is told to stop |
+//! | `count`, `sleep`, ... | goes on until it is told to stop |
+//!
+//! The words are the test agent's, so that a test needs no other job for the cluster.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use koco::{
+    api::{DesiredState, ErrorStatus, OutcomeKind, PausePolicy, RunnerState},
+    protocol::{
+        error_types,
+        runner::{Ending, Job, Order},
+    },
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    kubelet::End,
+    runner::{Refused, Runner, ending, failed, succeeded},
+};
+
+/// The wait before something is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+enum News {
+    Order(Order),
+    /// The job is over or another's.
+    Gone,
+}
+
+/// What an agent is to do: after how much activity it ends, if by itself, and how.
+struct Plan {
+    after: Option<Duration>,
+    end: Ending,
+    /// Whether being told to stop makes it end with success.
+    ends_well: bool,
+}
+
+fn plan(job: &Job) -> Plan {
+    let (name, arguments) = job.entry_point.split_once('?').unwrap_or((&job.entry_point, ""));
+    let number = |key: &str| {
+        let found = arguments.split('&').filter_map(|a| a.split_once('=')).find(|(k, _)| *k == key);
+        found.and_then(|(_, v)| v.parse::<u64>().ok())
+    };
+    let after = Some(Duration::from_millis(number("ms").unwrap_or(0)));
+    let well = succeeded(json!({ "inputs": job.inputs }));
+    match name {
+        "succeed" => Plan { after, end: well, ends_well: false },
+        "exit0-after" => Plan { after, end: Ending { result: None, ..well }, ends_well: true },
+        "exit" => {
+            let end = failed(error_types::AGENT_FAILED, number("code").unwrap_or(1) as i32);
+            Plan { after, end, ends_well: false }
+        }
+        _ => Plan { after: None, end: well, ends_well: false },
+    }
+}
+
+struct Player {
+    runner: Arc<Runner>,
+    job: Job,
+    state: RunnerState,
+    desired: DesiredState,
+    seq: i64,
+    carried: i64,
+    attempt: Option<i32>,
+    active: Duration,
+    since: Option<Instant>,
+    unconfirmed: bool,
+}
+
+/// Plays until the container ends. `terminate` is the kubelet's SIGTERM.
+pub async fn play(runner: Runner, terminate: CancellationToken) -> End {
+    let runner = Arc::new(runner);
+    let job = tokio::select! {
+        job = meet(&runner) => job,
+        () = terminate.cancelled() => None,
+    };
+    let Some(job) = job else { return left(&not_started()) };
+    let mut player = Player {
+        runner: runner.clone(),
+        job,
+        state: RunnerState::Waiting,
+        desired: DesiredState::Running,
+        seq: -1,
+        carried: 0,
+        attempt: None,
+        active: Duration::ZERO,
+        since: None,
+        unconfirmed: false,
+    };
+    let (tell, news) = mpsc::unbounded_channel();
+    let (stand, standing) = tokio::sync::watch::channel((RunnerState::Waiting, 0));
+    let link = tokio::spawn(listen(runner.clone(), standing.clone(), tell.clone()));
+    let every = Duration::from_millis(player.job.heartbeat_interval_millis);
+    let beat = tokio::spawn(beat(runner.clone(), every, standing, tell));
+    let (ending, report) = player.live(news, &stand, &terminate).await;
+    beat.abort();
+    if report {
+        deliver(&runner, &ending, player.carried).await;
+    }
+    link.abort();
+    left(&ending)
+}
+
+/// Waits for the job; `None` if this runner is not wanted.
+async fn meet(runner: &Runner) -> Option<Job> {
+    loop {
+        match runner.hello(RunnerState::Waiting, 0).await {
+            Ok(job) => return Some(job),
+            Err(refused) if refused.is_final() => return None,
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
+    }
+}
+
+type Standing = tokio::sync::watch::Receiver<(RunnerState, i64)>;
+
+/// Streams, one after the other; a hello before each but the first.
+async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>) {
+    let mut first = true;
+    loop {
+        let (state, seq) = *standing.borrow();
+        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.hello(state, seq).await.map(drop) };
+        let opened = match met {
+            Ok(()) => runner.orders().await,
+            Err(refused) => Err(refused),
+        };
+        match opened {
+            Ok(mut orders) => {
+                while let Some(order) = orders.next().await {
+                    let _ = tell.send(News::Order(order));
+                }
+            }
+            Err(refused) if refused.is_final() => {
+                let _ = tell.send(News::Gone);
+                return;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mpsc::UnboundedSender<News>) {
+    loop {
+        let (state, seq) = *standing.borrow();
+        if matches!(runner.heartbeat(state, seq).await, Err(Refused::Code(410, _))) {
+            let _ = tell.send(News::Gone);
+            return;
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Until it is taken, or nobody wants it.
+async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
+    while let Err(refused) = runner.outcome(seq, ending.clone()).await {
+        if refused.is_final() || refused.code() == 409 {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn not_started() -> Ending {
+    let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "told to end before its start".into() };
+    Ending { error: Some(error), ..ending(OutcomeKind::Failed, false) }
+}
+
+/// What the kubelet sees.
+fn left(ending: &Ending) -> End {
+    let code = match ending.kind {
+        OutcomeKind::Succeeded => 0,
+        _ => ending.exit_code.filter(|c| *c != 0).unwrap_or(1),
+    };
+    End::exit(code, Some(serde_json::to_string(ending).expect("JSON")))
+}
+
+impl Player {
+    /// Until the end: how, and whether anybody is to be told.
+    async fn live(
+        &mut self,
+        mut news: mpsc::UnboundedReceiver<News>,
+        stand: &tokio::sync::watch::Sender<(RunnerState, i64)>,
+        terminate: &CancellationToken,
+    ) -> (Ending, bool) {
+        let plan = plan(&self.job);
+        loop {
+            stand.send_replace((self.state, self.carried));
+            if self.unconfirmed {
+                let said = self.runner.confirm(self.state, self.carried, None).await;
+                self.unconfirmed = matches!(&said, Err(refused) if !refused.is_final() && refused.code() != 409);
+            }
+            // Only a running agent comes nearer to its end.
+            let left = self.since.and(plan.after).map(|after| after.saturating_sub(self.active()));
+            let done = async {
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let again =
+                async { if self.unconfirmed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await } };
+            let ended = tokio::select! {
+                heard = news.recv() => match heard {
+                    Some(News::Order(order)) => self.take(order, &plan),
+                    Some(News::Gone) | None => Some((not_started(), false)),
+                },
+                () = terminate.cancelled() => Some((self.terminated(), true)),
+                () = done => Some((plan.end.clone(), true)),
+                () = again => None,
+            };
+            if let Some((mut ending, report)) = ended {
+                ending.active_millis = self.active().as_millis() as i64;
+                return (ending, report);
+            }
+        }
+    }
+
+    fn active(&self) -> Duration {
+        self.active + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn started(&self) -> bool {
+        self.state != RunnerState::Waiting
+    }
+
+    fn terminated(&self) -> Ending {
+        if !self.started() {
+            return not_started();
+        }
+        failed(error_types::DISRUPTED, 143)
+    }
+
+    fn take(&mut self, order: Order, plan: &Plan) -> Option<(Ending, bool)> {
+        match order {
+            Order::Ping {} => None,
+            Order::Stop { .. } => Some((not_started(), false)),
+            Order::Permit { attempt } => {
+                self.attempt.get_or_insert(attempt);
+                if !self.started() && self.desired == DesiredState::Running {
+                    self.go(RunnerState::Running);
+                }
+                None
+            }
+            Order::Command { desired, seq } => {
+                if seq < self.seq || (seq == self.seq && desired != self.desired) {
+                    return None;
+                }
+                (self.desired, self.seq) = (desired, seq);
+                self.obey(plan)
+            }
+        }
+    }
+
+    fn obey(&mut self, plan: &Plan) -> Option<(Ending, bool)> {
+        let stopped = |kind: OutcomeKind| {
+            if plan.ends_well { plan.end.clone() } else { Ending { exit_code: Some(143), ..ending(kind, true) } }
+        };
+        match (self.desired, self.started()) {
+            (DesiredState::Cancelled, false) => return Some((ending(OutcomeKind::Cancelled, false), true)),
+            (DesiredState::Cancelled, true) => {
+                self.carried = self.seq;
+                return Some((stopped(OutcomeKind::Cancelled), true));
+            }
+            (DesiredState::Paused, true) if self.job.pause_policy == PausePolicy::Evict => {
+                self.carried = self.seq;
+                return Some((stopped(OutcomeKind::Evicted), true));
+            }
+            (DesiredState::Paused, true) => self.go(RunnerState::Frozen),
+            (DesiredState::Running, started) if started || self.attempt.is_some() => self.go(RunnerState::Running),
+            _ => self.go(RunnerState::Waiting),
+        }
+        None
+    }
+
+    /// Into this state, which is to be confirmed.
+    fn go(&mut self, state: RunnerState) {
+        self.active = self.active();
+        self.since = (state == RunnerState::Running).then(Instant::now);
+        self.state = state;
+        self.carried = self.seq.max(0);
+        self.unconfirmed = true;
+    }
+}

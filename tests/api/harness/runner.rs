@@ -1,0 +1,217 @@
+//! A runner without an agent: speaks to the gateway as `koco-runner` does, in single steps. Who it is, where the
+//! gateway is and whom it trusts, it has from its pod's environment; its token is its pod's. [`super::player`] takes
+//! these steps by itself.
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Pod, ServiceAccount},
+};
+use koco::{
+    api::{ErrorStatus, JobRef, OutcomeKind, RunnerState, names},
+    protocol::runner::{
+        Confirm, Ending, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS,
+        PATH_OUTCOME, PING_SECONDS, Problem, Report, Sender, env,
+    },
+};
+use kube::{Api, api::PostParams};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{DEADLINE, Test, within};
+
+/// How long an answer may take to begin.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// What a gateway says that does not take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// With this code, and for this reason.
+    Code(u16, String),
+    /// No gateway answers.
+    Nobody(String),
+}
+
+impl Refused {
+    /// Whether it is of no use to ask again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Code(403 | 404 | 410, _))
+    }
+
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Code(code, _) => *code,
+            Self::Nobody(_) => 0,
+        }
+    }
+}
+
+pub struct Runner {
+    pub sender: Sender,
+    pub pod: String,
+    client: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Runner {
+    /// The runner in a pod of this test.
+    pub async fn of(test: &Test, pod: &Pod) -> Self {
+        Self::in_pod(test.client.clone(), pod).await
+    }
+
+    pub async fn in_pod(client: kube::Client, pod: &Pod) -> Self {
+        let agent = &pod.spec.as_ref().expect("a spec").containers[0];
+        let set = agent.env.clone().unwrap_or_default();
+        let get = |name: &str| {
+            let found = set.iter().find(|e| e.name == name).and_then(|e| e.value.clone());
+            found.unwrap_or_else(|| panic!("{name} is not in the pod's environment"))
+        };
+        let job = JobRef { namespace: get(env::NAMESPACE), name: get(env::NAME), uid: get(env::UID) };
+        let sender = Sender { job, epoch: get(env::EPOCH).parse().expect("a number") };
+        let url = reqwest::Url::parse(&get(env::GATEWAY_URL)).expect("a URL");
+        let port = url.port().expect("a port");
+        let address = format!("{}:{port}", url.host_str().expect("a host")).parse().expect("an address");
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // The certificate has the same name wherever the gateway is.
+        let http = reqwest::Client::builder()
+            .tls_certs_only(
+                reqwest::Certificate::from_pem_bundle(get(env::GATEWAY_CA).as_bytes()).expect("a certificate"),
+            )
+            .resolve(names::GATEWAY_TLS_NAME, address)
+            .no_proxy()
+            // A gateway that stands still is none.
+            .connect_timeout(REQUEST)
+            .read_timeout(3 * Duration::from_secs(PING_SECONDS))
+            .build()
+            .expect("a client");
+        let url = format!("https://{}:{port}", names::GATEWAY_TLS_NAME);
+        let name = pod.metadata.name.clone().expect("a name");
+        Self { sender, pod: name, client: http, url, token: token(client, pod).await }
+    }
+
+    /// Reports in, once.
+    pub async fn hello(&self, state: RunnerState, seq: i64) -> Result<Job, Refused> {
+        let answer = self.post(PATH_HELLO, &Hello { sender: self.sender.clone(), state, seq }).await?;
+        answer.json().await.map_err(|e| Refused::Nobody(e.to_string()))
+    }
+
+    /// Reports in until it gets its job.
+    pub async fn welcome(&self) -> Job {
+        within(DEADLINE, &format!("a job for {}", self.pod), async || self.hello(RunnerState::Waiting, 0).await).await
+    }
+
+    /// Opens a stream of orders.
+    pub async fn orders(&self) -> Result<Orders, Refused> {
+        Ok(Orders { response: self.post(PATH_ORDERS, &self.sender).await?, buffer: Vec::new() })
+    }
+
+    pub async fn heartbeat(&self, state: RunnerState, seq: i64) -> Result<(), Refused> {
+        self.post(PATH_HEARTBEAT, &Heartbeat { sender: self.sender.clone(), state, seq }).await.map(drop)
+    }
+
+    pub async fn confirm(&self, state: RunnerState, seq: i64, problem: Option<&str>) -> Result<(), Refused> {
+        let problem = problem.map(str::to_string);
+        self.post(PATH_CONFIRM, &Confirm { sender: self.sender.clone(), state, seq, problem }).await.map(drop)
+    }
+
+    pub async fn outcome(&self, seq: i64, ending: Ending) -> Result<(), Refused> {
+        self.post(PATH_OUTCOME, &Report { sender: self.sender.clone(), seq, ending }).await.map(drop)
+    }
+
+    async fn post(&self, path: &str, body: &impl Serialize) -> Result<reqwest::Response, Refused> {
+        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(&self.token).json(body);
+        let answer = tokio::time::timeout(REQUEST, request.send()).await;
+        let answer = answer.map_err(|e| Refused::Nobody(e.to_string()))?.map_err(|e| Refused::Nobody(e.to_string()))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let reason = answer.json::<Problem>().await.map_or_else(|e| e.to_string(), |p| p.reason);
+        Err(Refused::Code(status.as_u16(), reason))
+    }
+}
+
+/// The token that the kubelet would project into the pod.
+async fn token(client: kube::Client, pod: &Pod) -> String {
+    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
+    let accounts: Api<ServiceAccount> =
+        Api::namespaced(client, pod.metadata.namespace.as_deref().expect("a namespace"));
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            audiences: vec![names::GATEWAY_AUDIENCE.into()],
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Pod".into()),
+                name: pod.metadata.name.clone(),
+                uid: pod.metadata.uid.clone(),
+            }),
+            expiration_seconds: None,
+        },
+        ..TokenRequest::default()
+    };
+    let made = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
+    made.status.expect("a status").token
+}
+
+/// A stream of orders.
+pub struct Orders {
+    response: reqwest::Response,
+    buffer: Vec<u8>,
+}
+
+impl Orders {
+    /// The next order, pings included; `None` when the stream has ended, however.
+    pub async fn next(&mut self) -> Option<Order> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("an order"));
+            }
+            self.buffer.extend_from_slice(&self.response.chunk().await.ok()??);
+        }
+    }
+
+    /// Waits for an order that is so; those before it are passed over.
+    pub async fn until(&mut self, what: &str, is: impl Fn(&Order) -> bool) -> Order {
+        let found = async {
+            loop {
+                match self.next().await {
+                    Some(order) if is(&order) => return order,
+                    Some(_) => {}
+                    None => panic!("the stream of orders ended before {what}"),
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+    }
+
+    pub async fn permit(&mut self) -> Order {
+        self.until("the permit", |o| matches!(o, Order::Permit { .. })).await
+    }
+}
+
+/// How an agent ended: as the real runner puts it.
+pub fn ending(kind: OutcomeKind, started: bool) -> Ending {
+    Ending {
+        kind,
+        started,
+        error: None,
+        non_retryable: false,
+        exit_code: None,
+        result: None,
+        active_millis: 0,
+        result_omitted: false,
+    }
+}
+
+pub fn succeeded(result: Value) -> Ending {
+    Ending { exit_code: Some(0), result: Some(result), ..ending(OutcomeKind::Succeeded, true) }
+}
+
+pub fn failed(kind: &str, exit_code: i32) -> Ending {
+    let error = ErrorStatus { kind: kind.into(), message: format!("exit code {exit_code}") };
+    Ending { exit_code: Some(exit_code), error: Some(error), ..ending(OutcomeKind::Failed, true) }
+}

@@ -1,0 +1,198 @@
+//! What every job's life is made of, in both modes: to show that what is played is played well.
+
+use koco::{
+    api::{RunnerState, conditions},
+    protocol::runner::Order,
+};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::harness::{
+    DEADLINE, DesiredState, ExecutionMode, Kubelet, MODES, Node, Phase, Runner, Server, Test, agent, audit,
+    job::{With, condition, error_type, pod_name, stalled},
+    kubelet::End,
+    run::{command, confirmed, newest},
+    runner::{failed, succeeded},
+    temporal, within,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_run_to_their_end() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    let once = json!({ "retryPolicy": { "maximumAttempts": 1 } });
+    for mode in MODES {
+        let well = test.apply(agent("succeed?ms=200").mode(mode).with(json!({ "inputs": { "a": 1 } }))).await;
+        let badly = test.apply(agent("exit?code=3").mode(mode).with(once.clone())).await;
+        let status = well.phase(Phase::Succeeded).await;
+        assert_eq!(status.result.expect("a result"), json!({ "inputs": { "a": 1 } }));
+        assert_eq!(error_type(&badly.phase(Phase::Failed).await), "AgentFailed");
+        if mode == ExecutionMode::Temporal {
+            assert_eq!(well.closed(&well.workflow().await).await, "COMPLETED");
+            assert_eq!(badly.closed(&badly.workflow().await).await, "FAILED");
+        }
+    }
+    assert_eq!(audit::created(&test.namespace).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_gets_another_pod() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    let twice = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "100ms" } });
+    let job = test.apply(agent("exit?code=3").mode(ExecutionMode::Temporal).with(twice)).await;
+    let status = job.phase(Phase::Failed).await;
+    assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(2), 2));
+}
+
+/// The same, each step when the test says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_step_by_step() {
+    let test = Test::new().await;
+    let _roles = test.separate_roles(Server::Shared).await;
+    let kubelet = Kubelet::of(&test);
+    for mode in MODES {
+        let job = test.apply(agent("anything").mode(mode)).await;
+        let pod = job.pod(1).await;
+        let name = pod_name(&pod);
+        kubelet.unschedulable(&name, "0/0 nodes are available").await;
+        let status = job.until("Stalled", stalled).await;
+        assert_eq!(condition(&status, conditions::STALLED).1, "Unschedulable");
+        kubelet.schedule(&name).await;
+        kubelet.run(&name).await;
+        let runner = Runner::of(&test, &pod).await;
+        assert!(!newest(&job.status().await).expect("a run").granted, "nobody has reported in");
+        let told = runner.welcome().await;
+        assert_eq!((told.entry_point.as_str(), told.attempt), ("anything", 1));
+        let mut orders = runner.orders().await.expect("a stream");
+        assert_eq!(orders.permit().await, Order::Permit { attempt: 1 });
+        job.run_is("granted", |run| run.granted).await;
+        runner.confirm(RunnerState::Running, 0, None).await.expect("204");
+        runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+        job.phase(Phase::Running).await;
+        runner.outcome(0, succeeded(json!(42))).await.expect("204");
+        let again = runner.outcome(0, failed("AgentFailed", 1)).await.expect_err("another outcome");
+        assert!([409, 410].contains(&again.code()), "{again:?}");
+        kubelet.end(&name, &End::exit(0, None)).await;
+        let status = job.phase(Phase::Succeeded).await;
+        assert_eq!(status.result, Some(json!(42)), "in {mode:?}");
+        assert!(!stalled(&status));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_kubelet_says_of_an_end_is_believed() {
+    let (test, _roles) = Test::with_operator().await;
+    let kubelet = Kubelet::of(&test);
+    let once = json!({ "retryPolicy": { "maximumAttempts": 1 } });
+    for mode in MODES {
+        for (end, disrupted, kind) in [
+            (End::out_of_memory(), false, "OOMKilled"),
+            (End::killed(), false, "RunnerLost"),
+            (End::killed(), true, "Disrupted"),
+        ] {
+            let job = test.apply(agent("anything").mode(mode).with(once.clone())).await;
+            let pod = job.pod(1).await;
+            let name = pod_name(&pod);
+            kubelet.schedule(&name).await;
+            kubelet.run(&name).await;
+            let runner = Runner::of(&test, &pod).await;
+            runner.welcome().await;
+            runner.orders().await.expect("a stream").permit().await;
+            runner.confirm(RunnerState::Running, 0, None).await.expect("204");
+            job.phase(Phase::Running).await;
+            if disrupted {
+                kubelet.disrupt(&name, "EvictionByEvictionAPI", "a drain").await;
+            }
+            kubelet.end(&name, &end).await;
+            assert_eq!(error_type(&job.phase(Phase::Failed).await), kind, "in {mode:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_deleted_is_a_disruption() {
+    let (test, _roles) = Test::with_operator().await;
+    let kubelet = Kubelet::of(&test);
+    let once = json!({ "retryPolicy": { "maximumAttempts": 1 } });
+    for mode in MODES {
+        let job = test.apply(agent("anything").mode(mode).with(once.clone())).await;
+        let pod = job.pod(1).await;
+        let name = pod_name(&pod);
+        kubelet.schedule(&name).await;
+        kubelet.run(&name).await;
+        let runner = Runner::of(&test, &pod).await;
+        runner.welcome().await;
+        runner.orders().await.expect("a stream").permit().await;
+        runner.confirm(RunnerState::Running, 0, None).await.expect("204");
+        job.phase(Phase::Running).await;
+        job.delete_pod(&name, &DeleteParams::default()).await;
+        kubelet.deleted(&name).await;
+        assert_eq!(job.status().await.phase, Some(Phase::Running), "the node has not said that it ended");
+        kubelet.end(&name, &End::killed()).await;
+        kubelet.remove(&name).await;
+        assert_eq!(error_type(&job.phase(Phase::Failed).await), "Disrupted", "in {mode:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_is_confirmed_and_a_cancel_ends_it() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    for mode in MODES {
+        let job = test.apply(agent("count").mode(mode)).await;
+        job.phase(Phase::Running).await;
+        job.want(DesiredState::Paused).await;
+        let status = job.phase(Phase::Paused).await;
+        assert_eq!(condition(&status, conditions::PAUSED).0, "True");
+        let (told, said) = (command(&status).expect("a command"), confirmed(&status).expect("a confirmation"));
+        assert_eq!((told.0, said.0, told.1), (DesiredState::Paused, RunnerState::Frozen, said.1), "in {mode:?}");
+        job.want(DesiredState::Running).await;
+        job.phase(Phase::Running).await;
+        job.until("a confirmed resume", |s| confirmed(s).is_some_and(|c| c.0 == RunnerState::Running)).await;
+        job.want(DesiredState::Cancelled).await;
+        job.phase(Phase::Cancelled).await;
+        job.nothing_runs().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evicted_agent_goes_on_in_a_new_pod() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    for mode in MODES {
+        let job = test.apply(agent("count").mode(mode).with(json!({ "pausePolicy": "Evict" }))).await;
+        job.phase(Phase::Running).await;
+        job.want(DesiredState::Paused).await;
+        job.phase(Phase::Paused).await;
+        job.nothing_runs().await;
+        job.want(DesiredState::Running).await;
+        let status = job.phase(Phase::Running).await;
+        assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(1), 2), "in {mode:?}");
+        job.want(DesiredState::Cancelled).await;
+        job.phase(Phase::Cancelled).await;
+    }
+}
+
+/// What is left of a job that was deleted goes by its owner reference, in the node's own time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_job_takes_its_pods_with_it() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    for mode in MODES {
+        let job = test.apply(agent("count").mode(mode)).await;
+        job.phase(Phase::Running).await;
+        let workflow = if mode == ExecutionMode::Temporal { Some(job.workflow().await) } else { None };
+        job.delete(DeleteParams::background()).await;
+        job.gone(DEADLINE).await;
+        within(DEADLINE, "its pods to be gone", async || {
+            let pods = job.pods().await;
+            if pods.is_empty() { Ok(()) } else { Err(pods.len()) }
+        })
+        .await;
+        if let Some(id) = workflow {
+            assert_eq!(job.closed(&id).await, "CANCELED");
+            assert!(!temporal::events(&job.temporal, &id).is_empty());
+        }
+    }
+}

@@ -179,7 +179,7 @@ mod tests {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let files = Files::new(&dir);
-        files.prepare(&Map::new(), &Map::new()).unwrap();
+        files.prepare(&RawJson::default(), &RawJson::default()).unwrap();
         files
     }
 

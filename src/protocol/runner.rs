@@ -4,12 +4,13 @@
 //! |---|---|---|
 //! | `POST /v1/hello` | [`Hello`] | 200 [`Job`]; repeated until answered, and again after every lost connection |
 //! | `POST /v1/orders` | [`Sender`] | 200 and a stream of [`Order`]s, one JSON object a line |
-//! | `POST /v1/heartbeat` | [`Heartbeat`] | 204; 410 the job is over: stop |
-//! | `POST /v1/confirm` | [`Confirm`] | 204 |
-//! | `POST /v1/outcome` | [`Report`] | 204 stored; 409 another outcome of this epoch was first; 410 the job is over |
+//! | `POST /v1/heartbeat` | [`Heartbeat`] | 204; 410 the run is closed: stop |
+//! | `POST /v1/confirm` | [`Confirm`] | 204; 409 no such command was given |
+//! | `POST /v1/outcome` | [`Report`] | 204 stored; 409 another outcome of this run was first; 410 nobody wants it |
 //!
-//! 401: the token is refused. 403: the pod is not the claim's runner. 404: there is no such job. 409 on hello: the claim does
-//! not know the pod yet. 503: try again. Errors carry a [`Problem`].
+//! 401: the token is refused. 403: the run is another pod's. 410: the run is closed or gone, or its job is over. 429: this
+//! pod asks too often, and 503: try again. Errors carry an [`ErrorResponse`]. After 403, 404 and 410 a runner stops its
+//! agent.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -238,7 +239,7 @@ pub fn result_digest(text: &str) -> Value {
 
 /// The body of every answer that is an error.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ErrorResponse {
     /// One stable word.
     pub reason: String,
     /// For people.

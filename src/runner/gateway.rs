@@ -10,8 +10,8 @@ use super::{config::Config, tls};
 use crate::{
     api::RunnerState,
     protocol::runner::{
-        Confirm, Ending, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS,
-        PATH_OUTCOME, PING_SECONDS, Problem, Report, Sender,
+        Confirm, Ending, ErrorResponse, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO,
+        PATH_ORDERS, PATH_OUTCOME, PING_SECONDS, Report, Sender,
     },
 };
 
@@ -129,7 +129,7 @@ impl Gateway {
         if status.is_success() {
             return Ok(response);
         }
-        let message = response.json::<Problem>().await.map_or_else(|_| "no reason given".into(), |p| p.message);
+        let message = response.json::<ErrorResponse>().await.map_or_else(|_| "no reason given".into(), |p| p.message);
         Err(GatewayError::Refused { status, message })
     }
 }

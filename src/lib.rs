@@ -10,7 +10,7 @@
 pub mod api;
 // pub mod cli;
 // pub mod controller;
-// pub mod gateway;
+pub mod gateway;
 pub mod lifecycle;
 pub mod platform;
 pub mod pods;

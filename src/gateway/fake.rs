@@ -1,5 +1,5 @@
-//! An API server of a few lines, for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`] with
-//! optimistic locking and a watch, Secrets and ConfigMaps.
+//! An API server of a few lines, for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`], its
+//! run with optimistic locking and a watch, Secrets and ConfigMaps.
 
 use std::{
     collections::HashMap,
@@ -22,6 +22,7 @@ use super::fixtures;
 
 struct Inner {
     job: Value,
+    run: Value,
     objects: HashMap<String, Value>,
     version: u64,
     writes: usize,
@@ -33,7 +34,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Fake {
     inner: Arc<Mutex<Inner>>,
-    jobs: watch::Sender<Value>,
+    runs: watch::Sender<Value>,
     url: Arc<Mutex<String>>,
 }
 
@@ -42,9 +43,10 @@ impl Fake {
     pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let job = serde_json::to_value(fixtures::job()).unwrap();
-        let jobs = watch::Sender::new(job.clone());
-        let inner = Inner { job, objects: HashMap::new(), version: 5, writes: 0, held: false, failing: false };
-        let fake = Self { inner: Arc::new(Mutex::new(inner)), jobs, url: Arc::default() };
+        let run = serde_json::to_value(fixtures::fresh_run()).unwrap();
+        let runs = watch::Sender::new(run.clone());
+        let inner = Inner { job, run, objects: HashMap::new(), version: 5, writes: 0, held: false, failing: false };
+        let fake = Self { inner: Arc::new(Mutex::new(inner)), runs, url: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         *fake.url.lock().unwrap() = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(fake.clone());
@@ -58,19 +60,24 @@ impl Fake {
         Client::try_from(kube::Config::new(url)).unwrap()
     }
 
-    /// The job's status.
+    /// The run's status.
     pub fn status(&self) -> Value {
-        self.inner.lock().unwrap().job["status"].clone()
+        self.inner.lock().unwrap().run["status"].clone()
     }
 
-    /// Somebody else writes the job's status.
+    /// Somebody else writes the run.
     pub fn change(&self, change: impl Fn(&mut Value)) {
         let mut inner = self.inner.lock().unwrap();
-        change(&mut inner.job["status"]);
+        change(&mut inner.run);
         self.written(&mut inner);
     }
 
-    /// How often the gateway has written the job's status.
+    /// Somebody writes the job.
+    pub fn change_job(&self, change: impl Fn(&mut Value)) {
+        change(&mut self.inner.lock().unwrap().job);
+    }
+
+    /// How often the gateway has written the run's status.
     pub fn writes(&self) -> usize {
         self.inner.lock().unwrap().writes
     }
@@ -98,35 +105,34 @@ impl Fake {
 
     fn written(&self, inner: &mut Inner) {
         inner.version += 1;
-        inner.job["metadata"]["resourceVersion"] = json!(inner.version.to_string());
+        inner.run["metadata"]["resourceVersion"] = json!(inner.version.to_string());
         if !inner.held {
-            self.jobs.send_replace(inner.job.clone());
+            self.runs.send_replace(inner.run.clone());
         }
     }
 
-    fn patch(&self, body: &[u8]) -> Response {
-        let patch: json_patch::Patch = serde_json::from_slice(body).unwrap();
+    fn put_status(&self, body: &[u8]) -> Response {
+        let new: Value = serde_json::from_slice(body).unwrap();
+        assert_eq!(new.get("spec"), None, "a status write carries no spec");
         let mut inner = self.inner.lock().unwrap();
-        let mut new = inner.job.clone();
-        if json_patch::patch(&mut new, &patch).is_err() {
-            return problem(StatusCode::UNPROCESSABLE_ENTITY);
-        }
-        if new["metadata"]["resourceVersion"] != inner.job["metadata"]["resourceVersion"] {
+        let same = |key: &str| new["metadata"][key] == inner.run["metadata"][key];
+        if !same("resourceVersion") || !same("uid") {
             return problem(StatusCode::CONFLICT);
         }
-        inner.job["status"] = new["status"].take();
+        inner.run["status"] = new["status"].clone();
         inner.writes += 1;
         self.written(&mut inner);
-        Json(&inner.job).into_response()
+        Json(&inner.run).into_response()
     }
 
     fn watch(&self) -> Response {
-        let mut jobs = self.jobs.subscribe();
-        jobs.mark_unchanged();
-        let lines = stream::unfold(jobs, |mut jobs| async move {
-            jobs.changed().await.ok()?;
-            let job = jobs.borrow_and_update().clone();
-            Some((format!("{}\n", json!({ "type": "MODIFIED", "object": job })), jobs))
+        let mut runs = self.runs.subscribe();
+        runs.mark_unchanged();
+        let lines = stream::unfold(runs, |mut runs| async move {
+            runs.changed().await.ok()?;
+            let run = runs.borrow_and_update().clone();
+            // In the order of a real one: the type first.
+            Some((format!("{{\"type\":\"MODIFIED\",\"object\":{run}}}\n"), runs))
         });
         Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)).into_response()
     }
@@ -164,10 +170,10 @@ fn problem(status: StatusCode) -> Response {
 
 fn review(body: &[u8]) -> Response {
     let mut review: Value = serde_json::from_slice(body).unwrap();
-    let (namespace, pod) = match review["spec"]["token"].as_str() {
-        Some("good.to.ken") => ("a", "p"),
-        Some("other.to.ken") => ("a", "q"),
-        Some("foreign.to.ken") => ("b", "p"),
+    let (namespace, pod, name) = match review["spec"]["token"].as_str() {
+        Some("good.to.ken") => ("a", "p", "x-2"),
+        Some("other.to.ken") => ("a", "q", "y-1"),
+        Some("foreign.to.ken") => ("b", "p", "x-2"),
         _ => {
             review["status"] = json!({ "authenticated": false });
             return Json(review).into_response();
@@ -178,7 +184,10 @@ fn review(body: &[u8]) -> Response {
         "audiences": review["spec"]["audiences"],
         "user": {
             "username": format!("system:serviceaccount:{namespace}:default"),
-            "extra": { "authentication.kubernetes.io/pod-uid": [pod] },
+            "extra": {
+                "authentication.kubernetes.io/pod-uid": [pod],
+                "authentication.kubernetes.io/pod-name": [name],
+            },
         },
     });
     Json(review).into_response()
@@ -190,22 +199,24 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
     }
     let watching = uri.query().is_some_and(|q| q.contains("watch=true"));
     let path = uri.path();
+    let run = format!("/apis/kodosumi.io/v1alpha1/namespaces/a/agentruns/{}", fixtures::run().name());
     let object = path.strip_prefix("/api/v1/namespaces/koco-system/");
     match (method.as_str(), path, object) {
         ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", _) => review(&body),
-        ("GET", "/apis/kodosumi.io/v1alpha1/agentjobs", _) if watching => fake.watch(),
-        ("GET", "/apis/kodosumi.io/v1alpha1/agentjobs", _) => {
+        ("GET", "/apis/kodosumi.io/v1alpha1/agentruns", _) if watching => fake.watch(),
+        ("GET", "/apis/kodosumi.io/v1alpha1/agentruns", _) => {
             let inner = fake.inner.lock().unwrap();
             let list = json!({
-                "kind": "AgentJobList", "apiVersion": "kodosumi.io/v1alpha1",
-                "metadata": { "resourceVersion": inner.version.to_string() }, "items": [inner.job],
+                "kind": "AgentRunList", "apiVersion": "kodosumi.io/v1alpha1",
+                "metadata": { "resourceVersion": inner.version.to_string() }, "items": [inner.run],
             });
             Json(list).into_response()
         }
         ("GET", "/apis/kodosumi.io/v1alpha1/namespaces/a/agentjobs/x", _) => {
             Json(&fake.inner.lock().unwrap().job).into_response()
         }
-        ("PATCH", "/apis/kodosumi.io/v1alpha1/namespaces/a/agentjobs/x/status", _) => fake.patch(&body),
+        ("GET", path, _) if path == run => Json(&fake.inner.lock().unwrap().run).into_response(),
+        ("PUT", path, _) if path.strip_suffix("/status") == Some(&run) => fake.put_status(&body),
         ("GET", _, Some(key)) => match fake.inner.lock().unwrap().objects.get(key) {
             Some(object) => Json(object).into_response(),
             None => problem(StatusCode::NOT_FOUND),

@@ -1,15 +1,18 @@
-//! A job and its runner, for the tests of the gateway.
+//! A job, its run and its runner, for the tests of the gateway.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::json;
 
-use super::auth::Caller;
+use super::server::Caller;
 use crate::{
-    api::{AgentJob, Claim, Command, ControlStatus, DesiredState, JobRef, Permit},
+    api::{
+        AgentJob, AgentRun, DesiredState, ExecutionMode, JobRef, RunCommand, StartGrant, Termination,
+        TerminationSource, TerminationType, names,
+    },
     protocol::runner::Sender,
 };
 
-/// Job `a/x` with UID `u`, whose claim is epoch 2, attempt 1, pod `p`; Direct, no permit.
+/// Job `a/x` with UID `u`, whose run 2 is the newest.
 pub fn job() -> AgentJob {
     let job = json!({
         "apiVersion": "kodosumi.io/v1alpha1",
@@ -25,6 +28,7 @@ pub fn job() -> AgentJob {
         },
         "status": {
             "fid": "f",
+            "activeRun": 2,
             "resolved": {
                 "executionMode": "Direct",
                 "retryPolicy": {
@@ -32,34 +36,79 @@ pub fn job() -> AgentJob {
                 },
                 "timeouts": { "heartbeat": "120s", "execution": "10s", "pending": "10m" },
             },
-            "claim": { "epoch": 2, "attempt": 1, "podName": "x-2", "podUID": "p", "activeMillis": 4000 },
         },
     });
     serde_json::from_value(job).unwrap()
 }
 
-/// Its claim.
-pub fn claim(job: &mut AgentJob) -> &mut Claim {
-    job.status.as_mut().unwrap().claim.as_mut().unwrap()
+/// Its run 2, UID `r`, attempt 1, pod `x-2` with UID `p`: Direct, ready, and neither granted nor commanded.
+pub fn run() -> AgentRun {
+    let run = json!({
+        "apiVersion": "kodosumi.io/v1alpha1",
+        "kind": "AgentRun",
+        "metadata": { "name": names::run("x", "u", 2), "namespace": "a", "uid": "r", "resourceVersion": "5" },
+        "spec": { "identity": {
+            "jobName": "x", "jobUID": "u", "number": 2, "attempt": 1, "activeMillis": 4000, "podName": "x-2",
+            "executionMode": "Direct", "pausePolicy": "Freeze", "heartbeat": "120s",
+        } },
+        "status": {
+            "podUID": "p", "readyTime": "2024-11-22T10:00:00Z", "gateway": "g",
+            "acknowledged": { "binding": -1, "generation": 0, "state": "Waiting", "time": "2024-11-22T10:00:00Z" },
+        },
+    });
+    serde_json::from_value(run).unwrap()
 }
 
-/// Its runner's requests, of any epoch.
-pub fn sender(epoch: i32) -> Sender {
-    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, epoch }
+/// The same before its first hello.
+pub fn fresh_run() -> AgentRun {
+    AgentRun { status: None, ..run() }
+}
+
+/// The same in Temporal mode.
+pub fn temporal_run() -> AgentRun {
+    let mut run = run();
+    run.spec.identity.execution_mode = ExecutionMode::Temporal;
+    run
+}
+
+/// Its runner's requests.
+pub fn sender(number: i32) -> Sender {
+    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, epoch: number }
 }
 
 /// Its runner's pod.
 pub fn caller() -> Caller {
-    Caller { namespace: "a".into(), pod_uid: "p".into() }
+    Caller { namespace: "a".into(), pod_name: "x-2".into(), pod_uid: "p".into() }
 }
 
-/// A permit of Direct mode.
-pub fn permit(offer: i32) -> Permit {
-    Permit { time: Time(Timestamp::UNIX_EPOCH), offer, run_id: None, task_token: None }
+/// A grant.
+pub fn grant(binding: i32) -> StartGrant {
+    StartGrant {
+        time: Time(Timestamp::UNIX_EPOCH),
+        binding,
+        workflow_id: Some(names::workflow("c", "u")),
+        run_id: None,
+        activity_attempt: None,
+    }
 }
 
 /// A command to pause.
-pub fn command(seq: i64) -> ControlStatus {
-    let command = Command { state: DesiredState::Paused, seq, time: Time(Timestamp::UNIX_EPOCH) };
-    ControlStatus { command: Some(command), ..Default::default() }
+pub fn command(generation: i64) -> RunCommand {
+    RunCommand { state: DesiredState::Paused, generation, time: Time(Timestamp::UNIX_EPOCH) }
+}
+
+/// An end.
+pub fn termination() -> Termination {
+    Termination {
+        kind: TerminationType::Succeeded,
+        source: TerminationSource::Runner,
+        time: Time(Timestamp::UNIX_EPOCH),
+        started: true,
+        error: None,
+        non_retryable: false,
+        exit_code: Some(0),
+        result: None,
+        active_millis: 0,
+        duration: None,
+    }
 }

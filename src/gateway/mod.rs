@@ -1,32 +1,37 @@
-//! The gateway: the only part of ours that runner pods talk to. It knows a runner from its pod's token, checks it against the
-//! job's claim, and then gives it its job, passes orders on, heartbeats for it, and records and delivers its outcome.
+//! The gateway: the only part of ours that runner pods talk to. It knows a runner from its pod's token, checks it
+//! against the pod's AgentRun, and then gives it its job, passes orders on, heartbeats for it, and records and delivers
+//! its outcome.
 //!
 //! Stateless: what it remembers may be forgotten, and any number of gateways may run. Called by the command line alone.
 //!
-//! A request goes [`http`] → [`auth`] → [`requests`] → [`authorise`] and [`decide`] (pure) → [`jobs`] (status) and, in the
-//! background, [`engine`] (Temporal).
+//! How a request flows:
+//! 1. [`server`]: TLS, limits; the token's pod becomes a [`server::Caller`], and only then is the body read.
+//! 2. [`requests`]: one function a path. It finds the run in [`runs`], the cache of open AgentRuns, or live, and
+//!    authorises.
+//! 3. `requests::updates` (pure): from the run's status and the request to the new status. What is news is written
+//!    through [`runs`], bound to the version that was read: before the answer, or a little later by `requests::writer`.
+//! 4. [`temporal_bridge`]: what Temporal is to hear of it, in the background.
+//!
+//! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to
+//! the stream of [`sessions::orders`]. [`sessions`] holds what is remembered of a runner: limits, and when it was
+//! heard.
+//!
+//! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports
+//! in.
 
-mod auth;
-mod authorise;
 mod background;
-mod certificate;
-mod decide;
-mod engine;
-mod error;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fixtures;
-mod http;
-mod jobs;
-mod orders;
 mod requests;
+mod runs;
+mod server;
 mod sessions;
 mod settings;
-mod silence;
+mod temporal_bridge;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use std::{
     sync::{
@@ -53,8 +58,8 @@ const REQUESTS: usize = 1024;
 const STREAMS: usize = 20_000;
 /// How long a new connection may take to its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
-/// How long the head of a request may take. It counts while a connection is idle, too, so it is longer than the longest wait
-/// between two heartbeats: they share a connection.
+/// How long the head of a request may take. It counts while a connection is idle, too, so it is longer than the longest
+/// wait between two heartbeats: they share a connection.
 const HEAD: Duration = Duration::from_secs(75);
 /// How long connections and background work may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -80,10 +85,27 @@ impl GatewayError {
     }
 }
 
+/// What a gateway is made of.
+pub struct Parts {
+    /// The cluster.
+    pub client: Client,
+    /// What every role has.
+    pub common: Common,
+    /// What only the gateway has.
+    pub settings: Settings,
+    /// Temporal.
+    pub temporal: Temporal,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Whether runners may be sent here.
+    pub ready: Arc<AtomicBool>,
+}
+
 /// One gateway.
 struct Gateway {
-    jobs: jobs::Jobs,
-    auth: auth::Authenticator,
+    client: Client,
+    runs: runs::RunCache,
+    authenticator: server::Authenticator,
     sessions: sessions::Sessions,
     temporal: Temporal,
     metrics: Metrics,
@@ -96,23 +118,25 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(client: Client, common: &Common, temporal: Temporal, metrics: Metrics, stop: CancellationToken) -> Self {
+    fn new(parts: Parts, stop: CancellationToken) -> Self {
+        let Parts { client, common, temporal, metrics, .. } = parts;
         Self {
-            jobs: jobs::Jobs::new(client.clone()),
-            auth: auth::Authenticator::new(client),
+            runs: runs::RunCache::new(client.clone()),
+            authenticator: server::Authenticator::new(client.clone()),
+            client,
             sessions: Default::default(),
             temporal,
             metrics,
             background: background::Background::new(),
-            identity: common.identity.clone(),
             namespaces: common.namespaces(),
+            identity: common.identity,
             requests: Semaphore::new(REQUESTS),
             streams: Arc::new(Semaphore::new(STREAMS)),
             stop,
         }
     }
 
-    /// Follows the jobs of all watched namespaces; `ready` once it has seen them all.
+    /// Follows the runs of all watched namespaces; `ready` once it has seen them all.
     fn follow(self: &Arc<Self>, ready: Arc<AtomicBool>) {
         let missing = Arc::new(AtomicUsize::new(self.namespaces.len()));
         for namespace in self.namespaces.clone() {
@@ -124,41 +148,35 @@ impl Gateway {
                         ready.store(!gateway.stop.is_cancelled(), Ordering::Relaxed);
                     }
                 };
-                gateway.jobs.follow(namespace.as_deref(), synced, &gateway.stop).await;
+                gateway.runs.follow(namespace.as_deref(), synced, &gateway.stop).await;
             });
         }
     }
 }
 
-/// Runs a gateway until `stop`; then it turns unready, takes no new connection, ends its streams so that runners connect to
-/// another, and finishes what it has begun.
-pub async fn run(
-    client: Client,
-    common: &Common,
-    settings: &Settings,
-    temporal: Temporal,
-    metrics: Metrics,
-    ready: Arc<AtomicBool>,
-    stop: CancellationToken,
-) -> Result<(), GatewayError> {
-    let addr = settings.gateway_addr;
+/// Runs a gateway until `stop`; then it turns unready, takes no new connection, ends its streams so that runners
+/// connect to another, and finishes what it has begun.
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayError> {
+    let addr = parts.settings.gateway_addr;
     let listen = |e| GatewayError::Listen(addr, e);
     // First of all, so that a port that is taken is said at once.
     let listener = std::net::TcpListener::bind(addr).map_err(listen)?;
-    let mut keeper = tls::Keeper::new(client.clone(), &common.namespace, &settings.gateway_tls_secret);
-    let Some(config) = keeper.first(&stop).await else { return Ok(()) };
-    tokio::spawn(keeper.keep(config.clone(), stop.clone()));
+    let (namespace, secret) = (&parts.common.namespace, &parts.settings.gateway_tls_secret);
+    let mut certificates = server::CertificateManager::new(parts.client.clone(), namespace, secret);
+    let Some(config) = certificates.first(&stop).await else { return Ok(()) };
+    tokio::spawn(certificates.keep(config.clone(), stop.clone()));
 
-    let gateway = Arc::new(Gateway::new(client, common, temporal, metrics, stop.clone()));
+    let ready = parts.ready.clone();
+    let gateway = Arc::new(Gateway::new(parts, stop.clone()));
     gateway.follow(ready.clone());
     tokio::spawn(gateway.clone().listen_for_silence());
 
     let handle = Handle::new();
     // Orders are a few bytes and must not wait for more.
     let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
-    let server = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
-    let mut server = server.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
-    server.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);
+    let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
+    let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
+    serving.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);
     tracing::info!(%addr, identity = gateway.identity, "the gateway listens");
 
     let draining = async {
@@ -166,7 +184,7 @@ pub async fn run(
         ready.store(false, Ordering::Relaxed);
         handle.graceful_shutdown(Some(DRAIN));
     };
-    let serving = server.serve(http::router(gateway.clone()).into_make_service());
+    let serving = serving.serve(server::router(gateway.clone()).into_make_service());
     let (served, ()) = tokio::join!(
         async {
             let served = serving.await;

@@ -1,4 +1,4 @@
-//! Settings of the gateway alone. Parsed by the command line, read by [`super::run`].
+//! Settings of the gateway alone. Parsed by the command line, read by [`crate::gateway::run`].
 
 use std::net::SocketAddr;
 

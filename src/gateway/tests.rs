@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use super::{fake::Fake, *};
 use crate::protocol::runner::{
-    Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME, Problem,
+    ErrorResponse, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME,
 };
+
+const TIME: &str = "2024-11-22T10:00:00Z";
 
 #[derive(Parser)]
 struct Line {
@@ -36,13 +38,27 @@ impl World {
         let addr_text = addr.to_string();
         let line = Line::parse_from(["koco", "--identity", "g", "--gateway-addr", &addr_text]);
         let (metrics, stop, ready) = (Metrics::default(), CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        let (client, m, r, s) = (fake.client(), metrics.clone(), ready.clone(), stop.clone());
-        let running =
-            tokio::spawn(async move { run(client, &line.common, &line.gateway, Temporal::new(None), m, r, s).await });
+        let parts = Parts {
+            client: fake.client(),
+            common: line.common,
+            settings: line.gateway,
+            temporal: Temporal::new(None),
+            metrics: metrics.clone(),
+            ready: ready.clone(),
+        };
+        let running = tokio::spawn(run(parts, stop.clone()));
         within("ready", || ready.load(Ordering::Relaxed)).await;
         let ca = fake.get("configmaps/koco-gateway-ca")["data"]["ca.crt"].as_str().unwrap().to_owned();
         let http = http(&ca, addr);
         Self { fake, http, url: format!("https://koco-gateway:{}", addr.port()), metrics, stop, running }
+    }
+
+    /// One whose runner has reported in and has its grant.
+    async fn granted() -> Self {
+        let world = Self::start().await;
+        assert_eq!(world.status_of(PATH_HELLO, waiting()).await, StatusCode::OK);
+        world.fake.change(|run| run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 }));
+        world
     }
 
     async fn post(&self, token: &str, path: &str, body: Value) -> Response {
@@ -55,7 +71,11 @@ impl World {
     async fn reason(&self, token: &str, path: &str, body: Value) -> (u16, String) {
         let response = self.post(token, path, body).await;
         let status = response.status().as_u16();
-        (status, response.json::<Problem>().await.map(|p| p.reason).unwrap_or_default())
+        (status, response.json::<ErrorResponse>().await.map(|p| p.reason).unwrap_or_default())
+    }
+
+    async fn good(&self, path: &str, body: Value) -> (u16, String) {
+        self.reason("good.to.ken", path, body).await
     }
 
     async fn status_of(&self, path: &str, body: Value) -> StatusCode {
@@ -88,51 +108,56 @@ async fn order(stream: &mut Response) -> Option<Order> {
     Some(serde_json::from_slice(chunk.trim_ascii_end()).unwrap())
 }
 
+fn state(state: &str, seq: i64) -> Value {
+    json!({ "state": state, "seq": seq })
+}
+
 fn waiting() -> Value {
-    json!({ "state": "Waiting", "seq": 0 })
+    state("Waiting", 0)
+}
+
+fn pause(run: &mut Value, generation: i64) {
+    run["spec"]["command"] = json!({ "state": "Paused", "generation": generation, "time": TIME });
+}
+
+fn ended(kind: &str) -> Value {
+    json!({ "kind": kind, "started": true, "exitCode": 0, "result": { "n": 1 } })
 }
 
 #[tokio::test]
-async fn a_job_from_hello_to_outcome() {
+async fn a_run_from_hello_to_outcome() {
     let world = World::start().await;
     let told: Job = world.post("good.to.ken", PATH_HELLO, waiting()).await.json().await.unwrap();
-    assert_eq!(told.inputs["topic"], "octopuses");
-    assert_eq!(world.fake.status()["runner"]["gateway"], "g");
-    assert_eq!(world.fake.status()["control"]["confirmed"]["state"], "Waiting");
+    assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
+    let status = world.fake.status();
+    assert_eq!((&status["podUID"], &status["gateway"]), (&json!("p"), &json!("g")));
+    assert!(status["readyTime"].is_string());
+    assert_eq!((&status["acknowledged"]["state"], &status["acknowledged"]["binding"]), (&json!("Waiting"), &json!(-1)));
 
     let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
     assert_eq!(stream.status(), StatusCode::OK);
-    world.fake.change(|s| s["claim"]["permit"] = json!({ "time": "2024-11-22T10:00:00Z", "offer": 0 }));
+    world.fake.change(|run| run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 }));
     assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
-    world.fake.change(|s| {
-        s["control"]["command"] = json!({ "state": "Paused", "seq": 1, "time": "2024-11-22T10:00:00Z" });
-    });
+    assert_eq!(world.status_of(PATH_CONFIRM, state("Running", 0)).await, StatusCode::NO_CONTENT);
+    assert_eq!(world.status_of(PATH_HEARTBEAT, state("Running", 0)).await, StatusCode::NO_CONTENT);
+    assert_eq!(world.fake.writes(), 1, "the hello's; neither a start nor a heartbeat without news is written");
+
+    world.fake.change(|run| pause(run, 1));
     assert!(matches!(order(&mut stream).await, Some(Order::Command { seq: 1, .. })));
+    assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", 1)).await, StatusCode::NO_CONTENT);
+    let acknowledged = world.fake.status()["acknowledged"].clone();
+    assert_eq!((&acknowledged["state"], &acknowledged["binding"]), (&json!("Frozen"), &json!(0)));
 
-    let running = json!({ "state": "Running", "seq": 0 });
-    assert_eq!(world.status_of(PATH_HEARTBEAT, running.clone()).await, StatusCode::NO_CONTENT);
-    within("the offer is answered", || world.fake.status()["runner"]["answered"] == 0).await;
-    assert!(world.fake.status()["runner"]["startedTime"].is_string());
-    let writes = world.fake.writes();
-    assert_eq!(world.status_of(PATH_HEARTBEAT, running).await, StatusCode::NO_CONTENT);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(world.fake.writes(), writes, "a heartbeat without news writes nothing");
-
-    let frozen = json!({ "state": "Frozen", "seq": 1 });
-    assert_eq!(world.status_of(PATH_CONFIRM, frozen).await, StatusCode::NO_CONTENT);
-    assert_eq!(world.fake.status()["control"]["confirmed"]["state"], "Frozen");
-
-    let ending = json!({ "kind": "Succeeded", "started": true, "exitCode": 0, "result": { "n": 1 } });
-    assert_eq!(world.status_of(PATH_OUTCOME, ending.clone()).await, StatusCode::NO_CONTENT);
-    assert_eq!(world.fake.status()["outcome"]["result"]["n"], 1);
-    assert_eq!(world.status_of(PATH_OUTCOME, ending).await, StatusCode::NO_CONTENT);
-    let other = json!({ "kind": "Failed", "started": true });
-    assert_eq!(world.reason("good.to.ken", PATH_OUTCOME, other).await, (409, "OtherOutcome".into()));
-
-    world.fake.change(|s| s["phase"] = json!("Succeeded"));
+    assert_eq!(world.status_of(PATH_OUTCOME, ended("Succeeded")).await, StatusCode::NO_CONTENT);
+    let termination = world.fake.status()["termination"].clone();
+    assert_eq!((&termination["result"]["n"], &termination["source"]), (&json!(1), &json!("Runner")));
+    assert_eq!(world.fake.writes(), 3);
+    assert_eq!(world.status_of(PATH_OUTCOME, ended("Succeeded")).await, StatusCode::NO_CONTENT);
+    assert_eq!(world.good(PATH_OUTCOME, ended("Failed")).await, (409, "OtherOutcome".into()));
+    assert_eq!(world.fake.writes(), 3);
     assert!(matches!(order(&mut stream).await, Some(Order::Stop { .. })));
     assert_eq!(order(&mut stream).await, None);
-    assert_eq!(world.reason("good.to.ken", PATH_HEARTBEAT, waiting()).await, (410, "JobOver".into()));
+    assert_eq!(world.good(PATH_HEARTBEAT, waiting()).await, (410, "RunClosed".into()));
     world.end().await;
 }
 
@@ -144,18 +169,17 @@ async fn nobody_else_is_answered() {
     assert_eq!(refused("bad.to.ken", waiting()).await, (401, "BadToken".into()));
     assert_eq!(refused("other.to.ken", waiting()).await, (403, "NotTheRunner".into()));
     assert_eq!(refused("foreign.to.ken", waiting()).await, (403, "ForeignNamespace".into()));
-    let epoch = |n: i32| json!({ "epoch": n, "state": "Waiting", "seq": 0 });
-    assert_eq!(refused("good.to.ken", epoch(1)).await, (410, "Superseded".into()));
-    assert_eq!(refused("good.to.ken", epoch(3)).await, (409, "NotClaimed".into()));
+    let number = |n: i32| json!({ "epoch": n, "state": "Waiting", "seq": 0 });
+    assert_eq!(refused("good.to.ken", number(3)).await, (410, "Gone".into()), "a run comes before its pod");
     let gone = json!({ "uid": "older", "state": "Waiting", "seq": 0 });
-    assert_eq!(refused("good.to.ken", gone).await, (410, "JobGone".into()));
+    assert_eq!(refused("good.to.ken", gone).await, (410, "Gone".into()));
     assert_eq!(refused("good.to.ken", json!({})).await, (400, "Malformed".into()));
     let large = json!({ "state": "Waiting", "seq": 0, "pad": "x".repeat(70_000) });
     assert_eq!(refused("good.to.ken", large.clone()).await, (413, "TooLarge".into()));
     assert_eq!(world.reason("bad.to.ken", PATH_OUTCOME, large).await, (401, "BadToken".into()));
     let huge = json!({ "kind": "Succeeded", "started": true, "result": "x".repeat(2 << 20) });
-    assert_eq!(world.reason("good.to.ken", PATH_OUTCOME, huge).await, (413, "TooLarge".into()));
-    assert_eq!(world.reason("good.to.ken", "/v2/hello", json!({})).await, (404, "NoSuchPath".into()));
+    assert_eq!(world.good(PATH_OUTCOME, huge).await, (413, "TooLarge".into()));
+    assert_eq!(world.good("/v2/hello", json!({})).await, (404, "NoSuchPath".into()));
     assert_eq!(world.fake.writes(), 0, "and nothing was written");
     let metrics = world.metrics.encode().unwrap();
     assert!(metrics.contains(r#"koco_gateway_refused_total{reason="NotTheRunner"} 1"#), "{metrics}");
@@ -163,13 +187,110 @@ async fn nobody_else_is_answered() {
 }
 
 #[tokio::test]
-async fn a_claim_that_learns_of_its_pod_is_found_although_the_watch_is_late() {
+async fn a_run_that_is_not_wanted_any_more_is_refused_at_hello() {
+    let world = World::start().await;
+    world.fake.change_job(|job| job["spec"]["desiredState"] = json!("Cancelled"));
+    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "JobCancelled".into()));
+    world.fake.change_job(|job| job["spec"]["desiredState"] = json!("Running"));
+    world.fake.change_job(|job| job["status"]["activeRun"] = json!(3));
+    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "Superseded".into()));
+    world.fake.change_job(|job| job["status"] = json!({}));
+    assert_eq!(world.good(PATH_HELLO, waiting()).await, (503, "NotAccepted".into()));
+    world.fake.change_job(|job| job["metadata"]["uid"] = json!("another"));
+    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "Gone".into()));
+    assert_eq!(world.fake.writes(), 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_pause_that_stands_comes_before_the_grant() {
+    let world = World::granted().await;
+    world.fake.change(|run| pause(run, 1));
+    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    let mut text = String::new();
+    while text.lines().count() < 2 {
+        text.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    let orders: Vec<Order> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(matches!(orders[..], [Order::Command { seq: 1, .. }, Order::Permit { .. }]), "{orders:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_command_that_nobody_gave_is_not_confirmed() {
+    let world = World::granted().await;
+    assert_eq!(world.good(PATH_CONFIRM, state("Frozen", 7)).await, (409, "UnknownCommand".into()));
+    world.fake.hold_watch(true);
+    world.fake.change(|run| pause(run, 7));
+    assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", 7)).await, StatusCode::NO_CONTENT, "the copy is old");
+    assert_eq!(world.fake.status()["acknowledged"]["generation"], 7);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn confirmations_are_written_only_so_often_and_the_newest_in_the_end() {
+    let world = World::granted().await;
+    world.fake.change(|run| pause(run, 100));
+    let before = world.fake.writes();
+    for seq in 1..=100 {
+        assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", seq)).await, StatusCode::NO_CONTENT);
+    }
+    within("the newest is written", || world.fake.status()["acknowledged"]["generation"] == 100).await;
+    let writes = world.fake.writes() - before;
+    assert!(writes < 20, "{writes}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_reports_in_too_often_is_told_so() {
+    let world = World::start().await;
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += usize::from(world.good(PATH_HELLO, waiting()).await == (429, "TooOften".into()));
+    }
+    assert!(refused > 0);
+    assert_eq!(world.fake.writes(), 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_new_binding_is_acknowledged_by_a_heartbeat() {
+    let world = World::granted().await;
+    world.fake.change(|run| run["spec"]["grant"]["binding"] = json!(1));
+    let started = Instant::now();
+    while world.fake.status()["acknowledged"]["binding"] != 1 {
+        assert!(started.elapsed() < Duration::from_secs(10), "a heartbeat acknowledges it");
+        assert_eq!(world.status_of(PATH_HEARTBEAT, state("Running", 0)).await, StatusCode::NO_CONTENT);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_run_that_learns_of_its_pod_is_found_although_the_watch_is_late() {
     let world = World::start().await;
     world.fake.hold_watch(true);
-    world.fake.change(|s| s["claim"] = json!({ "epoch": 3, "attempt": 2, "podName": "x-3", "podUID": "q" }));
-    let third = json!({ "epoch": 3, "state": "Waiting", "seq": 0 });
-    assert_eq!(world.post("other.to.ken", PATH_HEARTBEAT, third).await.status(), StatusCode::NO_CONTENT);
-    assert_eq!(world.reason("good.to.ken", PATH_HELLO, waiting()).await, (410, "Superseded".into()));
+    world.fake.change(|run| run["status"] = json!({ "podUID": "q", "readyTime": TIME }));
+    assert_eq!(world.reason("other.to.ken", PATH_HEARTBEAT, waiting()).await.0, 204);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_stream_of_another_gateways_runner_makes_it_ours() {
+    let world = World::granted().await;
+    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    world.fake.change(|run| {
+        run["status"]["gateway"] = json!("h");
+        pause(run, 1);
+    });
+    assert!(matches!(order(&mut stream).await, Some(Order::Command { .. })), "our copy has it");
+    let stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    within("it is named", || world.fake.status()["gateway"] == "g").await;
+    let writes = world.fake.writes();
+    drop(world.post("good.to.ken", PATH_ORDERS, json!({})).await);
+    assert_eq!(world.fake.writes(), writes, "once");
     world.end().await;
 }
 
@@ -185,10 +306,24 @@ async fn a_gateway_that_ends_lets_its_runners_go() {
 }
 
 #[tokio::test]
+async fn a_run_that_somebody_closes_stops_its_runner() {
+    let world = World::granted().await;
+    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    world.fake.change(|run| {
+        run["status"]["termination"] = json!({ "type": "Cancelled", "source": "Koco", "time": TIME, "started": true });
+    });
+    assert!(matches!(order(&mut stream).await, Some(Order::Stop { .. })));
+    assert_eq!(world.good(PATH_OUTCOME, ended("Succeeded")).await, (409, "OtherOutcome".into()));
+    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "RunClosed".into()));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_outage_of_the_api_server_is_no_refusal() {
     let world = World::start().await;
     world.fake.fail(true);
-    let answer = world.reason("good.to.ken", PATH_HEARTBEAT, waiting()).await;
+    let answer = world.good(PATH_HEARTBEAT, waiting()).await;
     assert_eq!(answer, (503, "ApiServer".into()));
     world.fake.fail(false);
     assert_eq!(world.status_of(PATH_HEARTBEAT, waiting()).await, StatusCode::NO_CONTENT);
@@ -198,18 +333,17 @@ async fn an_outage_of_the_api_server_is_no_refusal() {
 #[tokio::test]
 async fn silence_is_noted_once_and_ends_with_a_heartbeat() {
     let world = World::start().await;
-    world.fake.change(|s| {
-        s["resolved"]["timeouts"]["heartbeat"] = json!("1s");
-        s["claim"]["permit"] = json!({ "time": "2024-11-22T10:00:00Z", "offer": 0 });
+    world.fake.change(|run| {
+        run["spec"]["identity"]["heartbeat"] = json!("1s");
+        run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 });
     });
-    let running = json!({ "state": "Running", "seq": 0 });
-    assert_eq!(world.status_of(PATH_HELLO, running.clone()).await, StatusCode::OK);
-    within("silence is noted", || world.fake.status()["runner"]["silentSince"].is_string()).await;
+    assert_eq!(world.status_of(PATH_HELLO, state("Running", 0)).await, StatusCode::OK);
+    within("silence is noted", || world.fake.status()["unresponsiveSince"].is_string()).await;
     let writes = world.fake.writes();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(world.fake.writes(), writes);
-    assert_eq!(world.status_of(PATH_HEARTBEAT, running).await, StatusCode::NO_CONTENT);
-    within("it is over", || world.fake.status()["runner"]["silentSince"].is_null()).await;
+    assert_eq!(world.status_of(PATH_HEARTBEAT, state("Running", 0)).await, StatusCode::NO_CONTENT);
+    within("it is over", || world.fake.status()["unresponsiveSince"].is_null()).await;
     world.end().await;
 }
 
@@ -222,8 +356,9 @@ async fn two_gateways_at_their_first_start_share_one_authority() {
             fake.put("configmaps/koco-gateway-ca", json!({ "metadata": { "name": "koco-gateway-ca" } }));
         }
         let stop = CancellationToken::new();
-        let mut keepers: Vec<_> = (0..3).map(|_| tls::Keeper::new(fake.client(), "koco-system", "s")).collect();
-        let firsts = keepers.iter_mut().map(|k| k.first(&stop));
+        let manager = || server::CertificateManager::new(fake.client(), "koco-system", "s");
+        let mut managers: Vec<_> = (0..3).map(|_| manager()).collect();
+        let firsts = managers.iter_mut().map(|m| m.first(&stop));
         assert!(futures::future::join_all(firsts).await.iter().all(Option::is_some));
         let authority = fake.get("secrets/s")["data"]["ca.crt"].clone();
         let published = fake.get("configmaps/koco-gateway-ca")["data"]["ca.crt"].clone();

@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::error::Refusal;
@@ -23,14 +23,18 @@ const CAPACITY: usize = 65_536;
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// How long a review may take.
 const REVIEW: Duration = Duration::from_secs(4);
-/// Where a bound token's review names the pod.
+/// Where a bound token's review has the pod's UID.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+/// Where it has the pod's name.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
 /// The pod that sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Its namespace.
     pub namespace: String,
+    /// Its name.
+    pub pod_name: String,
     /// Its UID.
     pub pod_uid: String,
 }
@@ -79,12 +83,12 @@ impl Authenticator {
     }
 
     fn remembered(&self, digest: &[u8; 32]) -> Option<Option<Caller>> {
-        let known = self.known.lock().ok()?;
+        let known = self.known.lock();
         known.get(digest).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| answer.clone())
     }
 
     fn remember(&self, digest: [u8; 32], answer: Option<Caller>) {
-        let Ok(mut known) = self.known.lock() else { return };
+        let mut known = self.known.lock();
         let now = Instant::now();
         if known.len() >= CAPACITY {
             known.retain(|_, (_, until)| now < *until);
@@ -113,11 +117,11 @@ fn caller(review: Option<&TokenReviewStatus>) -> Option<Caller> {
     let user = review.user.as_ref()?;
     let mut name = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?.split(':');
     let (namespace, _account) = (name.next()?, name.next()?);
-    let pod_uid = match user.extra.as_ref()?.get(POD_UID)?.as_slice() {
-        [one] if !one.is_empty() => one.clone(),
-        _ => return None,
+    let only = |key: &str| match user.extra.as_ref()?.get(key)?.as_slice() {
+        [one] if !one.is_empty() => Some(one.clone()),
+        _ => None,
     };
-    Some(Caller { namespace: namespace.into(), pod_uid })
+    Some(Caller { namespace: namespace.into(), pod_name: only(POD_NAME)?, pod_uid: only(POD_UID)? })
 }
 
 #[cfg(test)]
@@ -131,7 +135,7 @@ mod tests {
             "audiences": ["koco-gateway"],
             "user": {
                 "username": "system:serviceaccount:a:default",
-                "extra": { "authentication.kubernetes.io/pod-uid": ["p"] },
+                "extra": { POD_UID: ["p"], POD_NAME: ["x-1"] },
             },
         });
         change(&mut status);
@@ -140,7 +144,8 @@ mod tests {
 
     #[test]
     fn a_pods_token_of_our_audience_is_taken() {
-        assert_eq!(review(|_| {}), Some(Caller { namespace: "a".into(), pod_uid: "p".into() }));
+        let caller = Caller { namespace: "a".into(), pod_name: "x-1".into(), pod_uid: "p".into() };
+        assert_eq!(review(|_| {}), Some(caller));
     }
 
     #[test]
@@ -151,6 +156,7 @@ mod tests {
         assert_eq!(review(|s| s["user"]["username"] = json!("system:node:n")), None);
         assert_eq!(review(|s| s["user"]["extra"] = json!({})), None);
         assert_eq!(review(|s| s["user"]["extra"][POD_UID] = json!(["p", "q"])), None);
+        assert_eq!(review(|s| s["user"]["extra"][POD_NAME] = json!([""])), None);
         assert_eq!(caller(None), None);
     }
 

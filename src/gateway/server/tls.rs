@@ -1,8 +1,9 @@
-//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself from the
-//! authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by [`super::run`].
+//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself
+//! from the authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by
+//! [`crate::gateway::run`].
 //!
-//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before know
-//! only the old one and find no gateway any more, so let running jobs end first.
+//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before
+//! know only the old one and find no gateway any more, so let running jobs end first.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +45,7 @@ pub enum TlsError {
 
 /// What the Secret holds.
 #[derive(PartialEq, Eq, Clone)]
-enum Held {
+enum SecretContents {
     Nothing,
     /// The user's own.
     Given {
@@ -56,30 +57,30 @@ enum Held {
 }
 
 /// Reads the Secret. Half of something is an error: nothing of a user's is ever overwritten.
-fn held(secret: &Secret) -> Result<Held, &'static str> {
+fn contents(secret: &Secret) -> Result<SecretContents, &'static str> {
     let get = |key: &str| {
         let bytes = secret.data.as_ref().and_then(|d| d.get(key)).filter(|b| !b.0.is_empty())?;
         Some(String::from_utf8_lossy(&bytes.0).into_owned())
     };
     match (get("tls.crt"), get("tls.key"), get("ca.crt"), get("ca.key")) {
-        (None, None, None, None) => Ok(Held::Nothing),
-        (None, None, Some(certificate), Some(key)) => Ok(Held::Ours(Authority { certificate, key })),
-        (Some(chain), Some(key), Some(ca), _) => Ok(Held::Given { identity: Identity { chain, key }, ca }),
+        (None, None, None, None) => Ok(SecretContents::Nothing),
+        (None, None, Some(certificate), Some(key)) => Ok(SecretContents::Ours(Authority { certificate, key })),
+        (Some(chain), Some(key), Some(ca), _) => Ok(SecretContents::Given { identity: Identity { chain, key }, ca }),
         (Some(_), Some(_), None, _) => Err("it has tls.crt and tls.key, but no ca.crt for runners to check them with"),
         _ => Err("it needs tls.crt, tls.key and ca.crt together, or nothing at all"),
     }
 }
 
 /// Keeps the certificate.
-pub struct Keeper {
+pub struct CertificateManager {
     secrets: Api<Secret>,
     maps: Api<ConfigMap>,
     namespace: String,
     name: String,
-    last: Option<(Held, Instant)>,
+    last: Option<(SecretContents, Instant)>,
 }
 
-impl Keeper {
+impl CertificateManager {
     /// One for the Secret `name` in the operator's namespace.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self {
@@ -119,42 +120,44 @@ impl Keeper {
         }
     }
 
-    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on can
-    /// check what it will see.
+    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on
+    /// can check what it will see.
     async fn look(&mut self) -> Result<Option<std::sync::Arc<rustls::ServerConfig>>, TlsError> {
-        let held = self.read().await?;
-        let ca = match &held {
-            Held::Given { ca, .. } => ca,
-            Held::Ours(authority) => &authority.certificate,
+        let contents = self.read().await?;
+        let ca = match &contents {
+            SecretContents::Given { ca, .. } => ca,
+            SecretContents::Ours(authority) => &authority.certificate,
             // Somebody else was faster at writing; what they wrote is read next time.
-            Held::Nothing => return Ok(None),
+            SecretContents::Nothing => return Ok(None),
         };
         let due = match &self.last {
-            Some((last, since)) => *last != held || (matches!(held, Held::Ours(_)) && since.elapsed() > RENEW),
+            Some((last, since)) => {
+                *last != contents || (matches!(contents, SecretContents::Ours(_)) && since.elapsed() > RENEW)
+            }
             None => true,
         };
         let now = Timestamp::now();
-        let config = match &held {
+        let config = match &contents {
             _ if !due => None,
-            Held::Given { identity, ca } => Some(identity.server(ca, now)?),
-            Held::Ours(ours) => Some(ours.issue(&self.namespace, now)?.server(&ours.certificate, now)?),
-            Held::Nothing => None,
+            SecretContents::Given { identity, ca } => Some(identity.server(ca, now)?),
+            SecretContents::Ours(ours) => Some(ours.issue(&self.namespace, now)?.server(&ours.certificate, now)?),
+            SecretContents::Nothing => None,
         };
         self.publish(ca).await?;
         if due {
-            self.last = Some((held, Instant::now()));
+            self.last = Some((contents, Instant::now()));
         }
         Ok(config)
     }
 
     /// What the Secret holds; if nothing, a new authority is put there.
-    async fn read(&self) -> Result<Held, TlsError> {
+    async fn read(&self) -> Result<SecretContents, TlsError> {
         let failed = |e| TlsError::Api("the Secret with the gateway's certificate", e);
         let found = self.secrets.get_opt(&self.name).await.map_err(failed)?;
         if let Some(secret) = &found {
-            match held(secret).map_err(|why| TlsError::Secret(self.name.clone(), why))? {
-                Held::Nothing => {}
-                held => return Ok(held),
+            match contents(secret).map_err(|why| TlsError::Secret(self.name.clone(), why))? {
+                SecretContents::Nothing => {}
+                contents => return Ok(contents),
             }
         }
         let authority = Authority::generate(Timestamp::now())?;
@@ -173,9 +176,9 @@ impl Keeper {
         };
         if let Some(()) = unless_overtaken(written).map_err(failed)? {
             tracing::info!(secret = self.name, "made a certificate authority for the gateway");
-            return Ok(Held::Ours(authority));
+            return Ok(SecretContents::Ours(authority));
         }
-        Ok(Held::Nothing)
+        Ok(SecretContents::Nothing)
     }
 
     async fn publish(&self, ca: &str) -> Result<(), TlsError> {
@@ -222,14 +225,14 @@ mod tests {
 
     #[test]
     fn nothing_of_a_users_is_taken_for_empty() {
-        assert!(held(&Secret::default()) == Ok(Held::Nothing));
-        assert!(held(&secret(&[])) == Ok(Held::Nothing));
-        assert!(matches!(held(&secret(&["ca.crt", "ca.key"])), Ok(Held::Ours(_))));
-        assert!(matches!(held(&secret(&["tls.crt", "tls.key", "ca.crt"])), Ok(Held::Given { .. })));
+        assert!(contents(&Secret::default()) == Ok(SecretContents::Nothing));
+        assert!(contents(&secret(&[])) == Ok(SecretContents::Nothing));
+        assert!(matches!(contents(&secret(&["ca.crt", "ca.key"])), Ok(SecretContents::Ours(_))));
+        assert!(matches!(contents(&secret(&["tls.crt", "tls.key", "ca.crt"])), Ok(SecretContents::Given { .. })));
         for half in [&["tls.crt", "tls.key"][..], &["tls.crt"], &["ca.crt"], &["ca.key"], &["tls.key", "ca.crt"]] {
-            assert!(held(&secret(half)).is_err(), "{half:?}");
+            assert!(contents(&secret(half)).is_err(), "{half:?}");
         }
         let empty = Secret { data: Some([("ca.crt".into(), ByteString(vec![]))].into()), ..Default::default() };
-        assert!(held(&empty) == Ok(Held::Nothing));
+        assert!(contents(&empty) == Ok(SecretContents::Nothing));
     }
 }

@@ -1,0 +1,102 @@
+//! What a runner is told of its job, and when it is not wanted any more. Pure: from the job and the run, as they are
+//! now.
+
+use crate::{
+    api::{AgentJob, AgentRun, DesiredState, Phase, fid},
+    gateway::server::Refusal,
+    protocol::runner::Job,
+};
+
+/// Whether a run of this job is still wanted. A run whose runner is ready hears of a cancel by its command, and has its
+/// grace period; one that is not ready yet need not begin.
+pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
+    let status = job.status.as_ref();
+    if status.and_then(|s| s.phase).is_some_and(Phase::is_terminal) {
+        return Err(Refusal::JobOver);
+    }
+    if job.metadata.deletion_timestamp.is_some() {
+        return Err(Refusal::JobDeleted);
+    }
+    if status.and_then(|s| s.active_run).is_some_and(|newest| newest > run.number()) {
+        return Err(Refusal::Superseded);
+    }
+    if job.spec.desired_state == DesiredState::Cancelled && !run.is_ready() {
+        return Err(Refusal::JobCancelled);
+    }
+    Ok(())
+}
+
+/// What a runner needs to know of its job, from the whole object.
+pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
+    let status = job.status.as_ref().ok_or(Refusal::NotAccepted)?;
+    let resolved = status.resolved.as_ref().ok_or(Refusal::NotAccepted)?;
+    let created = job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+    let identity = &run.spec.identity;
+    // What earlier runs of this attempt used up is gone. Zero would mean no time at all, and 1 ms says the same.
+    let left = |limit: u64| limit.saturating_sub(identity.active_millis.max(0) as u64).max(1);
+    Ok(Job {
+        fid: status.fid.clone().unwrap_or_else(|| fid(created, job.uid())),
+        entry_point: job.spec.entry_point.clone(),
+        inputs: job.spec.inputs.clone(),
+        extra: job.spec.extra.clone(),
+        attempt: identity.attempt,
+        resumed: identity.resumed,
+        pause_policy: identity.pause_policy,
+        pause_notice: job.spec.pause_notice.clone(),
+        grace_seconds: job.grace_seconds(),
+        heartbeat_interval_millis: heartbeat_interval(run).as_millis() as u64,
+        execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
+    })
+}
+
+/// How often a run's runner is to send a heartbeat.
+pub fn heartbeat_interval(run: &AgentRun) -> std::time::Duration {
+    let quarter = run.spec.identity.heartbeat.get().as_millis() as u64 / 4;
+    std::time::Duration::from_millis(quarter.clamp(250, 30_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+    use super::*;
+    use crate::gateway::fixtures::{fresh_run, job, run};
+
+    #[test]
+    fn a_runner_gets_its_job_and_what_is_left_of_its_time() {
+        let (mut job, mut run) = (job(), run());
+        let told = answer(&job, &run).unwrap();
+        assert_eq!((told.fid.as_str(), told.attempt, told.grace_seconds), ("f", 1, 7));
+        assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
+        assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (30_000, Some(6000)));
+        run.spec.identity.active_millis = 60_000;
+        run.spec.identity.heartbeat = "100ms".parse().unwrap();
+        run.spec.identity.resumed = true;
+        let told = answer(&job, &run).unwrap();
+        assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (250, Some(1)));
+        assert!(told.resumed);
+        job.status.as_mut().unwrap().resolved = None;
+        assert_eq!(answer(&job, &run), Err(Refusal::NotAccepted));
+    }
+
+    #[test]
+    fn a_run_that_nobody_wants_is_refused() {
+        assert_eq!(is_wanted(&job(), &run()), Ok(()));
+        let mut over = job();
+        over.status.as_mut().unwrap().phase = Some(Phase::Cancelled);
+        assert_eq!(is_wanted(&over, &run()), Err(Refusal::JobOver));
+        let mut deleted = job();
+        deleted.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(is_wanted(&deleted, &run()), Err(Refusal::JobDeleted));
+        let mut further = job();
+        further.status.as_mut().unwrap().active_run = Some(3);
+        assert_eq!(is_wanted(&further, &run()), Err(Refusal::Superseded));
+        let mut behind = job();
+        behind.status.as_mut().unwrap().active_run = Some(1);
+        assert_eq!(is_wanted(&behind, &run()), Ok(()), "in Temporal mode the run comes first");
+        let mut cancelled = job();
+        cancelled.spec.desired_state = DesiredState::Cancelled;
+        assert_eq!(is_wanted(&cancelled, &fresh_run()), Err(Refusal::JobCancelled));
+        assert_eq!(is_wanted(&cancelled, &run()), Ok(()), "its command tells it");
+    }
+}

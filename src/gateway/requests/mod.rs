@@ -1,0 +1,304 @@
+//! What each request does: authorise, decide, write, tell. Called by [`super::server`], which has authenticated the
+//! caller.
+
+mod authorise;
+mod job;
+mod updates;
+mod writer;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::body::Body;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::Api;
+use tokio::sync::{oneshot, watch};
+
+use self::{
+    authorise::{authorise, identify, may_ask},
+    job::{answer, is_wanted},
+    writer::News,
+};
+pub use self::{job::heartbeat_interval, updates::Heard};
+use super::{
+    Gateway,
+    runs::RunUpdate,
+    server::{Caller, Refusal},
+    sessions::{
+        Session,
+        orders::{self, Source},
+    },
+};
+use crate::{
+    api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState, names},
+    platform::store,
+    protocol::{
+        runner::{Confirm, Heartbeat, Hello, Job, Report, Sender},
+        workflow::RunnerConfirmed,
+    },
+};
+
+/// How long the watch may lag behind what a runner knows before it is sent away.
+const LAG: Duration = Duration::from_secs(2);
+
+fn now() -> Time {
+    Time(Timestamp::now())
+}
+
+impl Gateway {
+    /// A runner reports in, and gets its job. The job is read live: only the controller keeps copies of jobs.
+    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Hello) -> Result<Job, Refusal> {
+        let sender = &hello.sender;
+        let run = self.authorised(caller, sender).await?;
+        let session = self.session(&run)?;
+        if !session.may_say_hello() {
+            return Err(Refusal::TooOften);
+        }
+        let job = self.read_job(&sender.job).await?;
+        let run = match is_wanted(&job, &run) {
+            Ok(()) => run,
+            Err(refusal) if refusal.may_be_stale() => {
+                let live = self.runs.read(&sender.job, sender.epoch).await?;
+                is_wanted(&job, &live)?;
+                Arc::new(live)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let answer = answer(&job, &run)?;
+        let heard = Heard { generation: hello.seq, state: hello.state, problem: None, time: now() };
+        let change = |run: &AgentRun, status: &mut AgentRunStatus| {
+            authorise(run, sender, caller)?;
+            is_wanted(&job, run)?;
+            let gateway = updates::is_direct(run).then_some(self.identity.as_str());
+            updates::hello(run, status, &caller.pod_uid, &heard, gateway);
+            Ok(())
+        };
+        let run = self.runs.modify_status(&run, change).await?;
+        if run.is_closed() {
+            return Err(Refusal::RunClosed);
+        }
+        self.note_workflow(&job, &session);
+        let waits = run.spec.grant.is_none();
+        // The gateway that took a confirmation may have ended before it told the workflow.
+        let confirmed = confirmed(&run, hello.state, hello.seq);
+        self.signal(&run, &session, waits.then_some(sender.epoch), confirmed);
+        let namespace = &sender.job.namespace;
+        tracing::info!(namespace, run = run.name(), state = ?hello.state, "a runner reports in");
+        Ok(answer)
+    }
+
+    /// The stream of orders for a runner.
+    pub(super) async fn orders(self: &Arc<Self>, caller: &Caller, sender: &Sender) -> Result<Body, Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::Draining);
+        }
+        let place = self.streams.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let run = self.authorised(caller, sender).await?;
+        let session = self.session(&run)?;
+        let updates = self.subscribe(run.uid()).await?;
+        let mut number = 0;
+        session.stream.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        if self.is_named_elsewhere(&run) {
+            self.write_later(&run, &session, News { gateway: true, ..News::default() });
+        }
+        Ok(orders::body(Source {
+            run: Box::new((*run).clone()),
+            updates,
+            workflow_closed: session.workflow_closed.subscribe(),
+            newest: (session.stream.subscribe(), number),
+            _session: session,
+            drain: self.stop.clone(),
+            _place: place,
+        }))
+    }
+
+    /// The runner and its agent live. Answered from our copies: neither Temporal nor the API server holds up a
+    /// heartbeat.
+    pub(super) async fn heartbeat(self: &Arc<Self>, caller: &Caller, heartbeat: &Heartbeat) -> Result<(), Refusal> {
+        let run = self.authorised(caller, &heartbeat.sender).await?;
+        let session = self.session(&run)?;
+        self.metrics.heartbeats.inc();
+        let old = run.status.clone().unwrap_or_default();
+        let mut new = old.clone();
+        updates::contact(&run, &mut new);
+        // Its stream may be another gateway's, and that one would call it silent if all heartbeats came here.
+        let all_here = session.hears_all(heartbeat_interval(&run), Instant::now());
+        let gateway = all_here && run.spec.grant.is_some() && self.is_named_elsewhere(&run);
+        if gateway || new != old {
+            self.write_later(&run, &session, News { gateway, ..News::default() });
+        }
+        self.forward_heartbeat(&run, &session);
+        Ok(())
+    }
+
+    /// A command was carried out, or can't be. The workflow is told at the same time.
+    pub(super) async fn confirm(self: &Arc<Self>, caller: &Caller, confirm: &Confirm) -> Result<(), Refusal> {
+        let sender = &confirm.sender;
+        let mut run = self.authorised(caller, sender).await?;
+        if updates::was_commanded(&run, confirm.seq).is_err() {
+            run = self.read_live(caller, sender).await?;
+            authorise(&run, sender, caller)?;
+            updates::was_commanded(&run, confirm.seq)?;
+        }
+        let session = self.session(&run)?;
+        if confirm.problem.is_none() {
+            self.signal(&run, &session, None, confirmed(&run, confirm.state, confirm.seq));
+        }
+        let problem = confirm.problem.as_deref().map(updates::cut);
+        let heard = Heard { generation: confirm.seq, state: confirm.state, problem, time: now() };
+        self.acknowledge(&run, &session, caller, sender, heard).await
+    }
+
+    /// Writes what a runner has confirmed, before it is answered; if it confirms too often, soon after.
+    async fn acknowledge(
+        self: &Arc<Self>,
+        run: &Arc<AgentRun>,
+        session: &Arc<Session>,
+        caller: &Caller,
+        sender: &Sender,
+        heard: Heard,
+    ) -> Result<(), Refusal> {
+        let mut new = run.status.clone().unwrap_or_default();
+        updates::confirm(run, &mut new, &heard);
+        if run.status.as_ref() == Some(&new) {
+            return Ok(());
+        }
+        let waiting = session.update.lock().writing;
+        if waiting || session.may_write().is_err() {
+            self.write_later(run, session, News { heard: Some(heard), ..News::default() });
+            return Ok(());
+        }
+        let change = |run: &AgentRun, status: &mut AgentRunStatus| {
+            authorise(run, sender, caller)?;
+            updates::confirm(run, status, &heard);
+            Ok(())
+        };
+        let run = self.runs.modify_status(run, change).await?;
+        if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(()) }
+    }
+
+    /// How the agent ended: recorded before it is answered, handed to Temporal after. Goes on if the runner doesn't
+    /// wait, who may hear that its run is closed before it has its answer.
+    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &Report) -> Result<(), Refusal> {
+        let run = self.identified(caller, &report.sender).await?;
+        let (tell, told) = oneshot::channel();
+        let (gateway, caller, report) = (self.clone(), caller.clone(), report.clone());
+        self.background.spawn(async move {
+            let answer = gateway.record_outcome(run, &caller, &report).await;
+            // Nobody may be there any more.
+            drop(tell.send(answer));
+        });
+        told.await.unwrap_or(Err(Refusal::Draining))
+    }
+
+    async fn record_outcome(
+        self: &Arc<Self>,
+        run: Arc<AgentRun>,
+        caller: &Caller,
+        report: &Report,
+    ) -> Result<(), Refusal> {
+        let (sender, now) = (&report.sender, now());
+        let change = |run: &AgentRun, status: &mut AgentRunStatus| {
+            authorise(run, sender, caller)?;
+            updates::outcome(run, status, report, &now);
+            Ok(())
+        };
+        if !run.is_closed() {
+            self.session(&run)?;
+        }
+        let run = self.runs.modify_status(&run, change).await?;
+        identify(&run, sender, caller)?;
+        updates::is_recorded(&run, report, &now)?;
+        let namespace = &sender.job.namespace;
+        tracing::info!(namespace, run = run.name(), kind = ?report.ending.kind, "an outcome");
+        self.complete(run);
+        Ok(())
+    }
+
+    fn may_ask(&self, caller: &Caller, sender: &Sender) -> Result<(), Refusal> {
+        may_ask(sender, caller)?;
+        let watched = |n: &Option<String>| n.as_ref().is_none_or(|n| *n == caller.namespace);
+        if self.namespaces.iter().any(watched) { Ok(()) } else { Err(Refusal::NotWatched) }
+    }
+
+    /// The run, if the caller is its runner and it is open.
+    async fn authorised(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
+        let run = self.identified(caller, sender).await?;
+        if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(run) }
+    }
+
+    /// The run, if the caller is its runner by our copy or, where that says no and may be old, by the API server.
+    async fn identified(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
+        self.may_ask(caller, sender)?;
+        let name = names::run(&sender.job.name, &sender.job.uid, sender.epoch);
+        if let Some(run) = self.runs.named(&sender.job.namespace, &name) {
+            match identify(&run, sender, caller) {
+                Err(refusal) if refusal.may_be_stale() => {}
+                answer => return answer.map(|()| run),
+            }
+        }
+        self.read_live(caller, sender).await
+    }
+
+    /// The run as the API server has it, if the caller is its runner. Our copies have only open runs, so a missing one
+    /// is looked for here, too: a run is created before its pod, so one that does not exist is gone.
+    async fn read_live(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
+        if !self.sessions.may_read(&caller.pod_uid) {
+            return Err(Refusal::TooOften);
+        }
+        let run = self.runs.read(&sender.job, sender.epoch).await?;
+        if let Err(refusal) = identify(&run, sender, caller) {
+            let (namespace, pod) = (&caller.namespace, &caller.pod_name);
+            tracing::warn!(namespace, run = run.name(), pod, reason = refusal.reason(), "a pod is not the run's");
+            return Err(refusal);
+        }
+        Ok(Arc::new(run))
+    }
+
+    /// The job as the API server has it now, whole.
+    pub(super) async fn read_job(&self, job: &JobRef) -> Result<AgentJob, Refusal> {
+        let api = Api::<AgentJob>::namespaced(self.client.clone(), &job.namespace);
+        Ok(store::read(&api, &job.name, &job.uid).await?)
+    }
+
+    /// The session of a runner that is authorised: it was heard.
+    fn session(&self, run: &AgentRun) -> Result<Arc<Session>, Refusal> {
+        let session = self.sessions.of(run.uid());
+        session.heard();
+        if *session.workflow_closed.borrow() {
+            return Err(Refusal::WorkflowClosed);
+        }
+        Ok(session)
+    }
+
+    /// Whether it is a Direct run's runner that is known to talk to another gateway.
+    fn is_named_elsewhere(&self, run: &AgentRun) -> bool {
+        let named = run.status.as_ref().and_then(|s| s.gateway.as_ref());
+        updates::is_direct(run) && named != Some(&self.identity)
+    }
+
+    /// The changes of a run, once the watch knows it.
+    async fn subscribe(&self, uid: &str) -> Result<watch::Receiver<RunUpdate>, Refusal> {
+        let found = async {
+            loop {
+                match self.runs.subscribe(uid) {
+                    Some(updates) => return updates,
+                    None => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        tokio::time::timeout(LAG, found).await.map_err(|_| Refusal::Busy)
+    }
+}
+
+/// What the workflow is to hear of a confirmation. Nothing was commanded before the first command, so there is nothing
+/// to confirm either.
+fn confirmed(run: &AgentRun, state: RunnerState, generation: i64) -> Option<RunnerConfirmed> {
+    let seq = generation.min(run.command_generation());
+    (seq > 0).then_some(RunnerConfirmed { epoch: run.number(), seq, state })
+}

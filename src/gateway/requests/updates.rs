@@ -1,0 +1,140 @@
+//! What a request makes of a run's status. Pure: from (run, request, now) to the new status. Whatever a runner says is
+//! bound to what its run's spec says: no binding and no command is acknowledged that nobody gave.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    api::{Acknowledged, AgentRun, AgentRunStatus, ExecutionMode, RunnerState},
+    gateway::server::Refusal,
+    lifecycle,
+    protocol::runner::{MAX_MESSAGE_BYTES, Report},
+};
+
+/// What a runner has said of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heard {
+    /// The highest command that it has carried out.
+    pub generation: i64,
+    /// What its agent does.
+    pub state: RunnerState,
+    /// Why the command could not be carried out, if so.
+    pub problem: Option<String>,
+    /// When it was heard.
+    pub time: Time,
+}
+
+/// Whether the run is carried without Temporal.
+pub fn is_direct(run: &AgentRun) -> bool {
+    run.spec.identity.execution_mode == ExecutionMode::Direct
+}
+
+/// The newest binding; -1 before the grant.
+fn binding(run: &AgentRun) -> i32 {
+    run.spec.grant.as_ref().map_or(-1, |g| g.binding)
+}
+
+/// The runner lives. Changes nothing if all of it is known, so a heartbeat costs a write only when there is news: it
+/// was bound anew, which asks for an answer, or it was thought to be silent.
+pub fn contact(run: &AgentRun, status: &mut AgentRunStatus) {
+    status.unresponsive_since = None;
+    if let Some(acknowledged) = &mut status.acknowledged
+        && binding(run) >= 1
+    {
+        acknowledged.binding = acknowledged.binding.max(binding(run));
+    }
+}
+
+/// A runner reports in, from a pod of this UID. `gateway` is whom it talks to, in Direct mode.
+pub fn hello(run: &AgentRun, status: &mut AgentRunStatus, pod_uid: &str, heard: &Heard, gateway: Option<&str>) {
+    status.pod_uid = Some(pod_uid.into());
+    status.ready_time.get_or_insert_with(|| heard.time.clone());
+    talks_to(status, gateway);
+    contact(run, status);
+    let new = acknowledged(run, heard);
+    // A hello may have been overtaken by a confirmation of the same command: it never takes one back.
+    let order = |a: &Acknowledged| (a.generation, rank(a.state));
+    if status.acknowledged.as_ref().is_none_or(|old| order(&new) > order(old)) {
+        status.acknowledged = Some(new);
+    }
+}
+
+/// Who is to notice the runner's silence from now on; `None` leaves that as it is.
+pub fn talks_to(status: &mut AgentRunStatus, gateway: Option<&str>) {
+    if let Some(gateway) = gateway {
+        status.gateway = Some(gateway.into());
+    }
+}
+
+/// Whether a command of this number was ever given.
+pub fn was_commanded(run: &AgentRun, generation: i64) -> Result<(), Refusal> {
+    if generation > run.command_generation() { Err(Refusal::UnknownCommand) } else { Ok(()) }
+}
+
+/// A command was carried out, or can't be. That the agent has started is no news: the grant and the runner's being
+/// ready say it.
+pub fn confirm(run: &AgentRun, status: &mut AgentRunStatus, heard: &Heard) {
+    contact(run, status);
+    let new = acknowledged(run, heard);
+    let news = status.acknowledged.as_ref().is_none_or(|old| {
+        let same_command = new.generation == old.generation;
+        let started = (old.state, new.state) == (RunnerState::Waiting, RunnerState::Running);
+        let plain_start = started && new.problem.is_none() && old.problem.is_none();
+        let differs = (new.state, &new.problem) != (old.state, &old.problem);
+        new.generation > old.generation || (same_command && differs && !plain_start)
+    });
+    if news {
+        status.acknowledged = Some(new);
+    }
+}
+
+fn acknowledged(run: &AgentRun, heard: &Heard) -> Acknowledged {
+    Acknowledged {
+        binding: binding(run),
+        generation: heard.generation.clamp(0, run.command_generation().max(0)),
+        state: heard.state,
+        problem: heard.problem.clone(),
+        time: heard.time.clone(),
+    }
+}
+
+/// How far an agent has come under one command.
+fn rank(state: RunnerState) -> u8 {
+    match state {
+        RunnerState::Waiting => 0,
+        RunnerState::Running => 1,
+        RunnerState::Frozen => 2,
+        RunnerState::Stopping => 3,
+    }
+}
+
+/// How the agent ended, and in the same write what it was told before.
+pub fn outcome(run: &AgentRun, status: &mut AgentRunStatus, report: &Report, now: &Time) {
+    let heard = Heard { generation: report.seq, state: RunnerState::Stopping, problem: None, time: now.clone() };
+    let new = acknowledged(run, &heard);
+    let known = status.acknowledged.as_ref().map_or(0, |old| old.generation);
+    if new.generation > known {
+        status.acknowledged = Some(new);
+    }
+    status.termination = Some(lifecycle::claimed(run, &report.ending, now));
+}
+
+/// Whether a closed run ended as the report says. The first to say how is believed: the same again is no error.
+pub fn is_recorded(run: &AgentRun, report: &Report, now: &Time) -> Result<(), Refusal> {
+    let Some(recorded) = run.termination() else { return Err(Refusal::RunClosed) };
+    // Through the same limits: what was claimed may not be what was recorded.
+    let claimed = lifecycle::claimed(run, &report.ending, now);
+    if recorded.kind == claimed.kind { Ok(()) } else { Err(Refusal::OtherOutcome) }
+}
+
+/// At most [`MAX_MESSAGE_BYTES`] of a runner's text, whole characters.
+pub fn cut(text: &str) -> String {
+    if text.len() <= MAX_MESSAGE_BYTES {
+        return text.into();
+    }
+    let end = (0..=MAX_MESSAGE_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[..end].into()
+}
+
+#[cfg(test)]
+#[path = "updates_tests.rs"]
+mod tests;

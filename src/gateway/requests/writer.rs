@@ -1,0 +1,163 @@
+//! Status writes that no request waits for: at most one a second for each run, after a burst of five. What comes faster
+//! is merged, and only the newest is written.
+
+use std::{sync::Arc, time::Duration};
+
+use super::updates::{self, Heard};
+use crate::{
+    api::{AgentRun, AgentRunStatus},
+    gateway::{
+        Gateway,
+        server::Refusal,
+        sessions::{PendingUpdate, Session},
+    },
+};
+
+/// How long until a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is to be written; that the runner was heard is always a part of it.
+#[derive(Default)]
+pub struct News {
+    /// What it has said.
+    pub heard: Option<Heard>,
+    /// That it talks to this gateway.
+    pub gateway: bool,
+}
+
+fn merge(pending: &mut PendingUpdate, news: News) {
+    pending.contact = true;
+    pending.gateway |= news.gateway;
+    let order = |heard: &Heard| heard.generation;
+    if news.heard.as_ref().map(order) >= pending.heard.as_ref().map(order) {
+        pending.heard = news.heard;
+    }
+}
+
+/// Whether there is something to be written. If not, the task ends, and the next news start another.
+fn has_news(session: &Session) -> bool {
+    let mut pending = session.update.lock();
+    pending.writing = pending.contact;
+    pending.contact
+}
+
+/// Takes what is to be written.
+fn take(session: &Session) -> News {
+    let mut pending = session.update.lock();
+    pending.contact = false;
+    News { heard: pending.heard.take(), gateway: std::mem::take(&mut pending.gateway) }
+}
+
+/// Puts back what could not be written, unless something newer has come meanwhile.
+fn put_back(session: &Session, news: News) {
+    let mut pending = session.update.lock();
+    let newer = pending.heard.take();
+    merge(&mut pending, news);
+    if newer.is_some() {
+        pending.heard = newer;
+    }
+}
+
+impl Gateway {
+    /// Writes news to a run's status as soon as its limit allows.
+    pub(super) fn write_later(self: &Arc<Self>, run: &Arc<AgentRun>, session: &Arc<Session>, news: News) {
+        let mut pending = session.update.lock();
+        merge(&mut pending, news);
+        if std::mem::replace(&mut pending.writing, true) {
+            return;
+        }
+        drop(pending);
+        let (gateway, run, session) = (self.clone(), run.clone(), session.clone());
+        self.background.spawn(async move { gateway.write_news(run, &session).await });
+    }
+
+    async fn write_news(&self, mut run: Arc<AgentRun>, session: &Session) {
+        while has_news(session) {
+            while let Err(wait) = session.may_write() {
+                tokio::select! {
+                    // The last news are not kept for a gateway that goes on.
+                    () = self.stop.cancelled() => break,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            let news = take(session);
+            run = self.runs.get(run.uid()).unwrap_or(run);
+            let change = |run: &AgentRun, status: &mut AgentRunStatus| {
+                updates::contact(run, status);
+                updates::talks_to(status, news.gateway.then_some(self.identity.as_str()));
+                if let Some(heard) = &news.heard {
+                    updates::confirm(run, status, heard);
+                }
+                Ok(())
+            };
+            match self.runs.modify_status(&run, change).await {
+                Ok(run) if run.is_closed() => return drop_news(session),
+                Ok(_) => {}
+                Err(Refusal::Gone | Refusal::ForeignRun) => return drop_news(session),
+                Err(refusal) => {
+                    tracing::debug!(
+                        reason = refusal.reason(),
+                        run = run.name(),
+                        "news of a runner are not written yet"
+                    );
+                    put_back(session, news);
+                    tokio::select! {
+                        () = self.stop.cancelled() => return drop_news(session),
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gives up what is left.
+fn drop_news(session: &Session) {
+    *session.update.lock() = PendingUpdate::default();
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+    use super::*;
+    use crate::api::RunnerState;
+
+    fn said(generation: i64) -> News {
+        let time = Time(Timestamp::UNIX_EPOCH);
+        let heard = Heard { generation, state: RunnerState::Frozen, problem: None, time };
+        News { heard: Some(heard), ..News::default() }
+    }
+
+    fn note(session: &Session, news: News) {
+        merge(&mut session.update.lock(), news);
+    }
+
+    fn generation(news: &News) -> Option<i64> {
+        news.heard.as_ref().map(|h| h.generation)
+    }
+
+    #[test]
+    fn only_the_newest_is_written() {
+        let session = Session::default();
+        assert!(!has_news(&session));
+        note(&session, said(1));
+        note(&session, said(3));
+        note(&session, said(2));
+        note(&session, News { gateway: true, ..News::default() });
+        assert!(has_news(&session) && session.update.lock().writing);
+        let news = take(&session);
+        assert_eq!((generation(&news), news.gateway), (Some(3), true));
+        assert!(!has_news(&session) && !session.update.lock().writing);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_unless_something_newer_came() {
+        let session = Session::default();
+        put_back(&session, said(1));
+        assert_eq!(generation(&take(&session)), Some(1));
+        note(&session, said(2));
+        put_back(&session, said(1));
+        assert_eq!(generation(&take(&session)), Some(2));
+    }
+}

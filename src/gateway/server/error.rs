@@ -1,0 +1,228 @@
+//! Why the gateway refuses a request, as the runner is told. Used by everything in the gateway.
+//!
+//! A runner that hears 403, 404 or 410 stops its agent for good. So these are for what no wait can mend; whatever may
+//! be right a little later is 409, 429 or 503.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use crate::{platform::store::StoreError, protocol::runner::ErrorResponse, runs::RunError};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// No bearer token, or something that can't be one.
+    #[error("the request carries no bearer token")]
+    NoToken,
+    /// The API server does not vouch for it.
+    #[error("the token is not that of a pod for this gateway")]
+    BadToken,
+    /// A body that is not what the path takes.
+    #[error("the request can't be read: {0}")]
+    Malformed(String),
+    /// A body that is too big.
+    #[error("the request is too large")]
+    TooLarge,
+    /// A body that does not arrive in time.
+    #[error("the request's body came too slowly")]
+    SlowBody,
+    /// There is no such path.
+    #[error("there is no such path")]
+    NoSuchPath,
+    /// The path takes POST only.
+    #[error("only POST is answered here")]
+    NoSuchMethod,
+    /// The token is another namespace's.
+    #[error("the job is not in the namespace of the pod")]
+    ForeignNamespace,
+    /// This operator does not watch the namespace, now.
+    #[error("this operator does not watch the namespace")]
+    NotWatched,
+    /// The run is another pod's.
+    #[error("the run is another pod's")]
+    NotTheRunner,
+    /// The AgentRun of that name is not the one that the request speaks of.
+    #[error("the AgentRun of that name is another job's, or has another number")]
+    ForeignRun,
+    /// The job was not accepted by the controller yet.
+    #[error("the job is not accepted yet: try again")]
+    NotAccepted,
+    /// A later run has been started.
+    #[error("another runner has taken the place of this one")]
+    Superseded,
+    /// There is no such run, or no such job, any more.
+    #[error("the run or its job is gone")]
+    Gone,
+    /// The job is being deleted.
+    #[error("the job is being deleted")]
+    JobDeleted,
+    /// The job was cancelled before its runner was ready.
+    #[error("the job was cancelled before its runner was ready")]
+    JobCancelled,
+    /// The job has reached its terminal phase.
+    #[error("the job is over")]
+    JobOver,
+    /// The run has ended.
+    #[error("the run is closed")]
+    RunClosed,
+    /// The job's workflow is closed: nobody waits for this runner.
+    #[error("the job's workflow is closed")]
+    WorkflowClosed,
+    /// The run has ended otherwise.
+    #[error("another outcome of this run was first")]
+    OtherOutcome,
+    /// A confirmation of a command that nobody gave.
+    #[error("the runner was never given a command of that number")]
+    UnknownCommand,
+    /// This pod asks too often.
+    #[error("too many requests from this pod: try again")]
+    TooOften,
+    /// Too much at once.
+    #[error("the gateway has too much to do: try again")]
+    Busy,
+    /// It took too long.
+    #[error("the gateway took too long: try again")]
+    Timeout,
+    /// This gateway is about to end.
+    #[error("the gateway is shutting down: try another")]
+    Draining,
+    /// The API server does not answer, or not as it should; its words are in our log.
+    #[error("the API server can't be asked: try again")]
+    ApiServer,
+}
+
+impl Refusal {
+    /// One stable word, for metrics and for the runner.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "NoToken",
+            Self::BadToken => "BadToken",
+            Self::Malformed(_) => "Malformed",
+            Self::TooLarge => "TooLarge",
+            Self::SlowBody => "SlowBody",
+            Self::NoSuchPath => "NoSuchPath",
+            Self::NoSuchMethod => "NoSuchMethod",
+            Self::ForeignNamespace => "ForeignNamespace",
+            Self::NotWatched => "NotWatched",
+            Self::NotTheRunner => "NotTheRunner",
+            Self::ForeignRun => "ForeignRun",
+            Self::NotAccepted => "NotAccepted",
+            Self::Superseded => "Superseded",
+            Self::Gone => "Gone",
+            Self::JobDeleted => "JobDeleted",
+            Self::JobCancelled => "JobCancelled",
+            Self::JobOver => "JobOver",
+            Self::RunClosed => "RunClosed",
+            Self::WorkflowClosed => "WorkflowClosed",
+            Self::OtherOutcome => "OtherOutcome",
+            Self::UnknownCommand => "UnknownCommand",
+            Self::TooOften => "TooOften",
+            Self::Busy => "Busy",
+            Self::Timeout => "Timeout",
+            Self::Draining => "Draining",
+            Self::ApiServer => "ApiServer",
+        }
+    }
+
+    /// The HTTP status; see [`crate::protocol::runner`] for what a runner makes of it.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ForeignNamespace | Self::NotTheRunner | Self::ForeignRun => StatusCode::FORBIDDEN,
+            Self::OtherOutcome | Self::UnknownCommand => StatusCode::CONFLICT,
+            Self::Superseded
+            | Self::Gone
+            | Self::JobDeleted
+            | Self::JobCancelled
+            | Self::JobOver
+            | Self::RunClosed
+            | Self::WorkflowClosed => StatusCode::GONE,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotWatched | Self::NotAccepted | Self::Busy | Self::Timeout | Self::Draining | Self::ApiServer => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// Whether a newer copy of the run might allow what this one refuses. A closed run stays closed, so the rest holds
+    /// however old the copy was.
+    pub fn may_be_stale(&self) -> bool {
+        matches!(self, Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled)
+    }
+
+    /// Whether it is this gateway's own failing, not the caller's: a request that got it would have been a sign of
+    /// life.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::ApiServer | Self::Draining | Self::Busy)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        if e.is_gone() {
+            return Self::Gone;
+        }
+        tracing::warn!(error = %e, "an object could not be read or written");
+        Self::ApiServer
+    }
+}
+
+impl From<RunError> for Refusal {
+    fn from(e: RunError) -> Self {
+        match e {
+            RunError::Store(e) => e.into(),
+            RunError::Foreign(_) => {
+                tracing::warn!(error = %e, "an AgentRun is not what its name says");
+                Self::ForeignRun
+            }
+            RunError::Random(_) => Self::ApiServer,
+        }
+    }
+}
+
+/// On the response of a refusal, for whoever counts them.
+#[derive(Clone, Copy)]
+pub struct Reason(pub &'static str);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorResponse { reason: self.reason().into(), message: self.to_string() };
+        let mut response = (self.status(), Json(body)).into_response();
+        response.extensions_mut().insert(Reason(self.reason()));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_wait_may_mend_never_stops_an_agent() {
+        let passing = [
+            Refusal::NotWatched,
+            Refusal::NotAccepted,
+            Refusal::OtherOutcome,
+            Refusal::UnknownCommand,
+            Refusal::TooOften,
+            Refusal::SlowBody,
+            Refusal::Busy,
+            Refusal::Timeout,
+            Refusal::Draining,
+            Refusal::ApiServer,
+            Refusal::BadToken,
+        ];
+        for refusal in passing {
+            assert!(![403, 404, 410].contains(&refusal.status().as_u16()), "{refusal}");
+        }
+        assert!(!Refusal::SlowBody.is_ours() && !Refusal::Timeout.is_ours());
+    }
+}

@@ -1,0 +1,156 @@
+//! Runners that have fallen silent: a gateway that listened for one all the while says so, once, in
+//! `status.unresponsiveSince`, and the next sign of life takes it back. Only this makes a runner lost while its
+//! container runs: that somebody's timer ran out while there was no gateway to talk to proves nothing. Run by
+//! [`crate::gateway::run`].
+//!
+//! In Temporal mode a runner is listened for once the worker, after a heartbeat time-out, has bound it anew; any
+//! gateway may judge, because an acknowledgement to any of them is in status. In Direct mode no binding asks for an
+//! answer, so only the gateway that `status.gateway` names judges, because no other hears of the runner. So one case
+//! remains there: a gateway and a runner that die at the same moment. It ends when the gateway comes back under its old
+//! name; if it does not, what Kubernetes says of the runner's container is all there is.
+//!
+//! A process that stood still heard nobody, and does not know it: its first look at the clock shows every runner
+//! silent. So a ticker of its own notices gaps, and nobody is judged before it has ticked.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use crate::{
+    api::{AgentRun, AgentRunStatus, ExecutionMode},
+    gateway::Gateway,
+};
+
+/// How often silence is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the process shows itself that it runs.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A runner whose silence this gateway would have to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listening {
+    /// How long it may be silent.
+    limit: Duration,
+    /// The newest binding that it has acknowledged, if a newer one is waiting.
+    acknowledged: Option<i32>,
+}
+
+/// The runner of a run that this gateway listens for. `None` if it is not this gateway's to judge, may not run its
+/// agent yet, has ended, or is known to be silent.
+fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
+    let status = run.status.as_ref().filter(|s| s.unresponsive_since.is_none())?;
+    let grant = run.spec.grant.as_ref().filter(|_| run.may_run())?;
+    let heartbeat = run.spec.identity.heartbeat.get();
+    match run.spec.identity.execution_mode {
+        ExecutionMode::Direct => {
+            let ours = status.gateway.as_deref() == Some(gateway);
+            ours.then_some(Listening { limit: heartbeat, acknowledged: None })
+        }
+        ExecutionMode::Temporal => {
+            let acknowledged = status.acknowledged.as_ref().map_or(-1, |a| a.binding);
+            let asked = grant.binding >= 1 && grant.binding > acknowledged;
+            // Three heartbeats missed, and time left to say so before the worker asks, one time-out after its binding.
+            asked.then_some(Listening { limit: heartbeat / 4 * 3, acknowledged: Some(acknowledged) })
+        }
+    }
+}
+
+impl Gateway {
+    /// Looks for silent runners until the gateway ends, and forgets those of runs that are closed.
+    pub(in crate::gateway) async fn listen_for_silence(self: Arc<Self>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.tick() => {}
+            () = self.look() => {}
+        }
+    }
+
+    async fn tick(&self) {
+        loop {
+            self.sessions.tick(Instant::now());
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn look(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for run in self.runs.all() {
+                // A runner that this process has not heard yet has all the time that there is from now on.
+                let Some(listening) = listened_for(&run, &self.identity) else { continue };
+                if let Some(silence) = self.too_long(run.uid(), listening) {
+                    self.note_silence(&run, listening, silence).await;
+                }
+            }
+            self.sessions.prune(|uid| self.runs.get(uid).is_some());
+        }
+    }
+
+    /// For how long the runner has been silent, if that is longer than it may be.
+    fn too_long(&self, uid: &str, listening: Listening) -> Option<Duration> {
+        let unheard = self.sessions.time_since_contact(uid);
+        let unacknowledged = |binding| self.sessions.of(uid).time_unacknowledged(binding);
+        let silence = listening.acknowledged.map_or(unheard, |binding| unheard.min(unacknowledged(binding)));
+        (silence > listening.limit && self.sessions.is_awake(Instant::now())).then_some(silence)
+    }
+
+    async fn note_silence(&self, run: &AgentRun, listening: Listening, silence: Duration) {
+        let last_contact = Timestamp::now().checked_sub(silence).unwrap_or(Timestamp::UNIX_EPOCH);
+        let note = |run: &AgentRun, status: &mut AgentRunStatus| {
+            let still = listened_for(run, &self.identity) == Some(listening);
+            if still && self.too_long(run.uid(), listening).is_some() {
+                status.unresponsive_since = Some(Time(last_contact));
+            }
+            Ok(())
+        };
+        let job = run.job();
+        tracing::warn!(namespace = job.namespace, run = run.name(), ?silence, "a runner is silent");
+        // It is looked for again in a second.
+        if let Err(refusal) = self.runs.modify_status(run, note).await {
+            tracing::debug!(reason = refusal.reason(), "its silence is not recorded yet");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fixtures::{self, grant, termination};
+
+    fn running(mut run: AgentRun, binding: i32) -> AgentRun {
+        run.spec.grant = Some(grant(binding));
+        run
+    }
+
+    #[test]
+    fn only_the_named_gateway_listens_for_a_running_direct_runner() {
+        let run = running(fixtures::run(), 0);
+        let listening = Listening { limit: Duration::from_secs(120), acknowledged: None };
+        assert_eq!(listened_for(&run, "g"), Some(listening));
+        assert_eq!(listened_for(&run, "h"), None);
+        assert_eq!(listened_for(&fixtures::run(), "g"), None, "not granted");
+        let mut unready = run.clone();
+        unready.status.as_mut().unwrap().ready_time = None;
+        assert_eq!(listened_for(&unready, "g"), None);
+        let mut closed = run.clone();
+        closed.status.as_mut().unwrap().termination = Some(termination());
+        assert_eq!(listened_for(&closed, "g"), None);
+        let mut noted = run;
+        noted.status.as_mut().unwrap().unresponsive_since = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(listened_for(&noted, "g"), None);
+    }
+
+    #[test]
+    fn every_gateway_listens_for_an_answer_to_a_new_binding_and_for_nothing_else() {
+        let first = running(fixtures::temporal_run(), 0);
+        assert_eq!(listened_for(&first, "h"), None, "heartbeats go to Temporal, which says when they are missing");
+        let mut bound = running(fixtures::temporal_run(), 3);
+        let listening = Listening { limit: Duration::from_secs(90), acknowledged: Some(-1) };
+        assert_eq!(listened_for(&bound, "h"), Some(listening));
+        bound.status.as_mut().unwrap().acknowledged.as_mut().unwrap().binding = 3;
+        assert_eq!(listened_for(&bound, "h"), None);
+    }
+}

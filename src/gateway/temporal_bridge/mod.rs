@@ -1,0 +1,167 @@
+//! What the gateway does with Temporal: it forwards heartbeats, tells the workflow of its runner, and hands over
+//! outcomes. All of it in the background: no runner waits for Temporal, and a Temporal that is away costs nothing but
+//! news. Called by the requests.
+
+mod completion;
+mod heartbeats;
+mod signals;
+
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+
+pub use self::signals::PendingSignals;
+use super::{Gateway, server::Refusal, sessions::Session};
+use crate::{
+    api::{AgentJob, AgentRun, ExecutionMode},
+    temporal::TemporalError,
+};
+
+/// Whether a workflow id is that of a job's own workflow, in whatever cluster: see [`crate::api::names::workflow`].
+fn is_of_job(workflow: &str, job_uid: &str) -> bool {
+    const PREFIX: &str = "agentjob-";
+    let head = workflow.strip_suffix(job_uid).filter(|_| !job_uid.is_empty());
+    head.is_some_and(|head| head.starts_with(PREFIX) && head.len() > PREFIX.len() && head.ends_with('-'))
+}
+
+fn is_temporal(run: &AgentRun) -> bool {
+    run.spec.identity.execution_mode == ExecutionMode::Temporal
+}
+
+/// The workflow whose activity waits for the end of a run. One that is not its job's is not spoken to.
+fn granted_workflow(run: &AgentRun) -> Option<&str> {
+    let workflow = run.spec.grant.as_ref().filter(|_| is_temporal(run))?.workflow_id.as_deref()?;
+    if is_of_job(workflow, &run.spec.identity.job_uid) {
+        return Some(workflow);
+    }
+    tracing::error!(run = run.name(), workflow, "the grant names a workflow that is not the job's");
+    None
+}
+
+/// A job's workflow, as far as the controller has said it.
+#[derive(Debug, PartialEq, Eq)]
+enum Recorded {
+    /// It is this one, in the Temporal namespace that we talk to.
+    Workflow(String),
+    /// Not yet.
+    NotYet,
+    /// It is none of ours: a NotFound from another Temporal namespace would prove nothing.
+    Foreign,
+}
+
+fn recorded(job: &AgentJob, namespace: &str) -> Recorded {
+    let workflow = job.status.as_ref().and_then(|s| s.workflow.as_ref()).filter(|w| !w.id.is_empty());
+    match workflow {
+        None => Recorded::NotYet,
+        Some(workflow) if workflow.namespace == namespace && is_of_job(&workflow.id, job.uid()) => {
+            Recorded::Workflow(workflow.id.clone())
+        }
+        Some(workflow) => {
+            let (id, namespace) = (&workflow.id, &workflow.namespace);
+            let job = &job.metadata.name;
+            tracing::warn!(?job, id, namespace, "a workflow of another job, or of another Temporal namespace");
+            Recorded::Foreign
+        }
+    }
+}
+
+impl Gateway {
+    /// Remembers a job's workflow for its run.
+    pub(super) fn note_workflow(&self, job: &AgentJob, session: &Session) {
+        if self.temporal.is_configured()
+            && job.status.as_ref().and_then(|s| s.workflow.as_ref()).is_some()
+            && let Recorded::Workflow(id) = recorded(job, self.temporal.namespace())
+        {
+            *session.workflow.lock() = Some(id);
+        }
+    }
+
+    /// The workflow of a run's job: by the grant, by what is remembered, or by the job itself.
+    async fn workflow(&self, run: &AgentRun, session: &Session) -> Result<Recorded, Refusal> {
+        if run.spec.grant.is_some() {
+            let granted = granted_workflow(run).map(str::to_string);
+            return Ok(granted.map_or(Recorded::Foreign, Recorded::Workflow));
+        }
+        if let Some(known) = session.workflow.lock().clone() {
+            return Ok(Recorded::Workflow(known));
+        }
+        let job = self.read_job(&run.job()).await?;
+        self.note_workflow(&job, session);
+        Ok(recorded(&job, self.temporal.namespace()))
+    }
+
+    /// Asks whether the workflow still runs. If not, the runner is told to stop; else it holds and waits for its next
+    /// binding. Believed only if the job says that its workflow is in this Temporal namespace.
+    async fn find_closed(&self, workflow: &str, run: &AgentRun, session: &Session) {
+        if !session.may_describe() {
+            return;
+        }
+        let closed = match self.temporal.describe(workflow).await {
+            Ok((closed, _)) => closed.is_some(),
+            Err(TemporalError::NotFound(_)) => true,
+            Err(_) => false,
+        };
+        if !closed {
+            return;
+        }
+        let job = self.read_job(&run.job()).await;
+        if job.is_ok_and(|job| recorded(&job, self.temporal.namespace()) == Recorded::Workflow(workflow.into())) {
+            tracing::info!(workflow, run = run.name(), "the workflow is closed: its runner is told to stop");
+            session.workflow_closed.send_replace(true);
+        }
+    }
+}
+
+/// Waits that grow to 5 s at the most, without end.
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{WorkflowStatus, names},
+        gateway::fixtures::{self, grant},
+    };
+
+    #[test]
+    fn a_jobs_workflow_is_known_by_its_id() {
+        assert!(is_of_job(&names::workflow("c", "u"), "u"));
+        assert!(is_of_job(&names::workflow("a-b", "u"), "u"));
+        for other in [names::workflow("c", "v"), names::workflow("c", "xu"), "agentjob-u".into(), "u".into()] {
+            assert!(!is_of_job(&other, "u"), "{other}");
+        }
+        assert!(!is_of_job(&names::workflow("c", ""), ""));
+    }
+
+    #[test]
+    fn only_the_jobs_own_workflow_is_spoken_to() {
+        let mut run = fixtures::temporal_run();
+        assert_eq!(granted_workflow(&run), None);
+        run.spec.grant = Some(grant(0));
+        assert_eq!(granted_workflow(&run), Some("agentjob-c-u"));
+        run.spec.grant.as_mut().unwrap().workflow_id = Some("payroll".into());
+        assert_eq!(granted_workflow(&run), None);
+        let mut direct = fixtures::run();
+        direct.spec.grant = Some(grant(0));
+        assert_eq!(granted_workflow(&direct), None, "Direct");
+    }
+
+    #[test]
+    fn a_workflow_of_another_namespace_is_none_of_ours() {
+        let mut job = fixtures::job();
+        assert_eq!(recorded(&job, "default"), Recorded::NotYet);
+        let workflow =
+            WorkflowStatus { id: names::workflow("c", "u"), namespace: "default".into(), ..Default::default() };
+        job.status.as_mut().unwrap().workflow = Some(workflow);
+        assert_eq!(recorded(&job, "default"), Recorded::Workflow("agentjob-c-u".into()));
+        assert_eq!(recorded(&job, "elsewhere"), Recorded::Foreign);
+        job.status.as_mut().unwrap().workflow.as_mut().unwrap().id = "payroll".into();
+        assert_eq!(recorded(&job, "default"), Recorded::Foreign);
+    }
+}

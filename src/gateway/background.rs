@@ -1,5 +1,5 @@
-//! Work that no runner waits for: it is counted, so that a gateway that ends can let it finish. Used by [`super::requests`] and
-//! [`super::temporal_bridge`].
+//! Work that no runner waits for: it is counted, so that a gateway that ends can let it finish. Used by
+//! [`super::requests`] and [`super::temporal_bridge`].
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! An API server of a few lines, for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`], its run with
-//! optimistic locking and a watch, Secrets and ConfigMaps.
+//! An API server of a few lines, for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`], its
+//! run with optimistic locking and a watch, Secrets and ConfigMaps.
 
 use std::{
     collections::HashMap,
@@ -131,7 +131,8 @@ impl Fake {
         let lines = stream::unfold(runs, |mut runs| async move {
             runs.changed().await.ok()?;
             let run = runs.borrow_and_update().clone();
-            Some((format!("{}\n", json!({ "type": "MODIFIED", "object": run })), runs))
+            // In the order of a real one: the type first.
+            Some((format!("{{\"type\":\"MODIFIED\",\"object\":{run}}}\n"), runs))
         });
         Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)).into_response()
     }

@@ -1,19 +1,23 @@
-//! The gateway: the only part of ours that runner pods talk to. It knows a runner from its pod's token, checks it against the
-//! pod's AgentRun, and then gives it its job, passes orders on, heartbeats for it, and records and delivers its outcome.
+//! The gateway: the only part of ours that runner pods talk to. It knows a runner from its pod's token, checks it
+//! against the pod's AgentRun, and then gives it its job, passes orders on, heartbeats for it, and records and delivers
+//! its outcome.
 //!
 //! Stateless: what it remembers may be forgotten, and any number of gateways may run. Called by the command line alone.
 //!
 //! How a request flows:
 //! 1. [`server`]: TLS, limits; the token's pod becomes a [`server::Caller`], and only then is the body read.
-//! 2. [`requests`]: one function a path. It finds the run in [`runs`], the cache of open AgentRuns, or live, and authorises.
-//! 3. `requests::updates` (pure): from the run's status and the request to the new status. What is news is written through
-//!    [`runs`], bound to the version that was read: before the answer, or a little later by `requests::writer`.
+//! 2. [`requests`]: one function a path. It finds the run in [`runs`], the cache of open AgentRuns, or live, and
+//!    authorises.
+//! 3. `requests::updates` (pure): from the run's status and the request to the new status. What is news is written
+//!    through [`runs`], bound to the version that was read: before the answer, or a little later by `requests::writer`.
 //! 4. [`temporal_bridge`]: what Temporal is to hear of it, in the background.
 //!
-//! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to the stream
-//! of [`sessions::orders`]. [`sessions`] holds what is remembered of a runner: limits, and when it was heard.
+//! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to
+//! the stream of [`sessions::orders`]. [`sessions`] holds what is remembered of a runner: limits, and when it was
+//! heard.
 //!
-//! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports in.
+//! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports
+//! in.
 
 mod background;
 #[cfg(test)]
@@ -54,8 +58,8 @@ const REQUESTS: usize = 1024;
 const STREAMS: usize = 20_000;
 /// How long a new connection may take to its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
-/// How long the head of a request may take. It counts while a connection is idle, too, so it is longer than the longest wait
-/// between two heartbeats: they share a connection.
+/// How long the head of a request may take. It counts while a connection is idle, too, so it is longer than the longest
+/// wait between two heartbeats: they share a connection.
 const HEAD: Duration = Duration::from_secs(75);
 /// How long connections and background work may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -150,8 +154,8 @@ impl Gateway {
     }
 }
 
-/// Runs a gateway until `stop`; then it turns unready, takes no new connection, ends its streams so that runners connect to
-/// another, and finishes what it has begun.
+/// Runs a gateway until `stop`; then it turns unready, takes no new connection, ends its streams so that runners
+/// connect to another, and finishes what it has begun.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayError> {
     let addr = parts.settings.gateway_addr;
     let listen = |e| GatewayError::Listen(addr, e);

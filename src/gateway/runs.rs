@@ -1,6 +1,6 @@
-//! The open AgentRuns: a trimmed copy of each, kept by a watch, with a channel for each, so that a change reaches the one
-//! stream that waits for it and costs nothing else. Used by everything in the gateway; all its reads and writes of AgentRuns
-//! pass here.
+//! The open AgentRuns: a trimmed copy of each, kept by a watch, with a channel for each, so that a change reaches the
+//! one stream that waits for it and costs nothing else. Used by everything in the gateway; all its reads and writes of
+//! AgentRuns pass here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,6 +11,7 @@ use std::{
 use futures::StreamExt;
 use kube::{
     Client, Resource,
+    api::ObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
 use parking_lot::{Mutex, RwLock};
@@ -98,8 +99,8 @@ impl RunCache {
         Ok(found)
     }
 
-    /// Writes what `change` makes of the status, beginning with `known`, and again with what the API server has after each
-    /// conflict. Answers the run after the write; a closed run as it is, unasked.
+    /// Writes what `change` makes of the status, beginning with `known`, and again with what the API server has after
+    /// each conflict. Answers the run after the write; a closed run as it is, unasked.
     pub async fn modify_status<F>(&self, known: &AgentRun, change: F) -> Result<AgentRun, Refusal>
     where
         F: Fn(&AgentRun, &mut AgentRunStatus) -> Result<(), Refusal>,
@@ -144,25 +145,15 @@ impl RunCache {
         }
     }
 
-    /// One run from the watch; its UID if it is open, or can't be read: then the copy that we may have is as good as it gets.
+    /// One run from the watch; its UID if it is open, or can't be read: then the copy that we may have is as good as it
+    /// gets.
     fn take(&self, item: Item<AgentRun>) -> Option<String> {
         let uid = item.meta().uid.clone().unwrap_or_default();
-        let (metadata, run) = (item.meta().clone(), item.object);
-        let run = match run {
-            Ok(run) => run,
-            Err(error) => {
-                let mut unreadable = self.unreadable.lock();
-                if unreadable.len() >= UNREADABLE {
-                    unreadable.clear();
-                }
-                let version = metadata.resource_version;
-                if unreadable.insert(uid.clone(), version.clone()) != Some(version) {
-                    let (namespace, name) = (&metadata.namespace, &metadata.name);
-                    tracing::warn!(?namespace, ?name, error, "an AgentRun that can't be read is skipped");
-                }
-                return Some(uid);
-            }
-        };
+        if let Err(error) = &item.object {
+            self.log_unreadable(&uid, item.meta(), error);
+            return Some(uid);
+        }
+        let run = item.object.ok()?;
         if run.is_closed() {
             self.close(&uid, closing(&run));
             return None;
@@ -171,7 +162,21 @@ impl RunCache {
         Some(uid)
     }
 
-    /// What a read or a write of ours showed, ahead of the watch. Adds no run: one that was deleted meanwhile would stay.
+    /// Once for each version of it.
+    fn log_unreadable(&self, uid: &str, metadata: &ObjectMeta, error: &str) {
+        let mut logged = self.unreadable.lock();
+        if logged.len() >= UNREADABLE {
+            logged.clear();
+        }
+        let version = &metadata.resource_version;
+        if logged.insert(uid.into(), version.clone()).as_ref() != Some(version) {
+            let (namespace, name) = (&metadata.namespace, &metadata.name);
+            tracing::warn!(?namespace, ?name, error, "an AgentRun that can't be read is skipped");
+        }
+    }
+
+    /// What a read or a write of ours showed, ahead of the watch. Adds no run: one that was deleted meanwhile would
+    /// stay.
     fn refresh(&self, run: &AgentRun) {
         if run.is_closed() { self.close(run.uid(), closing(run)) } else { self.put(run.clone(), false) }
     }

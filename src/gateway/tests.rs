@@ -257,8 +257,9 @@ async fn a_runner_that_reports_in_too_often_is_told_so() {
 async fn a_new_binding_is_acknowledged_by_a_heartbeat() {
     let world = World::granted().await;
     world.fake.change(|run| run["spec"]["grant"]["binding"] = json!(1));
-    let acknowledged = || world.fake.status()["acknowledged"]["binding"] == 1;
-    while !acknowledged() {
+    let started = Instant::now();
+    while world.fake.status()["acknowledged"]["binding"] != 1 {
+        assert!(started.elapsed() < Duration::from_secs(10), "a heartbeat acknowledges it");
         assert_eq!(world.status_of(PATH_HEARTBEAT, state("Running", 0)).await, StatusCode::NO_CONTENT);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -277,7 +278,13 @@ async fn a_run_that_learns_of_its_pod_is_found_although_the_watch_is_late() {
 #[tokio::test]
 async fn the_stream_of_another_gateways_runner_makes_it_ours() {
     let world = World::granted().await;
-    world.fake.change(|run| run["status"]["gateway"] = json!("h"));
+    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    world.fake.change(|run| {
+        run["status"]["gateway"] = json!("h");
+        pause(run, 1);
+    });
+    assert!(matches!(order(&mut stream).await, Some(Order::Command { .. })), "our copy has it");
     let stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
     assert_eq!(stream.status(), StatusCode::OK);
     within("it is named", || world.fake.status()["gateway"] == "g").await;

@@ -8,8 +8,9 @@
 //! | `POST /v1/confirm` | [`Confirm`] | 204; 409 no such command was given |
 //! | `POST /v1/outcome` | [`Report`] | 204 stored; 409 another outcome of this run was first; 410 nobody wants it |
 //!
-//! 401: the token is refused. 403: the run is another pod's. 410: the run is closed or gone, or its job is over. 429: this pod
-//! asks too often, and 503: try again. Errors carry an [`ErrorResponse`]. After 403, 404 and 410 a runner stops its agent.
+//! 401: the token is refused. 403: the run is another pod's. 410: the run is closed or gone, or its job is over. 429: this
+//! pod asks too often, and 503: try again. Errors carry an [`ErrorResponse`]. After 403, 404 and 410 a runner stops its
+//! agent.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Whether a request comes from the runner of the run that it speaks of. Pure; every request passes here before anything is
-//! told or written.
+//! Whether a request comes from the runner of the run that it speaks of. Pure; every request passes here before
+//! anything is told or written.
 
 use crate::{
     api::AgentRun,
@@ -27,8 +27,8 @@ pub fn may_ask(sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the caller is the runner of this run, open or closed. Until its first hello a runner is known by its pod's name,
-/// which has a random part, and from then on by its pod's UID.
+/// Whether the caller is the runner of this run, open or closed. Until its first hello a runner is known by its pod's
+/// name, which has a random part, and from then on by its pod's UID.
 pub fn identify(run: &AgentRun, sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     may_ask(sender, caller)?;
     let identity = &run.spec.identity;

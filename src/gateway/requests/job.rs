@@ -1,4 +1,5 @@
-//! What a runner is told of its job, and when it is not wanted any more. Pure: from the job and the run, as they are now.
+//! What a runner is told of its job, and when it is not wanted any more. Pure: from the job and the run, as they are
+//! now.
 
 use crate::{
     api::{AgentJob, AgentRun, DesiredState, Phase, fid},
@@ -6,8 +7,8 @@ use crate::{
     protocol::runner::Job,
 };
 
-/// Whether a run of this job is still wanted. A run whose runner is ready hears of a cancel by its command, and has its grace
-/// period; one that is not ready yet need not begin.
+/// Whether a run of this job is still wanted. A run whose runner is ready hears of a cancel by its command, and has its
+/// grace period; one that is not ready yet need not begin.
 pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     let status = job.status.as_ref();
     if status.and_then(|s| s.phase).is_some_and(Phase::is_terminal) {

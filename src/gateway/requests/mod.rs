@@ -1,4 +1,5 @@
-//! What each request does: authorise, decide, write, tell. Called by [`super::server`], which has authenticated the caller.
+//! What each request does: authorise, decide, write, tell. Called by [`super::server`], which has authenticated the
+//! caller.
 
 mod authorise;
 mod job;
@@ -110,12 +111,14 @@ impl Gateway {
             updates,
             workflow_closed: session.workflow_closed.subscribe(),
             newest: (session.stream.subscribe(), number),
+            _session: session,
             drain: self.stop.clone(),
             _place: place,
         }))
     }
 
-    /// The runner and its agent live. Answered from our copies: neither Temporal nor the API server holds up a heartbeat.
+    /// The runner and its agent live. Answered from our copies: neither Temporal nor the API server holds up a
+    /// heartbeat.
     pub(super) async fn heartbeat(self: &Arc<Self>, caller: &Caller, heartbeat: &Heartbeat) -> Result<(), Refusal> {
         let run = self.authorised(caller, &heartbeat.sender).await?;
         let session = self.session(&run)?;
@@ -179,8 +182,8 @@ impl Gateway {
         if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(()) }
     }
 
-    /// How the agent ended: recorded before it is answered, handed to Temporal after. Goes on if the runner doesn't wait, who
-    /// may hear that its run is closed before it has its answer.
+    /// How the agent ended: recorded before it is answered, handed to Temporal after. Goes on if the runner doesn't
+    /// wait, who may hear that its run is closed before it has its answer.
     pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &Report) -> Result<(), Refusal> {
         let run = self.identified(caller, &report.sender).await?;
         let (tell, told) = oneshot::channel();
@@ -242,8 +245,8 @@ impl Gateway {
         self.read_live(caller, sender).await
     }
 
-    /// The run as the API server has it, if the caller is its runner. Our copies have only open runs, so a missing one is
-    /// looked for here, too: a run is created before its pod, so one that does not exist is gone.
+    /// The run as the API server has it, if the caller is its runner. Our copies have only open runs, so a missing one
+    /// is looked for here, too: a run is created before its pod, so one that does not exist is gone.
     async fn read_live(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
         if !self.sessions.may_read(&caller.pod_uid) {
             return Err(Refusal::TooOften);
@@ -293,8 +296,8 @@ impl Gateway {
     }
 }
 
-/// What the workflow is to hear of a confirmation. Nothing was commanded before the first command, so there is nothing to
-/// confirm either.
+/// What the workflow is to hear of a confirmation. Nothing was commanded before the first command, so there is nothing
+/// to confirm either.
 fn confirmed(run: &AgentRun, state: RunnerState, generation: i64) -> Option<RunnerConfirmed> {
     let seq = generation.min(run.command_generation());
     (seq > 0).then_some(RunnerConfirmed { epoch: run.number(), seq, state })

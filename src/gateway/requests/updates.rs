@@ -1,5 +1,5 @@
-//! What a request makes of a run's status. Pure: from (run, request, now) to the new status. Whatever a runner says is bound to
-//! what its run's spec says: no binding and no command is acknowledged that nobody gave.
+//! What a request makes of a run's status. Pure: from (run, request, now) to the new status. Whatever a runner says is
+//! bound to what its run's spec says: no binding and no command is acknowledged that nobody gave.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -33,8 +33,8 @@ fn binding(run: &AgentRun) -> i32 {
     run.spec.grant.as_ref().map_or(-1, |g| g.binding)
 }
 
-/// The runner lives. Changes nothing if all of it is known, so a heartbeat costs a write only when there is news: it was bound
-/// anew, which asks for an answer, or it was thought to be silent.
+/// The runner lives. Changes nothing if all of it is known, so a heartbeat costs a write only when there is news: it
+/// was bound anew, which asks for an answer, or it was thought to be silent.
 pub fn contact(run: &AgentRun, status: &mut AgentRunStatus) {
     status.unresponsive_since = None;
     if let Some(acknowledged) = &mut status.acknowledged
@@ -70,8 +70,8 @@ pub fn was_commanded(run: &AgentRun, generation: i64) -> Result<(), Refusal> {
     if generation > run.command_generation() { Err(Refusal::UnknownCommand) } else { Ok(()) }
 }
 
-/// A command was carried out, or can't be. That the agent has started is no news: the grant and the runner's being ready say
-/// it.
+/// A command was carried out, or can't be. That the agent has started is no news: the grant and the runner's being
+/// ready say it.
 pub fn confirm(run: &AgentRun, status: &mut AgentRunStatus, heard: &Heard) {
     contact(run, status);
     let new = acknowledged(run, heard);

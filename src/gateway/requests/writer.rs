@@ -1,5 +1,5 @@
-//! Status writes that no request waits for: at most one a second for each run, after a burst of five. What comes faster is
-//! merged, and only the newest is written.
+//! Status writes that no request waits for: at most one a second for each run, after a burst of five. What comes faster
+//! is merged, and only the newest is written.
 
 use std::{sync::Arc, time::Duration};
 

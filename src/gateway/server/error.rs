@@ -1,7 +1,7 @@
 //! Why the gateway refuses a request, as the runner is told. Used by everything in the gateway.
 //!
-//! A runner that hears 403, 404 or 410 stops its agent for good. So these are for what no wait can mend; whatever may be right
-//! a little later is 409, 429 or 503.
+//! A runner that hears 403, 404 or 410 stops its agent for good. So these are for what no wait can mend; whatever may
+//! be right a little later is 409, 429 or 503.
 
 use axum::{
     Json,
@@ -158,7 +158,8 @@ impl Refusal {
         matches!(self, Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled)
     }
 
-    /// Whether it is this gateway's own failing, not the caller's: a request that got it would have been a sign of life.
+    /// Whether it is this gateway's own failing, not the caller's: a request that got it would have been a sign of
+    /// life.
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::ApiServer | Self::Draining | Self::Busy)
     }

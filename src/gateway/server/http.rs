@@ -1,5 +1,5 @@
-//! The HTTP layer: paths, limits, authentication, errors as [`ErrorResponse`](crate::protocol::runner::ErrorResponse)s. Every
-//! request passes [`guard`] before its body is read. Used by [`crate::gateway::run`].
+//! The HTTP layer: paths, limits, authentication, errors as [`ErrorResponse`](crate::protocol::runner::ErrorResponse)s.
+//! Every request passes [`guard`] before its body is read. Used by [`crate::gateway::run`].
 
 use std::{sync::Arc, time::Duration};
 

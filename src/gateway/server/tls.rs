@@ -1,8 +1,9 @@
-//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself from the
-//! authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by [`crate::gateway::run`].
+//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself
+//! from the authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by
+//! [`crate::gateway::run`].
 //!
-//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before know
-//! only the old one and find no gateway any more, so let running jobs end first.
+//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before
+//! know only the old one and find no gateway any more, so let running jobs end first.
 
 use std::{
     collections::BTreeMap,
@@ -119,8 +120,8 @@ impl CertificateManager {
         }
     }
 
-    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on can
-    /// check what it will see.
+    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on
+    /// can check what it will see.
     async fn look(&mut self) -> Result<Option<std::sync::Arc<rustls::ServerConfig>>, TlsError> {
         let contents = self.read().await?;
         let ca = match &contents {

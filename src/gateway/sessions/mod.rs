@@ -1,5 +1,6 @@
-//! What this process remembers of the runners that talk to it. Nothing here is needed for correctness: another gateway, or
-//! this one after a restart, begins with none of it. Used by the requests, by [`super::temporal_bridge`] and by [`silence`].
+//! What this process remembers of the runners that talk to it. Nothing here is needed for correctness: another gateway,
+//! or this one after a restart, begins with none of it. Used by the requests, by [`super::temporal_bridge`] and by
+//! [`silence`].
 
 mod limits;
 pub mod orders;
@@ -102,8 +103,8 @@ impl Session {
         self.times.lock().heard.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Time since this gateway first knew of a binding that the runner has not acknowledged, `acknowledged` being the last one
-    /// that it has. A newer binding does not begin it anew, an acknowledgement does.
+    /// Time since this gateway first knew of a binding that the runner has not acknowledged, `acknowledged` being the
+    /// last one that it has. A newer binding does not begin it anew, an acknowledgement does.
     pub fn time_unacknowledged(&self, acknowledged: i32) -> Duration {
         let mut times = self.times.lock();
         match times.unacknowledged {

@@ -1,7 +1,7 @@
-//! A runner's stream of orders: at first how things stand, then what changes. What is said is decided by a pure function of
-//! the run and of what was said before. Used by [`crate::gateway::requests`].
+//! A runner's stream of orders: at first how things stand, then what changes. What is said is decided by a pure
+//! function of the run and of what was said before. Used by [`crate::gateway::requests`].
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::{Body, Bytes};
 use futures::stream;
@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Session;
 use crate::{
     api::AgentRun,
     gateway::{runs::RunUpdate, server::Refusal},
@@ -28,7 +29,8 @@ pub struct Cursor {
     generation: Option<i64>,
 }
 
-/// What is new to the runner. Commands come before the grant: a fresh runner must not start its agent while a pause stands.
+/// What is new to the runner. Commands come before the grant: a fresh runner must not start its agent while a pause
+/// stands.
 pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<Order> {
     if run.is_closed() {
         return vec![stop(&Refusal::RunClosed)];
@@ -60,6 +62,8 @@ pub struct Source {
     pub workflow_closed: watch::Receiver<bool>,
     /// The number of the run's newest stream, and of this one: an older stream ends.
     pub newest: (watch::Receiver<u64>, u64),
+    /// The runner's session: it is not forgotten while the stream is open.
+    pub _session: Arc<Session>,
     /// Ends all streams, so that runners connect to another gateway.
     pub drain: CancellationToken,
     /// This stream's place among those that are allowed.

@@ -1,15 +1,16 @@
 //! Runners that have fallen silent: a gateway that listened for one all the while says so, once, in
-//! `status.unresponsiveSince`, and the next sign of life takes it back. Only this makes a runner lost while its container
-//! runs: that somebody's timer ran out while there was no gateway to talk to proves nothing. Run by [`crate::gateway::run`].
+//! `status.unresponsiveSince`, and the next sign of life takes it back. Only this makes a runner lost while its
+//! container runs: that somebody's timer ran out while there was no gateway to talk to proves nothing. Run by
+//! [`crate::gateway::run`].
 //!
-//! In Temporal mode a runner is listened for once the worker, after a heartbeat time-out, has bound it anew; any gateway may
-//! judge, because an acknowledgement to any of them is in status. In Direct mode no binding asks for an answer, so only the
-//! gateway that `status.gateway` names judges, because no other hears of the runner. So one case remains there: a gateway and
-//! a runner that die at the same moment. It ends when the gateway comes back under its old name; if it does not, what
-//! Kubernetes says of the runner's container is all there is.
+//! In Temporal mode a runner is listened for once the worker, after a heartbeat time-out, has bound it anew; any
+//! gateway may judge, because an acknowledgement to any of them is in status. In Direct mode no binding asks for an
+//! answer, so only the gateway that `status.gateway` names judges, because no other hears of the runner. So one case
+//! remains there: a gateway and a runner that die at the same moment. It ends when the gateway comes back under its old
+//! name; if it does not, what Kubernetes says of the runner's container is all there is.
 //!
-//! A process that stood still heard nobody, and does not know it: its first look at the clock shows every runner silent. So a
-//! ticker of its own notices gaps, and nobody is judged before it has ticked.
+//! A process that stood still heard nobody, and does not know it: its first look at the clock shows every runner
+//! silent. So a ticker of its own notices gaps, and nobody is judged before it has ticked.
 
 use std::{
     sync::Arc,
@@ -37,8 +38,8 @@ struct Listening {
     acknowledged: Option<i32>,
 }
 
-/// The runner of a run that this gateway listens for. `None` if it is not this gateway's to judge, may not run its agent yet,
-/// has ended, or is known to be silent.
+/// The runner of a run that this gateway listens for. `None` if it is not this gateway's to judge, may not run its
+/// agent yet, has ended, or is known to be silent.
 fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
     let status = run.status.as_ref().filter(|s| s.unresponsive_since.is_none())?;
     let grant = run.spec.grant.as_ref().filter(|_| run.may_run())?;

@@ -11,8 +11,8 @@ use crate::{api::AgentRun, gateway::Gateway, temporal::TemporalError};
 const TRIES: usize = 5;
 
 impl Gateway {
-    /// Hands the end of a closed run to whoever waits for it. If that fails, it is on record: the activity's next try finds it
-    /// there, and the controller delivers it again.
+    /// Hands the end of a closed run to whoever waits for it. If that fails, it is on record: the activity's next try
+    /// finds it there, and the controller delivers it again.
     pub(in crate::gateway) fn complete(self: &Arc<Self>, run: AgentRun) {
         let Some(workflow) = granted_workflow(&run).map(str::to_string) else { return };
         let temporal = self.temporal.clone();

@@ -1,6 +1,6 @@
-//! What the gateway does with Temporal: it forwards heartbeats, tells the workflow of its runner, and hands over outcomes.
-//! All of it in the background: no runner waits for Temporal, and a Temporal that is away costs nothing but news.
-//! Called by the requests.
+//! What the gateway does with Temporal: it forwards heartbeats, tells the workflow of its runner, and hands over
+//! outcomes. All of it in the background: no runner waits for Temporal, and a Temporal that is away costs nothing but
+//! news. Called by the requests.
 
 mod completion;
 mod heartbeats;
@@ -58,7 +58,8 @@ fn recorded(job: &AgentJob, namespace: &str) -> Recorded {
         }
         Some(workflow) => {
             let (id, namespace) = (&workflow.id, &workflow.namespace);
-            tracing::warn!(job = ?job.metadata.name, id, namespace, "a workflow that is not the job's, or of another Temporal namespace");
+            let job = &job.metadata.name;
+            tracing::warn!(?job, id, namespace, "a workflow of another job, or of another Temporal namespace");
             Recorded::Foreign
         }
     }
@@ -89,8 +90,8 @@ impl Gateway {
         Ok(recorded(&job, self.temporal.namespace()))
     }
 
-    /// Asks whether the workflow still runs. If not, the runner is told to stop; else it holds and waits for its next binding.
-    /// Believed only if the job says that its workflow is in this Temporal namespace.
+    /// Asks whether the workflow still runs. If not, the runner is told to stop; else it holds and waits for its next
+    /// binding. Believed only if the job says that its workflow is in this Temporal namespace.
     async fn find_closed(&self, workflow: &str, run: &AgentRun, session: &Session) {
         if !session.may_describe() {
             return;

@@ -1,5 +1,5 @@
-//! What the workflow is told of its runner, by signals: that it is ready, and what it has confirmed. Told until the workflow
-//! knows, or need not know any more.
+//! What the workflow is told of its runner, by signals: that it is ready, and what it has confirmed. Told until the
+//! workflow knows, or need not know any more.
 
 use std::{sync::Arc, time::Duration};
 

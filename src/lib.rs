@@ -8,8 +8,8 @@
 //! `tests/contract` checks these rules against the source.
 
 pub mod api;
-// pub mod cli;
-// pub mod controller;
+pub mod cli;
+pub mod controller;
 pub mod gateway;
 pub mod lifecycle;
 pub mod platform;

@@ -10,7 +10,6 @@ use crate::harness::{
     api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
     audit,
     job::With,
-    run::newest,
 };
 
 async fn through(test: &Test, proxy: &ApiProxy) -> Roles {

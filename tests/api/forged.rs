@@ -8,7 +8,6 @@ use koco::{
 use crate::harness::{
     DesiredState, MODES, Node, Phase, Test, agent,
     job::{With, pod_name},
-    run::newest,
     speaker::{Gateway, sender, token},
 };
 
@@ -87,8 +86,8 @@ async fn tokens_that_are_not_the_runs_runners_are_refused() {
         // And that all of this was refused for what it was, and not for something else:
         let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
         assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&right), &heartbeat).await, 204, "the right one");
-        let status = victim.phase(Phase::Running).await;
-        assert_eq!(newest(&status).expect("a run").ended, None);
+        victim.phase(Phase::Running).await;
+        assert_eq!(victim.termination().await, None);
         for job in [&victim, &attacker] {
             job.want(DesiredState::Cancelled).await;
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{
     ApiProxy, ExecutionMode, MODES, Node, Phase, Roles, Server, Service, Test, agent, audit, depose,
     job::With,
-    run::{grants, newest, records_the_end},
+    run::{grants, records_the_end},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn a_write_that_outlives_its_sender() {
     assert_eq!(held.late().await, 201);
     assert_eq!(job.pods().await.len(), 1);
     roles.role("controller").start().await;
-    job.run_is("a run that knows its pod", |run| run.pod_uid.is_some()).await;
+    job.until("its pod on record", |s| s.runner_pod_uid.is_some()).await;
     assert_eq!(audit::created(&test.namespace).len(), 1);
 }
 
@@ -71,8 +71,8 @@ async fn a_gateway_frozen_before_it_records_an_end() {
         let late = held.late().await;
         assert!([409, 422].contains(&late), "{late} in {mode:?}");
         roles.role("gateway").thaw();
-        assert_eq!(newest(&status).expect("a run").number, 1);
-        assert_eq!(status.result, Some(json!({ "inputs": { "a": 1 } })));
+        assert_eq!(job.run_number().await, 1);
+        assert_eq!(status.result, Some(json!({ "inputs": { "a": 1 } }).into()));
         service.lead_to(&roles);
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
@@ -99,7 +99,7 @@ async fn a_worker_frozen_before_it_grants_the_start() {
     assert!([409, 422].contains(&late), "{late}");
     line.mend(&test.cluster.temporal);
     roles.role("temporal-worker").thaw();
-    assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(1), 1));
+    assert_eq!((status.attempt, job.run_number().await), (Some(1), 1));
     assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
     assert_eq!(audit::created(&test.namespace).len(), 1);
 }

@@ -1,7 +1,7 @@
 //! What every job's life is made of, in both modes: to show that what is played is played well.
 
 use koco::{
-    api::{RunnerState, conditions},
+    api::{AgentRun, RunnerState, conditions},
     protocol::runner::Order,
 };
 use kube::api::DeleteParams;
@@ -11,7 +11,6 @@ use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Kubelet, MODES, Node, Phase, Runner, Server, Test, agent, audit,
     job::{With, condition, error_type, pod_name, stalled},
     kubelet::End,
-    run::{command, confirmed, newest},
     runner::{failed, succeeded},
     temporal, within,
 };
@@ -25,7 +24,7 @@ async fn jobs_run_to_their_end() {
         let well = test.apply(agent("succeed?ms=200").mode(mode).with(json!({ "inputs": { "a": 1 } }))).await;
         let badly = test.apply(agent("exit?code=3").mode(mode).with(once.clone())).await;
         let status = well.phase(Phase::Succeeded).await;
-        assert_eq!(status.result.expect("a result"), json!({ "inputs": { "a": 1 } }));
+        assert_eq!(status.result.expect("a result"), koco::api::RawJson::from(json!({ "inputs": { "a": 1 } })));
         assert_eq!(error_type(&badly.phase(Phase::Failed).await), "AgentFailed");
         if mode == ExecutionMode::Temporal {
             assert_eq!(well.closed(&well.workflow().await).await, "COMPLETED");
@@ -42,7 +41,7 @@ async fn a_retry_gets_another_pod() {
     let twice = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "100ms" } });
     let job = test.apply(agent("exit?code=3").mode(ExecutionMode::Temporal).with(twice)).await;
     let status = job.phase(Phase::Failed).await;
-    assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(2), 2));
+    assert_eq!((status.attempt, job.run_number().await), (Some(2), 2));
 }
 
 /// The same, each step when the test says so.
@@ -61,12 +60,12 @@ async fn a_life_step_by_step() {
         kubelet.schedule(&name).await;
         kubelet.run(&name).await;
         let runner = Runner::of(&test, &pod).await;
-        assert!(!newest(&job.status().await).expect("a run").granted, "nobody has reported in");
+        assert!(!job.run().await.expect("a run").may_have_started(), "nobody has registered");
         let told = runner.welcome().await;
         assert_eq!((told.entry_point.as_str(), told.attempt), ("anything", 1));
         let mut orders = runner.orders().await.expect("a stream");
         assert_eq!(orders.permit().await, Order::Permit { attempt: 1 });
-        job.run_is("granted", |run| run.granted).await;
+        job.until_run("the grant", |run| run.may_have_started()).await;
         runner.confirm(RunnerState::Running, 0, None).await.expect("204");
         runner.heartbeat(RunnerState::Running, 0).await.expect("204");
         job.phase(Phase::Running).await;
@@ -75,7 +74,7 @@ async fn a_life_step_by_step() {
         assert!([409, 410].contains(&again.code()), "{again:?}");
         kubelet.end(&name, &End::exit(0, None)).await;
         let status = job.phase(Phase::Succeeded).await;
-        assert_eq!(status.result, Some(json!(42)), "in {mode:?}");
+        assert_eq!(status.result, Some(json!(42).into()), "in {mode:?}");
         assert!(!stalled(&status));
     }
 }
@@ -145,11 +144,14 @@ async fn a_pause_is_confirmed_and_a_cancel_ends_it() {
         job.want(DesiredState::Paused).await;
         let status = job.phase(Phase::Paused).await;
         assert_eq!(condition(&status, conditions::PAUSED).0, "True");
-        let (told, said) = (command(&status).expect("a command"), confirmed(&status).expect("a confirmation"));
-        assert_eq!((told.0, said.0, told.1), (DesiredState::Paused, RunnerState::Frozen, said.1), "in {mode:?}");
+        let told = job.run().await.and_then(|run| run.spec.command).expect("a command");
+        let said = status.control.and_then(|c| c.confirmed).expect("a confirmation");
+        assert_eq!((told.state, said.state), (DesiredState::Paused, RunnerState::Frozen), "in {mode:?}");
+        assert_eq!(told.generation, said.generation);
         job.want(DesiredState::Running).await;
         job.phase(Phase::Running).await;
-        job.until("a confirmed resume", |s| confirmed(s).is_some_and(|c| c.0 == RunnerState::Running)).await;
+        let resumed = |r: &AgentRun| r.acknowledged_state() == Some(RunnerState::Running);
+        job.until_run("a confirmed resume", resumed).await;
         job.want(DesiredState::Cancelled).await;
         job.phase(Phase::Cancelled).await;
         job.nothing_runs().await;
@@ -168,7 +170,7 @@ async fn an_evicted_agent_goes_on_in_a_new_pod() {
         job.nothing_runs().await;
         job.want(DesiredState::Running).await;
         let status = job.phase(Phase::Running).await;
-        assert_eq!((status.attempt, newest(&status).expect("a run").number), (Some(1), 2), "in {mode:?}");
+        assert_eq!((status.attempt, job.run_number().await), (Some(1), 2), "in {mode:?}");
         job.want(DesiredState::Cancelled).await;
         job.phase(Phase::Cancelled).await;
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use koco::{
-    api::{DesiredState, ErrorStatus, OutcomeKind, PausePolicy, RunnerState},
+    api::{DesiredState, ErrorStatus, PausePolicy, RunnerState, TerminationType},
     protocol::{
         error_types,
         runner::{Ending, Job, Order},
@@ -176,13 +176,13 @@ async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
 
 fn not_started() -> Ending {
     let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "told to end before its start".into() };
-    Ending { error: Some(error), ..ending(OutcomeKind::Failed, false) }
+    Ending { error: Some(error), ..ending(TerminationType::Failed, false) }
 }
 
 /// What the kubelet sees.
 fn left(ending: &Ending) -> End {
     let code = match ending.kind {
-        OutcomeKind::Succeeded => 0,
+        TerminationType::Succeeded => 0,
         _ => ending.exit_code.filter(|c| *c != 0).unwrap_or(1),
     };
     End::exit(code, Some(serde_json::to_string(ending).expect("JSON")))
@@ -266,18 +266,18 @@ impl Player {
     }
 
     fn obey(&mut self, plan: &Plan) -> Option<(Ending, bool)> {
-        let stopped = |kind: OutcomeKind| {
+        let stopped = |kind: TerminationType| {
             if plan.ends_well { plan.end.clone() } else { Ending { exit_code: Some(143), ..ending(kind, true) } }
         };
         match (self.desired, self.started()) {
-            (DesiredState::Cancelled, false) => return Some((ending(OutcomeKind::Cancelled, false), true)),
+            (DesiredState::Cancelled, false) => return Some((ending(TerminationType::Cancelled, false), true)),
             (DesiredState::Cancelled, true) => {
                 self.carried = self.seq;
-                return Some((stopped(OutcomeKind::Cancelled), true));
+                return Some((stopped(TerminationType::Cancelled), true));
             }
             (DesiredState::Paused, true) if self.job.pause_policy == PausePolicy::Evict => {
                 self.carried = self.seq;
-                return Some((stopped(OutcomeKind::Evicted), true));
+                return Some((stopped(TerminationType::Evicted), true));
             }
             (DesiredState::Paused, true) => self.go(RunnerState::Frozen),
             (DesiredState::Running, started) if started || self.attempt.is_some() => self.go(RunnerState::Running),

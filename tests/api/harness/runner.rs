@@ -9,10 +9,10 @@ use k8s_openapi::api::{
     core::v1::{Pod, ServiceAccount},
 };
 use koco::{
-    api::{ErrorStatus, JobRef, OutcomeKind, RunnerState, names},
+    api::{ErrorStatus, JobRef, RunnerState, TerminationType, names},
     protocol::runner::{
-        Confirm, Ending, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS,
-        PATH_OUTCOME, PING_SECONDS, Problem, Report, Sender, env,
+        Confirm, Ending, ErrorResponse, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO,
+        PATH_ORDERS, PATH_OUTCOME, PING_SECONDS, Report, Sender, env,
     },
 };
 use kube::{Api, api::PostParams};
@@ -129,7 +129,7 @@ impl Runner {
         if status.is_success() {
             return Ok(answer);
         }
-        let reason = answer.json::<Problem>().await.map_or_else(|e| e.to_string(), |p| p.reason);
+        let reason = answer.json::<ErrorResponse>().await.map_or_else(|e| e.to_string(), |p| p.reason);
         Err(Refused::Code(status.as_u16(), reason))
     }
 }
@@ -194,7 +194,7 @@ impl Orders {
 }
 
 /// How an agent ended: as the real runner puts it.
-pub fn ending(kind: OutcomeKind, started: bool) -> Ending {
+pub fn ending(kind: TerminationType, started: bool) -> Ending {
     Ending {
         kind,
         started,
@@ -208,10 +208,10 @@ pub fn ending(kind: OutcomeKind, started: bool) -> Ending {
 }
 
 pub fn succeeded(result: Value) -> Ending {
-    Ending { exit_code: Some(0), result: Some(result), ..ending(OutcomeKind::Succeeded, true) }
+    Ending { exit_code: Some(0), result: Some(result), ..ending(TerminationType::Succeeded, true) }
 }
 
 pub fn failed(kind: &str, exit_code: i32) -> Ending {
     let error = ErrorStatus { kind: kind.into(), message: format!("exit code {exit_code}") };
-    Ending { exit_code: Some(exit_code), error: Some(error), ..ending(OutcomeKind::Failed, true) }
+    Ending { exit_code: Some(exit_code), error: Some(error), ..ending(TerminationType::Failed, true) }
 }

@@ -88,11 +88,6 @@ impl<'t> Job<'t> {
         self.patch(json!({ "spec": { "desiredState": state } })).await;
     }
 
-    pub async fn patch_status(&self, patch: Value) -> Result<AgentJob, kube::Error> {
-        let patch = Patch::Merge(json!({ "status": patch }));
-        self.test.jobs().patch_status(&self.name, &PatchParams::default(), &patch).await
-    }
-
     pub async fn delete(&self, params: DeleteParams) {
         self.test.jobs().delete(&self.name, &params).await.expect("delete");
     }

@@ -13,6 +13,9 @@ mod schema;
 mod spec;
 mod status;
 
+/// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not store.
+pub const SCHEMA_VERSION: u32 = 1;
+
 pub use conditions::Reason;
 pub use duration::Seconds;
 pub use fid::fid;

@@ -26,6 +26,10 @@ pub const GATEWAY_CA: &str = "koco-gateway-ca";
 /// The name in the gateway's certificate, whatever address it is reached at.
 pub const GATEWAY_TLS_NAME: &str = "koco-gateway";
 
+/// Annotation on our CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
+pub const ANNOTATION_SCHEMA_VERSION: &str = "kodosumi.io/schema-version";
+/// The names of our CustomResourceDefinitions.
+pub const CRDS: [&str; 2] = ["agentjobs.kodosumi.io", "agentruns.kodosumi.io"];
 /// The API version of our resources.
 pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
 /// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first place.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     controller, gateway,
     platform::{
+        self,
         health::{self, Ready},
         kubernetes,
         metrics::Metrics,
@@ -152,7 +153,10 @@ fn controller(
         ready: process.ready.role(),
     };
     let stop = process.stop.clone();
-    Box::pin(async move { controller::run(parts, stop).await.context("controller") })
+    Box::pin(async move {
+        crds(&parts.client, false, &stop).await;
+        controller::run(parts, stop).await.context("controller")
+    })
 }
 
 fn worker(
@@ -170,7 +174,11 @@ fn worker(
         cluster: worker::Cluster::new(client.clone(), common.cluster),
         client,
     };
-    Box::pin(async move { worker::run(settings, activities, ready, stop).await.context("worker") })
+    Box::pin(async move {
+        // A worker serves workflows while there is no Kubernetes, too.
+        crds(&activities.client, true, &stop).await;
+        worker::run(settings, activities, ready, stop).await.context("worker")
+    })
 }
 
 fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Running {
@@ -183,7 +191,18 @@ fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Ru
         ready: process.ready.role(),
     };
     let stop = process.stop.clone();
-    Box::pin(async move { gateway::run(parts, stop).await.context("gateway") })
+    Box::pin(async move {
+        crds(&parts.client, false, &stop).await;
+        gateway::run(parts, stop).await.context("gateway")
+    })
+}
+
+/// Waits for the resources' definitions, or for the end.
+async fn crds(client: &kube::Client, guess: bool, stop: &CancellationToken) {
+    tokio::select! {
+        () = platform::crds::ready(client, guess) => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Runs a set of roles until a signal, or until one of them fails.

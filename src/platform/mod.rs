@@ -1,6 +1,7 @@
 //! What every role stands on and none owns: settings, the Kubernetes client, status writes, leader election, health and
 //! metrics, logs, shutdown. Used by the roles and the command line.
 
+pub mod crds;
 pub mod health;
 pub mod kubernetes;
 pub mod leader;

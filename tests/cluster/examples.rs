@@ -73,7 +73,7 @@ async fn the_checkpointing_agent_goes_on_where_it_was() {
     job.want(DesiredState::Paused).await;
     let paused = job.phase(Phase::Paused).await;
     job.nothing_runs().await;
-    assert_eq!((paused.active_run, job.run_number().await), (Some(1), 1));
+    assert_eq!((paused.attempt, job.run_number().await), (Some(1), 1), "no other run before the resume");
     job.want(DesiredState::Running).await;
     job.until_run("the second pod's agent", |r| started(r) && r.number() == 2).await;
     let done = job.phase(Phase::Succeeded).await;

@@ -59,7 +59,7 @@ const GATEWAY: &Rights = &[
     ("kodosumi.io", "agentjobs/status", &[]),
     ("kodosumi.io", "agentjobs/finalizers", &[]),
     ("kodosumi.io", "agentruns", &["get", "list", "watch"]),
-    ("kodosumi.io", "agentruns/status", &["update", "patch"]),
+    ("kodosumi.io", "agentruns/status", &["update"]),
     ("kodosumi.io", "agentruns/finalizers", &[]),
     ("", "pods", &[]),
     ("", "pods/exec", &[]),

@@ -37,6 +37,11 @@
 {{- end }}
 
 {{- define "koco.rules.controller.cluster" -}}
+# Sees whether the resources' definitions are those of this release, and works only then.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  verbs: [get]
 # The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
 - apiGroups: [""]
   resources: [namespaces]
@@ -89,6 +94,16 @@
 {{- end }}
 
 {{- define "koco.rules.worker.cluster" -}}
+# Sees whether the resources' definitions are those of this release, and works only then.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  verbs: [get]
+# The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
+- apiGroups: [""]
+  resources: [namespaces]
+  resourceNames: [kube-system]
+  verbs: [get]
 {{- end }}
 
 {{- define "koco.rules.worker.own" -}}
@@ -111,10 +126,15 @@
 # Writes what runners report: that they are there, what they have carried out, and how their agent ended.
 - apiGroups: [kodosumi.io]
   resources: [agentruns/status]
-  verbs: [update, patch]
+  verbs: [update]
 {{- end }}
 
 {{- define "koco.rules.gateway.cluster" -}}
+# Sees whether the resources' definitions are those of this release, and works only then.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  verbs: [get]
 # Asks the API server which pod a runner's token belongs to.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]

@@ -110,6 +110,8 @@ async fn find_previous_pod(
         observed.previous_pod = Some(pod.clone()).filter(|p| !p.agent_ended());
         return Ok(());
     }
+    // Of a run that was deleted, the job's status has the pod's name.
+    let previous = previous.filter(|run| !run.spec.identity.tombstone);
     let name = previous.map(|r| r.spec.identity.pod_name.clone()).or(status.runner_pod.clone());
     let Some(name) = name else { return Ok(()) };
     let found = context.pods_in(&job.reference().namespace).get(&name).await?;

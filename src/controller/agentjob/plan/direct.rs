@@ -172,7 +172,11 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
     {
         return finish(view, Phase::Failed, Some(error));
     }
-    let after = lifecycle::after_run(&retry(view), run, &view.policy(), cancelled, view.now());
+    let retry = retry(view);
+    // What a tombstone stands for had started if its attempt was counted.
+    let counted = view.old.attempt >= Some(lifecycle::upcoming(&retry).attempt);
+    let started = run.may_have_started() || (run.spec.identity.tombstone && counted);
+    let after = lifecycle::after_run(&retry, run, started, &view.policy(), cancelled, view.now());
     match after.next {
         Next::Succeed => finish(view, Phase::Succeeded, None),
         Next::Fail(error) => finish(view, Phase::Failed, Some(error)),

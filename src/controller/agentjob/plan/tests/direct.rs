@@ -177,12 +177,18 @@ fn a_cancel_closes_the_run_before_the_job_ends() {
 
 #[test]
 fn a_run_deleted_by_hand_gets_a_tombstone_and_counts_as_a_deleted_pod() {
-    let running = job(json!({}), merged(active(1), json!({ "runnerPod": "a-1", "runnerPodUID": "p1" })));
+    let recorded = json!({ "runnerPod": "a-1", "runnerPodUID": "p1", "attempt": 1 });
+    let running = job(json!({}), merged(active(1), recorded));
     let missing = ObservedState { active_is_missing: true, ..ObservedState::default() };
     assert_eq!(decide(&running, &missing).actions, [Action::CreateTombstone { number: 1, attempt: 1 }]);
     let tombstone = run(1, json!({ "spec": { "identity": { "tombstone": true } } }));
     let plan = decide(&running, &observed(&[tombstone], &[]));
     assert_eq!((plan.status.active_run, plan.status.error.unwrap().kind), (Some(2), "Disrupted".to_string()));
+    assert_eq!(plan.status.retry.unwrap().attempts, 1, "it had started");
+    assert_eq!(plan.status.runner_pod.as_deref(), Some("a-1"), "which has to end before the next");
+    let never = job(json!({}), active(1));
+    let tombstone = run(1, json!({ "spec": { "identity": { "tombstone": true } } }));
+    assert_eq!(decide(&never, &observed(&[tombstone], &[])).status.retry.unwrap().attempts, 0);
 }
 
 #[test]

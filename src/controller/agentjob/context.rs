@@ -7,6 +7,7 @@ use std::{
 
 use kube::{Client, runtime::events};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{
     JobItem,
@@ -14,7 +15,7 @@ use super::{
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
-    api::{JobRef, SentRequest},
+    api::{JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
     platform::{metrics::Metrics, settings::Defaults},
     pods::{PodConfig, Pods},
@@ -35,14 +36,22 @@ pub(super) struct Context {
     pub recorder: events::Recorder,
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
+    /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
+    pub temporal_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
 }
 
 /// What this process remembers of a job. Another one that begins with none of it comes to the same.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The job, while its workflow may close without telling us.
-    pub open: Option<JobRef>,
+    /// The job.
+    pub job: Option<JobRef>,
+    /// Whether its workflow may close without telling us.
+    pub open: bool,
+    /// What its workflow was told of a run: the run, how often in a row, and when.
+    pub told: Option<(i32, u32, Instant)>,
+    /// What keeps the next run from being created.
+    pub blocked: Option<(Reason, String)>,
     /// What was asked of its workflow and is not in the status yet.
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
@@ -74,7 +83,7 @@ impl Memory {
 
 impl Context {
     pub fn new(parts: Parts, cluster: String, requeue: Requeue<JobItem>) -> Self {
-        let Parts { client, temporal, common, pods, defaults, metrics, .. } = parts;
+        let Parts { client, temporal, common, pods, defaults, metrics, settings, .. } = parts;
         let reporter = events::Reporter { controller: "koco".into(), instance: Some(common.identity.clone()) };
         Self {
             workflows: WorkflowStatusCache::new(temporal.clone(), requeue.clone()),
@@ -88,6 +97,7 @@ impl Context {
             runs: RunIndex::default(),
             pods: PodIndex::default(),
             requeue,
+            temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             memory: Mutex::default(),
             client,
         }
@@ -107,8 +117,21 @@ impl Context {
     }
 
     /// Changes what is remembered of a job.
-    pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
-        change(self.memory.lock().entry(uid.into()).or_default());
+    pub fn remember(&self, job: &JobRef, change: impl FnOnce(&mut Memory)) {
+        let mut memory = self.memory.lock();
+        let entry = memory.entry(job.uid.clone()).or_default();
+        entry.job.get_or_insert_with(|| job.clone());
+        change(entry);
+    }
+
+    /// The watch shows a pod, or that it is gone: from now on it knows better than our memory of its creation.
+    pub fn has_seen(&self, run_uid: &str, pod_uid: &str) {
+        let Some(job) = self.runs.job_of(run_uid) else { return };
+        if let Some(memory) = self.memory.lock().get_mut(&job.uid)
+            && memory.created.as_ref().is_some_and(|c| c.pod_uid == pod_uid)
+        {
+            memory.created = None;
+        }
     }
 
     /// Forgets a job that has ended or is gone.
@@ -119,12 +142,12 @@ impl Context {
 
     /// The jobs whose workflows may close without telling us, by UID. Forgets those that are gone.
     pub fn open_jobs(&self) -> HashMap<String, JobRef> {
-        let open: Vec<(String, JobRef)> =
-            self.memory.lock().iter().filter_map(|(uid, m)| Some((uid.clone(), m.open.clone()?))).collect();
-        let (there, gone): (Vec<_>, Vec<_>) = open.into_iter().partition(|(_, job)| self.jobs.has(job));
-        for (uid, _) in gone {
-            self.forget(&uid);
+        let known: Vec<(JobRef, bool)> =
+            self.memory.lock().values().filter_map(|m| Some((m.job.clone()?, m.open))).collect();
+        let (there, gone): (Vec<_>, Vec<_>) = known.into_iter().partition(|(job, _)| self.jobs.has(job));
+        for (job, _) in gone {
+            self.forget(&job.uid);
         }
-        there.into_iter().collect()
+        there.into_iter().filter(|(_, open)| *open).map(|(job, _)| (job.uid.clone(), job)).collect()
     }
 }

@@ -17,7 +17,10 @@ use super::{
     reconcile::now,
 };
 use crate::{
-    api::{AgentJob, AgentRun, DesiredState, Resolved, RunCommand, SentRequest, Termination, names},
+    api::{
+        AgentJob, AgentRun, DesiredState, JobRef, Reason, Resolved, RunCommand, SentRequest, Termination,
+        TerminationSource, names,
+    },
     controller::ControllerError,
     lifecycle,
     platform::{
@@ -26,7 +29,8 @@ use crate::{
     },
     pods::template,
     protocol::workflow::{
-        Request, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED, SIGNAL_RUNNER_READY,
+        Request, RunnerFailed, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED,
+        SIGNAL_RUNNER_READY,
     },
     runs::{self, NewRun},
     temporal::TemporalError,
@@ -40,8 +44,8 @@ pub(super) struct Target {
     pub whole: bool,
 }
 
-/// Carries out actions in their order.
-pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<(), ControllerError> {
+/// Carries out actions in their order. Whether Temporal took all that was for it.
+pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<bool, ControllerError> {
     let job = &target.job;
     let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
     let mut temporal_failed = false;
@@ -62,7 +66,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             action => temporal_failed = !temporal(job, context, action).await,
         }
     }
-    Ok(())
+    Ok(!temporal_failed)
 }
 
 fn resolved(job: &AgentJob, context: &Context) -> Resolved {
@@ -79,7 +83,16 @@ async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerE
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
     let job = &target.job;
     let run = runs::build(job, &resolved(job, context), new.clone())?;
-    let (run, _) = context.runs_in(&job.reference().namespace).create(&run).await?;
+    let of = job.reference();
+    let created = context.runs_in(&of.namespace).create(&run).await;
+    let blocked = match &created {
+        Err(e) if e.is_permanent() => Some((Reason::RunNameTaken, e.to_string())),
+        _ => None,
+    };
+    if context.memory(&of.uid).blocked != blocked {
+        context.remember(&of, |m| m.blocked = blocked);
+    }
+    let (run, _) = created?;
     context.runs.put(run.clone());
     // Of a run that was there already, the next round sees how it stands.
     if run.is_closed() || run.is_ready() {
@@ -111,7 +124,8 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
         Ok(made) => {
             context.metrics.pods_created.inc();
             let (run_uid, pod_uid) = (run.uid().to_string(), made.uid().to_string());
-            context.remember(job.uid(), |m| m.created = Some(CreatedPod { run_uid, pod_uid, at: Instant::now() }));
+            let created = CreatedPod { run_uid, pod_uid, at: Instant::now() };
+            context.remember(&job.reference(), |m| m.created = Some(created));
             None
         }
         Err(e) if e.is_permanent() => Some(e),
@@ -124,7 +138,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
             status.create_error.clone_from(&new);
             Ok(())
         });
-        context.runs.put(written.await?);
+        keep(context, run, written.await)?;
     }
     // Tried again like any failure, ever less often.
     words.map_or(Ok(()), |e| Err(e.into()))
@@ -139,13 +153,26 @@ async fn command_run(
     let runs = context.runs_in(&job.reference().namespace);
     let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
         let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-        if told != state {
+        // A cancel is final, whatever a job that was read long ago says.
+        if told != state && told != DesiredState::Cancelled {
             let generation = run.command_generation().saturating_add(1);
             spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
         }
         Ok(())
     });
-    context.runs.put(written.await?);
+    keep(context, run, written.await)
+}
+
+/// Keeps what was written of a run. One that somebody has deleted is forgotten, also if the watch has said so before: the next
+/// round sees that it is gone.
+fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, ControllerError>) -> Result<(), ControllerError> {
+    match written {
+        Ok(run) => context.runs.put(run),
+        Err(ControllerError::Store(StoreError::Gone { .. })) => {
+            context.runs.remove(run.uid());
+        }
+        Err(e) => return Err(e),
+    }
     Ok(())
 }
 
@@ -163,18 +190,14 @@ async fn close_run(
             Guard::NotReady => !run.is_ready(),
             Guard::Unresponsive => status.unresponsive_since.is_some(),
         };
-        if holds {
+        // What the kubelet shows means something else of a run that has started meanwhile: it is derived anew.
+        let derived = termination.source == TerminationSource::Kubelet;
+        if holds && !(derived && termination.started != run.may_have_started()) {
             status.termination = Some(termination.clone());
         }
         Ok(())
     });
-    match written.await {
-        Ok(run) => context.runs.put(run),
-        // Somebody deleted it: the next round sees that.
-        Err(ControllerError::Store(StoreError::Gone { .. })) => {}
-        Err(e) => return Err(e),
-    }
-    Ok(())
+    keep(context, run, written.await)
 }
 
 /// A run that was there after all is closed instead.
@@ -189,6 +212,10 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
 /// One thing to tell or ask Temporal. Whether it was taken.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
+    let Ok(_slot) = context.temporal_slots.try_acquire() else { return *action == Action::QueryWorkflow };
+    if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { epoch: run, .. }) = action {
+        tell(context, &of, *run);
+    }
     let poll = || context.workflows.poll(of.clone(), workflow.clone());
     match action {
         Action::QueryWorkflow => {
@@ -211,7 +238,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
                     request: job.control_request().map(str::to_string),
                     time: Time(Timestamp::now()),
                 };
-                context.remember(&of.uid, |m| m.sent = Some(sent));
+                context.remember(&of, |m| m.sent = Some(sent));
                 context.workflows.reset_backoff(&of.uid);
                 poll();
             }
@@ -227,12 +254,21 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             taken(context, &of.uid, told)
         }
         Action::CompleteActivity(run) => {
+            tell(context, &of, run.number());
             let told = taken(context, &of.uid, context.temporal.complete(&workflow, run).await);
             poll();
             told
         }
         _ => true,
     }
+}
+
+/// Remembers that the workflow is told of a run.
+fn tell(context: &Context, job: &JobRef, run: i32) {
+    context.remember(job, |m| {
+        let times = m.told.filter(|(of, ..)| *of == run).map_or(0, |(_, times, _)| times);
+        m.told = Some((run, times.saturating_add(1), Instant::now()));
+    });
 }
 
 async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<(), TemporalError> {

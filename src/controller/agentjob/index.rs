@@ -101,7 +101,12 @@ impl PodIndex {
             return self.remove(&view.uid).is_some();
         };
         let key = (namespace.to_string(), run);
-        inner.keys.insert(view.uid.clone(), key.clone());
+        if let Some(old) = inner.keys.insert(view.uid.clone(), key.clone()).filter(|old| *old != key)
+            && let Some(pods) = inner.by_run.get_mut(&old)
+        {
+            // Another owner.
+            pods.remove(&view.uid);
+        }
         let pods = inner.by_run.entry(key).or_default();
         let changed = pods.get(&view.uid) != Some(&view);
         pods.insert(view.uid.clone(), view);

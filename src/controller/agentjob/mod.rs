@@ -136,12 +136,15 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
         Change::Applied(pod) => {
             let view = PodView::of(&pod);
             let run = view.run_uid.clone();
+            context.has_seen(run.as_deref().unwrap_or_default(), &view.uid);
             if context.pods.put(pod.metadata.namespace.as_deref().unwrap_or_default(), view) {
                 ask(run.as_deref());
             }
         }
         Change::Gone(meta) => {
-            let run = context.pods.remove(meta.uid.as_deref().unwrap_or_default());
+            let uid = meta.uid.as_deref().unwrap_or_default();
+            let run = context.pods.remove(uid);
+            context.has_seen(run.as_deref().unwrap_or_default(), uid);
             ask(run.as_deref());
         }
         Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, error),

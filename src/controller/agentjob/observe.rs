@@ -1,7 +1,10 @@
 //! What is observed of a job beside the object itself: from the caches, and from the API server where a cache that is behind
 //! would lead to something that can't be taken back.
 
-use super::{Context, plan::ObservedState};
+use super::{
+    Context,
+    plan::{ObservedState, Told},
+};
 use crate::{
     api::{AgentJob, AgentRun, ExecutionMode, names},
     controller::ControllerError,
@@ -19,6 +22,8 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
         started: snapshot.started,
         temporal_trouble: snapshot.trouble,
         sent: memory.sent.clone(),
+        told: memory.told.map(|(run, times, at)| Told { run, times, ago: at.elapsed() }),
+        blocked: memory.blocked.clone(),
         ..ObservedState::default()
     };
     let over = status.phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();

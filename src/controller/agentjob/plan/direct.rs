@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::{
     Action, Decision, Guard,
     control::{finish, phase_of_agent},
@@ -14,6 +16,7 @@ use super::{
 use crate::{
     api::{AgentRun, DesiredState, ErrorStatus, Phase, RetryStatus, StartGrant, TerminationSource},
     lifecycle::{self, Next, Upcoming},
+    pods::ending,
     protocol::error_types,
     runs::NewRun,
 };
@@ -96,7 +99,10 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
     if let Some(pod) = &view.observed.previous_pod {
         let delete = Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
         let decision = unchanged.again(STILL_ENDING);
-        return if pod.deleting() { decision } else { decision.with(delete) };
+        // That of a run that is there goes, or ends by itself, as all pods of closed runs do.
+        let is_of = |run: &AgentRun| run.number() == number - 1 && ending::is_pod_of(run, pod);
+        let collected = view.observed.runs.iter().any(is_of);
+        return if pod.deleting() || collected { decision } else { decision.with(delete) };
     }
     let create = new_run(view, number, &retry);
     unchanged.with(create)
@@ -187,11 +193,15 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
                 DesiredState::Paused if heard || !view.pod_may_run() => Phase::Paused,
                 _ => waiting_phase(&after.retry),
             };
+            // The clock of a run that never started goes on with the next one, but for the back-off between them.
+            let back_off = after.retry.retry_after.as_ref().map(|at| view.until(at)).unwrap_or_default();
+            let pending_since = view.old.pending_since.clone().filter(|_| !started);
             Decision {
                 phase,
                 active_run: Some(run.number().saturating_add(1)),
                 error: after.error.or(view.old.error.clone()),
                 retry: Some(after.retry),
+                pending_since: pending_since.map(|since| Time(since.0.saturating_add(back_off).unwrap_or(since.0))),
                 ..Decision::unchanged(view)
             }
             .again(Duration::ZERO)

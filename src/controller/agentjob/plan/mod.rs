@@ -55,6 +55,10 @@ pub struct ObservedState {
     pub started: Option<String>,
     /// What this process has asked of the workflow, if that is not in the status yet.
     pub sent: Option<SentRequest>,
+    /// When the workflow was told last of a run of its.
+    pub told: Option<Told>,
+    /// What keeps the next run from being created, if a person is needed.
+    pub blocked: Option<(Reason, String)>,
     /// Why Temporal could not be asked or told, if so.
     pub temporal_trouble: Option<(Reason, String)>,
 }
@@ -70,6 +74,17 @@ pub struct WorkflowSnapshot {
     pub run_id: Option<String>,
     /// Temporal knows no such workflow.
     pub missing: bool,
+}
+
+/// What the controller has told a workflow of a run: that its runner is ready, that it failed, how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The run.
+    pub run: i32,
+    /// How often, in a row.
+    pub times: u32,
+    /// How long ago the last time was.
+    pub ago: Duration,
 }
 
 /// What doesn't change between jobs.

@@ -14,17 +14,21 @@ use crate::{
         AgentRun, DesiredState, ErrorStatus, Phase, Reason, SentRequest, TerminationSource, TerminationType,
         WorkflowStatus, names,
     },
+    lifecycle,
     protocol::{
         error_types,
-        workflow::{Input, Progress, Request, RunnerFailed, Stage},
+        workflow::{Input, Progress, Request, RunnerFailed, Stage, StatusAnswer},
     },
     temporal::Closed,
 };
 
 /// How long to wait before Temporal is tried again, when it did not answer.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a gateway may take to tell the workflow what a runner said, before the controller tells it, too.
+/// How long a gateway may take to tell the workflow what a runner said, before the controller tells it, too; and the first wait
+/// before the controller tells it again.
 const DELIVERY: Duration = Duration::from_secs(5);
+/// The longest wait before the workflow is told again.
+const LONGEST: Duration = Duration::from_secs(600);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
     let unchanged = Decision { active_run: view.active_run(), ..Decision::unchanged(view) };
@@ -332,6 +336,23 @@ fn tell(view: &JobView<'_>) -> Tell {
     }
 }
 
+/// Whether the workflow may be told something about a run now, or how long to wait: the same again ever less often, because a
+/// worker that is away for long would find all of it.
+fn due(view: &JobView<'_>, run: i32) -> Result<(), Duration> {
+    let Some(told) = view.observed.told.filter(|t| t.run == run) else { return Ok(()) };
+    let wait = DELIVERY.saturating_mul(1 << told.times.saturating_sub(1).min(16)).min(LONGEST);
+    wait.checked_sub(told.ago).filter(|left| !left.is_zero()).map_or(Ok(()), Err)
+}
+
+/// Tells the workflow something about a run if that is due, and asks what became of it.
+fn tell_again(view: &JobView<'_>, run: i32, actions: Vec<Action>, tell: Tell) -> Tell {
+    let (actions, wait) = match due(view, run) {
+        Ok(()) => (actions.into_iter().chain([Action::QueryWorkflow]).collect(), DELIVERY),
+        Err(left) => (vec![], left),
+    };
+    Tell { actions, requeue: super::sooner(tell.requeue, Some(wait)), ..tell }
+}
+
 /// A granted run has ended: whoever was there first tells the workflow, and the controller where nobody did.
 fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     let waits = view.answer().is_none_or(|s| {
@@ -348,24 +369,25 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
             Tell { requeue, ..tell }
         }
         // Again after a while, for as long as the workflow seems to wait.
-        _ => Tell { actions: vec![complete], requeue: super::sooner(tell.requeue, Some(DELIVERY)), ..tell },
+        _ => tell_again(view, run.number(), vec![complete], tell),
     }
 }
 
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
-    let pending = pending::of(view);
-    let fatal = pending.timed_out.is_some();
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
-    let error = pending.timed_out.or_else(|| view.run_error()).unwrap_or_else(unknown);
+    let error = view.run_error().unwrap_or_else(unknown);
+    // Its error is the workflow's newest: it was taken.
+    let taken =
+        |s: &StatusAnswer| s.epoch == run.number() && (s.status == Stage::Retrying || s.error.as_ref() == Some(&error));
+    if view.answer().is_some_and(taken) {
+        return tell;
+    }
+    let fatal = error.kind == error_types::PENDING_TIMEOUT;
     let failed = RunnerFailed { epoch: run.number(), error, fatal };
     // Whether a run that somebody deleted had its grant, only the workflow knows.
     let granted = run.spec.identity.tombstone.then(|| Action::CompleteActivity(Box::new(run.clone())));
-    Tell {
-        actions: [Action::RunnerFailed(failed)].into_iter().chain(granted).collect(),
-        requeue: super::sooner(tell.requeue, Some(RETRY)),
-        blocked: pending.blocked,
-        pending_since: pending.since,
-    }
+    let actions = [Action::RunnerFailed(failed)].into_iter().chain(granted).collect();
+    tell_again(view, run.number(), actions, tell)
 }
 
 fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
@@ -376,18 +398,19 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         return match since < DELIVERY {
             _ if held => tell,
             true => Tell { requeue: super::sooner(tell.requeue, Some(DELIVERY - since)), ..tell },
-            false => Tell {
-                actions: vec![Action::RunnerReady(run.number())],
-                requeue: super::sooner(tell.requeue, Some(RETRY)),
-                ..tell
-            },
+            false => tell_again(view, run.number(), vec![Action::RunnerReady(run.number())], tell),
         };
     }
     let pending = pending::of(view);
-    let failed = |error| RunnerFailed { epoch: run.number(), error, fatal: true };
+    // The workflow is told once that is on record: a cache that is old fails no run that is ready.
+    let close = pending.timed_out.map(|error| Action::CloseRun {
+        termination: Box::new(lifecycle::koco(run, &error.kind, error.message, view.now())),
+        run: Box::new(run.clone()),
+        guard: Guard::NotReady,
+    });
     Tell {
-        actions: pending.timed_out.map(|e| Action::RunnerFailed(failed(e))).into_iter().collect(),
-        requeue: super::sooner(pending.requeue, tell.requeue),
+        requeue: super::sooner(pending.requeue, close.as_ref().map(|_| Duration::ZERO)).or(tell.requeue),
+        actions: close.into_iter().collect(),
         blocked: pending.blocked,
         pending_since: pending.since,
     }

@@ -173,8 +173,10 @@ where
             change = followed.changed(), if !over.get() => {
                 change?;
                 over.set(followed.is_over(run.number()));
-                // What there is left of it is read to its end, unless it never began.
-                if over.get() && !began(session, pod).await {
+                // What there is left of it is read to its end, unless it never began. That a runner has registered is known
+                // before the kubelet says that its container runs.
+                let registered = followed.runs.get(&run.number()).is_some_and(AgentRun::is_ready);
+                if over.get() && !registered && !began(session, pod).await {
                     return Ok(());
                 }
             }

@@ -6,6 +6,8 @@
 
 mod admission;
 mod api_server;
+mod bad_cases;
+mod blast_radius;
 mod forged;
 mod harness;
 mod held;

@@ -42,7 +42,8 @@ pub fn after_run(retry: &RetryStatus, run: &AgentRun, policy: &Policy<'_>, cance
     progress::begin(&mut at);
     let now = now.0.as_millisecond();
     let ended = super::end_of(run);
-    let next = if run.may_have_started() {
+    // Of a run that somebody deleted nobody knows any more.
+    let next = if run.may_have_started() || run.spec.identity.tombstone {
         progress::grant(&mut at);
         progress::run_ended(&mut at, policy, ended, cancelled, now)
     } else {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, runtime::events};
+use kube::{Client, api::ObjectMeta, runtime::events};
 use parking_lot::Mutex;
 
 use super::{
@@ -36,6 +36,7 @@ pub(super) struct Context {
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
     memory: Mutex<HashMap<String, Memory>>,
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 /// What this process remembers of a job. Another one that begins with none of it comes to the same.
@@ -60,6 +61,10 @@ pub(super) struct CreatedPod {
     pub pod_uid: String,
     pub at: Instant,
 }
+
+/// How long nothing more is said about an object that koco leaves alone, and about how many of them that is remembered.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+const MOST_SAID: usize = 10_000;
 
 /// How long the watch may take to show a pod that was created.
 const WATCH_LAG: Duration = Duration::from_secs(10);
@@ -89,6 +94,7 @@ impl Context {
             pods: PodIndex::default(),
             requeue,
             memory: Mutex::default(),
+            said: Mutex::default(),
             client,
         }
     }
@@ -115,6 +121,19 @@ impl Context {
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
+    }
+
+    /// Whether to say something about an object that koco leaves alone: not if that was a moment ago.
+    pub fn may_say(&self, meta: &ObjectMeta) -> bool {
+        let (mut said, uid) = (self.said.lock(), meta.uid.clone().unwrap_or_default());
+        if said.get(&uid).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return false;
+        }
+        if said.len() >= MOST_SAID {
+            said.clear();
+        }
+        said.insert(uid, Instant::now());
+        true
     }
 
     /// The jobs whose workflows may close without telling us, by UID. Forgets those that are gone.

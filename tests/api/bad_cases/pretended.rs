@@ -52,7 +52,7 @@ async fn is_unharmed(job: &Job<'_>, run: &AgentRun) {
 async fn said(test: &Test, name: &str) -> usize {
     let what = format!("a warning about {name}");
     within(DEADLINE, &what, async || {
-        let lines = logged(test, &["WARN", name]);
+        let lines = logged(test, &["WARN", name, &test.namespace]);
         if lines.is_empty() { Err("none") } else { Ok(lines.len()) }
     })
     .await
@@ -102,13 +102,12 @@ async fn pods_that_name_anothers_run_mean_nothing() {
         let (pod, runner) = started(&kubelet, &job, 1).await;
         let run = job.run().await.expect("a run");
         let owners = |version: &str| {
-            let owner = |kind: &str, name: &str, uid: &str| {
-                json!({ "apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true })
-            };
+            let owner = |kind: &str, name: &str, uid: &str| json!({ "apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true });
             [owner("AgentJob", &job.name, &job.uid), owner("AgentRun", run.name(), run.uid())]
         };
         let all: Vec<Value> = [names::API_VERSION, "nowhere.example/v1"].into_iter().flat_map(owners).collect();
-        for (test, (i, owner)) in [&here, &there].into_iter().flat_map(|t| all.iter().enumerate().map(move |o| (t, o))) {
+        for (test, (i, owner)) in [&here, &there].into_iter().flat_map(|t| all.iter().enumerate().map(move |o| (t, o)))
+        {
             let kubelet = Kubelet::of(test);
             for (k, end) in [Some(End::exit(0, message())), Some(End::killed()), None].into_iter().enumerate() {
                 // In the other namespace one of them has the very name of the run's pod.
@@ -166,8 +165,10 @@ async fn the_names_of_pods_can_not_be_guessed() {
     }
     // One who has read the run, and is faster.
     for mode in MODES {
-        let held = proxy.hold("create pods");
-        let job = test.apply_as(&format!("taken-{}", word(mode).to_lowercase()), agent("anything").mode(mode)).await;
+        let name = format!("taken-{}", word(mode).to_lowercase());
+        let within_it = name.clone();
+        let held = proxy.hold_where(move |asked| asked.words() == "create pods" && asked.body.contains(&within_it));
+        let job = test.apply_as(&name, agent("anything").mode(mode)).await;
         held.reached().await;
         let run = job.run().await.expect("a run");
         let nobody = json!({ "apiVersion": "example.com/v1", "kind": "X", "name": "x", "uid": "x" });

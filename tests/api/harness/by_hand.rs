@@ -44,7 +44,8 @@ pub async fn succeeds(kubelet: &Kubelet, job: &Job<'_>, pod: &Pod, runner: &Runn
 pub async fn dismissed(runner: &Runner) {
     within(DEADLINE, &format!("the runner in {} to be sent away", runner.pod), async || {
         match runner.heartbeat(RunnerState::Running, 0).await {
-            Err(Refused::Code(410, reason)) => Ok(reason),
+            // A tombstone is not its run.
+            Err(Refused::Code(403 | 410, reason)) => Ok(reason),
             other => Err(other),
         }
     })

@@ -12,3 +12,4 @@ mod forged;
 mod harness;
 mod held;
 mod life;
+mod memory;

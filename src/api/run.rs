@@ -285,6 +285,13 @@ impl AgentRun {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// Whether it has the name that a run of its job and number has. One that has not is somebody else's: koco goes by names,
+    /// which only one object can have.
+    pub fn has_its_name(&self) -> bool {
+        let id = &self.spec.identity;
+        self.name() == super::names::run(&id.job_name, &id.job_uid, id.number)
+    }
+
     /// The UID that the API server gave it; empty on one that was never stored.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, runtime::events};
+use kube::{Client, api::ObjectMeta, runtime::events};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -39,6 +39,7 @@ pub(super) struct Context {
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 /// What this process remembers of a job. Another one that begins with none of it comes to the same.
@@ -70,6 +71,10 @@ pub(super) struct CreatedPod {
     pub at: Instant,
 }
 
+/// How long nothing more is said about an object that koco leaves alone, and about how many of them that is remembered.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+const MOST_SAID: usize = 10_000;
+
 /// How long the watch may take to show a pod that was created.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
@@ -99,6 +104,7 @@ impl Context {
             requeue,
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             memory: Mutex::default(),
+            said: Mutex::default(),
             client,
         }
     }
@@ -138,6 +144,19 @@ impl Context {
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
+    }
+
+    /// Whether to say something about an object that koco leaves alone: not if that was a moment ago.
+    pub fn may_say(&self, meta: &ObjectMeta) -> bool {
+        let (mut said, uid) = (self.said.lock(), meta.uid.clone().unwrap_or_default());
+        if said.get(&uid).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return false;
+        }
+        if said.len() >= MOST_SAID {
+            said.clear();
+        }
+        said.insert(uid, Instant::now());
+        true
     }
 
     /// The jobs whose workflows may close without telling us, by UID. Forgets those that are gone.

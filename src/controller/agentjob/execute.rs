@@ -117,7 +117,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
     let pods = context.pods_in(&job.reference().namespace);
     let made = match template::build(&job, run, &settings) {
         Ok(pod) => pods.create(pod, run.uid()).await,
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     };
     let runs = context.runs_in(&job.reference().namespace);
     let words = match made {

@@ -62,6 +62,14 @@ impl RunIndex {
         Some(job)
     }
 
+    /// A run by its UID.
+    pub fn get(&self, uid: &str) -> Option<AgentRun> {
+        let inner = self.inner.lock();
+        let (job, number) = inner.jobs.get(uid)?;
+        let run = inner.by_job.get(&(job.namespace.clone(), job.uid.clone()))?.get(number)?;
+        (run.uid() == uid).then(|| run.clone())
+    }
+
     /// The job of a run.
     pub fn job_of(&self, run_uid: &str) -> Option<JobRef> {
         self.inner.lock().jobs.get(run_uid).map(|(job, _)| job.clone())

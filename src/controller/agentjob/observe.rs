@@ -108,7 +108,14 @@ async fn find_previous_pod(
     if !to_come {
         return Ok(());
     }
-    let previous = observed.runs.iter().find(|r| r.number() == active - 1);
+    // Ordinarily the run before; where somebody has created runs by hand, any.
+    let earlier = |p: &&PodView| observed.runs.iter().any(|r| r.number() < active && ending::is_pod_of(r, p));
+    if let Some(pod) = observed.pods.iter().filter(earlier).find(|p| !p.agent_ended()) {
+        observed.previous_pod = Some(pod.clone());
+        return Ok(());
+    }
+    // A tombstone never had a pod: that of the run that somebody deleted is the one on record.
+    let previous = observed.runs.iter().find(|r| r.number() == active - 1 && !r.spec.identity.tombstone);
     let cached = previous.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
     if let Some(pod) = cached {
         // That it has ended is true however old the cache is.

@@ -5,7 +5,11 @@ use std::collections::HashMap;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
+use koco::platform::watch::items;
+use kube::{
+    Resource,
+    runtime::{WatchStreamExt, watcher},
+};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +22,8 @@ pub struct Node {
 
 impl Node {
     pub fn automatic(test: &Test) -> Self {
-        let (client, kubelet, pods) = (test.client.clone(), Kubelet::of(test), test.pods());
+        let (client, kubelet, pods) =
+            (test.client.clone(), Kubelet::of(test), items::<Pod>(test.client.clone(), Some(&test.namespace)));
         let task = tokio::spawn(async move {
             let (mut pods_here, mut lives) = (HashMap::<String, Life>::new(), JoinSet::new());
             let mut events = watcher(pods, watcher::Config::default()).default_backoff().boxed();
@@ -26,6 +31,8 @@ impl Node {
                 let Ok(event) = event else { continue };
                 match event {
                     watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
+                        // Some tests make pods that can't be read.
+                        let Ok(pod) = pod.object else { continue };
                         let uid = pod.metadata.uid.clone().expect("a UID");
                         if !pods_here.contains_key(&uid) && may_start(&pod) {
                             let end = CancellationToken::new();
@@ -40,7 +47,7 @@ impl Node {
                     }
                     watcher::Event::Delete(pod) => {
                         // By force: nobody asked the kubelet.
-                        if let Some(life) = pods_here.remove(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                        if let Some(life) = pods_here.remove(pod.meta().uid.as_deref().unwrap_or_default()) {
                             life.task.abort();
                         }
                     }

@@ -55,7 +55,9 @@ fn plan(job: &Job) -> Plan {
         found.and_then(|(_, v)| v.parse::<u64>().ok())
     };
     let after = Some(Duration::from_millis(number("ms").unwrap_or(0)));
-    let well = succeeded(json!({ "inputs": job.inputs }));
+    // What nests too deeply to be read is no result either.
+    let inputs = job.inputs.read::<serde_json::Value>().unwrap_or_default();
+    let well = succeeded(json!({ "inputs": inputs }));
     match name {
         "succeed" => Plan { after, end: well, ends_well: false },
         "exit0-after" => Plan { after, end: Ending { result: None, ..well }, ends_well: true },

@@ -27,6 +27,9 @@ const CANCEL_MARGIN: Duration = Duration::from_secs(30);
 const STILL_ENDING: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
+    if let Some(run) = view.run.filter(|run| view.old.active_run.is_none_or(|active| active < run.number())) {
+        return beyond_the_record(view, run);
+    }
     let Some(active) = view.old.active_run else { return first_run(view) };
     match view.run {
         None if view.observed.active_is_missing => {
@@ -39,6 +42,15 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
         Some(run) if !run.is_ready() => starting(view, run),
         Some(run) => running(view, run),
     }
+}
+
+/// There is a run that the record does not know: the cluster's data was restored, or somebody created it. Numbers are never
+/// given twice, so the job goes on from there.
+fn beyond_the_record(view: &JobView<'_>, run: &AgentRun) -> Decision {
+    let before = retry(view);
+    let attempts = before.attempts.max(run.spec.identity.attempt.saturating_sub(1));
+    let retry = Some(RetryStatus { attempts, ..before });
+    Decision { active_run: Some(run.number()), retry, ..Decision::unchanged(view) }.again(Duration::ZERO)
 }
 
 fn retry(view: &JobView<'_>) -> RetryStatus {

@@ -111,6 +111,13 @@ impl Context {
         change(self.memory.lock().entry(uid.into()).or_default());
     }
 
+    /// The watch has shown that a pod is gone: that it was created a moment ago doesn't hide it any more.
+    pub fn pod_gone(&self, job_uid: &str, pod_uid: &str) {
+        if let Some(memory) = self.memory.lock().get_mut(job_uid) {
+            memory.created.take_if(|created| created.pod_uid == pod_uid);
+        }
+    }
+
     /// Forgets a job that has ended or is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);

@@ -141,7 +141,11 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
             }
         }
         Change::Gone(meta) => {
-            let run = context.pods.remove(meta.uid.as_deref().unwrap_or_default());
+            let uid = meta.uid.as_deref().unwrap_or_default();
+            let run = context.pods.remove(uid);
+            if let Some(job) = run.as_deref().and_then(|run| context.runs.job_of(run)) {
+                context.pod_gone(&job.uid, uid);
+            }
             ask(run.as_deref());
         }
         Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, error),

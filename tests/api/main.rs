@@ -13,3 +13,4 @@ mod harness;
 mod held;
 mod life;
 mod memory;
+mod zombie;

@@ -151,11 +151,12 @@ async fn command_run(
     state: DesiredState,
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
+    let known = run.command_generation();
     let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
         let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-        // A cancel is final, whatever a job that was read long ago says.
-        if told != state && told != DesiredState::Cancelled {
-            let generation = run.command_generation().saturating_add(1);
+        // What is wanted may have changed since, if somebody has told it: the next round sees that. A cancel is final.
+        if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
+            let generation = known.saturating_add(1);
             spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
         }
         Ok(())
@@ -184,11 +185,13 @@ async fn close_run(
     guard: Guard,
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
+    let silent_since = run.status.as_ref().and_then(|s| s.unresponsive_since.clone());
     let written = runs.modify_status::<ControllerError, _>(run.clone(), |run, status| {
         let holds = match guard {
             Guard::None => true,
             Guard::NotReady => !run.is_ready(),
-            Guard::Unresponsive => status.unresponsive_since.is_some(),
+            // Not if it was heard meanwhile, and is silent anew.
+            Guard::Unresponsive => status.unresponsive_since.is_some() && status.unresponsive_since == silent_since,
         };
         // What the kubelet shows means something else of a run that has started meanwhile: it is derived anew.
         let derived = termination.source == TerminationSource::Kubelet;

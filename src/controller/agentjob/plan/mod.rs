@@ -108,7 +108,7 @@ pub enum Guard {
     None,
     /// While its runner has not registered.
     NotReady,
-    /// While a gateway still says that it is unresponsive.
+    /// While a gateway still says that it is unresponsive, since the same time.
     Unresponsive,
 }
 

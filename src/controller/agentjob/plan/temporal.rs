@@ -374,6 +374,8 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
 }
 
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
+    // The clock goes on with the next run: `timeouts.pending` bounds all that end before they start.
+    let tell = Tell { pending_since: view.old.pending_since.clone().filter(|_| !view.is_held()), ..tell };
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
     let error = view.run_error().unwrap_or_else(unknown);
     // Its error is the workflow's newest: it was taken.

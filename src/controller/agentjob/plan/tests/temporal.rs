@@ -188,6 +188,10 @@ fn the_same_is_told_ever_less_often_and_not_once_it_was_taken() {
     };
     let told = |times, ago| Some(Told { run: 1, times, ago: Duration::from_secs(ago) });
     assert!(plan(None, |_| {}).0);
+    let mut pending = job.clone();
+    pending.status.as_mut().unwrap().pending_since = Some(Time(Timestamp::UNIX_EPOCH));
+    let state = ObservedState { runs: vec![run(1, failed.clone())], ..answering("Running", "1") };
+    assert!(decide(&pending, &state).status.pending_since.is_some(), "one clock for all that never start");
     assert_eq!(plan(told(1, 2), |_| {}), (false, Some(Duration::from_secs(3))));
     assert!(plan(told(1, 5), |_| {}).0);
     assert!(!plan(told(4, 30), |_| {}).0);

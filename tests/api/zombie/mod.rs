@@ -3,7 +3,7 @@
 //! lives is stopped, and no final phase changes.
 //!
 //! One module for each role, with a test for each write. A write is named by its verb and resource, and a place in its
-//! body.
+//! body; the place "" is there in any.
 
 mod controller;
 mod gateway;
@@ -122,16 +122,21 @@ impl<'t> Zombie<'t> {
         self.process().process.stop(Duration::from_secs(40));
     }
 
-    /// How the write was answered that came late, and what must hold after it: the phase, and the runs whose agents have
-    /// started, one after the other, each of which ended by itself or because it was told to.
+    /// How the write was answered that came late, and what must hold after it.
     async fn comes_late(&mut self, held: &Hold, codes: &[u16], node: &Node, job: &Job<'_>, phase: Phase, runs: &[i32]) {
         let code = self.late(held).await;
         assert!(codes.contains(&code), "the late write was answered {code}");
+        self.judge(node, job, phase, runs).await;
+    }
+
+    /// The phase, and the runs whose agents have started: one after the other, and each ended by itself or because it was
+    /// told to.
+    async fn judge(&self, node: &Node, job: &Job<'_>, phase: Phase, runs: &[i32]) {
         assert_eq!(job.phase(phase).await.phase, Some(phase));
         let lives = node.diary.of(&job.uid);
         assert_eq!(lives.iter().map(|l| l.run).collect::<Vec<_>>(), runs, "{lives:?}");
-        let well = |end: Option<LifeEnd>| end.is_none_or(|end| end != LifeEnd::Stopped);
-        assert!(lives.iter().all(|l| !l.beside && well(l.end)), "{lives:?}");
+        let stopped = |end: Option<LifeEnd>| end == Some(LifeEnd::Stopped);
+        assert!(!lives.iter().any(|l| l.beside || stopped(l.end)), "{lives:?}");
     }
 
     /// How many pods were created in all.

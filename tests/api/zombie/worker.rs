@@ -224,7 +224,7 @@ async fn pod_deletion() {
     let pod = job.pod(1).await;
     job.phase(Phase::Running).await;
     zombie.roles.role("controller").freeze();
-    let held = zombie.hold(("delete pods", "/preconditions/uid", Value::Null));
+    let held = zombie.hold(("delete pods", "", Value::Null));
     zombie.take_over(&held).await;
     retried(&job).await;
     kubelet.deleted(&first).await;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use koco::api::ErrorStatus;
+use k8s_openapi::api::core::v1::Pod;
+use koco::api::{ErrorStatus, RunnerState};
 use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, Job, Kubelet, MODES, Node, Phase, Test, agent,
-    by_hand::{dismissed, event, started, succeeds},
+    DEADLINE, Job, Kubelet, MODES, Node, Phase, Runner, Test, agent,
+    by_hand::{dismissed, event, started, succeeds, touch},
     job::{With, error_type, pod_name},
     kubelet::End,
     run::number,
@@ -113,7 +114,7 @@ async fn a_pod_that_is_deleted_by_force_is_told() {
         assert_eq!((error.kind.as_str(), error.message.as_str()), ("Disrupted", "the pod was deleted"));
         // Its token has gone with its pod, if it is asked for it again.
         within(DEADLINE, "its runner to be sent away", async || {
-            match runner.heartbeat(koco::api::RunnerState::Running, 0).await {
+            match runner.heartbeat(RunnerState::Running, 0).await {
                 Err(Refused::Code(401 | 403 | 410, _)) => Ok(()),
                 other => Err(other),
             }
@@ -125,37 +126,35 @@ async fn a_pod_that_is_deleted_by_force_is_told() {
     }
 }
 
+/// The job's first pod, with an agent that has started, and without its labels since.
+async fn unlabelled(kubelet: &Kubelet, job: &Job<'_>) -> (Pod, Runner) {
+    let (pod, runner) = started(kubelet, job, 1).await;
+    let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
+    job.test.pods().patch(&pod_name(&pod), &PatchParams::default(), &none).await.expect("no labels");
+    (pod, runner)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_without_its_labels_is_still_the_runs() {
     let (test, _roles) = Test::with_operator().await;
     let kubelet = Kubelet::of(&test);
     for mode in MODES {
-        let mut jobs = Vec::new();
-        for _ in 0..2 {
-            let job = test.apply(agent("anything").mode(mode).heartbeat("1s").with(twice("Count"))).await;
-            let (pod, runner) = started(&kubelet, &job, 1).await;
-            let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
-            test.pods().patch(&pod_name(&pod), &PatchParams::default(), &none).await.expect("no labels");
-            jobs.push((job, pod, runner));
-        }
+        let job = test.apply(agent("anything").mode(mode).with(twice("Count"))).await;
+        let (pod, runner) = unlabelled(&kubelet, &job).await;
+        touch(&job, "once").await;
         always(QUIET, "one pod, and an agent that runs", async || {
-            for (job, _, runner) in &jobs {
-                runner.heartbeat(koco::api::RunnerState::Running, 0).await.map_err(|e| format!("{e:?}"))?;
-                let status = job.status().await;
-                let same = (status.phase, status.attempt) == (Some(Phase::Running), Some(1));
-                if !same || job.run_number().await != 1 {
-                    return Err(format!("{:?}", status.phase));
-                }
-            }
-            Ok(())
+            runner.heartbeat(RunnerState::Running, 0).await.map_err(|e| format!("{e:?}"))?;
+            let (status, run) = (job.status().await, job.run_number().await);
+            let same = (status.phase, status.attempt, run) == (Some(Phase::Running), Some(1), 1);
+            if same { Ok(()) } else { Err(format!("{:?}, run {run}", status.phase)) }
         })
         .await;
-        let (job, pod, runner) = &jobs[0];
-        succeeds(&kubelet, job, pod, runner, json!(1)).await;
-        // And one that ends without a word: nobody is told by the watch.
-        let (job, pod, _) = &jobs[1];
-        kubelet.end(&pod_name(pod), &End::killed()).await;
-        let (pod, runner) = started(&kubelet, job, 2).await;
-        succeeds(&kubelet, job, &pod, &runner, json!(2)).await;
+        succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
+        // And one that ends without a word: the watch of pods tells nobody.
+        let job = test.apply(agent("anything").mode(mode).heartbeat("1s").with(twice("Count"))).await;
+        let (pod, _runner) = unlabelled(&kubelet, &job).await;
+        kubelet.end(&pod_name(&pod), &End::killed()).await;
+        job.pod(2).await;
+        assert_eq!(job.status().await.attempt, Some(1), "in {mode:?}");
     }
 }

@@ -10,3 +10,4 @@ mod forged;
 mod harness;
 mod held;
 mod life;
+mod zombie;

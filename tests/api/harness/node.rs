@@ -9,16 +9,23 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Kubelet, Runner, Test, player::play};
+use super::{
+    Kubelet, Runner, Test,
+    player::{Diary, play},
+};
 
 /// Plays while it is kept.
 pub struct Node {
+    /// What its agents did.
+    pub diary: Diary,
     task: JoinHandle<()>,
 }
 
 impl Node {
     pub fn automatic(test: &Test) -> Self {
         let (client, kubelet, pods) = (test.client.clone(), Kubelet::of(test), test.pods());
+        let diary = Diary::default();
+        let keep = diary.clone();
         let task = tokio::spawn(async move {
             let (mut pods_here, mut lives) = (HashMap::<String, Life>::new(), JoinSet::new());
             let mut events = watcher(pods, watcher::Config::default()).default_backoff().boxed();
@@ -29,7 +36,13 @@ impl Node {
                         let uid = pod.metadata.uid.clone().expect("a UID");
                         if !pods_here.contains_key(&uid) && may_start(&pod) {
                             let end = CancellationToken::new();
-                            let task = lives.spawn(live(client.clone(), kubelet.clone(), pod.clone(), end.clone()));
+                            let task = lives.spawn(live(
+                                client.clone(),
+                                kubelet.clone(),
+                                pod.clone(),
+                                end.clone(),
+                                keep.clone(),
+                            ));
                             pods_here.insert(uid.clone(), Life { end, task });
                         }
                         if pod.metadata.deletion_timestamp.is_some()
@@ -48,7 +61,7 @@ impl Node {
                 }
             }
         });
-        Self { task }
+        Self { diary, task }
     }
 }
 
@@ -72,12 +85,12 @@ fn may_start(pod: &Pod) -> bool {
     !gated && !elsewhere && pod.metadata.deletion_timestamp.is_none() && spec.node_name.is_none()
 }
 
-async fn live(client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken) {
+async fn live(client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken, diary: Diary) {
     let name = pod.metadata.name.clone().expect("a name");
     kubelet.schedule(&name).await;
     kubelet.run(&name).await;
     let runner = Runner::in_pod(client, &pod).await;
-    let ended = play(runner, end.clone()).await;
+    let ended = play(runner, end.clone(), diary).await;
     kubelet.end(&name, &ended).await;
     end.cancelled().await;
     kubelet.remove(&name).await;

@@ -32,8 +32,8 @@ impl Drop for Heart {
     }
 }
 
-/// Lets the write through and thaws the gateway, which then gets the runner back; and only when it has taken it is it told
-/// to end: it drops its looks at who is silent at once, and hands the runner over.
+/// Lets the write through and thaws the gateway, which then gets the runner back; and only when it has taken it is it
+/// told to end: then it stops looking at who is silent.
 async fn works_on(zombie: &mut Zombie<'_>, held: &Hold, runner: &Runner) -> u16 {
     let code = held.late().await;
     zombie.process().thaw();
@@ -176,8 +176,8 @@ async fn termination() {
     }
 }
 
-/// A stream that was opened here once: the gateway that has the runner puts itself on record again, and nobody calls the
-/// runner silent.
+/// A stream that was opened here once: the gateway that has the runner puts itself on record again, and nobody calls
+/// the runner silent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateway_of_a_stream() {
     let test = Test::new().await;

@@ -1,6 +1,6 @@
-//! Every write of the protocol, come late. A process is frozen before the write; another of the same role takes over and
-//! goes on; then the write arrives, and the process thaws. Whichever write it is, nothing is started twice, no agent that
-//! lives is stopped, and no final phase changes.
+//! Every write of the protocol, come late. A process is frozen before the write; another of the same role takes over
+//! and goes on; then the write arrives, and the process thaws. Whichever write it is, nothing is started twice, no
+//! agent that lives is stopped, and no final phase changes.
 //!
 //! One module for each role, with a test for each write. A write is named by its verb and resource, and a place in its
 //! body; the place "" is there in any.
@@ -129,8 +129,8 @@ impl<'t> Zombie<'t> {
         self.judge(node, job, phase, runs).await;
     }
 
-    /// The phase, and the runs whose agents have started: one after the other, and each ended by itself or because it was
-    /// told to.
+    /// The phase, and the runs whose agents have started: one after the other, and each ended by itself or because it
+    /// was told to.
     async fn judge(&self, node: &Node, job: &Job<'_>, phase: Phase, runs: &[i32]) {
         assert_eq!(job.phase(phase).await.phase, Some(phase));
         let lives = node.diary.of(&job.uid);

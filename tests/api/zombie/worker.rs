@@ -214,8 +214,8 @@ async fn tombstone() {
     assert_eq!((job.run_number().await, zombie.pods()), (2, 1));
 }
 
-/// The pod of a runner that was lost is deleted by its UID, so that the next may be created: one that has its name by then
-/// stays. No controller helps.
+/// The pod of a runner that was lost is deleted by its UID, so that the next may be created: one that has its name by
+/// then stays. No controller helps.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_deletion() {
     let test = Test::new().await;

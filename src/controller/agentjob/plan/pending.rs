@@ -32,8 +32,8 @@ pub(super) struct Pending {
 pub(super) fn of(view: &JobView<'_>) -> Pending {
     let blocked = blocked(view);
     let leftover = not_ending(view);
-    let requeue = leftover.as_ref().and_then(|(_, wait)| *wait);
-    let blocked = leftover.and_then(|(reason, _)| reason).or(blocked);
+    let requeue = leftover.as_ref().and_then(|l| l.requeue);
+    let blocked = leftover.and_then(|l| l.blocked).or(blocked);
     // A gate or a pause holds it back on purpose: the clock does not run.
     if view.pod.is_some_and(|p| p.gated) || view.is_held() {
         return Pending { blocked, requeue, ..Pending::default() };
@@ -77,9 +77,17 @@ fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
     Some((Reason::other(&reason), message))
 }
 
+/// A pod of a run that is over, which has to end.
+pub(super) struct NotEnding {
+    /// Why a person is needed, if it is late.
+    pub blocked: Option<(Reason, String)>,
+    /// When to look again, if it is not late yet.
+    pub requeue: Option<Duration>,
+}
+
 /// A pod of a run that is over, which should have ended long ago: no other is created before Kubernetes says that it has, and
-/// somebody may have to see to its node. Or when to look again, if it is not late yet.
-pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>, Option<Duration>)> {
+/// somebody may have to see to its node.
+pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
     let of_closed = |run: &&AgentRun| run.is_closed();
     let closed = view.observed.runs.iter().filter(of_closed);
     let left = closed.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
@@ -88,12 +96,12 @@ pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>
     let (pod, by): (&PodView, &Time) = due.min_by_key(|(_, by)| by.0)?;
     let late = view.since(by);
     if late < PATIENCE {
-        return Some((None, Some(view.until(by) + PATIENCE - late)));
+        return Some(NotEnding { blocked: None, requeue: Some(view.until(by) + PATIENCE - late) });
     }
     let message = format!(
         "pod {} was to end by {}, and Kubernetes can't say that it has: no second runner is started before. Bring its \
          node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service",
         pod.name, by.0
     );
-    Some((Some((Reason::PodNotEnding, message)), None))
+    Some(NotEnding { blocked: Some((Reason::PodNotEnding, message)), requeue: None })
 }

@@ -73,7 +73,7 @@ pub fn temporal_run() -> AgentRun {
 
 /// Its runner's requests.
 pub fn sender(number: i32) -> Sender {
-    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, epoch: number }
+    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, run: number }
 }
 
 /// Its runner's pod.

@@ -51,35 +51,35 @@ fn now_millis(ctx: &Ctx) -> i64 {
 }
 
 /// Whether it is time to continue as new. Not during a cancel, which soon ends the workflow anyway.
-fn long(ctx: &Ctx, state: &State) -> bool {
+fn should_continue_as_new(ctx: &Ctx, state: &State) -> bool {
     !state.cancelled() && (ctx.continue_as_new_suggested() || ctx.history_length() > LONG_HISTORY)
 }
 
 /// Waits until this run may end in favour of another.
-async fn leave(ctx: &Ctx) {
-    wait(ctx, |s| long(ctx, s) && !s.controlling).await;
+async fn await_continue_as_new(ctx: &Ctx) {
+    wait(ctx, |s| should_continue_as_new(ctx, s) && !s.controlling).await;
 }
 
 /// Waits for a condition; a cancel or a long history ends the wait.
 async fn wait_or_end(ctx: &Ctx, condition: impl Fn(&State) -> bool) -> Result<(), End> {
-    let (cancelled, leave) = (wait(ctx, State::cancelled).fuse(), leave(ctx).fuse());
+    let (cancelled, continue_as_new) = (wait(ctx, State::cancelled).fuse(), await_continue_as_new(ctx).fuse());
     let fulfilled = wait(ctx, condition).fuse();
-    futures::pin_mut!(cancelled, fulfilled, leave);
+    futures::pin_mut!(cancelled, fulfilled, continue_as_new);
     workflows::select! {
         () = cancelled => Err(End::Cancelled),
         () = fulfilled => Ok(()),
-        () = leave => Err(End::ContinueAsNew),
+        () = continue_as_new => Err(End::ContinueAsNew),
     }
 }
 
 /// Carries the job through its attempts, from wherever it stands.
 pub async fn attempts(ctx: &Ctx) -> End {
     loop {
-        let step = match ctx.state(|w| w.state.at().step) {
-            Step::Idle => idle(ctx).await,
-            Step::Starting => start(ctx).await,
+        let step = match ctx.state(|w| w.state.progress().step) {
+            Step::NoRun => idle(ctx).await,
+            Step::Creating => start(ctx).await,
             Step::Waiting => grant_start(ctx).await,
-            Step::Started => execute(ctx).await,
+            Step::Granted => execute(ctx).await,
         };
         if let Err(end) = step {
             return end;
@@ -91,8 +91,8 @@ pub async fn attempts(ctx: &Ctx) -> End {
 async fn idle(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| !s.paused()).await?;
     let now = now_millis(ctx);
-    let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.at(), now)) else {
-        ctx.state_mut(|w| lifecycle::begin(w.state.at_mut()));
+    let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.progress(), now)) else {
+        ctx.state_mut(|w| lifecycle::begin(w.state.progress_mut()));
         return Ok(());
     };
     let token = WorkflowCancellationToken::new();
@@ -111,11 +111,11 @@ async fn idle(ctx: &Ctx) -> Result<(), End> {
 async fn start(ctx: &Ctx) -> Result<(), End> {
     let input = ctx.state(|w| StartRunner {
         job: w.state.input.job.clone(),
-        epoch: w.state.at().epoch,
-        attempt: lifecycle::next_attempt(w.state.at()),
-        resumed: w.state.at().evicted,
-        desired: w.state.at().desired,
-        seq: w.state.at().seq,
+        run: w.state.progress().run,
+        attempt: lifecycle::next_attempt(w.state.progress()),
+        resumed: w.state.progress().evicted,
+        desired: w.state.progress().desired,
+        generation: w.state.progress().generation,
     });
     let token = WorkflowCancellationToken::new();
     let started = ctx.execute_activity(Calls::start_runner, input, calls::start_runner(token.clone())).fuse();
@@ -136,7 +136,7 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
         }
     };
     match ended {
-        Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.epoch)),
+        Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.run)),
         Err(e) => {
             let (error, _) = calls::failure(&e);
             if [error_types::JOB_GONE, error_types::CANCELLED].contains(&error.kind.as_str()) {
@@ -154,7 +154,7 @@ async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| s.after_start() != AfterStart::Wait).await?;
     match ctx.state(|w| w.state.after_start()) {
         AfterStart::Wait => {}
-        AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.at_mut())),
+        AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.progress_mut())),
         AfterStart::Failed(failed) if failed.fatal => {
             ctx.state_mut(|w| w.state.gave_up(failed.error.clone()));
             return Err(End::Failed(failed.error));
@@ -170,11 +170,11 @@ async fn grant_start(ctx: &Ctx) -> Result<(), End> {
 /// Grants the start, or binds the runner anew, and waits for its agent's end. After a cancel no longer than the grace period and a margin.
 async fn execute(ctx: &Ctx) -> Result<(), End> {
     let (input, options, grace) = ctx.state(|w| {
-        let (s, at) = (&w.state, w.state.at());
-        let (job, epoch, attempt) = (s.input.job.clone(), at.epoch, at.attempt);
+        let (s, at) = (&w.state, w.state.progress());
+        let (job, run, attempt) = (s.input.job.clone(), at.run, at.attempt);
         // The newest command comes with the grant. It is delivered by `control_runner` all the same: only that answers which
         // number a command takes where the AgentRun is further than a workflow that was reset.
-        let input = ExecuteAgent { job, epoch, attempt, desired: at.desired, seq: at.seq };
+        let input = ExecuteAgent { job, run, attempt, desired: at.desired, generation: at.generation };
         let grace = Duration::from_secs(u64::try_from(s.input.grace_seconds).unwrap_or(0));
         (input, calls::execute_agent(s), grace)
     });
@@ -186,12 +186,12 @@ async fn execute(ctx: &Ctx) -> Result<(), End> {
     }
     .fuse();
     // The next run binds the same runner anew; this activity ends with this run.
-    let leave = leave(ctx).fuse();
-    futures::pin_mut!(ended, too_long, leave);
+    let continue_as_new = await_continue_as_new(ctx).fuse();
+    futures::pin_mut!(ended, too_long, continue_as_new);
     let ended = workflows::select! {
         ended = ended => ended,
         () = too_long => return Err(End::Cancelled),
-        () = leave => return Err(End::ContinueAsNew),
+        () = continue_as_new => return Err(End::ContinueAsNew),
     };
     limit.cancel();
     let now = now_millis(ctx);
@@ -203,23 +203,23 @@ async fn execute(ctx: &Ctx) -> Result<(), End> {
 pub async fn control(ctx: &Ctx) {
     loop {
         // With a long history the next run delivers it, so that a flood of commands can't keep this one from ending.
-        wait(ctx, |s| s.command().is_some() && !long(ctx, s)).await;
-        let Some((desired, seq)) = ctx.state(|w| w.state.command()) else { continue };
+        wait(ctx, |s| s.command().is_some() && !should_continue_as_new(ctx, s)).await;
+        let Some((desired, generation)) = ctx.state(|w| w.state.command()) else { continue };
         let input = ctx.state_mut(|w| {
             w.state.controlling = true;
-            ControlRunner { job: w.state.input.job.clone(), desired, seq, epoch: w.state.at().epoch }
+            ControlRunner { job: w.state.input.job.clone(), desired, generation, run: w.state.progress().run }
         });
         let written = ctx.execute_activity(Calls::control_runner, input, calls::control_runner()).await;
         ctx.state_mut(|w| {
             w.state.controlling = false;
             if let Ok(taken) = &written {
-                w.state.delivered(seq, taken.seq);
+                w.state.delivered(generation, taken.generation);
             }
         });
         if written.is_err() {
             let token = WorkflowCancellationToken::new();
             let again = timer(ctx, COMMAND_AGAIN, &token).fuse();
-            let newer = wait(ctx, |s| s.at().seq > seq).fuse();
+            let newer = wait(ctx, |s| s.progress().generation > generation).fuse();
             futures::pin_mut!(again, newer);
             workflows::select! { () = newer => token.cancel(), () = again => {} }
         }

@@ -10,7 +10,7 @@ use temporalio_sdk::{
     activities::ActivityError,
 };
 
-use super::decide::{AgentEnd, State};
+use super::decide::{ActivityEnd, State};
 use crate::{
     api::{ErrorStatus, names},
     protocol::{
@@ -72,7 +72,7 @@ pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
 pub fn execute_agent(state: &State) -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(YEARS)
         .heartbeat_timeout(state.input.timeouts.heartbeat.get())
-        .activity_id(names::activity(state.at().epoch))
+        .activity_id(names::activity(state.progress().run))
         .cancellation_token(WorkflowCancellationToken::new())
         .retry_policy(retries(1, 5))
         .build()
@@ -101,12 +101,12 @@ pub fn cleanup() -> ActivityOptions {
 }
 
 /// Reads how an activity ended.
-pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> AgentEnd {
+pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> ActivityEnd {
     match ended {
-        Ok(result) => AgentEnd::Succeeded(result),
+        Ok(result) => ActivityEnd::Succeeded(result),
         Err(e) => {
-            let (error, last) = failure(&e);
-            AgentEnd::Failed { error, last }
+            let (error, non_retryable) = failure(&e);
+            ActivityEnd::Failed { error, non_retryable }
         }
     }
 }
@@ -119,8 +119,8 @@ pub fn failure(e: &ActivityExecutionError) -> (ErrorStatus, bool) {
         Some(IncomingError::Application(a)) => {
             let kind = a.type_name().filter(|t| !t.is_empty()).unwrap_or(error_types::AGENT_FAILED);
             // Anything but our own flag, as somebody's `temporal activity fail` would send, means no.
-            let last = a.details::<bool>().ok().flatten().unwrap_or(false);
-            (of(kind, a.source_error().to_string()), last)
+            let non_retryable = a.details::<bool>().ok().flatten().unwrap_or(false);
+            (of(kind, a.source_error().to_string()), non_retryable)
         }
         Some(IncomingError::Timeout(_)) => (of(error_types::HEARTBEAT_TIMEOUT, e.to_string()), false),
         _ => (of(error_types::RUNNER_LOST, e.to_string()), false),

@@ -25,15 +25,15 @@ pub struct State {
 
 /// How `execute_agent` ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum AgentEnd {
+pub enum ActivityEnd {
     /// With success.
     Succeeded(AgentResult),
-    /// With an error; `last` if no policy may retry it.
+    /// With an error; `non_retryable` if no policy may retry it.
     Failed {
         /// Its type and message.
         error: ErrorStatus,
         /// Whether the one who delivered it rules out a retry.
-        last: bool,
+        non_retryable: bool,
     },
 }
 
@@ -68,141 +68,145 @@ impl State {
     }
 
     /// Where it stands.
-    pub fn at(&self) -> &Progress {
+    pub fn progress(&self) -> &Progress {
         &self.input.progress
     }
 
     /// The same, for [`lifecycle`] to carry on.
-    pub fn at_mut(&mut self) -> &mut Progress {
+    pub fn progress_mut(&mut self) -> &mut Progress {
         &mut self.input.progress
     }
 
     /// Whether a cancel is wanted.
     pub fn cancelled(&self) -> bool {
-        self.at().desired == DesiredState::Cancelled
+        self.progress().desired == DesiredState::Cancelled
     }
 
     /// Whether a pause is wanted.
     pub fn paused(&self) -> bool {
-        self.at().desired == DesiredState::Paused
+        self.progress().desired == DesiredState::Paused
     }
 
     /// Somebody asks for a state. The same request again changes nothing, nor does anything after a cancel.
     pub fn ask(&mut self, desired: DesiredState, request: Option<Request>) {
-        let at = self.at_mut();
+        let progress = self.progress_mut();
         if let Some(request) = request.filter(|r| r.id.len() <= MAX_REQUEST_ID) {
-            if at.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
+            if progress.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
                 return;
             }
-            at.last_request = Some(request);
+            progress.last_request = Some(request);
         }
-        if at.desired != DesiredState::Cancelled && at.desired != desired {
-            at.desired = desired;
-            at.seq += 1;
+        if progress.desired != DesiredState::Cancelled && progress.desired != desired {
+            progress.desired = desired;
+            progress.generation += 1;
         }
     }
 
     /// A runner has reported in. It may do so before the end of `start_runner` is seen, which may name a later epoch.
     pub fn runner_ready(&mut self, ready: &RunnerReady) {
-        if self.concerns(ready.epoch) {
-            self.at_mut().ready = ready.epoch;
+        if self.concerns(ready.run) {
+            self.progress_mut().ready = ready.run;
         }
     }
 
     /// An epoch has ended before its permit.
     pub fn runner_failed(&mut self, failed: RunnerFailed) {
-        if self.concerns(failed.epoch) {
-            self.at_mut().failed = Some(failed);
+        if self.concerns(failed.run) {
+            self.progress_mut().failed = Some(failed);
         }
     }
 
-    fn concerns(&self, epoch: i32) -> bool {
-        match self.at().step {
-            Step::Starting => epoch >= self.at().epoch,
-            Step::Waiting => epoch == self.at().epoch,
-            Step::Idle | Step::Started => false,
+    fn concerns(&self, run: i32) -> bool {
+        match self.progress().step {
+            Step::Creating => run >= self.progress().run,
+            Step::Waiting => run == self.progress().run,
+            Step::NoRun | Step::Granted => false,
         }
     }
 
     /// A runner has carried out a command.
     pub fn runner_confirmed(&mut self, confirmed: &RunnerConfirmed) {
-        let at = self.at_mut();
-        let newer = at.confirmed.is_none_or(|(_, seq)| confirmed.seq >= seq);
-        if confirmed.epoch == at.epoch && newer {
-            at.confirmed = Some((confirmed.state, confirmed.seq));
+        let progress = self.progress_mut();
+        let newer = progress.confirmed.is_none_or(|(_, generation)| confirmed.generation >= generation);
+        if confirmed.run == progress.run && newer {
+            progress.confirmed = Some((confirmed.state, confirmed.generation));
         }
     }
 
     /// The command that the newest AgentRun doesn't have yet, if there may be one.
     pub fn command(&self) -> Option<(DesiredState, i64)> {
-        let at = self.at();
-        (at.delivered < at.seq && at.epoch > 0).then_some((at.desired, at.seq))
+        let progress = self.progress();
+        (progress.delivered < progress.generation && progress.run > 0)
+            .then_some((progress.desired, progress.generation))
     }
 
     /// A command was written to the AgentRun, or that is further than we are and wants it under `taken`.
-    pub fn delivered(&mut self, seq: i64, taken: i64) {
-        let at = self.at_mut();
-        if taken > seq {
-            at.seq = at.seq.max(taken);
+    pub fn delivered(&mut self, generation: i64, taken: i64) {
+        let progress = self.progress_mut();
+        if taken > generation {
+            progress.generation = progress.generation.max(taken);
         } else {
-            at.delivered = at.delivered.max(seq);
+            progress.delivered = progress.delivered.max(generation);
         }
     }
 
     /// Whether the job stands still: said only when it is true. Before the permit no agent runs.
     pub fn is_paused(&self) -> bool {
-        let frozen = self.at().confirmed.is_some_and(|(s, seq)| s == RunnerState::Frozen && seq >= self.at().seq);
-        self.paused() && (self.at().step != Step::Started || frozen) && self.closed.is_none()
+        let frozen = self
+            .progress()
+            .confirmed
+            .is_some_and(|(s, generation)| s == RunnerState::Frozen && generation >= self.progress().generation);
+        self.paused() && (self.progress().step != Step::Granted || frozen) && self.closed.is_none()
     }
 
     /// Where it stands, in one word.
     pub fn stage(&self) -> Stage {
-        let at = self.at();
-        match (self.closed, at.desired, at.step) {
+        let progress = self.progress();
+        match (self.closed, progress.desired, progress.step) {
             (Some(end), ..) => end,
             (None, DesiredState::Cancelled, _) => Stage::Cancelling,
-            (None, _, Step::Started) => Stage::Running,
-            (None, DesiredState::Paused, _) if at.evicted => Stage::Evicted,
+            (None, _, Step::Granted) => Stage::Running,
+            (None, DesiredState::Paused, _) if progress.evicted => Stage::Evicted,
             (None, DesiredState::Paused, _) => Stage::Held,
-            (None, DesiredState::Running, Step::Idle) if at.not_before.is_some() => Stage::Retrying,
+            (None, DesiredState::Running, Step::NoRun) if progress.retry_at.is_some() => Stage::Retrying,
             (None, DesiredState::Running, _) => Stage::Pending,
         }
     }
 
     /// The answer to `get_status`.
     pub fn answer(&self) -> StatusAnswer {
-        let at = self.at();
+        let progress = self.progress();
         StatusAnswer {
             status: self.stage(),
-            attempt: at.attempt,
-            epoch: at.epoch,
-            desired: at.desired,
-            seq: at.seq,
-            last_request: at.last_request.clone(),
+            attempt: progress.attempt,
+            run: progress.run,
+            desired: progress.desired,
+            generation: progress.generation,
+            last_request: progress.last_request.clone(),
             is_paused: self.is_paused(),
-            error: at.error.clone(),
+            error: progress.error.clone(),
         }
     }
 
     /// `start_runner` has made the pod; its epoch is a later one if the cluster was already further.
-    pub fn started_runner(&mut self, epoch: i32) {
-        let at = self.at_mut();
-        (at.epoch, at.step) = (at.epoch.max(epoch), Step::Waiting);
+    pub fn started_runner(&mut self, run: i32) {
+        let progress = self.progress_mut();
+        (progress.run, progress.step) = (progress.run.max(run), Step::Waiting);
     }
 
     /// What to do with the epoch whose pod is there. No agent starts while a pause is wanted.
     pub fn after_start(&self) -> AfterStart {
-        let at = self.at();
-        match &at.failed {
-            Some(failed) if failed.epoch == at.epoch => AfterStart::Failed(failed.clone()),
-            _ if at.ready == at.epoch && at.desired == DesiredState::Running => AfterStart::Grant,
+        let progress = self.progress();
+        match &progress.failed {
+            Some(failed) if failed.run == progress.run => AfterStart::Failed(failed.clone()),
+            _ if progress.ready == progress.run && progress.desired == DesiredState::Running => AfterStart::Grant,
             _ => AfterStart::Wait,
         }
     }
 
     /// No epoch came up in time.
     pub fn gave_up(&mut self, error: ErrorStatus) {
-        self.at_mut().error = Some(error);
+        self.progress_mut().error = Some(error);
     }
 
     /// A run ended before its agent started: another is tried after the back-off.
@@ -212,10 +216,12 @@ impl State {
     }
 
     /// What to do after the end of `execute_agent`: `None` is to go round again.
-    pub fn run_ended(&mut self, ended: AgentEnd, now_millis: i64) -> Option<End> {
+    pub fn run_ended(&mut self, ended: ActivityEnd, now_millis: i64) -> Option<End> {
         let (ended, result) = match ended {
-            AgentEnd::Succeeded(result) => (Ended::Succeeded, result),
-            AgentEnd::Failed { error, last } => (Ended::Failed { error, non_retryable: last }, AgentResult::default()),
+            ActivityEnd::Succeeded(result) => (Ended::Succeeded, result),
+            ActivityEnd::Failed { error, non_retryable } => {
+                (Ended::Failed { error, non_retryable }, AgentResult::default())
+            }
         };
         let cancelled = self.cancelled();
         let (progress, policy) = self.parts();

@@ -83,7 +83,7 @@ impl AgentWorkflow {
         }
         let cleanup = ctx.state(|s| Cleanup {
             job: s.state.input.job.clone(),
-            epoch: s.state.at().epoch,
+            run: s.state.progress().run,
             grace_seconds: s.state.input.grace_seconds,
         });
         if let Err(error) = ctx.execute_activity(Calls::cleanup, cleanup, calls::cleanup()).await {
@@ -162,6 +162,6 @@ impl AgentWorkflow {
     /// The newest attempt's error.
     #[query(name = QUERY_ERROR)]
     pub fn get_error(&self, _ctx: &WorkflowContextView) -> Option<ErrorStatus> {
-        self.state.at().error.clone()
+        self.state.progress().error.clone()
     }
 }

@@ -2,7 +2,7 @@
 
 use koco::{
     api::{AgentRun, RunnerState, conditions},
-    protocol::runner::Order,
+    protocol::runner::ControlMessage,
 };
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -64,7 +64,7 @@ async fn a_life_step_by_step() {
         let told = runner.welcome().await;
         assert_eq!((told.entry_point.as_str(), told.attempt), ("anything", 1));
         let mut orders = runner.orders().await.expect("a stream");
-        assert_eq!(orders.permit().await, Order::Permit { attempt: 1 });
+        assert_eq!(orders.permit().await, ControlMessage::Grant { attempt: 1 });
         job.until_run("the grant", |run| run.may_have_started()).await;
         runner.confirm(RunnerState::Running, 0, None).await.expect("204");
         runner.heartbeat(RunnerState::Running, 0).await.expect("204");

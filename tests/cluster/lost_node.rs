@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use koco::{
     api::{RunnerState, conditions, names},
-    protocol::runner::{self, Heartbeat, Hello},
+    protocol::runner::{self, Heartbeat, Register},
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
@@ -59,10 +59,10 @@ async fn no_second_runner_before_the_first_has_ended() {
     test.pods().patch_status(&pod, &PatchParams::default(), &Patch::Merge(running)).await.expect("the kubelet's word");
     let gateway = Gateway::of(&test, &roles).await;
     let token = token(&test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod));
-    let hello = Hello { sender: sender(&job, 1), state: RunnerState::Waiting, seq: 0 };
-    assert_eq!(gateway.say(runner::PATH_HELLO, Some(&token), &hello).await, 200);
+    let hello = Register { sender: sender(&job, 1), state: RunnerState::Waiting, generation: 0 };
+    assert_eq!(gateway.say(runner::PATH_REGISTER, Some(&token), &hello).await, 200);
     job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
-    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, seq: 0 };
+    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, generation: 0 };
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
     job.until("the agent to start", |s| s.attempt == Some(1)).await;
 

@@ -130,25 +130,25 @@ async fn freeze_and_thaw_with_a_daemon() {
     run.permit();
     run.printed("child tick 3").await;
     let before = run.processes();
-    let mut seq = 0;
+    let mut generation = 0;
     for _ in 0..5 {
-        seq += 1;
-        run.command(Paused, seq);
-        run.confirmed(RunnerState::Frozen, seq).await;
+        generation += 1;
+        run.command(Paused, generation);
+        run.confirmed(RunnerState::Frozen, generation).await;
         let stood = (last_tick(&run, ""), last_tick(&run, "child "));
         run.heartbeats(4).await;
         let heartbeat = run.gateway.heard().heartbeats.last().unwrap().1.clone();
-        assert_eq!((heartbeat.state, heartbeat.seq), (RunnerState::Frozen, seq));
+        assert_eq!((heartbeat.state, heartbeat.generation), (RunnerState::Frozen, generation));
         assert_eq!((last_tick(&run, ""), last_tick(&run, "child ")), stood, "nobody counts");
-        seq += 1;
-        run.command(Running, seq);
-        run.confirmed(RunnerState::Running, seq).await;
+        generation += 1;
+        run.command(Running, generation);
+        run.confirmed(RunnerState::Running, generation).await;
         ticks_from(&run, "", stood.0).await;
         ticks_from(&run, "child ", stood.1).await;
     }
     let pids = |processes: Vec<(i32, String)>| processes.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>();
     assert_eq!(pids(run.processes()), pids(before), "the same processes");
-    run.command(Cancelled, seq + 1);
+    run.command(Cancelled, generation + 1);
     let ending = run.outcome().await;
     assert_eq!((ending.kind, ending.exit_code), (TerminationType::Cancelled, Some(143)));
     assert_eq!(run.exited().await.code(), Some(143));
@@ -240,8 +240,8 @@ async fn an_agent_may_reach_a_safe_point_first() {
         ticks_from(&run, "", stood).await;
     }
     // And notices that are taken back at once: who stops himself for one is not left so.
-    for seq in 100..200 {
-        run.command(if seq % 2 == 0 { Paused } else { Running }, seq);
+    for generation in 100..200 {
+        run.command(if generation % 2 == 0 { Paused } else { Running }, generation);
     }
     run.confirmed(RunnerState::Running, 199).await;
     ticks_from(&run, "", last_tick(&run, "")).await;

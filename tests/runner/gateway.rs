@@ -17,7 +17,8 @@ use axum::{
 use axum_server::tls_rustls::RustlsConfig;
 use futures::StreamExt;
 use koco::protocol::runner::{
-    Confirm, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME, Report,
+    Confirm, ControlMessage, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES,
+    PATH_REGISTER, Register,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -26,19 +27,19 @@ use tokio::sync::mpsc;
 /// What was heard, and what is to be answered.
 pub struct Heard {
     pub job: Job,
-    pub hellos: Vec<Hello>,
+    pub hellos: Vec<Register>,
     pub heartbeats: Vec<(Instant, Heartbeat)>,
     pub confirms: Vec<Confirm>,
-    pub outcomes: Vec<Report>,
+    pub outcomes: Vec<EndReport>,
     pub tokens: Vec<String>,
     /// What every new stream begins with.
-    pub replay: Vec<Order>,
+    pub replay: Vec<ControlMessage>,
     pub answer_hello: StatusCode,
     pub answer_heartbeat: StatusCode,
     pub hang_heartbeats: bool,
     pub answer_confirm: StatusCode,
     pub answer_outcome: StatusCode,
-    streams: Vec<mpsc::UnboundedSender<Order>>,
+    streams: Vec<mpsc::UnboundedSender<ControlMessage>>,
 }
 
 type Shared = Arc<Mutex<Heard>>;
@@ -100,7 +101,7 @@ impl Gateway {
     }
 
     /// Says it on every stream, and on those to come.
-    pub fn say(&self, order: Order) {
+    pub fn say(&self, order: ControlMessage) {
         let mut heard = self.heard();
         heard.streams.retain(|stream| stream.send(order.clone()).is_ok());
         heard.replay.push(order);
@@ -123,11 +124,11 @@ impl Gateway {
         self.address = listener.local_addr().unwrap();
         self.handle = axum_server::Handle::new();
         let router = Router::new()
-            .route(PATH_HELLO, post(hello))
-            .route(PATH_ORDERS, post(orders))
+            .route(PATH_REGISTER, post(hello))
+            .route(PATH_MESSAGES, post(orders))
             .route(PATH_HEARTBEAT, post(heartbeat))
             .route(PATH_CONFIRM, post(confirm))
-            .route(PATH_OUTCOME, post(outcome))
+            .route(PATH_END, post(outcome))
             .with_state(self.heard.clone());
         let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).unwrap().handle(self.handle.clone());
         tokio::spawn(server.serve(router.into_make_service()));
@@ -141,7 +142,7 @@ fn answer(status: StatusCode) -> Response {
     (status, Json(json!({ "reason": "Test", "message": "as the test wants it" }))).into_response()
 }
 
-async fn hello(State(heard): State<Shared>, headers: HeaderMap, Json(body): Json<Hello>) -> Response {
+async fn hello(State(heard): State<Shared>, headers: HeaderMap, Json(body): Json<Register>) -> Response {
     let mut heard = heard.lock().unwrap();
     let token = headers.get("authorization").map(|v| v.to_str().unwrap().to_owned());
     heard.tokens.push(token.unwrap_or_default());
@@ -185,7 +186,7 @@ async fn confirm(State(heard): State<Shared>, Json(body): Json<Confirm>) -> Resp
     answer(heard.answer_confirm)
 }
 
-async fn outcome(State(heard): State<Shared>, Json(body): Json<Report>) -> Response {
+async fn outcome(State(heard): State<Shared>, Json(body): Json<EndReport>) -> Response {
     let mut heard = heard.lock().unwrap();
     heard.outcomes.push(body);
     answer(heard.answer_outcome)

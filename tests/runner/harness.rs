@@ -14,7 +14,7 @@ use std::{
 
 use koco::{
     api::{DesiredState, ErrorStatus, PausePolicy, RunnerState},
-    protocol::runner::{Confirm, Ending, Job, Order, env},
+    protocol::runner::{AgentEnd, Confirm, ControlMessage, Job, env},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -113,11 +113,11 @@ impl Run {
     }
 
     pub fn permit(&self) {
-        self.gateway.say(Order::Permit { attempt: 1 });
+        self.gateway.say(ControlMessage::Grant { attempt: 1 });
     }
 
-    pub fn command(&self, desired: DesiredState, seq: i64) {
-        self.gateway.say(Order::Command { desired, seq });
+    pub fn command(&self, desired: DesiredState, generation: i64) {
+        self.gateway.say(ControlMessage::Command { desired, generation });
     }
 
     /// Waits until it is so.
@@ -132,9 +132,9 @@ impl Run {
         }
     }
 
-    pub async fn confirmed(&self, state: RunnerState, seq: i64) -> Confirm {
-        self.until(&format!("{state:?} {seq}"), |heard| {
-            heard.confirms.iter().find(|c| c.state == state && c.seq == seq).cloned()
+    pub async fn confirmed(&self, state: RunnerState, generation: i64) -> Confirm {
+        self.until(&format!("{state:?} {generation}"), |heard| {
+            heard.confirms.iter().find(|c| c.state == state && c.generation == generation).cloned()
         })
         .await
     }
@@ -150,12 +150,12 @@ impl Run {
     }
 
     /// Waits for the delivered outcome.
-    pub async fn outcome(&self) -> Ending {
-        self.until("an outcome", |heard| heard.outcomes.last().map(|report| report.ending.clone())).await
+    pub async fn outcome(&self) -> AgentEnd {
+        self.until("an outcome", |heard| heard.outcomes.last().map(|report| report.end.clone())).await
     }
 
     /// Waits for the outcome, and for an error of this type in it.
-    pub async fn failed(&self, kind: &str) -> Ending {
+    pub async fn failed(&self, kind: &str) -> AgentEnd {
         let ending = self.outcome().await;
         let error: ErrorStatus = ending.error.clone().unwrap_or_default();
         assert_eq!(error.kind, kind, "{ending:?}\n{}", self.log());
@@ -182,7 +182,7 @@ impl Run {
         fs::read_to_string(self.dir.join("stderr")).unwrap_or_default()
     }
 
-    pub fn termination(&self) -> Ending {
+    pub fn termination(&self) -> AgentEnd {
         serde_json::from_slice(&fs::read(self.dir.join("termination-log")).unwrap()).unwrap()
     }
 
@@ -252,7 +252,7 @@ fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> C
         .env(env::NAMESPACE, "default")
         .env(env::NAME, "hello")
         .env(env::UID, "uid-1")
-        .env(env::EPOCH, "7")
+        .env(env::RUN_NUMBER, "7")
         .env(env::TERMINATION_LOG, dir.join("termination-log"))
         .stdin(Stdio::null())
         .stdout(output("stdout"))

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use harness::{Run, job};
 use koco::{
     api::{DesiredState, RunnerState, TerminationType},
-    protocol::{error_types, runner::Order},
+    protocol::{error_types, runner::ControlMessage},
 };
 use serde_json::json;
 
@@ -31,7 +31,7 @@ async fn a_permit_leads_to_success_with_a_result() {
     let heard = run.gateway.heard();
     assert_eq!(heard.outcomes.len(), 1);
     assert_eq!(heard.tokens[0], "Bearer the-token");
-    assert_eq!(heard.hellos[0].sender.epoch, 7);
+    assert_eq!(heard.hellos[0].sender.run, 7);
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn when_the_job_is_over_the_agent_is_stopped_and_nobody_told() {
     let mut run = Run::start(job("count")).await;
     run.permit();
     run.printed("tick 3").await;
-    run.gateway.say(Order::Stop { why: "another runner has taken its place".into() });
+    run.gateway.say(ControlMessage::Stop { why: "another runner has taken its place".into() });
     assert_eq!(run.exited().await.code(), Some(143));
     assert!(run.gateway.heard().outcomes.is_empty());
     assert!(run.log().contains("another runner"));

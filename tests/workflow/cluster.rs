@@ -70,7 +70,7 @@ impl Simulated {
     ) -> Result<StartedRunner, ActivityError> {
         let answer = self.note(&input.job, |r| {
             r.starts.push(input.clone());
-            r.refuse.clone().map_or(Ok(input.epoch.max(r.newest)), Err)
+            r.refuse.clone().map_or(Ok(input.run.max(r.newest)), Err)
         });
         while self.note(&input.job, |r| r.stuck) {
             ctx.record_heartbeat(()).await?;
@@ -82,7 +82,7 @@ impl Simulated {
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
         }
-        answer.map(|epoch| StartedRunner { epoch }).map_err(|kind| fail(&kind))
+        answer.map(|run| StartedRunner { run }).map_err(|kind| fail(&kind))
     }
 
     #[activity(name = "execute_agent")]
@@ -104,12 +104,12 @@ impl Simulated {
         _ctx: ActivityContext,
         input: ControlRunner,
     ) -> Result<ControlledRunner, ActivityError> {
-        let seq = input.seq;
+        let generation = input.generation;
         let deaf = self.note(&input.job, |r| {
             r.controls.push(input.clone());
             r.deaf
         });
-        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { seq }) }
+        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { generation }) }
     }
 
     #[activity(name = "cleanup")]

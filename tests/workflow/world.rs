@@ -238,24 +238,24 @@ impl Job {
     }
 
     /// The runner of an epoch reports in, once its pod is made.
-    pub async fn ready(&self, epoch: i32) {
-        self.seen("start_runner", |r| r.starts.iter().any(|s| s.epoch == epoch)).await;
-        self.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await;
+    pub async fn ready(&self, run: i32) {
+        self.seen("start_runner", |r| r.starts.iter().any(|s| s.run == run)).await;
+        self.signal(SIGNAL_RUNNER_READY, &RunnerReady { run }).await;
     }
 
     /// The `n`th `execute_agent`, from 1.
     pub async fn bound(&self, n: usize) -> (ExecuteAgent, Bound) {
         self.seen("execute_agent", |r| r.binds.len() >= n).await;
         let (input, task) = self.record(|r| r.binds[n - 1].clone());
-        let number = input.epoch;
+        let number = input.run;
         (input, Bound { number, task })
     }
 
     /// Reports in, and is bound as the `n`th.
-    pub async fn run(&self, epoch: i32, n: usize) -> Bound {
-        self.ready(epoch).await;
+    pub async fn run(&self, run: i32, n: usize) -> Bound {
+        self.ready(run).await;
         let (input, bound) = self.bound(n).await;
-        assert_eq!(input.epoch, epoch);
+        assert_eq!(input.run, run);
         bound
     }
 
@@ -296,7 +296,7 @@ impl Job {
         let cleanups = self.record(|r| r.cleanups.clone());
         assert_eq!(cleanups.len(), 1, "{cleanups:?}");
         let answer = self.status().await;
-        assert_eq!(cleanups[0].epoch, answer.epoch);
+        assert_eq!(cleanups[0].run, answer.run);
         let stage = answer.status;
         assert!(!self.query::<bool>(QUERY_IS_PAUSED).await);
         let told = match stage {

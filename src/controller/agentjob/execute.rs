@@ -217,8 +217,8 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             }
             done
         }
-        Action::RunnerReady(epoch) => {
-            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { epoch: *epoch }).await;
+        Action::RunnerReady(run) => {
+            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { run: *run }).await;
             taken(context, &of.uid, told)
         }
         Action::RunnerFailed(failed) => {

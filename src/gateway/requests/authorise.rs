@@ -21,7 +21,7 @@ pub fn may_ask(sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     if sender.job.uid.is_empty() || sender.job.uid.len() > 64 {
         return Err(Refusal::Malformed("job uid".into()));
     }
-    if sender.epoch < 1 {
+    if sender.run < 1 {
         return Err(Refusal::Malformed("epoch".into()));
     }
     Ok(())
@@ -32,7 +32,7 @@ pub fn may_ask(sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
 pub fn identify(run: &AgentRun, sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     may_ask(sender, caller)?;
     let identity = &run.spec.identity;
-    if run.job() != sender.job || identity.number != sender.epoch {
+    if run.job() != sender.job || identity.number != sender.run {
         return Err(Refusal::ForeignRun);
     }
     let (registered, is_runner) = match run.status.as_ref().and_then(|s| s.pod_uid.as_ref()) {

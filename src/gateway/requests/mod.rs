@@ -35,7 +35,7 @@ use crate::{
     api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState, names},
     platform::store,
     protocol::{
-        runner::{Confirm, Heartbeat, Hello, Job, Report, Sender},
+        runner::{Confirm, EndReport, Heartbeat, Job, Register, Sender},
         workflow::RunnerConfirmed,
     },
 };
@@ -49,7 +49,7 @@ fn now() -> Time {
 
 impl Gateway {
     /// A runner reports in, and gets its job. The job is read live: only the controller keeps copies of jobs.
-    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Hello) -> Result<Job, Refusal> {
+    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Register) -> Result<Job, Refusal> {
         let sender = &hello.sender;
         let run = self.authorised(caller, sender).await?;
         let session = self.session(&run)?;
@@ -60,14 +60,14 @@ impl Gateway {
         let run = match is_wanted(&job, &run) {
             Ok(()) => run,
             Err(refusal) if refusal.may_be_stale() => {
-                let live = self.runs.read(&sender.job, sender.epoch).await?;
+                let live = self.runs.read(&sender.job, sender.run).await?;
                 is_wanted(&job, &live)?;
                 Arc::new(live)
             }
             Err(refusal) => return Err(refusal),
         };
         let answer = answer(&job, &run)?;
-        let heard = Heard { generation: hello.seq, state: hello.state, problem: None, time: now() };
+        let heard = Heard { generation: hello.generation, state: hello.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
             authorise(run, sender, caller)?;
             is_wanted(&job, run)?;
@@ -82,8 +82,8 @@ impl Gateway {
         self.note_workflow(&job, &session);
         let waits = run.spec.grant.is_none();
         // The gateway that took a confirmation may have ended before it told the workflow.
-        let confirmed = confirmed(&run, hello.state, hello.seq);
-        self.signal(&run, &session, waits.then_some(sender.epoch), confirmed);
+        let confirmed = confirmed(&run, hello.state, hello.generation);
+        self.signal(&run, &session, waits.then_some(sender.run), confirmed);
         let namespace = &sender.job.namespace;
         tracing::info!(namespace, run = run.name(), state = ?hello.state, "a runner reports in");
         Ok(answer)
@@ -140,17 +140,17 @@ impl Gateway {
     pub(super) async fn confirm(self: &Arc<Self>, caller: &Caller, confirm: &Confirm) -> Result<(), Refusal> {
         let sender = &confirm.sender;
         let mut run = self.authorised(caller, sender).await?;
-        if updates::was_commanded(&run, confirm.seq).is_err() {
+        if updates::was_commanded(&run, confirm.generation).is_err() {
             run = self.read_live(caller, sender).await?;
             authorise(&run, sender, caller)?;
-            updates::was_commanded(&run, confirm.seq)?;
+            updates::was_commanded(&run, confirm.generation)?;
         }
         let session = self.session(&run)?;
         if confirm.problem.is_none() {
-            self.signal(&run, &session, None, confirmed(&run, confirm.state, confirm.seq));
+            self.signal(&run, &session, None, confirmed(&run, confirm.state, confirm.generation));
         }
         let problem = confirm.problem.as_deref().map(updates::cut);
-        let heard = Heard { generation: confirm.seq, state: confirm.state, problem, time: now() };
+        let heard = Heard { generation: confirm.generation, state: confirm.state, problem, time: now() };
         self.acknowledge(&run, &session, caller, sender, heard).await
     }
 
@@ -184,7 +184,7 @@ impl Gateway {
 
     /// How the agent ended: recorded before it is answered, handed to Temporal after. Goes on if the runner doesn't
     /// wait, who may hear that its run is closed before it has its answer.
-    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &Report) -> Result<(), Refusal> {
+    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &EndReport) -> Result<(), Refusal> {
         let run = self.identified(caller, &report.sender).await?;
         let (tell, told) = oneshot::channel();
         let (gateway, caller, report) = (self.clone(), caller.clone(), report.clone());
@@ -200,7 +200,7 @@ impl Gateway {
         self: &Arc<Self>,
         run: Arc<AgentRun>,
         caller: &Caller,
-        report: &Report,
+        report: &EndReport,
     ) -> Result<(), Refusal> {
         let (sender, now) = (&report.sender, now());
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
@@ -215,7 +215,7 @@ impl Gateway {
         identify(&run, sender, caller)?;
         updates::is_recorded(&run, report, &now)?;
         let namespace = &sender.job.namespace;
-        tracing::info!(namespace, run = run.name(), kind = ?report.ending.kind, "an outcome");
+        tracing::info!(namespace, run = run.name(), kind = ?report.end.kind, "an outcome");
         self.complete(run);
         Ok(())
     }
@@ -235,7 +235,7 @@ impl Gateway {
     /// The run, if the caller is its runner by our copy or, where that says no and may be old, by the API server.
     async fn identified(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
         self.may_ask(caller, sender)?;
-        let name = names::run(&sender.job.name, &sender.job.uid, sender.epoch);
+        let name = names::run(&sender.job.name, &sender.job.uid, sender.run);
         if let Some(run) = self.runs.named(&sender.job.namespace, &name) {
             match identify(&run, sender, caller) {
                 Err(refusal) if refusal.may_be_stale() => {}
@@ -251,7 +251,7 @@ impl Gateway {
         if !self.sessions.may_read(&caller.pod_uid) {
             return Err(Refusal::TooOften);
         }
-        let run = self.runs.read(&sender.job, sender.epoch).await?;
+        let run = self.runs.read(&sender.job, sender.run).await?;
         if let Err(refusal) = identify(&run, sender, caller) {
             let (namespace, pod) = (&caller.namespace, &caller.pod_name);
             tracing::warn!(namespace, run = run.name(), pod, reason = refusal.reason(), "a pod is not the run's");
@@ -299,6 +299,6 @@ impl Gateway {
 /// What the workflow is to hear of a confirmation. Nothing was commanded before the first command, so there is nothing
 /// to confirm either.
 fn confirmed(run: &AgentRun, state: RunnerState, generation: i64) -> Option<RunnerConfirmed> {
-    let seq = generation.min(run.command_generation());
-    (seq > 0).then_some(RunnerConfirmed { epoch: run.number(), seq, state })
+    let generation = generation.min(run.command_generation());
+    (generation > 0).then_some(RunnerConfirmed { run: run.number(), generation, state })
 }

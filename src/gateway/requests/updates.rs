@@ -7,7 +7,7 @@ use crate::{
     api::{Acknowledged, AgentRun, AgentRunStatus, ExecutionMode, RunnerState},
     gateway::server::Refusal,
     lifecycle,
-    protocol::runner::{MAX_MESSAGE_BYTES, Report},
+    protocol::runner::{EndReport, MAX_MESSAGE_BYTES},
 };
 
 /// What a runner has said of itself.
@@ -108,21 +108,21 @@ fn rank(state: RunnerState) -> u8 {
 }
 
 /// How the agent ended, and in the same write what it was told before.
-pub fn outcome(run: &AgentRun, status: &mut AgentRunStatus, report: &Report, now: &Time) {
-    let heard = Heard { generation: report.seq, state: RunnerState::Stopping, problem: None, time: now.clone() };
+pub fn outcome(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now: &Time) {
+    let heard = Heard { generation: report.generation, state: RunnerState::Stopping, problem: None, time: now.clone() };
     let new = acknowledged(run, &heard);
     let known = status.acknowledged.as_ref().map_or(0, |old| old.generation);
     if new.generation > known {
         status.acknowledged = Some(new);
     }
-    status.termination = Some(lifecycle::claimed(run, &report.ending, now));
+    status.termination = Some(lifecycle::claimed(run, &report.end, now));
 }
 
 /// Whether a closed run ended as the report says. The first to say how is believed: the same again is no error.
-pub fn is_recorded(run: &AgentRun, report: &Report, now: &Time) -> Result<(), Refusal> {
+pub fn is_recorded(run: &AgentRun, report: &EndReport, now: &Time) -> Result<(), Refusal> {
     let Some(recorded) = run.termination() else { return Err(Refusal::RunClosed) };
     // Through the same limits: what was claimed may not be what was recorded.
-    let claimed = lifecycle::claimed(run, &report.ending, now);
+    let claimed = lifecycle::claimed(run, &report.end, now);
     if recorded.kind == claimed.kind { Ok(()) } else { Err(Refusal::OtherOutcome) }
 }
 

@@ -23,8 +23,8 @@ use crate::{
     gateway::Gateway,
     platform::metrics::Metrics,
     protocol::runner::{
-        Confirm, Heartbeat, Hello, Job, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME, Report,
-        Sender,
+        Confirm, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER,
+        Register, Sender,
     },
 };
 
@@ -40,11 +40,11 @@ const REQUEST: Duration = Duration::from_secs(15);
 /// The paths that runners use.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
-        .route(PATH_HELLO, post(hello))
-        .route(PATH_ORDERS, post(orders))
+        .route(PATH_REGISTER, post(hello))
+        .route(PATH_MESSAGES, post(orders))
         .route(PATH_HEARTBEAT, post(heartbeat))
         .route(PATH_CONFIRM, post(confirm))
-        .route(PATH_OUTCOME, post(outcome).layer(DefaultBodyLimit::max(MAX_OUTCOME_BYTES)))
+        .route(PATH_END, post(outcome).layer(DefaultBodyLimit::max(MAX_OUTCOME_BYTES)))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(gateway.clone(), guard))
         .fallback(|| async { Refusal::NoSuchPath })
@@ -105,7 +105,7 @@ type Known = Extension<Caller>;
 async fn hello(
     State(gateway): SharedState,
     Extension(caller): Known,
-    Payload(hello): Payload<Hello>,
+    Payload(hello): Payload<Register>,
 ) -> Result<Json<Job>, Refusal> {
     gateway.hello(&caller, &hello).await.map(Json)
 }
@@ -138,7 +138,7 @@ async fn confirm(
 async fn outcome(
     State(gateway): SharedState,
     Extension(caller): Known,
-    Payload(report): Payload<Report>,
+    Payload(report): Payload<EndReport>,
 ) -> Result<StatusCode, Refusal> {
     gateway.outcome(&caller, &report).await.map(|()| StatusCode::NO_CONTENT)
 }

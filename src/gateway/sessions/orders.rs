@@ -15,7 +15,7 @@ use super::Session;
 use crate::{
     api::AgentRun,
     gateway::{runs::RunUpdate, server::Refusal},
-    protocol::runner::{Order, PING_SECONDS},
+    protocol::runner::{ControlMessage, PING_SECONDS},
 };
 
 const PING: Duration = Duration::from_secs(PING_SECONDS);
@@ -31,7 +31,7 @@ pub struct Cursor {
 
 /// What is new to the runner. Commands come before the grant: a fresh runner must not start its agent while a pause
 /// stands.
-pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<Order> {
+pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<ControlMessage> {
     if run.is_closed() {
         return vec![stop(&Refusal::RunClosed)];
     }
@@ -40,16 +40,16 @@ pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<Order> {
         && cursor.generation.is_none_or(|said| command.generation > said)
     {
         cursor.generation = Some(command.generation);
-        orders.push(Order::Command { desired: command.state, seq: command.generation });
+        orders.push(ControlMessage::Command { desired: command.state, generation: command.generation });
     }
     if run.spec.grant.is_some() && !std::mem::replace(&mut cursor.granted, true) {
-        orders.push(Order::Permit { attempt: run.spec.identity.attempt });
+        orders.push(ControlMessage::Grant { attempt: run.spec.identity.attempt });
     }
     orders
 }
 
-fn stop(why: &Refusal) -> Order {
-    Order::Stop { why: why.to_string() }
+fn stop(why: &Refusal) -> ControlMessage {
+    ControlMessage::Stop { why: why.to_string() }
 }
 
 /// What a stream lives on.
@@ -73,7 +73,7 @@ pub struct Source {
 struct Stream {
     source: Source,
     cursor: Cursor,
-    waiting: VecDeque<Order>,
+    waiting: VecDeque<ControlMessage>,
     ping: Instant,
     farewell: Option<Instant>,
     ended: bool,
@@ -128,12 +128,12 @@ impl Stream {
                     }
                 }
                 () = tokio::time::sleep_until(farewell.unwrap_or(self.ping)) => {
-                    self.waiting.push_back(if farewell.is_some() { stop(&Refusal::RunClosed) } else { Order::Ping {} });
+                    self.waiting.push_back(if farewell.is_some() { stop(&Refusal::RunClosed) } else { ControlMessage::Ping {} });
                 }
             }
         }
         self.ping = Instant::now() + PING;
-        self.ended = self.waiting.iter().any(|o| matches!(o, Order::Stop { .. }));
+        self.ended = self.waiting.iter().any(|o| matches!(o, ControlMessage::Stop { .. }));
         let mut lines = vec![];
         for order in self.waiting.drain(..) {
             // Our own enums are always JSON.
@@ -153,10 +153,10 @@ mod tests {
         gateway::fixtures::{command, grant, run, termination},
     };
 
-    const PERMIT: Order = Order::Permit { attempt: 1 };
+    const PERMIT: ControlMessage = ControlMessage::Grant { attempt: 1 };
 
-    fn paused(seq: i64) -> Order {
-        Order::Command { desired: DesiredState::Paused, seq }
+    fn paused(generation: i64) -> ControlMessage {
+        ControlMessage::Command { desired: DesiredState::Paused, generation }
     }
 
     #[test]
@@ -187,6 +187,6 @@ mod tests {
         let mut run = run();
         run.spec.grant = Some(grant(0));
         run.status.as_mut().unwrap().termination = Some(termination());
-        assert!(matches!(pending_messages(&mut Cursor::default(), &run)[..], [Order::Stop { .. }]));
+        assert!(matches!(pending_messages(&mut Cursor::default(), &run)[..], [ControlMessage::Stop { .. }]));
     }
 }

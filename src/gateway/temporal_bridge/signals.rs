@@ -48,7 +48,7 @@ impl Gateway {
         }
         let mut pending = session.signals.lock();
         pending.ready = ready.or(pending.ready);
-        let order = |c: &RunnerConfirmed| c.seq;
+        let order = |c: &RunnerConfirmed| c.generation;
         if confirmed.as_ref().map(order) >= pending.confirmed.as_ref().map(order) {
             pending.confirmed = confirmed;
         }
@@ -125,8 +125,8 @@ impl Gateway {
         ready: Option<i32>,
         confirmed: Option<&RunnerConfirmed>,
     ) -> Result<(), TemporalError> {
-        if let Some(epoch) = ready {
-            self.temporal.signal(workflow, SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await?;
+        if let Some(run) = ready {
+            self.temporal.signal(workflow, SIGNAL_RUNNER_READY, &RunnerReady { run }).await?;
         }
         if let Some(confirmed) = confirmed {
             self.temporal.signal(workflow, SIGNAL_RUNNER_CONFIRMED, confirmed).await?;
@@ -179,8 +179,8 @@ mod tests {
         gateway::fixtures::{grant, temporal_run},
     };
 
-    fn confirmed(seq: i64) -> RunnerConfirmed {
-        RunnerConfirmed { epoch: 2, seq, state: RunnerState::Frozen }
+    fn confirmed(generation: i64) -> RunnerConfirmed {
+        RunnerConfirmed { run: 2, generation, state: RunnerState::Frozen }
     }
 
     fn told(ready: Option<i32>, confirmed: Option<RunnerConfirmed>) -> Session {

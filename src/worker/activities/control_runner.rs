@@ -18,32 +18,34 @@ pub fn command(spec: &mut AgentRunSpec, state: DesiredState, generation: i64) {
 fn taken(run: &AgentRun, input: &ControlRunner) -> i64 {
     match &run.spec.command {
         // Nobody is left to read it. If there is another run, its start carries the newest command.
-        _ if run.is_closed() => input.seq,
-        Some(c) if c.generation == input.seq && c.state == input.desired => input.seq,
-        Some(c) => c.generation.saturating_add(1).max(input.seq),
-        None => input.seq,
+        _ if run.is_closed() => input.generation,
+        Some(c) if c.generation == input.generation && c.state == input.desired => input.generation,
+        Some(c) => c.generation.saturating_add(1).max(input.generation),
+        None => input.generation,
     }
 }
 
 /// A run that isn't there has no runner to command, or gets the newest command with its grant: that is success.
 pub async fn run(a: &Activities, input: &ControlRunner) -> Result<ControlledRunner, ActivityFailure> {
     let runs = a.runs_in(&input.job);
-    let Some(run) = runs.get(&input.job, input.epoch).await? else { return Ok(ControlledRunner { seq: input.seq }) };
+    let Some(run) = runs.get(&input.job, input.run).await? else {
+        return Ok(ControlledRunner { generation: input.generation });
+    };
     let written = runs.modify_spec::<ActivityFailure, _>(run, |_, spec| {
-        command(spec, input.desired, input.seq);
+        command(spec, input.desired, input.generation);
         Ok(())
     });
-    Ok(ControlledRunner { seq: taken(&written.await?, input) })
+    Ok(ControlledRunner { generation: taken(&written.await?, input) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::fake, *};
 
-    fn ask(run: &mut AgentRun, desired: DesiredState, seq: i64) -> i64 {
-        let input = ControlRunner { job: fake::job_ref(), desired, seq, epoch: 1 };
+    fn ask(run: &mut AgentRun, desired: DesiredState, generation: i64) -> i64 {
+        let input = ControlRunner { job: fake::job_ref(), desired, generation, run: 1 };
         if !run.is_closed() {
-            command(&mut run.spec, desired, seq);
+            command(&mut run.spec, desired, generation);
         }
         taken(run, &input)
     }

@@ -123,7 +123,7 @@ fn end(run: &AgentRun) -> Result<AgentResult, ActivityFailure> {
             let result = result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())));
             Ok(AgentResult { result: result? })
         }
-        Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, last: non_retryable }),
+        Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, non_retryable }),
     }
 }
 
@@ -132,10 +132,10 @@ fn never_granted(ended: Ended) -> ActivityFailure {
     match ended {
         // Nothing came up in time: that fails the job.
         Ended::Failed { error, .. } if error.kind == error_types::PENDING_TIMEOUT => {
-            ActivityFailure::AgentEnded { error, last: true }
+            ActivityFailure::AgentEnded { error, non_retryable: true }
         }
         Ended::Failed { error, .. } if error.kind == error_types::NOT_STARTED => {
-            ActivityFailure::AgentEnded { error, last: false }
+            ActivityFailure::AgentEnded { error, non_retryable: false }
         }
         other => {
             let message = match other {
@@ -143,17 +143,17 @@ fn never_granted(ended: Ended) -> ActivityFailure {
                 Ended::Succeeded => "it is said to have succeeded before it had started".into(),
             };
             let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message };
-            ActivityFailure::AgentEnded { error, last: false }
+            ActivityFailure::AgentEnded { error, non_retryable: false }
         }
     }
 }
 
 async fn read(a: &Activities, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
-    let found = a.runs_in(&input.job).get(&input.job, input.epoch).await?;
+    let found = a.runs_in(&input.job).get(&input.job, input.run).await?;
     found.ok_or_else(|| {
         // The same as a tombstone in its place would say.
         let error = ErrorStatus { kind: error_types::DISRUPTED.into(), message: "its AgentRun was deleted".into() };
-        ActivityFailure::AgentEnded { error, last: false }
+        ActivityFailure::AgentEnded { error, non_retryable: false }
     })
 }
 
@@ -169,7 +169,7 @@ async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Age
                 Binding::Grant(grant) => spec.grant = Some(grant),
                 other => return Err(Stop::Other(other)),
             }
-            control_runner::command(spec, input.desired, input.seq);
+            control_runner::command(spec, input.desired, input.generation);
             Ok(())
         });
         match written.await {

@@ -32,7 +32,7 @@ pub enum ActivityFailure {
         /// How.
         error: ErrorStatus,
         /// Whether no policy may retry it.
-        last: bool,
+        non_retryable: bool,
     },
     /// The pod of the run before has not ended.
     #[error("pod {0} of the run before has not ended yet")]
@@ -94,8 +94,8 @@ impl ActivityFailure {
 
     /// As Temporal is told. `attempt` is the activity's own.
     pub fn into_error(self, attempt: u32) -> ActivityError {
-        if let Self::AgentEnded { error, last } = self {
-            return ActivityError::application(temporal::failure(&error, last));
+        if let Self::AgentEnded { error, non_retryable } = self {
+            return ActivityError::application(temporal::failure(&error, non_retryable));
         }
         let category =
             if self.is_expected() { ApplicationErrorCategory::Benign } else { ApplicationErrorCategory::Unspecified };

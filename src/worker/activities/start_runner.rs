@@ -30,15 +30,15 @@ enum Place<'a> {
 
 /// `runs` are in order.
 fn place<'a>(runs: &'a [AgentRun], input: &StartRunner, run_id: &str) -> Place<'a> {
-    let Some(newest) = runs.last().filter(|r| r.number() >= input.epoch) else { return Place::Free };
+    let Some(newest) = runs.last().filter(|r| r.number() >= input.run) else { return Place::Free };
     let id = &newest.spec.identity;
     match &newest.spec.grant {
         // This very execution has granted it: it was restored to an earlier point, and the agent may be running.
         Some(grant) if grant.run_id.as_deref() == Some(run_id) => Place::Further(newest.number()),
-        None if newest.is_closed() && id.number == input.epoch => Place::Further(id.number),
+        None if newest.is_closed() && id.number == input.run => Place::Further(id.number),
         // A higher one is what an earlier try of this activity came to, or as good.
         None if !newest.is_closed()
-            && (id.number == input.epoch || (id.attempt, id.resumed) == (input.attempt, input.resumed)) =>
+            && (id.number == input.run || (id.attempt, id.resumed) == (input.attempt, input.resumed)) =>
         {
             Place::Ours(newest)
         }
@@ -71,14 +71,14 @@ fn new_run(input: &StartRunner, number: i32, before: Option<&AgentRun>) -> NewRu
         let last = b.termination().map_or(0, |t| t.active_millis);
         b.spec.identity.active_millis.saturating_add(last)
     });
-    let command = RunCommand { state: input.desired, generation: input.seq, time: now() };
+    let command = RunCommand { state: input.desired, generation: input.generation, time: now() };
     NewRun {
         number,
         attempt: input.attempt,
         resumed: input.resumed,
         active_millis: active,
         grant: None,
-        command: (input.seq > 0).then_some(command),
+        command: (input.generation > 0).then_some(command),
     }
 }
 
@@ -101,22 +101,22 @@ pub async fn run(a: &Activities, task: &Task, input: &StartRunner) -> Result<Sta
     let job = a.read_job(&input.job).await?;
     let start = Start { a, task, input, job: &job, resolved: wanted(&job)?, settings: a.pods.settings()? };
     let number = start.go().await?;
-    Ok(StartedRunner { epoch: number })
+    Ok(StartedRunner { run: number })
 }
 
 impl Start<'_> {
     async fn go(&self) -> Result<i32, ActivityFailure> {
         let (input, runs) = (self.input, self.a.runs_in(&self.input.job));
-        let before = if input.epoch > 1 { runs.get(&input.job, input.epoch - 1).await? } else { None };
+        let before = if input.run > 1 { runs.get(&input.job, input.run - 1).await? } else { None };
         let newest = self.job.status.as_ref().and_then(|s| s.active_run).unwrap_or(0);
         // The run before is the proof that none of this number was ever deleted.
-        if newest > input.epoch || (input.epoch > 1 && before.is_none()) {
+        if newest > input.run || (input.run > 1 && before.is_none()) {
             return self.look_around().await;
         }
         if let Some(before) = &before {
             self.end(before.clone()).await?;
         }
-        let (run, new) = self.create(input.epoch, before.as_ref()).await?;
+        let (run, new) = self.create(input.run, before.as_ref()).await?;
         if new || is_to_start(&run) {
             return self.pod(run).await;
         }
@@ -134,7 +134,7 @@ impl Start<'_> {
                     self.end(last.clone()).await?;
                 }
                 self.end_recorded_pod().await?;
-                let (run, _) = self.create(self.input.epoch, found.last()).await?;
+                let (run, _) = self.create(self.input.run, found.last()).await?;
                 self.pod_of_created(run).await
             }
             Place::After(newest) => {

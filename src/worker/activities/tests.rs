@@ -8,13 +8,13 @@ use super::{
 };
 use crate::api::DesiredState;
 
-fn start(epoch: i32) -> StartRunner {
+fn start(run: i32) -> StartRunner {
     let job = fake::job_ref();
-    StartRunner { job, epoch, attempt: 1, resumed: false, desired: DesiredState::Running, seq: 0 }
+    StartRunner { job, run, attempt: 1, resumed: false, desired: DesiredState::Running, generation: 0 }
 }
 
-fn execute(epoch: i32) -> ExecuteAgent {
-    ExecuteAgent { job: fake::job_ref(), epoch, attempt: 1, desired: DesiredState::Running, seq: 2 }
+fn execute(run: i32) -> ExecuteAgent {
+    ExecuteAgent { job: fake::job_ref(), run, attempt: 1, desired: DesiredState::Running, generation: 2 }
 }
 
 async fn with_job(change: impl FnOnce(&mut Value)) -> (Fake, Activities) {
@@ -26,7 +26,7 @@ async fn with_job(change: impl FnOnce(&mut Value)) -> (Fake, Activities) {
 }
 
 async fn started(a: &Activities, input: &StartRunner) -> Result<i32, ActivityFailure> {
-    start_runner::run(a, &fake::task(1), input).await.map(|s| s.epoch)
+    start_runner::run(a, &fake::task(1), input).await.map(|s| s.run)
 }
 
 fn pods(fake: &Fake) -> usize {
@@ -225,7 +225,9 @@ async fn the_end_of_a_run_is_answered() {
         r["status"]["termination"] = fake::closed("Runner");
     });
     let failed = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
-    assert!(matches!(failed, ActivityFailure::AgentEnded { error, last: false } if error.kind == "AgentFailed"));
+    assert!(
+        matches!(failed, ActivityFailure::AgentEnded { error, non_retryable: false } if error.kind == "AgentFailed")
+    );
     fake.put_run(1, |r| {
         r["spec"]["grant"] = granted();
         r["status"]["termination"] = json!({ "type": "Succeeded", "source": "Runner", "started": true, "time": now(),
@@ -241,7 +243,9 @@ async fn the_end_of_a_run_is_answered() {
             r["status"]["termination"]["error"]["type"] = json!(kind);
         });
         let ended = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
-        assert!(matches!(ended, ActivityFailure::AgentEnded { error, last } if error.kind == told && last == is_last));
+        assert!(
+            matches!(ended, ActivityFailure::AgentEnded { error, non_retryable } if error.kind == told && non_retryable == is_last)
+        );
     }
 }
 
@@ -275,22 +279,22 @@ async fn a_silent_runner_is_bound_anew_or_its_end_is_recorded() {
 #[tokio::test]
 async fn a_command_is_written_to_an_open_run_only() {
     let (fake, a) = with_job(|_| {}).await;
-    let input = ControlRunner { job: fake::job_ref(), desired: DesiredState::Paused, seq: 3, epoch: 1 };
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3, "its grant will carry it");
+    let input = ControlRunner { job: fake::job_ref(), desired: DesiredState::Paused, generation: 3, run: 1 };
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3, "its grant will carry it");
     fake.put_run(1, |_| {});
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3);
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3);
     assert_eq!(fake.run(1).unwrap().command_generation(), 3);
-    let older = ControlRunner { desired: DesiredState::Running, seq: 1, ..input.clone() };
-    assert_eq!(control_runner::run(&a, &older).await.unwrap().seq, 4);
+    let older = ControlRunner { desired: DesiredState::Running, generation: 1, ..input.clone() };
+    assert_eq!(control_runner::run(&a, &older).await.unwrap().generation, 4);
     fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3);
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3);
     assert_eq!(fake.run(1).unwrap().command_generation(), 0);
 }
 
 #[tokio::test]
 async fn cleanup_leaves_no_run_open() {
     let (fake, a) = with_job(|_| {}).await;
-    let input = |epoch| Cleanup { job: fake::job_ref(), epoch, grace_seconds: 0 };
+    let input = |run| Cleanup { job: fake::job_ref(), run, grace_seconds: 0 };
     cleanup::run(&a, &input(0)).await.unwrap();
     assert!(fake.calls().is_empty());
     fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));

@@ -19,7 +19,7 @@ use koco::{
     api::{DesiredState, ErrorStatus, PausePolicy, RunnerState, TerminationType},
     protocol::{
         error_types,
-        runner::{Ending, Job, Order},
+        runner::{AgentEnd, ControlMessage, Job},
     },
 };
 use serde_json::json;
@@ -35,7 +35,7 @@ use super::{
 const AGAIN: Duration = Duration::from_millis(50);
 
 enum News {
-    Order(Order),
+    Message(ControlMessage),
     /// The job is over or another's.
     Gone,
 }
@@ -43,7 +43,7 @@ enum News {
 /// What an agent is to do: after how much activity it ends, if by itself, and how.
 struct Plan {
     after: Option<Duration>,
-    end: Ending,
+    end: AgentEnd,
     /// Whether being told to stop makes it end with success.
     ends_well: bool,
 }
@@ -58,7 +58,7 @@ fn plan(job: &Job) -> Plan {
     let well = succeeded(json!({ "inputs": job.inputs }));
     match name {
         "succeed" => Plan { after, end: well, ends_well: false },
-        "exit0-after" => Plan { after, end: Ending { result: None, ..well }, ends_well: true },
+        "exit0-after" => Plan { after, end: AgentEnd { result: None, ..well }, ends_well: true },
         "exit" => {
             let end = failed(error_types::AGENT_FAILED, number("code").unwrap_or(1) as i32);
             Plan { after, end, ends_well: false }
@@ -72,7 +72,7 @@ struct Player {
     job: Job,
     state: RunnerState,
     desired: DesiredState,
-    seq: i64,
+    generation: i64,
     carried: i64,
     attempt: Option<i32>,
     active: Duration,
@@ -93,7 +93,7 @@ pub async fn play(runner: Runner, terminate: CancellationToken) -> End {
         job,
         state: RunnerState::Waiting,
         desired: DesiredState::Running,
-        seq: -1,
+        generation: -1,
         carried: 0,
         attempt: None,
         active: Duration::ZERO,
@@ -131,8 +131,8 @@ type Standing = tokio::sync::watch::Receiver<(RunnerState, i64)>;
 async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>) {
     let mut first = true;
     loop {
-        let (state, seq) = *standing.borrow();
-        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.hello(state, seq).await.map(drop) };
+        let (state, generation) = *standing.borrow();
+        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.hello(state, generation).await.map(drop) };
         let opened = match met {
             Ok(()) => runner.orders().await,
             Err(refused) => Err(refused),
@@ -140,7 +140,7 @@ async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSe
         match opened {
             Ok(mut orders) => {
                 while let Some(order) = orders.next().await {
-                    let _ = tell.send(News::Order(order));
+                    let _ = tell.send(News::Message(order));
                 }
             }
             Err(refused) if refused.is_final() => {
@@ -155,8 +155,8 @@ async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSe
 
 async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mpsc::UnboundedSender<News>) {
     loop {
-        let (state, seq) = *standing.borrow();
-        if matches!(runner.heartbeat(state, seq).await, Err(Refused::Code(410, _))) {
+        let (state, generation) = *standing.borrow();
+        if matches!(runner.heartbeat(state, generation).await, Err(Refused::Code(410, _))) {
             let _ = tell.send(News::Gone);
             return;
         }
@@ -165,8 +165,8 @@ async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mp
 }
 
 /// Until it is taken, or nobody wants it.
-async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
-    while let Err(refused) = runner.outcome(seq, ending.clone()).await {
+async fn deliver(runner: &Runner, ending: &AgentEnd, generation: i64) {
+    while let Err(refused) = runner.outcome(generation, ending.clone()).await {
         if refused.is_final() || refused.code() == 409 {
             return;
         }
@@ -174,13 +174,13 @@ async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
     }
 }
 
-fn not_started() -> Ending {
+fn not_started() -> AgentEnd {
     let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "told to end before its start".into() };
-    Ending { error: Some(error), ..ending(TerminationType::Failed, false) }
+    AgentEnd { error: Some(error), ..ending(TerminationType::Failed, false) }
 }
 
 /// What the kubelet sees.
-fn left(ending: &Ending) -> End {
+fn left(ending: &AgentEnd) -> End {
     let code = match ending.kind {
         TerminationType::Succeeded => 0,
         _ => ending.exit_code.filter(|c| *c != 0).unwrap_or(1),
@@ -195,7 +195,7 @@ impl Player {
         mut news: mpsc::UnboundedReceiver<News>,
         stand: &tokio::sync::watch::Sender<(RunnerState, i64)>,
         terminate: &CancellationToken,
-    ) -> (Ending, bool) {
+    ) -> (AgentEnd, bool) {
         let plan = plan(&self.job);
         loop {
             stand.send_replace((self.state, self.carried));
@@ -215,7 +215,7 @@ impl Player {
                 async { if self.unconfirmed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await } };
             let ended = tokio::select! {
                 heard = news.recv() => match heard {
-                    Some(News::Order(order)) => self.take(order, &plan),
+                    Some(News::Message(order)) => self.take(order, &plan),
                     Some(News::Gone) | None => Some((not_started(), false)),
                 },
                 () = terminate.cancelled() => Some((self.terminated(), true)),
@@ -237,46 +237,46 @@ impl Player {
         self.state != RunnerState::Waiting
     }
 
-    fn terminated(&self) -> Ending {
+    fn terminated(&self) -> AgentEnd {
         if !self.started() {
             return not_started();
         }
         failed(error_types::DISRUPTED, 143)
     }
 
-    fn take(&mut self, order: Order, plan: &Plan) -> Option<(Ending, bool)> {
+    fn take(&mut self, order: ControlMessage, plan: &Plan) -> Option<(AgentEnd, bool)> {
         match order {
-            Order::Ping {} => None,
-            Order::Stop { .. } => Some((not_started(), false)),
-            Order::Permit { attempt } => {
+            ControlMessage::Ping {} => None,
+            ControlMessage::Stop { .. } => Some((not_started(), false)),
+            ControlMessage::Grant { attempt } => {
                 self.attempt.get_or_insert(attempt);
                 if !self.started() && self.desired == DesiredState::Running {
                     self.go(RunnerState::Running);
                 }
                 None
             }
-            Order::Command { desired, seq } => {
-                if seq < self.seq || (seq == self.seq && desired != self.desired) {
+            ControlMessage::Command { desired, generation } => {
+                if generation < self.generation || (generation == self.generation && desired != self.desired) {
                     return None;
                 }
-                (self.desired, self.seq) = (desired, seq);
+                (self.desired, self.generation) = (desired, generation);
                 self.obey(plan)
             }
         }
     }
 
-    fn obey(&mut self, plan: &Plan) -> Option<(Ending, bool)> {
+    fn obey(&mut self, plan: &Plan) -> Option<(AgentEnd, bool)> {
         let stopped = |kind: TerminationType| {
-            if plan.ends_well { plan.end.clone() } else { Ending { exit_code: Some(143), ..ending(kind, true) } }
+            if plan.ends_well { plan.end.clone() } else { AgentEnd { exit_code: Some(143), ..ending(kind, true) } }
         };
         match (self.desired, self.started()) {
             (DesiredState::Cancelled, false) => return Some((ending(TerminationType::Cancelled, false), true)),
             (DesiredState::Cancelled, true) => {
-                self.carried = self.seq;
+                self.carried = self.generation;
                 return Some((stopped(TerminationType::Cancelled), true));
             }
             (DesiredState::Paused, true) if self.job.pause_policy == PausePolicy::Evict => {
-                self.carried = self.seq;
+                self.carried = self.generation;
                 return Some((stopped(TerminationType::Evicted), true));
             }
             (DesiredState::Paused, true) => self.go(RunnerState::Frozen),
@@ -291,7 +291,7 @@ impl Player {
         self.active = self.active();
         self.since = (state == RunnerState::Running).then(Instant::now);
         self.state = state;
-        self.carried = self.seq.max(0);
+        self.carried = self.generation.max(0);
         self.unconfirmed = true;
     }
 }

@@ -162,7 +162,7 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     if answer.run_id.is_some() {
         workflow.run_id.clone_from(&answer.run_id);
     }
-    if let Some(status) = answer.status.as_ref().filter(|s| Some(s.epoch) >= view.run.map(AgentRun::number)) {
+    if let Some(status) = answer.status.as_ref().filter(|s| Some(s.run) >= view.run.map(AgentRun::number)) {
         // Before it is closed, an end is not told: the closing follows in a moment, and says it, too.
         let ends = matches!(status.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
         let granted = view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed());
@@ -187,7 +187,7 @@ fn error(view: &JobView<'_>) -> Option<ErrorStatus> {
         return Some(error);
     }
     match view.answer() {
-        Some(answer) if Some(answer.epoch) >= view.run.map(AgentRun::number) => answer.error.clone(),
+        Some(answer) if Some(answer.run) >= view.run.map(AgentRun::number) => answer.error.clone(),
         _ => view.old.error.clone(),
     }
 }
@@ -287,14 +287,14 @@ fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
     let cancelling = answer.desired == DesiredState::Cancelled;
     let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
     let Some(run) = view.run else {
-        return taken && !cancelling && !ends && (answer.epoch == 0 || answer.status == Stage::Held);
+        return taken && !cancelling && !ends && (answer.run == 0 || answer.status == Stage::Held);
     };
     if run.is_closed() {
         // What follows from its end is the workflow's to say.
-        let knows = answer.epoch == run.number() && answer.status != Stage::Running && !ends && !cancelling;
+        let knows = answer.run == run.number() && answer.status != Stage::Running && !ends && !cancelling;
         return taken && knows && (answer.status != Stage::Retrying);
     }
-    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.seq >= c.generation);
+    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.generation >= c.generation);
     let paused_is_known = answer.desired != DesiredState::Paused
         || answer.is_paused
         || (run.spec.grant.is_some() && !view.stands_still());
@@ -322,7 +322,7 @@ fn tell(view: &JobView<'_>) -> Tell {
             Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard: Guard::None };
         return Tell { actions: vec![close], requeue: Some(Duration::ZERO), ..tell };
     }
-    let moved_on = view.answer().is_some_and(|s| s.epoch > run.number());
+    let moved_on = view.answer().is_some_and(|s| s.run > run.number());
     match (run.is_closed(), run.spec.grant.is_some()) {
         _ if moved_on => tell,
         (true, true) => deliver(view, run, tell),
@@ -335,7 +335,7 @@ fn tell(view: &JobView<'_>) -> Tell {
 /// A granted run has ended: whoever was there first tells the workflow, and the controller where nobody did.
 fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     let waits = view.answer().is_none_or(|s| {
-        s.epoch <= run.number() && matches!(s.status, Stage::Running | Stage::Cancelling | Stage::Pending)
+        s.run <= run.number() && matches!(s.status, Stage::Running | Stage::Cancelling | Stage::Pending)
     });
     if !waits {
         return tell;
@@ -357,7 +357,7 @@ fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tel
     let fatal = pending.timed_out.is_some();
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
     let error = pending.timed_out.or_else(|| view.run_error()).unwrap_or_else(unknown);
-    let failed = RunnerFailed { epoch: run.number(), error, fatal };
+    let failed = RunnerFailed { run: run.number(), error, fatal };
     // Whether a run that somebody deleted had its grant, only the workflow knows.
     let granted = run.spec.identity.tombstone.then(|| Action::CompleteActivity(Box::new(run.clone())));
     Tell {
@@ -384,7 +384,7 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         };
     }
     let pending = pending::of(view);
-    let failed = |error| RunnerFailed { epoch: run.number(), error, fatal: true };
+    let failed = |error| RunnerFailed { run: run.number(), error, fatal: true };
     Tell {
         actions: pending.timed_out.map(|e| Action::RunnerFailed(failed(e))).into_iter().collect(),
         requeue: super::sooner(pending.requeue, tell.requeue),

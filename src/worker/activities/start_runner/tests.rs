@@ -13,8 +13,8 @@ fn run(number: i32, granted_by: Option<&str>, closed: bool) -> AgentRun {
     serde_json::from_value(run).unwrap()
 }
 
-fn input(epoch: i32, attempt: i32, resumed: bool) -> StartRunner {
-    StartRunner { job: fake::job_ref(), epoch, attempt, resumed, desired: DesiredState::Paused, seq: 4 }
+fn input(run: i32, attempt: i32, resumed: bool) -> StartRunner {
+    StartRunner { job: fake::job_ref(), run, attempt, resumed, desired: DesiredState::Paused, generation: 4 }
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_resumed_attempt_has_used_up_what_its_earlier_runs_have() {
     assert_eq!((command.state, command.generation), (DesiredState::Paused, 4));
     assert_eq!(new_run(&input(2, 1, false), 2, Some(&before)).active_millis, 0);
     assert_eq!(new_run(&input(2, 1, true), 2, None).active_millis, 0);
-    assert_eq!(new_run(&StartRunner { seq: 0, ..input(2, 1, true) }, 2, None).command, None);
+    assert_eq!(new_run(&StartRunner { generation: 0, ..input(2, 1, true) }, 2, None).command, None);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The state machine of attempts, on [`Progress`]. Changing it changes what recorded workflow histories replay to: see the
-//! header of the worker's workflow.
+//! The state machine of attempts, on [`Progress`]. Changing it changes what recorded workflow histories replay to: see
+//! the header of the worker's workflow.
 
 use std::time::Duration;
 
@@ -106,8 +106,8 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
             (progress.step, progress.evicted, progress.start_failures) = (Step::NoRun, true, 0);
             Next::Continue
         }
-        // Ended by a pause or a cancel that this workflow has no record of, because it was reset: an ordinary failure, whose
-        // non-retryable flag doesn't apply here.
+        // Ended by a pause or a cancel that this workflow has no record of, because it was reset: an ordinary failure,
+        // whose non-retryable flag doesn't apply here.
         error_types::EVICTED | error_types::CANCELLED => failed(progress, policy, error, false, now_millis),
         error_types::DISRUPTED => match policy.disruption {
             DisruptionPolicy::Count => failed(progress, policy, error, non_retryable, now_millis),

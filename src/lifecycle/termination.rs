@@ -1,5 +1,5 @@
-//! The record of a run's end, and what it means. All sources use it, so that the same limits apply to the runner's report,
-//! to its termination message and to the kubelet's status.
+//! The record of a run's end, and what it means. All sources use it, so that the same limits apply to the runner's
+//! report, to its termination message and to the kubelet's status.
 
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ pub fn end_of(run: &AgentRun) -> Ended {
     }
 }
 
-/// An end as the runner reported it, cut to the limits. The source is [`TerminationSource::Runner`] also for a termination
-/// message, which the container wrote.
+/// An end as the runner reported it, cut to the limits. The source is [`TerminationSource::Runner`] also for a
+/// termination message, which the container wrote.
 pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
     let mut kind = ending.kind;
     let mut error = ending.error.as_ref().map(limited);

@@ -38,7 +38,7 @@ impl PodError {
             Self::Api(..) => "ApiServer",
         }
     }
-    /// Whether retrying is pointless until somebody changes something.
+    /// Whether retrying is pointless until a user or administrator changes something.
     pub fn is_permanent(&self) -> bool {
         !matches!(self, Self::Api(..))
     }

@@ -28,7 +28,7 @@ pub fn of_closed(run: &AgentRun, pod: &PodView, now: &Time) -> Fate {
     if pod.ended || pod.deleting() {
         return Fate::Leave;
     }
-    // The runner of a run that was closed by somebody else may still be running on an unreachable node.
+    // The runner of a run that was closed otherwise may still be running on an unreachable node.
     let leaving = run.termination().filter(|t| t.source == TerminationSource::Runner || pod.agent_ended());
     let Some(termination) = leaving else { return Fate::Delete };
     let since = Duration::try_from(now.0.duration_since(termination.time.0)).unwrap_or_default();
@@ -44,8 +44,8 @@ pub fn pod_history<'a>(runs: &[&AgentRun], pods: &'a [PodView], keep: usize) -> 
     closed.iter().filter_map(of).skip(keep).collect()
 }
 
-/// The closed runs beyond the newest `keep`. Never the newest run, whose number determines the next, and none whose pod may
-/// still run: deleting a run deletes its pod.
+/// The closed runs beyond the newest `keep`. Never the newest run, whose number determines the next, and none whose pod
+/// may still run: deleting a run deletes its pod.
 pub fn run_history<'a>(runs: &[&'a AgentRun], pods: &[PodView], keep: usize) -> Vec<&'a AgentRun> {
     let newest = runs.iter().map(|r| r.number()).max().unwrap_or(0);
     let still = |run: &AgentRun| pods.iter().any(|p| p.run_uid.as_deref() == Some(run.uid()) && !p.agent_ended());

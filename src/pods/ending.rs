@@ -1,5 +1,5 @@
-//! Derives the end of a run from its pod when its runner has not reported it. Pure. Used by the controller, which watches
-//! pods, and by the worker before it binds a runner to another task.
+//! Derives the end of a run from its pod when its runner has not reported it. Pure. Used by the controller, which
+//! watches pods, and by the worker before it binds a runner to another task.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -45,8 +45,8 @@ pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termi
     })
 }
 
-/// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it, and the
-/// UID that its runner registered with, if it has.
+/// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it,
+/// and the UID that its runner registered with, if it has.
 pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
     let known = run.status.as_ref().and_then(|s| s.pod_uid.as_deref());
     pod.run_uid.as_deref() == Some(run.uid())

@@ -1,5 +1,5 @@
-//! The operator's settings for runner pods, and the gateway's certificate authority, which is watched so that creating a pod
-//! costs no read of it. Used by the roles that create pods.
+//! The operator's settings for runner pods, and the gateway's certificate authority, which is watched so that creating
+//! a pod costs no read of it. Used by the roles that create pods.
 
 use clap::Args;
 use futures::StreamExt;

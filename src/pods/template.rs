@@ -1,7 +1,7 @@
 //! The pod of a run, from the job's template. Pure.
 //!
-//! An init container copies the runner into an emptyDir, read-only for the agent; the agent's command becomes the runner's
-//! arguments. The image needs nothing of koco's, not even a shell.
+//! An init container copies the runner into an emptyDir, read-only for the agent; the agent's command becomes the
+//! runner's arguments. The image needs nothing of koco's, not even a shell.
 
 use serde_json::{Map, Value, json};
 
@@ -31,8 +31,8 @@ const TOKEN: &str = "koco-token";
 const DO_NOT_DISTURB: [(&str, &str); 2] =
     [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
 
-/// The pod of a run, which owns it. An invalid template makes a pod that the API server refuses with its own message; one
-/// that nests too deeply to be read is an error.
+/// The pod of a run, which owns it. An invalid template makes a pod that the API server refuses with its own message;
+/// one that nests too deeply to be read is an error.
 pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Result<Value, serde_json::Error> {
     let namespace = job.metadata.namespace.clone().unwrap_or_default();
     let name = job.metadata.name.clone().unwrap_or_default();
@@ -126,7 +126,8 @@ fn wrap(
     }
 }
 
-/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the template.
+/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the
+/// template.
 fn install(settings: &RunnerPodSettings) -> Value {
     json!({
         "name": "koco-install",

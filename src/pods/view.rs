@@ -100,8 +100,8 @@ impl PodView {
     }
 }
 
-/// The AgentRun that controls a pod. Users may write any owner reference, so callers must also check the run's own record
-/// of its pod.
+/// The AgentRun that controls a pod. Users may write any owner reference, so callers must also check the run's own
+/// record of its pod.
 fn owner(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.as_ref()?;
     let ours =

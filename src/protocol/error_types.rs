@@ -1,4 +1,5 @@
-//! The error types that end up in `status.error.type`, in Temporal's history and in `nonRetryableErrorTypes`. They are stable.
+//! The error types that end up in `status.error.type`, in Temporal's history and in `nonRetryableErrorTypes`. They are
+//! stable.
 
 /// The agent exited with a code other than 0 and left no type of its own.
 pub const AGENT_FAILED: &str = "AgentFailed";
@@ -32,7 +33,8 @@ pub const CANCELLED: &str = "Cancelled";
 pub const NOT_STARTED: &str = "NotStarted";
 /// The job is gone, or is being deleted. Never in a status: the workflow ends as cancelled.
 pub const JOB_GONE: &str = "JobGone";
-/// Another run, or another try of the activity, has replaced this one. Seen in AgentRuns and in Temporal's history only.
+/// Another run, or another try of the activity, has replaced this one. Seen in AgentRuns and in Temporal's history
+/// only.
 pub const SUPERSEDED: &str = "Superseded";
 /// The pod could not be created; the activity is retried. Seen in Temporal's history only.
 pub const POD_REFUSED: &str = "PodRefused";

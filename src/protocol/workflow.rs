@@ -1,5 +1,5 @@
-//! The contract of the `AgentWorkflow`: its input, signals, queries, and the activities that it calls.
-//! Used by the worker, which runs it, by the controller, which starts and queries it, and by the gateway, which signals it.
+//! The contract of the `AgentWorkflow`: its input, signals, queries, and the activities that it calls. Used by the
+//! worker, which runs it, by the controller, which starts and queries it, and by the gateway, which signals it.
 //!
 //! Inputs and secrets never enter the history: everything here only names the job. Some serialized names are older than
 //! the words used here; they stay, so that recorded histories still replay.
@@ -13,7 +13,7 @@ use crate::api::{
 
 /// The workflow's type.
 pub const WORKFLOW_TYPE: &str = "AgentWorkflow";
-/// Signals that anybody may send, with any JSON as their payload. The controller's carries a [`Request`].
+/// Signals that any client may send, with any JSON as their payload. The controller's carries a [`Request`].
 pub const SIGNAL_PAUSE: &str = "pause";
 /// See [`SIGNAL_PAUSE`].
 pub const SIGNAL_RESUME: &str = "resume";
@@ -257,7 +257,8 @@ pub struct StartedRunner {
     pub run: i32,
 }
 
-/// Input of the activity `execute_agent`, which grants the start and is completed asynchronously with an [`AgentResult`].
+/// Input of the activity `execute_agent`, which grants the start and is completed asynchronously with an
+/// [`AgentResult`].
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ExecuteAgent {
     /// The job.
@@ -301,8 +302,8 @@ pub struct ControlRunner {
 /// Result of `control_runner`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ControlledRunner {
-    /// The number of the command if it was accepted. A higher one is the next free number: the AgentRun was already ahead
-    /// of the workflow, which was reset then, and the command must be sent again under that number.
+    /// The number of the command if it was accepted. A higher one is the next free number: the AgentRun was already
+    /// ahead of the workflow, which was reset then, and the command must be sent again under that number.
     #[serde(rename = "seq")]
     pub generation: i64,
 }

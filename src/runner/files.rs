@@ -1,6 +1,6 @@
 //! The files between runner and agent, the marker of a started agent, and the termination message. Called by
-//! [`super::supervisor`]. The agent runs as the same user and writes here too: nothing that is read is trusted to be small,
-//! or even to be a file.
+//! [`super::supervisor`]. The agent runs as the same user and writes here too: nothing that is read is trusted to be
+//! small, or even to be a file.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,4 +1,5 @@
-//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and [`super::report`].
+//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and
+//! [`super::report`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -150,8 +151,8 @@ pub struct ControlStream {
 }
 
 impl ControlStream {
-    /// The next message; `None` if the gateway has closed the stream. A message of a newer gateway that this runner can't
-    /// read counts as a ping.
+    /// The next message; `None` if the gateway has closed the stream. A message of a newer gateway that this runner
+    /// can't read counts as a ping.
     pub async fn next(&mut self) -> Result<Option<ControlMessage>, GatewayError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {

@@ -1,5 +1,5 @@
-//! The tasks that talk to the gateway: control messages, heartbeats, confirmations. Started by [`super::supervisor`], each
-//! separately, so that none delays another or the control of the agent.
+//! The tasks that talk to the gateway: control messages, heartbeats, confirmations. Started by [`super::supervisor`],
+//! each separately, so that none delays another or the control of the agent.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The runner's decisions: a pure state machine, events in, actions out, time as an argument (since the runner's start).
-//! Driven by [`super::supervisor`] alone, which carries out the actions and decides nothing.
+//! The runner's decisions: a pure state machine, events in, actions out, time as an argument (since the runner's
+//! start). Driven by [`super::supervisor`] alone, which carries out the actions and decides nothing.
 //!
-//! The rules: the command of the highest generation counts; the agent starts once, and only with a grant while Running is
-//! desired; Frozen is confirmed only after a scan of every process; an agent that is being stopped is never resumed.
+//! The rules: the command of the highest generation counts; the agent starts once, and only with a grant while Running
+//! is desired; Frozen is confirmed only after a scan of every process; an agent that is being stopped is never resumed.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The container's processes and memory, from /proc and the cgroup. Read by [`super::process`] and [`super::supervisor`].
+//! The container's processes and memory, from /proc and the cgroup. Read by [`super::process`] and
+//! [`super::supervisor`].
 
 use std::{fs, io, path::Path};
 
@@ -13,8 +14,8 @@ pub struct Survey {
     pub stopped: Vec<(i32, i32)>,
 }
 
-/// Scans every thread of every process: `/proc/PID/stat` has only the state of the first thread, and a process may run on
-/// after that has ended.
+/// Scans every thread of every process: `/proc/PID/stat` has only the state of the first thread, and a process may run
+/// on after that has ended.
 pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
     // The /proc of another PID namespace would show other processes.
     let self_link = fs::read_link(proc.join("self"))?;

@@ -45,7 +45,8 @@ pub fn termination_message(ending: &AgentEnd) -> Vec<u8> {
     }
 }
 
-/// Sends the report, with the highest command carried out, until it is recorded, refused for good, or the limit is over.
+/// Sends the report, with the highest command carried out, until it is recorded, refused for good, or the limit is
+/// over.
 pub async fn deliver(
     gateway: &Gateway,
     ending: &AgentEnd,

@@ -1,5 +1,5 @@
-//! The runner from its start to its exit: sets up, waits for the job, runs its agent (`run_agent.rs`), reports its end. Called by
-//! [`super::main`].
+//! The runner from its start to its exit: sets up, waits for the job, runs its agent (`run_agent.rs`), reports its end.
+//! Called by [`super::main`].
 
 mod run_agent;
 

@@ -1,4 +1,5 @@
-//! The runner's TLS: one certificate authority, the operator's, and one server name, independent of the gateway's address. Used by [`super::gateway`].
+//! The runner's TLS: one certificate authority, the operator's, and one server name, independent of the gateway's
+//! address. Used by [`super::gateway`].
 
 use std::sync::Arc;
 

@@ -43,8 +43,8 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
     Ok(object(&of, AgentRunSpec { identity, grant: new.grant, command: new.command }))
 }
 
-/// A run that is created closed, in place of one that never existed or was deleted: nothing can start under its number any
-/// more.
+/// A run that is created closed, in place of one that never existed or was deleted: nothing can start under its number
+/// any more.
 pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32) -> Result<AgentRun, RunError> {
     let new = NewRun { number, attempt, resumed: false, active_millis: 0, grant: None, command: None };
     let mut run = build(job, resolved, new)?;

@@ -35,7 +35,7 @@ impl RunError {
         }
     }
 
-    /// Whether retrying is pointless until somebody changes something.
+    /// Whether retrying is pointless until a user or administrator changes something.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Foreign(_) | Self::Store(StoreError::Invalid { .. }))
     }
@@ -86,8 +86,9 @@ impl Runs {
         }
     }
 
-    /// Changes the spec of an open run: applies `change` to `known`, or to the API server's version, and again after each
-    /// conflict. Writes only if something changes. Returns the run after the write; a closed run is returned unchanged.
+    /// Changes the spec of an open run: applies `change` to `known`, or to the API server's version, and again after
+    /// each conflict. Writes only if something changes. Returns the run after the write; a closed run is returned
+    /// unchanged.
     pub async fn modify_spec<E, F>(&self, known: AgentRun, change: F) -> Result<AgentRun, E>
     where
         F: Fn(&AgentRun, &mut AgentRunSpec) -> Result<(), E>,

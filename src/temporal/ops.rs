@@ -57,8 +57,8 @@ pub enum Heartbeat {
 }
 
 fn bounded(limit: Duration) -> RpcOptions {
-    // A server closes its connections every few minutes, which fails calls in flight. Longer outages are the caller's to
-    // handle.
+    // A server closes its connections every few minutes, which fails calls in flight. Longer outages are the caller's
+    // to handle.
     let soon = RetryOptions::builder().initial_interval(Duration::from_millis(20)).max_retries(2).build();
     RpcOptions::builder().timeout(limit).retry_options(soon).build()
 }
@@ -72,7 +72,8 @@ impl Temporal {
         Ok(self.client()?.get_workflow_handle::<UntypedWorkflow>(id))
     }
 
-    /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Returns the run id if known.
+    /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Returns the run id if
+    /// known.
     pub async fn start(&self, id: &str, input: &Input) -> Result<Option<String>, TemporalError> {
         let summary = format!("AgentJob {}/{}", input.job.namespace, input.job.name);
         let options = WorkflowStartOptions::new(self.task_queue(), id)
@@ -159,10 +160,9 @@ impl Temporal {
         }
     }
 
-    /// Completes the activity that waits for the end of a closed run. By workflow and activity ID, so that no token needs to
-    /// be kept; the end of a run is unique, so any role may deliver it.
-    /// [`TemporalError::NotFound`] if the activity is not pending: it has ended, or is between two tries, of which the next
-    /// reads the run.
+    /// Completes the activity that waits for the end of a closed run. By workflow and activity ID, so that no token
+    /// needs to be kept; the end of a run is unique, so any role may deliver it. [`TemporalError::NotFound`] if the
+    /// activity is not pending: it has ended, or is between two tries, of which the next reads the run.
     pub async fn complete(&self, workflow: &str, run: &AgentRun) -> Result<(), TemporalError> {
         let handle = self.client()?.get_async_activity_handle(by_id(workflow, run.number()));
         match lifecycle::end_of(run) {
@@ -179,8 +179,8 @@ impl Temporal {
     }
 }
 
-/// An agent's failure for Temporal: with its own error type, and non-retryable for Temporal, because the workflow decides on
-/// retries. The detail says whether no policy may retry it.
+/// An agent's failure for Temporal: with its own error type, and non-retryable for Temporal, because the workflow
+/// decides on retries. The detail says whether no policy may retry it.
 pub fn failure(error: &ErrorStatus, non_retryable: bool) -> ApplicationFailure {
     ApplicationFailure::builder(anyhow::anyhow!("{}", error.message))
         .type_name(error.kind.clone())

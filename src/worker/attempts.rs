@@ -1,7 +1,7 @@
-//! The two coroutines of the `AgentWorkflow`: one carries the job through its attempts, the other delivers commands, and
-//! neither waits for the other. Used by [`super::workflow`] only; deterministic, as all of the workflow.
+//! The two coroutines of the `AgentWorkflow`: one runs the attempts, the other delivers commands, and neither
+//! waits for the other. Used by [`super::workflow`] only; deterministic, as all of the workflow.
 //!
-//! Where an attempt stands is in the state and nowhere else ([`Step`]), so a new run goes on from any of the waits.
+//! The progress of an attempt is kept in the state only ([`Step`]), so that a new execution can continue from any wait.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use futures::FutureExt;
 use temporalio_sdk::{TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, workflows};
 
 use super::{
-    calls::{self, Calls},
+    calls::{self, ActivityDefinitions},
     decide::{AfterStart, End, State},
     workflow::AgentWorkflow,
 };
@@ -23,20 +23,20 @@ use crate::{
 
 type Ctx = WorkflowContext<AgentWorkflow>;
 
-/// The longest history of one run, in events, if the server doesn't suggest an end earlier. It takes at most 10,000 signals
-/// a run, and 51,200 events.
+/// The longest history of one execution, in events, unless the server suggests continue-as-new earlier. The server's
+/// limits are 10,000 signals and 51,200 events.
 const LONG_HISTORY: u32 = 8_000;
-/// What a cancelled agent gets beyond its grace period before its outcome isn't waited for any more.
+/// How long to wait beyond a cancelled agent's grace period for its end.
 const CANCEL_MARGIN: Duration = Duration::from_secs(30);
 /// How long to wait for the end of a `start_runner` that was cancelled: longer than it may take.
 const STOP_STARTING: Duration = Duration::from_secs(60);
-/// The wait before a command is sent again that could not be written.
+/// The wait before a command that could not be written is retried.
 const COMMAND_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waits for the state to fulfil a condition; not ended by the workflow's own cancellation.
 async fn wait(ctx: &Ctx, condition: impl Fn(&State) -> bool) {
     let options = WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
-    // Only a cancelled token gives an error, and nobody else has this one.
+    // Only a cancelled token gives an error, and this one is never cancelled.
     let _ = ctx.wait_condition_with_options(|w| condition(&w.state), options).await;
 }
 
@@ -55,7 +55,7 @@ fn should_continue_as_new(ctx: &Ctx, state: &State) -> bool {
     !state.cancelled() && (ctx.continue_as_new_suggested() || ctx.history_length() > LONG_HISTORY)
 }
 
-/// Waits until this run may end in favour of another.
+/// Waits until this execution may continue as new.
 async fn await_continue_as_new(ctx: &Ctx) {
     wait(ctx, |s| should_continue_as_new(ctx, s) && !s.controlling).await;
 }
@@ -72,12 +72,12 @@ async fn wait_or_end(ctx: &Ctx, condition: impl Fn(&State) -> bool) -> Result<()
     }
 }
 
-/// Carries the job through its attempts, from wherever it stands.
+/// Runs the job's attempts, from any step.
 pub async fn attempts(ctx: &Ctx) -> End {
     loop {
         let step = match ctx.state(|w| w.state.progress().step) {
-            Step::NoRun => idle(ctx).await,
-            Step::Creating => start(ctx).await,
+            Step::NoRun => begin_run(ctx).await,
+            Step::Creating => create_run(ctx).await,
             Step::Waiting => grant_start(ctx).await,
             Step::Granted => execute(ctx).await,
         };
@@ -87,8 +87,8 @@ pub async fn attempts(ctx: &Ctx) -> End {
     }
 }
 
-/// Nothing runs: holds while a pause is wanted, waits out the back-off, begins an epoch.
-async fn idle(ctx: &Ctx) -> Result<(), End> {
+/// Between runs: waits while a pause is wanted, then for the back-off, and begins a run.
+async fn begin_run(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| !s.paused()).await?;
     let now = now_millis(ctx);
     let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.progress(), now)) else {
@@ -107,8 +107,8 @@ async fn idle(ctx: &Ctx) -> Result<(), End> {
     }
 }
 
-/// Has the pod of the epoch made.
-async fn start(ctx: &Ctx) -> Result<(), End> {
+/// Creates the run and its pod.
+async fn create_run(ctx: &Ctx) -> Result<(), End> {
     let input = ctx.state(|w| StartRunner {
         job: w.state.input.job.clone(),
         run: w.state.progress().run,
@@ -118,14 +118,15 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
         generation: w.state.progress().generation,
     });
     let token = WorkflowCancellationToken::new();
-    let started = ctx.execute_activity(Calls::start_runner, input, calls::start_runner(token.clone())).fuse();
+    let started =
+        ctx.execute_activity(ActivityDefinitions::start_runner, input, calls::start_runner(token.clone())).fuse();
     let interrupted = wait_or_end(ctx, |_| false).fuse();
     futures::pin_mut!(started, interrupted);
     let ended = workflows::select! {
         ended = started => ended,
         interrupted = interrupted => {
             if interrupted == Err(End::Cancelled) {
-                // It may be about to create a pod: cleanup comes after it has ended.
+                // It may be about to create a pod: cleanup must follow its end.
                 token.cancel();
                 let limit = WorkflowCancellationToken::new();
                 let too_long = timer(ctx, STOP_STARTING, &limit).fuse();
@@ -149,14 +150,14 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
     Ok(())
 }
 
-/// Waits for the runner to report in, holds it before its start while a pause is wanted, and grants that.
+/// Waits for the runner to be ready and while a pause is wanted, and grants the start.
 async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| s.after_start() != AfterStart::Wait).await?;
     match ctx.state(|w| w.state.after_start()) {
         AfterStart::Wait => {}
         AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.progress_mut())),
         AfterStart::Failed(failed) if failed.fatal => {
-            ctx.state_mut(|w| w.state.gave_up(failed.error.clone()));
+            ctx.state_mut(|w| w.state.pending_timed_out(failed.error.clone()));
             return Err(End::Failed(failed.error));
         }
         AfterStart::Failed(failed) => {
@@ -167,25 +168,26 @@ async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     Ok(())
 }
 
-/// Grants the start, or binds the runner anew, and waits for its agent's end. After a cancel no longer than the grace period and a margin.
+/// Grants the start, or binds the runner anew, and waits for its agent's end; after a cancel no longer than the grace
+/// period and a margin.
 async fn execute(ctx: &Ctx) -> Result<(), End> {
     let (input, options, grace) = ctx.state(|w| {
         let (s, at) = (&w.state, w.state.progress());
         let (job, run, attempt) = (s.input.job.clone(), at.run, at.attempt);
-        // The newest command comes with the grant. It is delivered by `control_runner` all the same: only that answers which
-        // number a command takes where the AgentRun is further than a workflow that was reset.
+        // The newest command is written with the grant. `control_runner` delivers it again: only that returns the right
+        // generation if the AgentRun is ahead of a workflow that was reset.
         let input = ExecuteAgent { job, run, attempt, desired: at.desired, generation: at.generation };
         let grace = Duration::from_secs(u64::try_from(s.input.grace_seconds).unwrap_or(0));
         (input, calls::execute_agent(s), grace)
     });
     let limit = WorkflowCancellationToken::new();
-    let ended = ctx.execute_activity(Calls::execute_agent, input, options).fuse();
+    let ended = ctx.execute_activity(ActivityDefinitions::execute_agent, input, options).fuse();
     let too_long = async {
         wait(ctx, State::cancelled).await;
         timer(ctx, grace.saturating_add(CANCEL_MARGIN), &limit).await;
     }
     .fuse();
-    // The next run binds the same runner anew; this activity ends with this run.
+    // The next execution binds the same runner anew; this activity ends with this execution.
     let continue_as_new = await_continue_as_new(ctx).fuse();
     futures::pin_mut!(ended, too_long, continue_as_new);
     let ended = workflows::select! {
@@ -199,17 +201,18 @@ async fn execute(ctx: &Ctx) -> Result<(), End> {
     ctx.state_mut(|w| w.state.run_ended(end, now)).map_or(Ok(()), Err)
 }
 
-/// Delivers the newest command; one that is newer by then takes the place of those before it.
+/// Delivers the newest command; a newer one replaces it.
 pub async fn control(ctx: &Ctx) {
     loop {
-        // With a long history the next run delivers it, so that a flood of commands can't keep this one from ending.
+        // With a long history the next execution delivers it, so that a flood of commands can't prevent
+        // continue-as-new.
         wait(ctx, |s| s.command().is_some() && !should_continue_as_new(ctx, s)).await;
         let Some((desired, generation)) = ctx.state(|w| w.state.command()) else { continue };
         let input = ctx.state_mut(|w| {
             w.state.controlling = true;
             ControlRunner { job: w.state.input.job.clone(), desired, generation, run: w.state.progress().run }
         });
-        let written = ctx.execute_activity(Calls::control_runner, input, calls::control_runner()).await;
+        let written = ctx.execute_activity(ActivityDefinitions::control_runner, input, calls::control_runner()).await;
         ctx.state_mut(|w| {
             w.state.controlling = false;
             if let Ok(taken) = &written {

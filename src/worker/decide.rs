@@ -1,6 +1,6 @@
-//! What the `AgentWorkflow` decides: plain functions of its state, with neither Temporal nor a clock in them: signals, the
-//! hand-over of commands, the answers to queries. What follows from the end of a run is [`crate::lifecycle`]'s. Used by the
-//! workflow only. They must stay deterministic, and they change only in the way that [`super::workflow`] describes.
+//! The decisions of the `AgentWorkflow`: pure functions of its state, without Temporal or a clock, for signals,
+//! commands and queries. What follows from the end of a run is decided by [`crate::lifecycle`]. Used by the workflow
+//! only. They must stay deterministic, and they change only in the way that [`super::workflow`] describes.
 
 use crate::{
     api::{DesiredState, ErrorStatus, RunnerState},
@@ -10,16 +10,16 @@ use crate::{
     },
 };
 
-/// The longest request id that is remembered: it is carried along and answered, and anybody may send one.
+/// The longest request id that is remembered: it is kept in the state and returned by queries, and users may send any.
 const MAX_REQUEST_ID: usize = 256;
 
 /// The state of a workflow.
 pub struct State {
-    /// Its input, with where it stands: the whole of what continue-as-new carries on.
+    /// Its input with its progress: all that continue-as-new passes on.
     pub input: Input,
-    /// How it ended, from when that is decided.
+    /// How it ended, once that is decided.
     pub closed: Option<Stage>,
-    /// Whether a `control_runner` is on its way.
+    /// Whether a `control_runner` is in flight.
     pub controlling: bool,
 }
 
@@ -32,12 +32,12 @@ pub enum ActivityEnd {
     Failed {
         /// Its type and message.
         error: ErrorStatus,
-        /// Whether the one who delivered it rules out a retry.
+        /// Whether no retry policy may apply.
         non_retryable: bool,
     },
 }
 
-/// How a workflow's run ends.
+/// How an execution of the workflow ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     /// The agent ended with success.
@@ -46,33 +46,33 @@ pub enum End {
     Failed(ErrorStatus),
     /// The job was cancelled, or is gone.
     Cancelled,
-    /// The history is long: another execution goes on.
+    /// The history is long: a new execution continues.
     ContinueAsNew,
 }
 
-/// What is to be done with an epoch whose pod was created.
+/// What to do with a run whose pod was created.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AfterStart {
     /// Wait.
     Wait,
-    /// Let its agent start.
+    /// Grant the start.
     Grant,
     /// It ended before that.
     Failed(RunnerFailed),
 }
 
 impl State {
-    /// The state at the start of a run.
+    /// The state at the start of an execution.
     pub fn new(input: Input) -> Self {
         Self { input, closed: None, controlling: false }
     }
 
-    /// Where it stands.
+    /// The workflow's progress.
     pub fn progress(&self) -> &Progress {
         &self.input.progress
     }
 
-    /// The same, for [`lifecycle`] to carry on.
+    /// The same, for [`lifecycle`] to change.
     pub fn progress_mut(&mut self) -> &mut Progress {
         &mut self.input.progress
     }
@@ -87,8 +87,8 @@ impl State {
         self.progress().desired == DesiredState::Paused
     }
 
-    /// Somebody asks for a state. The same request again changes nothing, nor does anything after a cancel.
-    pub fn ask(&mut self, desired: DesiredState, request: Option<Request>) {
+    /// Handles a request for a state. A repeated request changes nothing, nor does any request after a cancel.
+    pub fn request(&mut self, desired: DesiredState, request: Option<Request>) {
         let progress = self.progress_mut();
         if let Some(request) = request.filter(|r| r.id.len() <= MAX_REQUEST_ID) {
             if progress.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
@@ -102,21 +102,21 @@ impl State {
         }
     }
 
-    /// A runner has reported in. It may do so before the end of `start_runner` is seen, which may name a later epoch.
+    /// A runner is ready. The signal may come before the result of `start_runner`, which may name a later run.
     pub fn runner_ready(&mut self, ready: &RunnerReady) {
-        if self.concerns(ready.run) {
+        if self.is_current_run(ready.run) {
             self.progress_mut().ready = ready.run;
         }
     }
 
-    /// An epoch has ended before its permit.
+    /// A run has ended before it was granted.
     pub fn runner_failed(&mut self, failed: RunnerFailed) {
-        if self.concerns(failed.run) {
+        if self.is_current_run(failed.run) {
             self.progress_mut().failed = Some(failed);
         }
     }
 
-    fn concerns(&self, run: i32) -> bool {
+    fn is_current_run(&self, run: i32) -> bool {
         match self.progress().step {
             Step::Creating => run >= self.progress().run,
             Step::Waiting => run == self.progress().run,
@@ -140,7 +140,7 @@ impl State {
             .then_some((progress.desired, progress.generation))
     }
 
-    /// A command was written to the AgentRun, or that is further than we are and wants it under `taken`.
+    /// A command was written to the AgentRun, or the AgentRun is ahead and `taken` is the next free generation.
     pub fn delivered(&mut self, generation: i64, taken: i64) {
         let progress = self.progress_mut();
         if taken > generation {
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// Whether the job stands still: said only when it is true. Before the permit no agent runs.
+    /// Whether the job is paused: only if confirmed, or before the grant, when no agent runs.
     pub fn is_paused(&self) -> bool {
         let frozen = self
             .progress()
@@ -159,7 +159,7 @@ impl State {
         self.paused() && (self.progress().step != Step::Granted || frozen) && self.closed.is_none()
     }
 
-    /// Where it stands, in one word.
+    /// The workflow's stage.
     pub fn stage(&self) -> Stage {
         let progress = self.progress();
         match (self.closed, progress.desired, progress.step) {
@@ -188,13 +188,13 @@ impl State {
         }
     }
 
-    /// `start_runner` has made the pod; its epoch is a later one if the cluster was already further.
+    /// `start_runner` has created the pod; its run is a later one if the AgentRuns were ahead of the workflow.
     pub fn started_runner(&mut self, run: i32) {
         let progress = self.progress_mut();
         (progress.run, progress.step) = (progress.run.max(run), Step::Waiting);
     }
 
-    /// What to do with the epoch whose pod is there. No agent starts while a pause is wanted.
+    /// What to do with the run whose pod exists. No agent starts while a pause is wanted.
     pub fn after_start(&self) -> AfterStart {
         let progress = self.progress();
         match &progress.failed {
@@ -204,18 +204,18 @@ impl State {
         }
     }
 
-    /// No epoch came up in time.
-    pub fn gave_up(&mut self, error: ErrorStatus) {
+    /// No runner was ready within the pending time-out.
+    pub fn pending_timed_out(&mut self, error: ErrorStatus) {
         self.progress_mut().error = Some(error);
     }
 
-    /// A run ended before its agent started: another is tried after the back-off.
+    /// A run ended before its agent started: another run follows after the back-off.
     pub fn start_failed(&mut self, error: ErrorStatus, now_millis: i64) {
         let (progress, policy) = self.parts();
         lifecycle::start_failed(progress, &policy, error, now_millis);
     }
 
-    /// What to do after the end of `execute_agent`: `None` is to go round again.
+    /// What to do after the end of `execute_agent`: `None` means another run.
     pub fn run_ended(&mut self, ended: ActivityEnd, now_millis: i64) -> Option<End> {
         let (ended, result) = match ended {
             ActivityEnd::Succeeded(result) => (Ended::Succeeded, result),
@@ -239,8 +239,8 @@ impl State {
     }
 }
 
-/// Whether a request is of an earlier generation of the spec than another: it was on its way for long. Ids that are not the
-/// controller's have no generation.
+/// Whether a request is of an earlier generation of the spec than another, because it was delayed. Only the
+/// controller's ids have a generation.
 fn is_older(request: &Request, last: &Request) -> bool {
     let generation = |r: &Request| r.id.split('/').next().and_then(|g| g.parse::<i64>().ok());
     generation(request).zip(generation(last)).is_some_and(|(this, last)| this < last)

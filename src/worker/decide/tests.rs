@@ -40,7 +40,7 @@ fn error(kind: &str) -> ErrorStatus {
     ErrorStatus { kind: kind.into(), message: "why".into() }
 }
 
-/// Carries it on until its agent may start.
+/// Advances it until its agent may start.
 fn run(s: &mut State) {
     lifecycle::begin(s.progress_mut());
     s.started_runner(s.progress().run);
@@ -119,22 +119,22 @@ fn success_clears_the_error() {
 fn an_evicted_attempt_goes_on_with_its_number() {
     let mut s = state(|i| i.pause_policy = PausePolicy::Evict);
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert!(!s.is_paused(), "its agent may still run");
     assert_eq!(s.run_ended(failure(error_types::EVICTED), NOW), None);
     assert_eq!((s.stage(), s.is_paused(), lifecycle::back_off_left(s.progress(), NOW)), (Stage::Evicted, true, None));
-    s.ask(DesiredState::Running, None);
+    s.request(DesiredState::Running, None);
     lifecycle::begin(s.progress_mut());
     assert_eq!((lifecycle::next_attempt(s.progress()), s.progress().evicted), (1, true));
     s.started_runner(2);
-    // Its pod ends before the permit: the same attempt again.
+    // Its pod ends before the grant: the same attempt again.
     let failed = RunnerFailed { run: 2, error: error("NotStarted"), fatal: false };
     s.runner_failed(failed.clone());
     assert_eq!(s.after_start(), AfterStart::Failed(failed));
     s.start_failed(error("NotStarted"), NOW);
     run(&mut s);
     assert_eq!((s.progress().attempt, s.progress().run, s.progress().resumed), (1, 3, true));
-    // It ends after the permit, and before its agent: still the same.
+    // It ends after the grant, and before its agent starts: still the same.
     assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);
     run(&mut s);
     assert_eq!((s.progress().attempt, s.progress().resumed), (1, true));
@@ -179,17 +179,17 @@ fn after_a_cancel_only_success_wins() {
     for kind in ["AgentFailed", error_types::CANCELLED, error_types::EVICTED, error_types::NOT_STARTED, "Fatal"] {
         let mut s = state(|_| {});
         run(&mut s);
-        s.ask(DesiredState::Cancelled, None);
+        s.request(DesiredState::Cancelled, None);
         assert_eq!(s.run_ended(failure(kind), NOW), Some(End::Cancelled), "{kind}");
     }
     let mut s = state(|_| {});
     run(&mut s);
-    s.ask(DesiredState::Cancelled, None);
+    s.request(DesiredState::Cancelled, None);
     assert!(matches!(s.run_ended(ActivityEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
 }
 
 #[test]
-fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
+fn an_unrequested_cancel_is_a_failure_like_others() {
     let mut s = state(|_| {});
     run(&mut s);
     let end = ActivityEnd::Failed { error: error(error_types::CANCELLED), non_retryable: true };
@@ -201,16 +201,16 @@ fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
 #[test]
 fn requests_are_taken_once_and_cancel_is_final() {
     let mut s = state(|_| {});
-    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
-    s.ask(DesiredState::Running, None);
-    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
+    s.request(DesiredState::Paused, request("a", DesiredState::Paused));
+    s.request(DesiredState::Running, None);
+    s.request(DesiredState::Paused, request("a", DesiredState::Paused));
     assert_eq!((s.progress().desired, s.progress().generation), (DesiredState::Running, 2));
-    s.ask(DesiredState::Running, request("b", DesiredState::Running));
+    s.request(DesiredState::Running, request("b", DesiredState::Running));
     assert_eq!((s.progress().generation, s.progress().last_request.clone()), (2, request("b", DesiredState::Running)));
-    s.ask(DesiredState::Cancelled, None);
-    s.ask(DesiredState::Running, request("c", DesiredState::Running));
+    s.request(DesiredState::Cancelled, None);
+    s.request(DesiredState::Running, request("c", DesiredState::Running));
     assert_eq!((s.progress().desired, s.progress().generation), (DesiredState::Cancelled, 3));
-    s.ask(DesiredState::Running, request(&"x".repeat(9999), DesiredState::Running));
+    s.request(DesiredState::Running, request(&"x".repeat(9999), DesiredState::Running));
     assert_eq!(s.progress().last_request, request("c", DesiredState::Running));
 }
 
@@ -218,18 +218,18 @@ fn requests_are_taken_once_and_cancel_is_final() {
 fn paused_is_said_only_when_confirmed() {
     let mut s = state(|_| {});
     assert!(!s.is_paused());
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert_eq!((s.is_paused(), s.stage()), (true, Stage::Held));
-    s.ask(DesiredState::Running, None);
+    s.request(DesiredState::Running, None);
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     let generation = s.progress().generation;
     assert_eq!(s.command(), Some((DesiredState::Paused, generation)));
     let confirm = |run, generation, state| RunnerConfirmed { run, generation, state };
     s.runner_confirmed(&confirm(1, generation - 1, RunnerState::Frozen));
     assert!(!s.is_paused(), "an older command");
     s.runner_confirmed(&confirm(7, generation, RunnerState::Frozen));
-    assert!(!s.is_paused(), "another epoch");
+    assert!(!s.is_paused(), "another run");
     s.runner_confirmed(&confirm(1, generation, RunnerState::Running));
     assert!(!s.is_paused(), "not frozen");
     s.runner_confirmed(&confirm(1, generation, RunnerState::Frozen));
@@ -244,7 +244,7 @@ fn paused_is_said_only_when_confirmed() {
 fn a_run_that_is_further_gets_the_command_under_its_next_number() {
     let mut s = state(|_| {});
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     s.delivered(1, 8);
     assert_eq!(s.command(), Some((DesiredState::Paused, 8)));
     s.delivered(8, 8);
@@ -257,22 +257,22 @@ fn signals_of_other_epochs_are_ignored() {
     s.runner_ready(&RunnerReady { run: 1 });
     assert_eq!(s.progress().ready, 0, "nothing is started");
     lifecycle::begin(s.progress_mut());
-    // The cluster was further, and the runner is faster than the answer of start_runner.
+    // The AgentRuns were ahead, and the runner is faster than the result of start_runner.
     s.runner_ready(&RunnerReady { run: 5 });
     s.started_runner(5);
     s.runner_ready(&RunnerReady { run: 4 });
     s.runner_failed(RunnerFailed { run: 4, error: error("x"), fatal: true });
     assert_eq!(s.after_start(), AfterStart::Grant);
-    s.ask(DesiredState::Paused, None);
-    assert_eq!(s.after_start(), AfterStart::Wait, "held at the permit");
+    s.request(DesiredState::Paused, None);
+    assert_eq!(s.after_start(), AfterStart::Wait, "held before the grant");
 }
 
 #[test]
 fn commands_wait_for_a_runner() {
     let mut s = state(|_| {});
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert_eq!(s.command(), None);
-    s.ask(DesiredState::Running, None);
+    s.request(DesiredState::Running, None);
     lifecycle::begin(s.progress_mut());
     assert_eq!(s.command(), Some((DesiredState::Running, 2)));
 }
@@ -281,14 +281,14 @@ fn commands_wait_for_a_runner() {
 fn a_request_that_was_on_its_way_for_long_changes_nothing() {
     let request = |id: &str, desired| Some(Request { id: id.into(), desired });
     let mut s = state(|_| {});
-    s.ask(DesiredState::Running, request("6", DesiredState::Running));
-    s.ask(DesiredState::Paused, request("5/abc", DesiredState::Paused));
+    s.request(DesiredState::Running, request("6", DesiredState::Running));
+    s.request(DesiredState::Paused, request("5/abc", DesiredState::Paused));
     assert_eq!(
         (s.progress().desired, s.progress().last_request.as_ref().map(|r| r.id.as_str())),
         (DesiredState::Running, Some("6"))
     );
-    s.ask(DesiredState::Paused, request("10", DesiredState::Paused));
-    s.ask(DesiredState::Running, request("somebody else's", DesiredState::Running));
-    s.ask(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
+    s.request(DesiredState::Paused, request("10", DesiredState::Paused));
+    s.request(DesiredState::Running, request("somebody else's", DesiredState::Running));
+    s.request(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
     assert_eq!(s.progress().desired, DesiredState::Cancelled);
 }

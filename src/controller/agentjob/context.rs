@@ -1,4 +1,4 @@
-//! What all reconciles of AgentJobs share.
+//! The context that all reconciles of AgentJobs share.
 
 use std::{
     collections::HashMap,
@@ -38,12 +38,12 @@ pub(super) struct Context {
     memory: Mutex<HashMap<String, Memory>>,
 }
 
-/// What this process remembers of a job. Another one that begins with none of it comes to the same.
+/// The in-memory state of a job. A process that starts without it gets the same results.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The job, while its workflow may close without telling us.
+    /// The job, while its workflow may be closed from outside.
     pub open: Option<JobRef>,
-    /// What was asked of its workflow and is not in the status yet.
+    /// The last request to its workflow, while it is not in the status yet.
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
     pub created: Option<CreatedPod>,
@@ -101,23 +101,23 @@ impl Context {
         Pods::new(self.client.clone(), namespace)
     }
 
-    /// What is remembered of a job.
+    /// The in-memory state of a job.
     pub fn memory(&self, uid: &str) -> Memory {
         self.memory.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// Changes what is remembered of a job.
+    /// Changes the in-memory state of a job.
     pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
         change(self.memory.lock().entry(uid.into()).or_default());
     }
 
-    /// Forgets a job that has ended or is gone.
+    /// Drops a job that has ended or is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
     }
 
-    /// The jobs whose workflows may close without telling us, by UID. Forgets those that are gone.
+    /// The jobs whose workflows may be closed from outside, by UID. Drops those that are gone.
     pub fn open_jobs(&self) -> HashMap<String, JobRef> {
         let open: Vec<(String, JobRef)> =
             self.memory.lock().iter().filter_map(|(uid, m)| Some((uid.clone(), m.open.clone()?))).collect();

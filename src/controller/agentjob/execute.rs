@@ -1,4 +1,4 @@
-//! Carries out what was planned. Decides nothing.
+//! Carries out a plan. Decides nothing.
 
 use std::time::Instant;
 
@@ -34,9 +34,9 @@ use crate::{
 
 /// The job to act upon.
 pub(super) struct Target {
-    /// As it was written or read last.
+    /// The version last written or read.
     pub job: AgentJob,
-    /// Whether it is the whole object, as the API server answered it, and no trimmed copy of a cache.
+    /// Whether it is the whole object from the API server, and not a trimmed copy of a cache.
     pub whole: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             Action::CreateTombstone { number, attempt } => create_tombstone(job, context, *number, *attempt).await?,
             Action::DeleteRun { name, uid } => context.runs_in(&job.reference().namespace).delete(name, uid).await?,
             Action::DeletePod { name, uid } => context.pods_in(&job.reference().namespace).delete(name, uid).await?,
-            // Once Temporal has failed, the rest of its work waits for the next round.
+            // After a failure of Temporal, its other actions wait for the next reconcile.
             _ if temporal_failed => {}
             action => temporal_failed = !temporal(job, context, action).await,
         }
@@ -81,14 +81,14 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     let run = runs::build(job, &resolved(job, context), new.clone())?;
     let (run, _) = context.runs_in(&job.reference().namespace).create(&run).await?;
     context.runs.put(run.clone());
-    // Of a run that was there already, the next round sees how it stands.
+    // An existing run is handled by the next reconcile.
     if run.is_closed() || run.is_ready() {
         return Ok(());
     }
     create_pod(target, context, &run).await
 }
 
-/// Creates a run's pod, or finds that it is there. A refusal is left in the run for people.
+/// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.
 async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
     let settings = context.pod_config.settings()?;
     // Caches hold no template.
@@ -126,7 +126,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
         });
         context.runs.put(written.await?);
     }
-    // Tried again like any failure, ever less often.
+    // Retried like any failure, with back-off.
     words.map_or(Ok(()), |e| Err(e.into()))
 }
 
@@ -170,14 +170,14 @@ async fn close_run(
     });
     match written.await {
         Ok(run) => context.runs.put(run),
-        // Somebody deleted it: the next round sees that.
+        // It was deleted: the next reconcile handles that.
         Err(ControllerError::Store(StoreError::Gone { .. })) => {}
         Err(e) => return Err(e),
     }
     Ok(())
 }
 
-/// A run that was there after all is closed instead.
+/// If the run exists after all, it is closed instead.
 async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attempt: i32) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
     let (run, new) = runs.create(&runs::tombstone(job, &resolved(job, context), number, attempt)?).await?;
@@ -186,7 +186,7 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
     Ok(())
 }
 
-/// One thing to tell or ask Temporal. Whether it was taken.
+/// One call to Temporal. Returns whether it succeeded.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
     let poll = || context.workflows.poll(of.clone(), workflow.clone());
@@ -245,8 +245,8 @@ async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<
     context.temporal.signal(workflow, signal, request).await
 }
 
-/// True on success or NotFound: a closed workflow needs no signal, and an activity that Temporal does not wait for has ended,
-/// or its next try finds the end in the run. Anything else is shown in the condition Ready.
+/// True on success or NotFound: a closed workflow needs no signal, and an activity that is not pending has ended, or
+/// its next try reads the end from the run. Other errors are shown in the condition Ready.
 fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> bool {
     match answer {
         Ok(()) | Err(TemporalError::NotFound(_)) => true,
@@ -257,14 +257,14 @@ fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> boo
     }
 }
 
-/// Puts our finalizer on, on the version that was read. Answers the job after the write.
+/// Adds the finalizer to the version that was read. Returns the job after the write.
 pub(super) async fn add_finalizer(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.push(names::FINALIZER.into());
     finalizers(job, context, list).await
 }
 
-/// Takes it off; a job that is gone by then is success.
+/// Removes it; succeeds if the job is gone.
 async fn remove_finalizer(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.retain(|f| f != names::FINALIZER);

@@ -1,5 +1,5 @@
-//! Runs that nobody owns any more: their job was deleted with `--cascade=orphan`. They are closed and their pods deleted, so that
-//! no agent runs on that nobody could stop. Runs that garbage collection will take are left to it.
+//! Orphaned runs, whose job was deleted with `--cascade=orphan`. They are closed and their pods deleted, so that no
+//! agent runs on without control. Runs with an owner reference are left to garbage collection.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     platform::store::{self, StoreError},
 };
 
-/// Looks at a run that has changed.
+/// Handles a run that has changed.
 pub(super) fn look(context: &Arc<Context>, run: &AgentRun) {
     let owned = run.metadata.owner_references.as_ref().is_some_and(|o| o.iter().any(|o| o.kind == "AgentJob"));
     if owned || run.metadata.deletion_timestamp.is_some() || run.is_closed() {
@@ -23,13 +23,13 @@ pub(super) fn look(context: &Arc<Context>, run: &AgentRun) {
         match end(&context, run).await {
             Ok(true) => tracing::info!(run = name, "an AgentRun without its job is closed"),
             Ok(false) => {}
-            // It is looked at again when it changes, and after a restart.
+            // It is handled again when it changes, and after a restart.
             Err(error) => tracing::warn!(run = name, %error, reason = error.reason(), "an AgentRun without its job"),
         }
     });
 }
 
-/// Whether the run was closed: not if its job is there after all.
+/// Closes the run, unless its job exists after all. Returns whether it did.
 async fn end(context: &Context, run: AgentRun) -> Result<bool, ControllerError> {
     let job = run.job();
     let jobs = kube::Api::<crate::api::AgentJob>::namespaced(context.client.clone(), &job.namespace);

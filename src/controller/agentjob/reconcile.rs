@@ -1,5 +1,5 @@
-//! One reconcile: observe, plan, one status write, and then what follows from it. Only what the spec alone makes right is done
-//! before the write.
+//! One reconcile: observe, plan, one status write, then the actions. Only actions that follow from the spec alone are
+//! done before the write.
 
 use std::{
     sync::Arc,
@@ -25,7 +25,7 @@ use crate::{
 
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long what only tells how things go may wait for something that matters, so that both cost one write.
+/// How long a purely informative change may be delayed, to be merged with an important one.
 const COALESCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn reconcile(
@@ -74,7 +74,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     if plan.actions.iter().any(|a| before(&a)) {
         let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
         execute::all(&target, context, &first).await?;
-        // With what came of it: the status must not say what did not happen.
+        // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
         let mut again = decide(&target.job, &observed, context);
         again.actions.retain(|a| !a.follows_from_spec());
@@ -95,7 +95,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     remember(&target.job, context, &plan.status, wrote);
     execute::all(&target, context, &plan.actions).await?;
     Ok(match plan.requeue {
-        // Our own write comes back through the watch.
+        // The write comes back through the watch.
         Some(wait) if wait.is_zero() && wrote => controller::Action::await_change(),
         wait => requeue(wait),
     })
@@ -124,14 +124,14 @@ fn decide(job: &AgentJob, observed: &ObservedState, context: &Context) -> Plan {
     plan::plan(job, observed, &operator)
 }
 
-/// How long the write may wait, if all that is new only tells how things go, and something was written a moment ago.
+/// How long the write may be delayed, if all changes are informative and the last write was recent.
 fn may_wait(old: &AgentJobStatus, plan: &Plan, written: Option<Instant>) -> Option<Duration> {
     let left = COALESCE.checked_sub(written?.elapsed())?;
     (plan.status != *old && plan.events.is_empty() && without_progress(&plan.status) == without_progress(old))
         .then_some(left)
 }
 
-/// A status without what only tells how things go.
+/// A status without the purely informative fields.
 fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     let mut status = status.clone();
     (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
@@ -147,7 +147,7 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     status
 }
 
-/// Keeps the list of jobs whose workflows may close without telling us, and forgets the others.
+/// Tracks the jobs whose workflows may be closed from outside, and drops the others.
 fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
     let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
     if status.phase.is_some_and(|p| p.is_terminal()) {

@@ -1,11 +1,11 @@
-//! Objects to reconcile because something other than they themselves has changed, routed to the loop of their namespace.
+//! Requeues objects because of changes to other objects, routed to the loop of their namespace.
 
 use std::sync::Arc;
 
 use futures::{StreamExt, stream::BoxStream};
 use kube::{Resource, runtime::reflector::ObjectRef};
 
-/// Asks for a reconcile of an object. Cheap to clone.
+/// Requeues objects. Cheap to clone.
 pub struct Requeue<K: Resource<DynamicType = ()>> {
     routes: Arc<Vec<(Option<String>, futures::channel::mpsc::UnboundedSender<ObjectRef<K>>)>>,
 }
@@ -17,7 +17,7 @@ impl<K: Resource<DynamicType = ()>> Clone for Requeue<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Requeue<K> {
-    /// Asks for a reconcile.
+    /// Requeues an object.
     pub fn ask(&self, namespace: &str, name: &str) {
         let theirs = self.routes.iter().find(|(n, _)| n.as_ref().is_none_or(|n| n == namespace));
         if let Some((_, route)) = theirs {

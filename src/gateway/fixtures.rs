@@ -59,7 +59,7 @@ pub fn run() -> AgentRun {
     serde_json::from_value(run).unwrap()
 }
 
-/// The same before its first hello.
+/// The same before its runner has registered.
 pub fn fresh_run() -> AgentRun {
     AgentRun { status: None, ..run() }
 }

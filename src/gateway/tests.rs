@@ -53,7 +53,7 @@ impl World {
         Self { fake, http, url: format!("https://koco-gateway:{}", addr.port()), metrics, stop, running }
     }
 
-    /// One whose runner has reported in and has its grant.
+    /// One whose runner is ready and granted.
     async fn granted() -> Self {
         let world = Self::start().await;
         assert_eq!(world.status_of(PATH_REGISTER, waiting()).await, StatusCode::OK);
@@ -162,7 +162,7 @@ async fn a_run_from_hello_to_outcome() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_answered() {
+async fn others_are_refused() {
     let world = World::start().await;
     let refused = async |token: &'static str, body: Value| world.reason(token, PATH_REGISTER, body).await;
     assert_eq!(refused("nonsense", waiting()).await, (401, "NoToken".into()));
@@ -220,7 +220,7 @@ async fn a_pause_that_stands_comes_before_the_grant() {
 }
 
 #[tokio::test]
-async fn a_command_that_nobody_gave_is_not_confirmed() {
+async fn a_command_that_was_never_given_is_not_confirmed() {
     let world = World::granted().await;
     assert_eq!(world.good(PATH_CONFIRM, state("Frozen", 7)).await, (409, "UnknownCommand".into()));
     world.fake.hold_watch(true);

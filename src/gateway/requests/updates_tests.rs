@@ -32,7 +32,7 @@ fn report(kind: TerminationType) -> EndReport {
     EndReport { sender: sender(2), generation: 0, end: ending }
 }
 
-/// A run that was commanded so often, and granted.
+/// A granted run with this many commands.
 fn commanded(generation: i64) -> AgentRun {
     let mut run = run();
     run.spec.grant = Some(grant(0));
@@ -66,7 +66,7 @@ fn a_first_hello_registers_the_runner_and_a_repeat_writes_nothing() {
 }
 
 #[test]
-fn a_hello_acknowledges_the_grant_and_no_command_that_nobody_gave() {
+fn registering_acknowledges_the_grant_and_no_command_that_was_never_given() {
     let run = commanded(2);
     let mut status = AgentRunStatus::default();
     hello(&run, &mut status, "p", &heard(RunnerState::Running, 9, 10), None);
@@ -137,7 +137,7 @@ fn confirmations_only_go_forward() {
 }
 
 #[test]
-fn a_command_that_nobody_gave_is_not_confirmed() {
+fn a_command_that_was_never_given_is_not_confirmed() {
     let run = commanded(3);
     assert_eq!(was_commanded(&run, 3), Ok(()));
     assert_eq!(was_commanded(&run, 4), Err(Refusal::UnknownCommand));
@@ -191,7 +191,7 @@ fn an_outcome_that_was_recorded_otherwise_is_recorded() {
     let mut status = status(&run);
     let evicted = report(TerminationType::Evicted);
     outcome(&run, &mut status, &evicted, &at(9));
-    assert_eq!(status.termination.as_ref().unwrap().kind, TerminationType::Failed, "nobody evicts under Freeze");
+    assert_eq!(status.termination.as_ref().unwrap().kind, TerminationType::Failed, "no eviction under Freeze");
     run.status = Some(status);
     assert_eq!(is_recorded(&run, &evicted, &at(10)), Ok(()));
     let mut tombstone = fresh_run();

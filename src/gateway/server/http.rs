@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// The largest body but an outcome's.
+/// The largest body, except of an end's report.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The largest outcome: what a runner sends after its own cuts, with room for longer ways to write a number.
+/// The largest report of an end: after the runner's own cuts, with room for longer encodings of numbers.
 const MAX_OUTCOME_BYTES: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY: Duration = Duration::from_secs(5);
-/// How long a request may take from there on; a stream of orders, until it begins.
+/// How long a request may take after that; a stream, until it begins.
 const REQUEST: Duration = Duration::from_secs(15);
 
 /// The paths that runners use.
@@ -52,7 +52,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// Who it is, how much at once, how long; and what was refused is counted.
+/// Authentication, concurrency limit and time-out; counts refusals.
 async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).map(str::to_string);
     let admitted = async {
@@ -65,7 +65,7 @@ async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: 
             timeout(REQUEST, next.run(request)).await.unwrap_or_else(|_| Refusal::Timeout.into_response())
         }
         Err(refusal) => {
-            // Somebody's sign of life was turned away, and nobody knows whose. Once the caller is known, it is its own.
+            // A heartbeat may have been dropped, of an unknown runner: restart all liveness windows.
             if refusal.is_ours() {
                 gateway.sessions.reset_liveness();
             }
@@ -76,7 +76,7 @@ async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: 
         tracing::debug!(reason, "a request is refused");
         Metrics::count(&gateway.metrics.refused, reason);
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            // Another gateway may hear: the next request is to find its way anew.
+            // The next request is to use a new connection, maybe to another gateway.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

@@ -1,4 +1,4 @@
-//! What is said to the gateway by somebody who is not the run's runner is refused.
+//! The gateway refuses requests of anything but the run's runner.
 
 use koco::{
     api::{RunnerState, TerminationType, names},
@@ -7,8 +7,8 @@ use koco::{
 
 use crate::harness::{
     DesiredState, MODES, Node, Phase, Test, agent,
+    gateway_client::{Gateway, sender, token},
     job::{With, pod_name},
-    speaker::{Gateway, sender, token},
 };
 
 fn success(sender: Sender) -> EndReport {

@@ -1,4 +1,4 @@
-//! A node that is lost: nobody can say that its pod has ended, so there is no second runner.
+//! A lost node: Kubernetes can't report that its pod has ended, so there is no second runner.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::harness::{
     ExecutionMode, Test, agent, audit,
     cluster::{feed, kubectl},
+    gateway_client::{Gateway, sender, token},
     job::{With, condition, pod_name},
-    speaker::{Gateway, sender, token},
     wait::always,
 };
 
@@ -51,7 +51,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     }));
     let job = test.apply(spec).await;
     let pod = pod_name(&job.until_pod().await);
-    // What kubelet and runner say while they can.
+    // The last reports of kubelet and runner.
     let running = json!({ "status": { "phase": "Running", "containerStatuses": [{
         "name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
         "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } },
@@ -66,7 +66,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
     job.until("the agent to start", |s| s.attempt == Some(1)).await;
 
-    // From here on nobody hears of either, and Kubernetes takes the pod away, as it does for an unreachable node.
+    // From here on both are unreachable, and Kubernetes deletes the pod, as for an unreachable node.
     test.pods().delete(&pod, &DeleteParams::default()).await.expect("delete");
     job.until_run("the end of the first run", |r| r.is_closed() || r.number() == 2).await;
     job.until("somebody is told", |s| condition(s, conditions::STALLED).1 == "PodNotEnding").await;
@@ -78,7 +78,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     // It comes back, too late.
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 410);
 
-    // Somebody made sure that the node is off.
+    // An administrator confirms that the node is off.
     test.pods().delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("delete");
     let next = job.until_run("the second run", |r| r.number() == 2).await;
     assert_eq!(next.spec.identity.attempt, 2);

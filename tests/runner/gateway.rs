@@ -1,4 +1,4 @@
-//! A gateway that says what a test wants it to say, and remembers what it heard. It can go away and come back.
+//! A fake gateway that sends what a test sets and records its requests. It can be stopped and started.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -24,7 +24,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// What was heard, and what is to be answered.
+/// The recorded requests, and the responses to send.
 pub struct Heard {
     pub job: Job,
     pub hellos: Vec<Register>,
@@ -32,7 +32,7 @@ pub struct Heard {
     pub confirms: Vec<Confirm>,
     pub outcomes: Vec<EndReport>,
     pub tokens: Vec<String>,
-    /// What every new stream begins with.
+    /// The first messages of every new stream.
     pub replay: Vec<ControlMessage>,
     pub answer_hello: StatusCode,
     pub answer_heartbeat: StatusCode,
@@ -100,14 +100,14 @@ impl Gateway {
         self.heard.lock().unwrap()
     }
 
-    /// Says it on every stream, and on those to come.
+    /// Sends it on every stream, also on later ones.
     pub fn say(&self, order: ControlMessage) {
         let mut heard = self.heard();
         heard.streams.retain(|stream| stream.send(order.clone()).is_ok());
         heard.replay.push(order);
     }
 
-    /// Breaks all connections and listens no more.
+    /// Closes all connections and stops listening.
     pub async fn go_away(&mut self) {
         self.handle.shutdown();
         self.heard().streams.clear();

@@ -10,13 +10,13 @@ use koco::{
 use serde_json::{Value, json};
 use temporalio_common::{data_converters::RawValue, protos::temporal::api::common::v1::Payload};
 
-use crate::world::Job;
+use crate::fixture::Job;
 
 const SIGNALS: [&str; 6] =
     [SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_CANCEL, SIGNAL_RUNNER_READY, SIGNAL_RUNNER_FAILED, SIGNAL_RUNNER_CONFIRMED];
 
 #[tokio::test]
-async fn a_paused_job_does_not_start_and_holds_at_the_permit() {
+async fn a_paused_job_does_not_start_and_holds_before_the_grant() {
     let job = Job::start("held", |i| i.progress.desired = DesiredState::Paused).await;
     let held = job.stage(Stage::Held).await;
     assert_eq!((held.is_paused, held.run), (true, 0));
@@ -26,7 +26,7 @@ async fn a_paused_job_does_not_start_and_holds_at_the_permit() {
     job.signal(SIGNAL_RUNNER_READY, &RunnerReady { run: 1 }).await;
     let held = job.stage(Stage::Held).await;
     assert_eq!((held.is_paused, held.attempt), (true, 0));
-    // What the runner is told doesn't wait for the permit. When it is there, the signal before it has been seen.
+    // Commands don't wait for the grant. Once it is written, the signal before it was handled.
     job.seen("the command", |r| r.controls.last().is_some_and(|c| c.generation == held.generation)).await;
     assert_eq!(job.record(|r| r.binds.len()), 0);
     job.ask(SIGNAL_RESUME).await;
@@ -57,7 +57,8 @@ async fn paused_is_said_when_the_runner_has_confirmed() {
 
 #[tokio::test]
 async fn a_pause_holds_across_a_retry() {
-    let job = Job::start("paused in back-off", |i| i.retry_policy.initial_interval = crate::world::seconds("1h")).await;
+    let job =
+        Job::start("paused in back-off", |i| i.retry_policy.initial_interval = crate::fixture::seconds("1h")).await;
     let bound = job.run(1, 1).await;
     job.fail(&bound, error_types::AGENT_FAILED).await;
     job.stage(Stage::Retrying).await;
@@ -110,14 +111,14 @@ async fn cancelled_while_the_pod_is_made() {
 }
 
 #[tokio::test]
-async fn cancelled_before_the_permit() {
+async fn cancelled_before_the_grant() {
     let job = Job::start("cancelled while pending", |_| {}).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.stage(Stage::Pending).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
 
-    let job = Job::start("cancelled at the permit", |_| {}).await;
+    let job = Job::start("cancelled at the grant", |_| {}).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.ready(1).await;
@@ -170,7 +171,7 @@ async fn cancelled_with_a_runner_that_never_answers() {
 
 #[tokio::test]
 async fn cancelled_in_back_off() {
-    let long = |i: &mut Input| i.retry_policy.initial_interval = crate::world::seconds("1h");
+    let long = |i: &mut Input| i.retry_policy.initial_interval = crate::fixture::seconds("1h");
     let job = Job::start("cancelled in back-off", long).await;
     let bound = job.run(1, 1).await;
     job.fail(&bound, error_types::AGENT_FAILED).await;
@@ -203,15 +204,15 @@ async fn success_wins_over_a_cancel() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_written_is_in_nobodys_way() {
-    let job = Job::prepare("deaf", |_| {}, |r| r.deaf = true).await;
+async fn a_command_that_cannot_be_written_blocks_nothing() {
+    let job = Job::prepare("commands fail", |_| {}, |r| r.command_fails = true).await;
     let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the command", |r| r.controls.len() == 1).await;
     job.ask(SIGNAL_RESUME).await;
-    // The newer one isn't kept by the back-off of the older, which never arrived.
+    // The newer one isn't delayed by the back-off of the older, which failed.
     job.seen("the newer command", |r| r.controls.iter().any(|c| c.generation == 2)).await;
-    job.record(|r| r.deaf = false);
+    job.record(|r| r.command_fails = false);
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the newest command", |r| r.controls.iter().any(|c| c.generation == 3)).await;
     job.succeed(&bound).await;
@@ -262,12 +263,12 @@ async fn a_request_is_taken_once() {
     let request = |id: &str, desired| Request { id: id.into(), desired };
     job.signal(SIGNAL_PAUSE, &request("a", DesiredState::Paused)).await;
     job.ask(SIGNAL_RESUME).await;
-    // The controller lost the answer and sends it again: what somebody did meanwhile stands.
+    // The controller lost the response and sends it again: a signal in between stays in effect.
     job.signal(SIGNAL_PAUSE, &request("a", DesiredState::Paused)).await;
     let status = job.status().await;
     assert_eq!((status.desired, status.generation), (DesiredState::Running, 2));
     assert_eq!(status.last_request, Some(request("a", DesiredState::Paused)));
-    // What is so already is recorded, and changes nothing.
+    // A request for the current state is recorded, and changes nothing.
     job.signal(SIGNAL_RESUME, &request("b", DesiredState::Running)).await;
     let status = job.status().await;
     assert_eq!((status.generation, status.last_request), (2, Some(request("b", DesiredState::Running))));

@@ -6,12 +6,12 @@ use koco::{
     temporal::Closed,
 };
 
-use crate::world::Job;
+use crate::fixture::Job;
 
 /// How many signals a run may take before it has to end: it does so at 8,000 events at the latest.
 const MANY: i64 = 9_000;
 
-/// Pauses and resumes until the workflow has continued as new, ends with `last`, and answers how often.
+/// Pauses and resumes until the workflow has continued as new, ends with `last`, and returns how often.
 async fn toggle_until_continued(job: &Job, name: &str, last: &'static str) -> i64 {
     let first = job.run_id().await;
     let before = job.status().await.generation;
@@ -55,7 +55,7 @@ async fn a_job_that_is_held_goes_on_being_held() {
     job.stage(Stage::Held).await;
     toggle_until_continued(&job, "continues while held", SIGNAL_PAUSE).await;
     assert!(job.stage(Stage::Held).await.is_paused);
-    // Its runner reports in to the run that is there now, and had been started by the first.
+    // Its runner, started by the first execution, signals the current one.
     job.signal(SIGNAL_RUNNER_READY, &RunnerReady { run: 1 }).await;
     job.ask(SIGNAL_RESUME).await;
     let (_, bound) = job.bound(1).await;
@@ -65,8 +65,8 @@ async fn a_job_that_is_held_goes_on_being_held() {
 }
 
 #[tokio::test]
-async fn a_runner_that_waits_for_its_permit_is_remembered() {
-    let job = Job::long("continued at the permit", |_| {}, |_| {}).await;
+async fn a_runner_that_waits_for_its_grant_is_remembered() {
+    let job = Job::long("continued at the grant", |_| {}, |_| {}).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.ready(1).await;
@@ -79,7 +79,7 @@ async fn a_runner_that_waits_for_its_permit_is_remembered() {
         }
         assert!(sent < MANY, "it never continued as new");
     }
-    job.save(Some(&first), "continues at the permit").await;
+    job.save(Some(&first), "continues at the grant").await;
     job.ask(SIGNAL_RESUME).await;
     let (_, bound) = job.bound(1).await;
     job.succeed(&bound).await;
@@ -92,7 +92,7 @@ async fn a_pod_that_is_being_made_is_made_once() {
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     toggle_until_continued(&job, "continues while starting", SIGNAL_RESUME).await;
     job.seen("start_runner, again", |r| r.starts.len() == 2).await;
-    assert!(job.record(|r| r.starts.iter().all(|s| s.run == 1)), "the same epoch");
+    assert!(job.record(|r| r.starts.iter().all(|s| s.run == 1)), "the same run");
     job.record(|r| r.stuck = false);
     let bound = job.run(1, 1).await;
     job.succeed(&bound).await;
@@ -125,8 +125,8 @@ async fn an_evicted_agent_stays_evicted() {
 #[tokio::test]
 async fn a_back_off_is_waited_out_by_the_next_run() {
     let long = |i: &mut Input| {
-        i.retry_policy.initial_interval = crate::world::seconds("1h");
-        i.retry_policy.maximum_interval = crate::world::seconds("1h");
+        i.retry_policy.initial_interval = crate::fixture::seconds("1h");
+        i.retry_policy.maximum_interval = crate::fixture::seconds("1h");
     };
     let job = Job::long("continued in back-off", long, |_| {}).await;
     let bound = job.run(1, 1).await;

@@ -1,5 +1,5 @@
-//! An agent and its runner, played: does what the job's entry point says, obeys orders, and comes back after every lost
-//! connection, as the real runner does. No process stands still; what is tried is what everybody else makes of it.
+//! A simulated agent and runner: does what the job's entry point says, follows commands, and reconnects like the real
+//! runner. No process is stopped; this tests how the other components react.
 //!
 //! | entry point | what it does |
 //! |---|---|
@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 enum News {
     Message(ControlMessage),
-    /// The job is over or another's.
+    /// The job has ended, or the run is another pod's.
     Gone,
 }
 
@@ -114,10 +114,10 @@ pub async fn play(runner: Runner, terminate: CancellationToken) -> End {
     left(&ending)
 }
 
-/// Waits for the job; `None` if this runner is not wanted.
+/// Waits for the job; `None` if this runner is refused.
 async fn meet(runner: &Runner) -> Option<Job> {
     loop {
-        match runner.hello(RunnerState::Waiting, 0).await {
+        match runner.register(RunnerState::Waiting, 0).await {
             Ok(job) => return Some(job),
             Err(refused) if refused.is_final() => return None,
             Err(_) => tokio::time::sleep(AGAIN).await,
@@ -127,14 +127,14 @@ async fn meet(runner: &Runner) -> Option<Job> {
 
 type Standing = tokio::sync::watch::Receiver<(RunnerState, i64)>;
 
-/// Streams, one after the other; a hello before each but the first.
+/// Streams, one after the other; registers before each but the first.
 async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>) {
     let mut first = true;
     loop {
         let (state, generation) = *standing.borrow();
-        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.hello(state, generation).await.map(drop) };
+        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.register(state, generation).await.map(drop) };
         let opened = match met {
-            Ok(()) => runner.orders().await,
+            Ok(()) => runner.messages().await,
             Err(refused) => Err(refused),
         };
         match opened {
@@ -164,7 +164,7 @@ async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mp
     }
 }
 
-/// Until it is taken, or nobody wants it.
+/// Until it is recorded or refused.
 async fn deliver(runner: &Runner, ending: &AgentEnd, generation: i64) {
     while let Err(refused) = runner.outcome(generation, ending.clone()).await {
         if refused.is_final() || refused.code() == 409 {
@@ -189,7 +189,7 @@ fn left(ending: &AgentEnd) -> End {
 }
 
 impl Player {
-    /// Until the end: how, and whether anybody is to be told.
+    /// Runs to the end: returns it, and whether to report it.
     async fn live(
         &mut self,
         mut news: mpsc::UnboundedReceiver<News>,

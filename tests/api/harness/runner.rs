@@ -24,7 +24,7 @@ use super::{DEADLINE, Test, within};
 /// How long an answer may take to begin.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// What a gateway says that does not take a request.
+/// Why a gateway refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// With this code, and for this reason.
@@ -34,7 +34,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Whether it is of no use to ask again.
+    /// Whether a retry is pointless.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Code(403 | 404 | 410, _))
     }
@@ -82,7 +82,7 @@ impl Runner {
             )
             .resolve(names::GATEWAY_TLS_NAME, address)
             .no_proxy()
-            // A gateway that stands still is none.
+            // A suspended gateway counts as unreachable.
             .connect_timeout(REQUEST)
             .read_timeout(3 * Duration::from_secs(PING_SECONDS))
             .build()
@@ -92,19 +92,20 @@ impl Runner {
         Self { sender, pod: name, client: http, url, token: token(client, pod).await }
     }
 
-    /// Reports in, once.
-    pub async fn hello(&self, state: RunnerState, generation: i64) -> Result<Job, Refused> {
+    /// Registers, once.
+    pub async fn register(&self, state: RunnerState, generation: i64) -> Result<Job, Refused> {
         let answer = self.post(PATH_REGISTER, &Register { sender: self.sender.clone(), state, generation }).await?;
         answer.json().await.map_err(|e| Refused::Nobody(e.to_string()))
     }
 
-    /// Reports in until it gets its job.
+    /// Registers until it gets its job.
     pub async fn welcome(&self) -> Job {
-        within(DEADLINE, &format!("a job for {}", self.pod), async || self.hello(RunnerState::Waiting, 0).await).await
+        within(DEADLINE, &format!("a job for {}", self.pod), async || self.register(RunnerState::Waiting, 0).await)
+            .await
     }
 
-    /// Opens a stream of orders.
-    pub async fn orders(&self) -> Result<ControlStream, Refused> {
+    /// Opens a stream of control messages.
+    pub async fn messages(&self) -> Result<ControlStream, Refused> {
         Ok(ControlStream { response: self.post(PATH_MESSAGES, &self.sender).await?, buffer: Vec::new() })
     }
 
@@ -156,14 +157,14 @@ async fn token(client: kube::Client, pod: &Pod) -> String {
     made.status.expect("a status").token
 }
 
-/// A stream of orders.
+/// A stream of control messages.
 pub struct ControlStream {
     response: reqwest::Response,
     buffer: Vec<u8>,
 }
 
 impl ControlStream {
-    /// The next order, pings included; `None` when the stream has ended, however.
+    /// The next message, pings included; `None` when the stream has ended.
     pub async fn next(&mut self) -> Option<ControlMessage> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
@@ -174,7 +175,7 @@ impl ControlStream {
         }
     }
 
-    /// Waits for an order that is so; those before it are passed over.
+    /// Waits for a matching message; skips those before it.
     pub async fn until(&mut self, what: &str, is: impl Fn(&ControlMessage) -> bool) -> ControlMessage {
         let found = async {
             loop {
@@ -188,8 +189,8 @@ impl ControlStream {
         tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 
-    pub async fn permit(&mut self) -> ControlMessage {
-        self.until("the permit", |o| matches!(o, ControlMessage::Grant { .. })).await
+    pub async fn grant(&mut self) -> ControlMessage {
+        self.until("the grant", |o| matches!(o, ControlMessage::Grant { .. })).await
     }
 }
 

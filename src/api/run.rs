@@ -287,6 +287,13 @@ impl AgentRun {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// Whether it has the name of a run of its job and number. Others are not koco's, which relies on names because
+    /// only one object can have each.
+    pub fn has_its_name(&self) -> bool {
+        let id = &self.spec.identity;
+        self.name() == super::names::run(&id.job_name, &id.job_uid, id.number)
+    }
+
     /// The UID that the API server gave it; empty on one that was never stored.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()

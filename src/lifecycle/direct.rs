@@ -37,12 +37,20 @@ pub struct AfterRun {
 }
 
 /// What follows from the end of `run`, a job's newest run, which is closed. `retry` is the job's record before it.
-pub fn after_run(retry: &RetryStatus, run: &AgentRun, policy: &Policy<'_>, cancelled: bool, now: &Time) -> AfterRun {
+/// `started` is whether its agent may have started, which a tombstone doesn't show.
+pub fn after_run(
+    retry: &RetryStatus,
+    run: &AgentRun,
+    started: bool,
+    policy: &Policy<'_>,
+    cancelled: bool,
+    now: &Time,
+) -> AfterRun {
     let mut at = before(retry, run.number());
     progress::begin(&mut at);
     let now = now.0.as_millisecond();
     let ended = super::end_of(run);
-    let next = if run.may_have_started() {
+    let next = if started {
         progress::grant(&mut at);
         progress::run_ended(&mut at, policy, ended, cancelled, now)
     } else {
@@ -140,7 +148,7 @@ mod tests {
         of: &(ResolvedRetryPolicy, DisruptionPolicy, PausePolicy),
     ) -> AfterRun {
         let policy = Policy { retry: &of.0, disruption: of.1, pause: of.2 };
-        after_run(retry, run, &policy, false, &Time(Timestamp::from_second(1000).unwrap()))
+        after_run(retry, run, run.may_have_started(), &policy, false, &Time(Timestamp::from_second(1000).unwrap()))
     }
 
     #[test]

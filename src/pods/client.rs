@@ -24,6 +24,14 @@ pub enum PodError {
     /// The request failed.
     #[error("{0}: {1}")]
     Api(String, kube::Error),
+    /// The template nests too deeply to be read.
+    #[error("{field} can't be read: {source}")]
+    Unreadable {
+        /// The field.
+        field: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
     /// The template does not make a pod.
     #[error("spec.template is not a pod template: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -33,7 +41,7 @@ impl PodError {
     /// One stable word.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Refused(_) | Self::Malformed(_) => "PodRefused",
+            Self::Refused(_) | Self::Unreadable { .. } | Self::Malformed(_) => "PodRefused",
             Self::Foreign(_) => "PodNameTaken",
             Self::Api(..) => "ApiServer",
         }

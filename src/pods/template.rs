@@ -3,10 +3,13 @@
 //! An init container copies the runner into an emptyDir, read-only for the agent; the agent's command becomes the
 //! runner's arguments. The image needs nothing of koco's, not even a shell.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
+use super::PodError;
 use crate::{
-    api::{AgentJob, AgentRun, names},
+    api::{AgentJob, AgentRun, RawJson, names},
     protocol::runner::{env, paths},
 };
 
@@ -33,10 +36,10 @@ const DO_NOT_DISTURB: [(&str, &str); 2] =
 
 /// The pod of a run, which owns it. An invalid template makes a pod that the API server refuses with its own message;
 /// one that nests too deeply to be read is an error.
-pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Result<Value, serde_json::Error> {
+pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Result<Value, PodError> {
     let namespace = job.metadata.namespace.clone().unwrap_or_default();
     let name = job.metadata.name.clone().unwrap_or_default();
-    let template: Value = job.spec.template.read()?;
+    let template = read(&job.spec.template)?;
     let mut spec = template.get("spec").cloned().unwrap_or_else(|| json!({}));
     if let Some(spec) = spec.as_object_mut() {
         spec.insert("restartPolicy".into(), json!("Never"));
@@ -87,6 +90,18 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         },
         "spec": spec,
     }))
+}
+
+/// A template as a value; the error names the field that nests too deeply.
+fn read(template: &RawJson) -> Result<Value, PodError> {
+    template.read().map_err(|source| {
+        let fields = |json: &RawJson| json.read::<BTreeMap<String, RawJson>>().unwrap_or_default();
+        let below = fields(template).into_iter().flat_map(|(part, json)| {
+            fields(&json).into_iter().map(move |(key, json)| (format!("spec.template.{part}.{key}"), json))
+        });
+        let field = below.into_iter().find(|(_, json)| json.read::<Value>().is_err()).map(|(field, _)| field);
+        PodError::Unreadable { field: field.unwrap_or_else(|| "spec.template".into()), source }
+    })
 }
 
 /// Makes the runner the container's first process and the agent its child.

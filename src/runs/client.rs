@@ -67,7 +67,7 @@ impl Runs {
         let params = kube::api::ListParams::default().fields(&format!("spec.identity.jobName={}", job.name));
         let what = || format!("list AgentRuns of {}/{}", job.namespace, job.name);
         let found = self.api.list(&params).await.map_err(|e| StoreError::of(what(), e))?;
-        let mut runs: Vec<_> = found.items.into_iter().filter(|r| r.spec.identity.job_uid == job.uid).collect();
+        let mut runs: Vec<_> = found.items.into_iter().filter(|r| r.job() == *job && r.has_its_name()).collect();
         runs.sort_by_key(AgentRun::number);
         Ok(runs)
     }

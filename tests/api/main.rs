@@ -6,7 +6,11 @@
 
 mod admission;
 mod api_server;
+mod bad_cases;
+mod blast_radius;
 mod forged;
 mod harness;
 mod held;
 mod life;
+mod memory;
+mod zombie;

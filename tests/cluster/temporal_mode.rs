@@ -106,7 +106,7 @@ async fn kubectl_shows_it() {
 
     let describe = kubectl(&["describe", "aj", "hello", "-n", &ns]).expect("describe");
     let events = describe.split("Events:").nth(1).expect("events");
-    for reason in ["AttemptStarted", "Succeeded"] {
+    for reason in ["Started", "Succeeded"] {
         assert!(events.contains(reason), "no event {reason}: {events}");
     }
 }

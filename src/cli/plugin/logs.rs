@@ -173,8 +173,10 @@ where
             change = followed.changed(), if !over.get() => {
                 change?;
                 over.set(followed.is_over(run.number()));
-                // The rest is read, unless the container never started.
-                if over.get() && !began(session, pod).await {
+                // The rest is read, unless the container never started. The run is ready before the
+                // kubelet reports its container as running.
+                let registered = followed.runs.get(&run.number()).is_some_and(AgentRun::is_ready);
+                if over.get() && !registered && !began(session, pod).await {
                     return Ok(());
                 }
             }

@@ -17,6 +17,7 @@ pub(super) async fn run(context: Arc<Context>) {
     let mut since = Timestamp::now();
     loop {
         tokio::time::sleep(EVERY).await;
+        // Also forgets the jobs that are gone.
         let open = context.open_jobs();
         if open.is_empty() {
             continue;

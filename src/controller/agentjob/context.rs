@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, runtime::events};
+use kube::{Client, api::ObjectMeta, runtime::events};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{
     JobItem,
@@ -14,7 +15,7 @@ use super::{
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
-    api::{JobRef, SentRequest},
+    api::{JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
     platform::{metrics::Metrics, settings::Defaults},
     pods::{PodConfig, Pods},
@@ -35,14 +36,23 @@ pub(super) struct Context {
     pub recorder: events::Recorder,
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
+    /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
+    pub temporal_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 /// The in-memory state of a job. A process that starts without it gets the same results.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The job, while its workflow may be closed from outside.
-    pub open: Option<JobRef>,
+    /// The job.
+    pub job: Option<JobRef>,
+    /// Whether its workflow is open, so that it may be closed from outside.
+    pub open: bool,
+    /// The last signals to its workflow about a run: the run, how often in a row, and when.
+    pub told: Option<(i32, u32, Instant)>,
+    /// Why the next run can't be created.
+    pub blocked: Option<(Reason, String)>,
     /// The last request to its workflow, while it is not in the status yet.
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
@@ -61,6 +71,10 @@ pub(super) struct CreatedPod {
     pub at: Instant,
 }
 
+/// The interval of warnings about an object that koco ignores, and the number of objects for which it is tracked.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+const MOST_SAID: usize = 10_000;
+
 /// How long the watch may take to show a pod that was created.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
@@ -74,7 +88,7 @@ impl Memory {
 
 impl Context {
     pub fn new(parts: Parts, cluster: String, requeue: Requeue<JobItem>) -> Self {
-        let Parts { client, temporal, common, pods, defaults, metrics, .. } = parts;
+        let Parts { client, temporal, common, pods, defaults, metrics, settings, .. } = parts;
         let reporter = events::Reporter { controller: "koco".into(), instance: Some(common.identity.clone()) };
         Self {
             workflows: WorkflowStatusCache::new(temporal.clone(), requeue.clone()),
@@ -88,7 +102,9 @@ impl Context {
             runs: RunIndex::default(),
             pods: PodIndex::default(),
             requeue,
+            temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             memory: Mutex::default(),
+            said: Mutex::default(),
             client,
         }
     }
@@ -107,8 +123,21 @@ impl Context {
     }
 
     /// Changes the in-memory state of a job.
-    pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
-        change(self.memory.lock().entry(uid.into()).or_default());
+    pub fn remember(&self, job: &JobRef, change: impl FnOnce(&mut Memory)) {
+        let mut memory = self.memory.lock();
+        let entry = memory.entry(job.uid.clone()).or_default();
+        entry.job.get_or_insert_with(|| job.clone());
+        change(entry);
+    }
+
+    /// The watch has a pod, or its deletion: drops the record of its creation.
+    pub fn has_seen(&self, run_uid: &str, pod_uid: &str) {
+        let Some(job) = self.runs.job_of(run_uid) else { return };
+        if let Some(memory) = self.memory.lock().get_mut(&job.uid)
+            && memory.created.as_ref().is_some_and(|c| c.pod_uid == pod_uid)
+        {
+            memory.created = None;
+        }
     }
 
     /// Drops a job that has ended or is gone.
@@ -117,14 +146,27 @@ impl Context {
         self.workflows.forget(uid);
     }
 
+    /// Whether to warn about an object that koco ignores: at most once an interval.
+    pub fn may_say(&self, meta: &ObjectMeta) -> bool {
+        let (mut said, uid) = (self.said.lock(), meta.uid.clone().unwrap_or_default());
+        if said.get(&uid).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return false;
+        }
+        if said.len() >= MOST_SAID {
+            said.clear();
+        }
+        said.insert(uid, Instant::now());
+        true
+    }
+
     /// The jobs whose workflows may be closed from outside, by UID. Drops those that are gone.
     pub fn open_jobs(&self) -> HashMap<String, JobRef> {
-        let open: Vec<(String, JobRef)> =
-            self.memory.lock().iter().filter_map(|(uid, m)| Some((uid.clone(), m.open.clone()?))).collect();
-        let (there, gone): (Vec<_>, Vec<_>) = open.into_iter().partition(|(_, job)| self.jobs.has(job));
-        for (uid, _) in gone {
-            self.forget(&uid);
+        let known: Vec<(JobRef, bool)> =
+            self.memory.lock().values().filter_map(|m| Some((m.job.clone()?, m.open))).collect();
+        let (there, gone): (Vec<_>, Vec<_>) = known.into_iter().partition(|(job, _)| self.jobs.has(job));
+        for (job, _) in gone {
+            self.forget(&job.uid);
         }
-        there.into_iter().collect()
+        there.into_iter().filter(|(_, open)| *open).map(|(job, _)| (job.uid.clone(), job)).collect()
     }
 }

@@ -17,7 +17,10 @@ use super::{
     reconcile::now,
 };
 use crate::{
-    api::{AgentJob, AgentRun, DesiredState, Resolved, RunCommand, SentRequest, Termination, names},
+    api::{
+        AgentJob, AgentRun, DesiredState, JobRef, Reason, Resolved, RunCommand, SentRequest, Termination,
+        TerminationSource, names,
+    },
     controller::ControllerError,
     lifecycle,
     platform::{
@@ -26,7 +29,8 @@ use crate::{
     },
     pods::template,
     protocol::workflow::{
-        Request, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED, SIGNAL_RUNNER_READY,
+        Request, RunnerFailed, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED,
+        SIGNAL_RUNNER_READY,
     },
     runs::{self, NewRun},
     temporal::TemporalError,
@@ -40,8 +44,8 @@ pub(super) struct Target {
     pub whole: bool,
 }
 
-/// Carries out actions in their order.
-pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<(), ControllerError> {
+/// Carries out actions in their order. Returns whether all calls to Temporal succeeded.
+pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<bool, ControllerError> {
     let job = &target.job;
     let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
     let mut temporal_failed = false;
@@ -62,7 +66,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             action => temporal_failed = !temporal(job, context, action).await,
         }
     }
-    Ok(())
+    Ok(!temporal_failed)
 }
 
 fn resolved(job: &AgentJob, context: &Context) -> Resolved {
@@ -79,7 +83,16 @@ async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerE
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
     let job = &target.job;
     let run = runs::build(job, &resolved(job, context), new.clone())?;
-    let (run, _) = context.runs_in(&job.reference().namespace).create(&run).await?;
+    let of = job.reference();
+    let created = context.runs_in(&of.namespace).create(&run).await;
+    let blocked = match &created {
+        Err(e) if e.is_permanent() => Some((Reason::RunNameTaken, e.to_string())),
+        _ => None,
+    };
+    if context.memory(&of.uid).blocked != blocked {
+        context.remember(&of, |m| m.blocked = blocked);
+    }
+    let (run, _) = created?;
     context.runs.put(run.clone());
     // An existing run is handled by the next reconcile.
     if run.is_closed() || run.is_ready() {
@@ -104,14 +117,15 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
     let pods = context.pods_in(&job.reference().namespace);
     let made = match template::build(&job, run, &settings) {
         Ok(pod) => pods.create(pod, run.uid()).await,
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     };
     let runs = context.runs_in(&job.reference().namespace);
     let words = match made {
         Ok(made) => {
             context.metrics.pods_created.inc();
             let (run_uid, pod_uid) = (run.uid().to_string(), made.uid().to_string());
-            context.remember(job.uid(), |m| m.created = Some(CreatedPod { run_uid, pod_uid, at: Instant::now() }));
+            let created = CreatedPod { run_uid, pod_uid, at: Instant::now() };
+            context.remember(&job.reference(), |m| m.created = Some(created));
             None
         }
         Err(e) if e.is_permanent() => Some(e),
@@ -124,7 +138,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
             status.create_error.clone_from(&new);
             Ok(())
         });
-        context.runs.put(written.await?);
+        keep(context, run, written.await)?;
     }
     // Retried like any failure, with back-off.
     words.map_or(Ok(()), |e| Err(e.into()))
@@ -137,15 +151,29 @@ async fn command_run(
     state: DesiredState,
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
+    let known = run.command_generation();
     let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
         let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-        if told != state {
-            let generation = run.command_generation().saturating_add(1);
+        // A newer command may have been written: the next reconcile handles that. A cancel is final.
+        if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
+            let generation = known.saturating_add(1);
             spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
         }
         Ok(())
     });
-    context.runs.put(written.await?);
+    keep(context, run, written.await)
+}
+
+/// Stores a written run. If it was deleted, drops it from the cache, also if the watch has done so: the next reconcile
+/// handles that.
+fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, ControllerError>) -> Result<(), ControllerError> {
+    match written {
+        Ok(run) => context.runs.put(run),
+        Err(ControllerError::Store(StoreError::Gone { .. })) => {
+            context.runs.remove(run.uid());
+        }
+        Err(e) => return Err(e),
+    }
     Ok(())
 }
 
@@ -157,24 +185,22 @@ async fn close_run(
     guard: Guard,
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
+    let silent_since = run.status.as_ref().and_then(|s| s.unresponsive_since.clone());
     let written = runs.modify_status::<ControllerError, _>(run.clone(), |run, status| {
         let holds = match guard {
             Guard::None => true,
             Guard::NotReady => !run.is_ready(),
-            Guard::Unresponsive => status.unresponsive_since.is_some(),
+            // Not if there was contact in between.
+            Guard::Unresponsive => status.unresponsive_since.is_some() && status.unresponsive_since == silent_since,
         };
-        if holds {
+        // A run that has started meanwhile ends otherwise: derived again from the pod.
+        let derived = termination.source == TerminationSource::Kubelet;
+        if holds && !(derived && termination.started != run.may_have_started()) {
             status.termination = Some(termination.clone());
         }
         Ok(())
     });
-    match written.await {
-        Ok(run) => context.runs.put(run),
-        // It was deleted: the next reconcile handles that.
-        Err(ControllerError::Store(StoreError::Gone { .. })) => {}
-        Err(e) => return Err(e),
-    }
-    Ok(())
+    keep(context, run, written.await)
 }
 
 /// If the run exists after all, it is closed instead.
@@ -189,6 +215,10 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
 /// One call to Temporal. Returns whether it succeeded.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
+    let Ok(_slot) = context.temporal_slots.try_acquire() else { return *action == Action::QueryWorkflow };
+    if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { run, .. }) = action {
+        tell(context, &of, *run);
+    }
     let poll = || context.workflows.poll(of.clone(), workflow.clone());
     match action {
         Action::QueryWorkflow => {
@@ -211,7 +241,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
                     request: job.control_request().map(str::to_string),
                     time: Time(Timestamp::now()),
                 };
-                context.remember(&of.uid, |m| m.sent = Some(sent));
+                context.remember(&of, |m| m.sent = Some(sent));
                 context.workflows.reset_backoff(&of.uid);
                 poll();
             }
@@ -227,12 +257,21 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             taken(context, &of.uid, told)
         }
         Action::CompleteActivity(run) => {
+            tell(context, &of, run.number());
             let told = taken(context, &of.uid, context.temporal.complete(&workflow, run).await);
             poll();
             told
         }
         _ => true,
     }
+}
+
+/// Records that the workflow is signalled about a run.
+fn tell(context: &Context, job: &JobRef, run: i32) {
+    context.remember(job, |m| {
+        let times = m.told.filter(|(of, ..)| *of == run).map_or(0, |(_, times, _)| times);
+        m.told = Some((run, times.saturating_add(1), Instant::now()));
+    });
 }
 
 async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<(), TemporalError> {

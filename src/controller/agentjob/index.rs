@@ -63,6 +63,14 @@ impl RunIndex {
         Some(job)
     }
 
+    /// A run by its UID.
+    pub fn get(&self, uid: &str) -> Option<AgentRun> {
+        let inner = self.inner.lock();
+        let (job, number) = inner.jobs.get(uid)?;
+        let run = inner.by_job.get(&(job.namespace.clone(), job.uid.clone()))?.get(number)?;
+        (run.uid() == uid).then(|| run.clone())
+    }
+
     /// The job of a run.
     pub fn job_of(&self, run_uid: &str) -> Option<JobRef> {
         self.inner.lock().jobs.get(run_uid).map(|(job, _)| job.clone())
@@ -102,7 +110,12 @@ impl PodIndex {
             return self.remove(&view.uid).is_some();
         };
         let key = (namespace.to_string(), run);
-        inner.keys.insert(view.uid.clone(), key.clone());
+        if let Some(old) = inner.keys.insert(view.uid.clone(), key.clone()).filter(|old| *old != key)
+            && let Some(pods) = inner.by_run.get_mut(&old)
+        {
+            // Another owner.
+            pods.remove(&view.uid);
+        }
         let pods = inner.by_run.entry(key).or_default();
         let changed = pods.get(&view.uid) != Some(&view);
         pods.insert(view.uid.clone(), view);

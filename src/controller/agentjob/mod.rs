@@ -35,7 +35,7 @@ use super::{
 use crate::{
     api::{AgentJob, AgentRun, names},
     platform::watch::{Item, config, items},
-    pods::PodView,
+    pods::{PodView, ending},
 };
 
 use context::Context;
@@ -107,6 +107,14 @@ fn trim(item: &mut JobItem) {
 async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
     let client = context.client.clone();
     follow::<AgentRun>(client, namespace, None, synced, |change| match change {
+        Change::Applied(run) if !run.has_its_name() => {
+            foreign(
+                &context,
+                "AgentRun",
+                &run.metadata,
+                "an AgentRun that is not named as a run of its job is nobody's",
+            );
+        }
         Change::Applied(run) => {
             let job = run.job();
             orphans::look(&context, &run);
@@ -134,14 +142,22 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
     };
     follow::<Pod>(client, namespace, Some(ours), synced, |change| match change {
         Change::Applied(pod) => {
-            let view = PodView::of(&pod);
+            let (view, meta) = (PodView::of(&pod), &pod.metadata);
+            let run = view.run_uid.as_deref().and_then(|uid| context.runs.get(uid));
+            let is_of = |run: &AgentRun| run.metadata.namespace == meta.namespace && ending::is_pod_of(run, &view);
+            if run.is_some_and(|run| !is_of(&run)) {
+                return foreign(&context, "Pod", meta, "a pod that names an AgentRun as its owner is not that run's");
+            }
             let run = view.run_uid.clone();
-            if context.pods.put(pod.metadata.namespace.as_deref().unwrap_or_default(), view) {
+            context.has_seen(run.as_deref().unwrap_or_default(), &view.uid);
+            if context.pods.put(meta.namespace.as_deref().unwrap_or_default(), view) {
                 ask(run.as_deref());
             }
         }
         Change::Gone(meta) => {
-            let run = context.pods.remove(meta.uid.as_deref().unwrap_or_default());
+            let uid = meta.uid.as_deref().unwrap_or_default();
+            let run = context.pods.remove(uid);
+            context.has_seen(run.as_deref().unwrap_or_default(), uid);
             ask(run.as_deref());
         }
         Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, error),
@@ -149,9 +165,19 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
     .await;
 }
 
-/// Logs once for each version of an object that it can't be read and is skipped.
+/// Warns that an object can't be read and is skipped, at most once an interval, because each event costs a request.
 fn unreadable(context: &Arc<Context>, kind: &'static str, meta: &ObjectMeta, error: String) {
-    let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-    tracing::warn!(kind, namespace, name, error, "an object that can't be read");
-    publish::unreadable(context, kind, meta, &error);
+    if context.may_say(meta) {
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        tracing::warn!(kind, namespace, name, error, "an object that can't be read");
+        publish::unreadable(context, kind, meta, &error);
+    }
+}
+
+/// Warns, as rarely, that an object is not koco's although it looks like it.
+fn foreign(context: &Context, kind: &'static str, meta: &ObjectMeta, what: &'static str) {
+    if context.may_say(meta) {
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        tracing::warn!(kind, namespace, name, "{what}");
+    }
 }

@@ -1,7 +1,10 @@
 //! Observes a job's runs, pods and workflow: from the caches, and from the API server where a stale cache could cause
 //! an irreversible action.
 
-use super::{Context, plan::ObservedState};
+use super::{
+    Context,
+    plan::{ObservedState, Told},
+};
 use crate::{
     api::{AgentJob, AgentRun, ExecutionMode, names},
     controller::ControllerError,
@@ -19,6 +22,8 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
         started: snapshot.started,
         temporal_trouble: snapshot.trouble,
         sent: memory.sent.clone(),
+        told: memory.told.map(|(run, times, at)| Told { run, times, ago: at.elapsed() }),
+        blocked: memory.blocked.clone(),
         ..ObservedState::default()
     };
     let over = status.phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();
@@ -103,13 +108,22 @@ async fn find_previous_pod(
     if !to_come {
         return Ok(());
     }
-    let previous = observed.runs.iter().find(|r| r.number() == active - 1);
+    // Normally the previous run; any other if runs were created by hand.
+    let earlier = |p: &&PodView| observed.runs.iter().any(|r| r.number() < active && ending::is_pod_of(r, p));
+    if let Some(pod) = observed.pods.iter().filter(earlier).find(|p| !p.agent_ended()) {
+        observed.previous_pod = Some(pod.clone());
+        return Ok(());
+    }
+    // A tombstone never had a pod: the deleted run's pod is in the status.
+    let previous = observed.runs.iter().find(|r| r.number() == active - 1 && !r.spec.identity.tombstone);
     let cached = previous.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
     if let Some(pod) = cached {
         // That it has ended holds even if the cache is stale.
         observed.previous_pod = Some(pod.clone()).filter(|p| !p.agent_ended());
         return Ok(());
     }
+    // Of a run that was deleted, the job's status has the pod's name.
+    let previous = previous.filter(|run| !run.spec.identity.tombstone);
     let name = previous.map(|r| r.spec.identity.pod_name.clone()).or(status.runner_pod.clone());
     let Some(name) = name else { return Ok(()) };
     let found = context.pods_in(&job.reference().namespace).get(&name).await?;

@@ -18,7 +18,7 @@ use super::{
     publish,
 };
 use crate::{
-    api::{AgentJob, AgentJobStatus, ExecutionMode},
+    api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef},
     controller::ControllerError,
     platform::{metrics::Metrics, store},
 };
@@ -27,6 +27,8 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
 const COALESCE: Duration = Duration::from_secs(1);
+/// The wait before a failed call to Temporal is retried.
+const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn reconcile(
     item: Arc<JobItem>,
@@ -44,17 +46,21 @@ pub(super) async fn reconcile(
     context.metrics.reconciles.inc();
     context.metrics.reconcile_seconds.observe(began.elapsed().as_secs_f64());
     if done.is_ok() && context.memory(job.uid()).failures > 0 {
-        context.remember(job.uid(), |m| m.failures = 0);
+        context.remember(&job.reference(), |m| m.failures = 0);
     }
     done
 }
 
 pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc<Context>) -> controller::Action {
     let meta = kube::Resource::meta(&*item);
-    let uid = meta.uid.clone().unwrap_or_default();
-    context.remember(&uid, |m| m.failures = m.failures.saturating_add(1));
+    let job = JobRef {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+    };
+    context.remember(&job, |m| m.failures = m.failures.saturating_add(1));
     Metrics::count(&context.metrics.reconcile_errors, error.reason());
-    let failures = context.memory(&uid).failures;
+    let failures = context.memory(&job.uid).failures;
     if !error.is_conflict() || failures > 10 {
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
         tracing::warn!(namespace, name, %error, reason = error.reason(), failures, "reconcile");
@@ -71,9 +77,10 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         plan = decide(&target.job, &observed, context);
     }
     let before = |action: &&Action| action.follows_from_spec();
+    let mut taken = true;
     if plan.actions.iter().any(|a| before(&a)) {
         let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
-        execute::all(&target, context, &first).await?;
+        taken = execute::all(&target, context, &first).await?;
         // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
         let mut again = decide(&target.job, &observed, context);
@@ -82,8 +89,8 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     }
     let old = target.job.status.clone().unwrap_or_default();
     if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
-        execute::all(&target, context, &plan.actions).await?;
-        return Ok(requeue(Some(plan.requeue.map_or(wait, |r| r.min(wait)))));
+        taken &= execute::all(&target, context, &plan.actions).await?;
+        return Ok(requeue(sooner(plan.requeue, wait), taken));
     }
     let wrote = plan.status != old;
     if wrote {
@@ -93,15 +100,19 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         publish::transitions(context, &target.job, &plan.status, plan.events);
     }
     remember(&target.job, context, &plan.status, wrote);
-    execute::all(&target, context, &plan.actions).await?;
-    Ok(match plan.requeue {
-        // The write comes back through the watch.
-        Some(wait) if wait.is_zero() && wrote => controller::Action::await_change(),
-        wait => requeue(wait),
-    })
+    taken &= execute::all(&target, context, &plan.actions).await?;
+    // The write comes back through the watch.
+    let wait = plan.requeue.filter(|wait| !(wait.is_zero() && wrote));
+    Ok(requeue(wait, taken))
 }
 
-fn requeue(wait: Option<Duration>) -> controller::Action {
+fn sooner(a: Option<Duration>, b: Duration) -> Option<Duration> {
+    Some(a.map_or(b, |a| a.min(b)))
+}
+
+/// When to reconcile again: also after a failed call to Temporal.
+fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
+    let wait = if taken { wait } else { sooner(wait, TEMPORAL_AGAIN) };
     match wait {
         Some(wait) => controller::Action::requeue(wait.max(Duration::from_millis(10))),
         None => controller::Action::await_change(),
@@ -153,8 +164,8 @@ fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: b
     if status.phase.is_some_and(|p| p.is_terminal()) {
         return context.forget(job.uid());
     }
-    context.remember(job.uid(), |memory| {
-        memory.open = (temporal && status.workflow.is_some()).then(|| job.reference());
+    context.remember(&job.reference(), |memory| {
+        memory.open = temporal && status.workflow.is_some();
         if wrote {
             memory.written = Some(Instant::now());
             let recorded = status.control.as_ref().and_then(|c| c.sent.as_ref());

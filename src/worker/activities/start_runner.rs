@@ -213,7 +213,7 @@ impl Start<'_> {
         let pods = self.a.pods_in(&self.input.job);
         let made = match template::build(self.job, &run, &self.settings) {
             Ok(pod) => pods.create(pod, run.uid()).await,
-            Err(e) => Err(e.into()),
+            Err(e) => Err(e),
         };
         let words = match &made {
             Ok(made) => {

@@ -10,6 +10,7 @@
 //! deadline.
 
 pub mod api_proxy;
+pub mod by_hand;
 pub mod cluster;
 pub mod hold;
 pub mod kubelet;

@@ -5,20 +5,32 @@ use std::collections::HashMap;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
+use koco::platform::watch::items;
+use kube::{
+    Resource,
+    runtime::{WatchStreamExt, watcher},
+};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Kubelet, Runner, Test, player::play};
+use super::{
+    Kubelet, Runner, Test,
+    player::{Diary, play},
+};
 
 /// Plays while it is kept.
 pub struct Node {
+    /// What its agents did.
+    pub diary: Diary,
     task: JoinHandle<()>,
 }
 
 impl Node {
     pub fn automatic(test: &Test) -> Self {
-        let (client, kubelet, pods) = (test.client.clone(), Kubelet::of(test), test.pods());
+        let (client, kubelet, pods) =
+            (test.client.clone(), Kubelet::of(test), items::<Pod>(test.client.clone(), Some(&test.namespace)));
+        let diary = Diary::default();
+        let keep = diary.clone();
         let task = tokio::spawn(async move {
             let (mut pods_here, mut lives) = (HashMap::<String, Life>::new(), JoinSet::new());
             let mut events = watcher(pods, watcher::Config::default()).default_backoff().boxed();
@@ -26,10 +38,18 @@ impl Node {
                 let Ok(event) = event else { continue };
                 match event {
                     watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
+                        // Some tests make pods that can't be read.
+                        let Ok(pod) = pod.object else { continue };
                         let uid = pod.metadata.uid.clone().expect("a UID");
                         if !pods_here.contains_key(&uid) && may_start(&pod) {
                             let end = CancellationToken::new();
-                            let task = lives.spawn(live(client.clone(), kubelet.clone(), pod.clone(), end.clone()));
+                            let task = lives.spawn(live(
+                                client.clone(),
+                                kubelet.clone(),
+                                pod.clone(),
+                                end.clone(),
+                                keep.clone(),
+                            ));
                             pods_here.insert(uid.clone(), Life { end, task });
                         }
                         if pod.metadata.deletion_timestamp.is_some()
@@ -40,7 +60,7 @@ impl Node {
                     }
                     watcher::Event::Delete(pod) => {
                         // A forced deletion, without the kubelet.
-                        if let Some(life) = pods_here.remove(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                        if let Some(life) = pods_here.remove(pod.meta().uid.as_deref().unwrap_or_default()) {
                             life.task.abort();
                         }
                     }
@@ -48,7 +68,7 @@ impl Node {
                 }
             }
         });
-        Self { task }
+        Self { diary, task }
     }
 }
 
@@ -72,12 +92,12 @@ fn may_start(pod: &Pod) -> bool {
     !gated && !elsewhere && pod.metadata.deletion_timestamp.is_none() && spec.node_name.is_none()
 }
 
-async fn live(client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken) {
+async fn live(client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken, diary: Diary) {
     let name = pod.metadata.name.clone().expect("a name");
     kubelet.schedule(&name).await;
     kubelet.run(&name).await;
     let runner = Runner::in_pod(client, &pod).await;
-    let ended = play(runner, end.clone()).await;
+    let ended = play(runner, end.clone(), diary).await;
     kubelet.end(&name, &ended).await;
     end.cancelled().await;
     kubelet.remove(&name).await;

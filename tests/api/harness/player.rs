@@ -6,12 +6,13 @@
 //! | `succeed?ms=N` | leaves its inputs as its result, after N ms of activity |
 //! | `exit?code=3&ms=N` | exits |
 //! | `exit0-after?ms=N` | exits with 0, later; and at once with 0 when it is told to stop |
+//! | `fail-until?attempt=2&ms=N` | exits with 1 at once in earlier attempts, and succeeds in this one, after N ms |
 //! | `count`, `sleep`, ... | goes on until it is told to stop |
 //!
 //! The words are the test agent's, so that a test needs no other job for the cluster.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -55,15 +56,67 @@ fn plan(job: &Job) -> Plan {
         found.and_then(|(_, v)| v.parse::<u64>().ok())
     };
     let after = Some(Duration::from_millis(number("ms").unwrap_or(0)));
-    let well = succeeded(json!({ "inputs": job.inputs }));
+    // What nests too deeply to be read is no result either.
+    let inputs = job.inputs.read::<serde_json::Value>().unwrap_or_default();
+    let well = succeeded(json!({ "inputs": inputs }));
     match name {
-        "succeed" => Plan { after, end: well, ends_well: false },
+        "fail-until" if u64::try_from(job.attempt).is_ok_and(|n| n < number("attempt").unwrap_or(3)) => {
+            let end = failed(error_types::AGENT_FAILED, 1);
+            Plan { after: Some(Duration::ZERO), end, ends_well: false }
+        }
+        "succeed" | "fail-until" => Plan { after, end: well, ends_well: false },
         "exit0-after" => Plan { after, end: AgentEnd { result: None, ..well }, ends_well: true },
         "exit" => {
             let end = failed(error_types::AGENT_FAILED, number("code").unwrap_or(1) as i32);
             Plan { after, end, ends_well: false }
         }
         _ => Plan { after: None, end: well, ends_well: false },
+    }
+}
+
+/// What one agent did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The UID of its job.
+    pub job: String,
+    /// The number of its run.
+    pub run: i32,
+    /// Whether another of the job's agents lived when this one started.
+    pub beside: bool,
+    /// How it ended, if it has.
+    pub end: Option<LifeEnd>,
+}
+
+/// Why an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifeEnd {
+    ByItself,
+    /// It obeyed a command, to pause by eviction or to cancel.
+    Commanded,
+    /// Its pod was deleted, or a gateway told its runner to stop.
+    Stopped,
+}
+
+/// The agents that were started, in that order.
+#[derive(Clone, Default)]
+pub struct Diary(Arc<Mutex<Vec<Life>>>);
+
+impl Diary {
+    fn started(&self, runner: &Runner) -> usize {
+        let mut lives = self.0.lock().expect("the diary");
+        let job = runner.sender.job.uid.clone();
+        let beside = lives.iter().any(|l| l.job == job && l.end.is_none());
+        lives.push(Life { job, run: runner.sender.run, beside, end: None });
+        lives.len() - 1
+    }
+
+    fn ended(&self, life: usize, end: LifeEnd) {
+        self.0.lock().expect("the diary")[life].end = Some(end);
+    }
+
+    /// Those of a job.
+    pub fn of(&self, job_uid: &str) -> Vec<Life> {
+        self.0.lock().expect("the diary").iter().filter(|l| l.job == job_uid).cloned().collect()
     }
 }
 
@@ -78,10 +131,12 @@ struct Player {
     active: Duration,
     since: Option<Instant>,
     unconfirmed: bool,
+    diary: Diary,
+    life: Option<usize>,
 }
 
 /// Plays until the container ends. `terminate` is the kubelet's SIGTERM.
-pub async fn play(runner: Runner, terminate: CancellationToken) -> End {
+pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) -> End {
     let runner = Arc::new(runner);
     let job = tokio::select! {
         job = meet(&runner) => job,
@@ -99,6 +154,8 @@ pub async fn play(runner: Runner, terminate: CancellationToken) -> End {
         active: Duration::ZERO,
         since: None,
         unconfirmed: false,
+        diary,
+        life: None,
     };
     let (tell, news) = mpsc::unbounded_channel();
     let (stand, standing) = tokio::sync::watch::channel((RunnerState::Waiting, 0));
@@ -213,16 +270,22 @@ impl Player {
             };
             let again =
                 async { if self.unconfirmed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await } };
-            let ended = tokio::select! {
+            let (ended, why) = tokio::select! {
                 heard = news.recv() => match heard {
-                    Some(News::Message(order)) => self.take(order, &plan),
-                    Some(News::Gone) | None => Some((not_started(), false)),
+                    Some(News::Message(order)) => {
+                        let stops = matches!(order, ControlMessage::Stop { .. });
+                        (self.take(order, &plan), if stops { LifeEnd::Stopped } else { LifeEnd::Commanded })
+                    }
+                    Some(News::Gone) | None => (Some((not_started(), false)), LifeEnd::Stopped),
                 },
-                () = terminate.cancelled() => Some((self.terminated(), true)),
-                () = done => Some((plan.end.clone(), true)),
-                () = again => None,
+                () = terminate.cancelled() => (Some((self.terminated(), true)), LifeEnd::Stopped),
+                () = done => (Some((plan.end.clone(), true)), LifeEnd::ByItself),
+                () = again => (None, LifeEnd::ByItself),
             };
             if let Some((mut ending, report)) = ended {
+                if let Some(life) = self.life {
+                    self.diary.ended(life, why);
+                }
                 ending.active_millis = self.active().as_millis() as i64;
                 return (ending, report);
             }
@@ -288,6 +351,9 @@ impl Player {
 
     /// Into this state, which is to be confirmed.
     fn go(&mut self, state: RunnerState) {
+        if !self.started() && state != RunnerState::Waiting {
+            self.life = Some(self.diary.started(&self.runner));
+        }
         self.active = self.active();
         self.since = (state == RunnerState::Running).then(Instant::now);
         self.state = state;

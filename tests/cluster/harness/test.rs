@@ -37,7 +37,10 @@ impl Test {
     pub async fn new() -> Self {
         let cluster = cluster::get();
         let thread = std::thread::current().name().unwrap_or("test").to_string();
-        let name: String = thread.rsplit("::").next().unwrap_or("test").replace('_', "-").chars().take(40).collect();
+        // The module's name, too: two of them may have tests of the same name.
+        let mut parts: Vec<&str> = thread.rsplit("::").take(2).collect();
+        parts.reverse();
+        let name: String = parts.join("-").replace('_', "-").chars().take(52).collect();
         let name = name.trim_matches('-');
         let namespace = format!("t-{name}-{}", suffix());
         let folder = cluster.dev.join("log/tests");

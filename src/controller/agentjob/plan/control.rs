@@ -48,12 +48,14 @@ fn close_newest(view: &JobView<'_>) -> Option<Action> {
     }
 }
 
-/// How long the newest run's pod may still take to end.
+/// How long a pod of the job may still take to end.
 fn still_ending(view: &JobView<'_>) -> Option<Duration> {
-    let termination = view.termination().filter(|_| view.pod_may_run())?;
+    let runs_on = view.observed.pods.iter().chain(&view.observed.previous_pod).any(|p| !p.agent_ended());
+    let run = view.run.filter(|_| runs_on)?;
+    let closed = run.termination().map(|t| &t.time).or(run.metadata.creation_timestamp.as_ref())?;
     let limit = view.job.grace().saturating_add(CANCEL_MARGIN);
-    let waited = view.since(&termination.time);
-    let fate = view.run.zip(view.pod).map(|(run, pod)| collect::of_closed(run, pod, view.now()));
+    let waited = view.since(closed);
+    let fate = view.pod.map(|pod| collect::of_closed(run, pod, view.now()));
     let look = match fate {
         Some(Fate::Wait(left)) => left,
         _ => limit,

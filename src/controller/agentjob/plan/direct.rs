@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::{
     Action, Decision, Guard,
     control::{finish, phase_of_agent},
@@ -14,6 +16,7 @@ use super::{
 use crate::{
     api::{AgentRun, DesiredState, ErrorStatus, Phase, RetryStatus, StartGrant, TerminationSource},
     lifecycle::{self, Next, Upcoming},
+    pods::ending,
     protocol::error_types,
     runs::NewRun,
 };
@@ -24,6 +27,9 @@ const CANCEL_MARGIN: Duration = Duration::from_secs(30);
 const STILL_ENDING: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
+    if let Some(run) = view.run.filter(|run| view.old.active_run.is_none_or(|active| active < run.number())) {
+        return beyond_the_record(view, run);
+    }
     let Some(active) = view.old.active_run else { return first_run(view) };
     match view.run {
         None if view.observed.active_is_missing => {
@@ -36,6 +42,15 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
         Some(run) if !run.is_ready() => starting(view, run),
         Some(run) => running(view, run),
     }
+}
+
+/// There is a run beyond the status: the cluster's data was restored, or it was created by hand. Numbers are never
+/// reused, so the job continues from there.
+fn beyond_the_record(view: &JobView<'_>, run: &AgentRun) -> Decision {
+    let before = retry(view);
+    let attempts = before.attempts.max(run.spec.identity.attempt.saturating_sub(1));
+    let retry = Some(RetryStatus { attempts, ..before });
+    Decision { active_run: Some(run.number()), retry, ..Decision::unchanged(view) }.again(Duration::ZERO)
 }
 
 fn retry(view: &JobView<'_>) -> RetryStatus {
@@ -96,7 +111,10 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
     if let Some(pod) = &view.observed.previous_pod {
         let delete = Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
         let decision = unchanged.again(STILL_ENDING);
-        return if pod.deleting() { decision } else { decision.with(delete) };
+        // The pods of closed runs that exist are handled by `collect`.
+        let is_of = |run: &AgentRun| run.number() == number - 1 && ending::is_pod_of(run, pod);
+        let collected = view.observed.runs.iter().any(is_of);
+        return if pod.deleting() || collected { decision } else { decision.with(delete) };
     }
     let create = new_run(view, number, &retry);
     unchanged.with(create)
@@ -172,7 +190,11 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
     {
         return finish(view, Phase::Failed, Some(error));
     }
-    let after = lifecycle::after_run(&retry(view), run, &view.policy(), cancelled, view.now());
+    let retry = retry(view);
+    // The run in whose place a tombstone is had started if its attempt was counted.
+    let counted = view.old.attempt >= Some(lifecycle::upcoming(&retry).attempt);
+    let started = run.may_have_started() || (run.spec.identity.tombstone && counted);
+    let after = lifecycle::after_run(&retry, run, started, &view.policy(), cancelled, view.now());
     match after.next {
         Next::Succeed => finish(view, Phase::Succeeded, None),
         Next::Fail(error) => finish(view, Phase::Failed, Some(error)),
@@ -183,11 +205,16 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
                 DesiredState::Paused if heard || !view.pod_may_run() => Phase::Paused,
                 _ => waiting_phase(&after.retry),
             };
+            // The pending time of a run that never started continues with the next one, without the back-off between
+            // them.
+            let back_off = after.retry.retry_after.as_ref().map(|at| view.until(at)).unwrap_or_default();
+            let pending_since = view.old.pending_since.clone().filter(|_| !started);
             Decision {
                 phase,
                 active_run: Some(run.number().saturating_add(1)),
                 error: after.error.or(view.old.error.clone()),
                 retry: Some(after.retry),
+                pending_since: pending_since.map(|since| Time(since.0.saturating_add(back_off).unwrap_or(since.0))),
                 ..Decision::unchanged(view)
             }
             .again(Duration::ZERO)

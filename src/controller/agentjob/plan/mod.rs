@@ -55,6 +55,10 @@ pub struct ObservedState {
     pub started: Option<String>,
     /// The last request to the workflow, if that is not in the status yet.
     pub sent: Option<SentRequest>,
+    /// The last signals to the workflow about a run.
+    pub told: Option<Told>,
+    /// Why the next run can't be created, if a user or administrator must fix that.
+    pub blocked: Option<(Reason, String)>,
     /// Why the last call to Temporal failed, if so.
     pub temporal_trouble: Option<(Reason, String)>,
 }
@@ -70,6 +74,17 @@ pub struct WorkflowSnapshot {
     pub run_id: Option<String>,
     /// There is no such workflow.
     pub missing: bool,
+}
+
+/// The controller's signals to a workflow about a run: that its runner is ready, that it failed, how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The run.
+    pub run: i32,
+    /// How often, in a row.
+    pub times: u32,
+    /// How long ago the last time was.
+    pub ago: Duration,
 }
 
 /// The context that all jobs share.
@@ -93,7 +108,7 @@ pub enum Guard {
     None,
     /// While its runner has not registered.
     NotReady,
-    /// While a gateway still says that it is unresponsive.
+    /// While it is still recorded as unresponsive since the same time.
     Unresponsive,
 }
 

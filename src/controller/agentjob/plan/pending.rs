@@ -37,11 +37,11 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     if view.pod.is_some_and(|p| p.gated) || view.is_held() {
         return Pending { blocked, requeue, ..Pending::default() };
     }
-    // The first run counts from its creation; later ones go on counting.
-    if view.run.is_none() && view.old.pending_since.is_none() {
-        return Pending { blocked, requeue, ..Pending::default() };
+    // The time-out runs from the pod's creation.
+    if view.pod.is_none() {
+        return Pending { since: view.old.pending_since.clone(), blocked, timed_out: None, requeue };
     }
-    let created = view.run.and_then(|r| r.metadata.creation_timestamp.clone());
+    let created = view.pod.and_then(|p| p.created.clone());
     let seen_before = view.old.runner_pod.is_some();
     // The first run counts from its creation, one whose gate was lifted, or that was resumed, from now.
     let since = view.old.pending_since.clone();
@@ -65,6 +65,9 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
 
 /// Why the newest run's pod is not running.
 fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
+    if let Some((reason, message)) = &view.observed.blocked {
+        return Some((reason.clone(), message.clone()));
+    }
     let run = view.run.filter(|r| !r.is_closed())?;
     if let Some(words) = run.status.as_ref().and_then(|s| s.create_error.as_ref()) {
         return Some((Reason::PodRefused, format!("the API server refused the pod: {words}")));
@@ -80,7 +83,8 @@ pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>
     let closed = view.observed.runs.iter().filter(of_closed);
     let left = closed.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
     let left = left.chain(&view.observed.previous_pod).filter(|p| !p.agent_ended());
-    let (pod, by): (&PodView, &Time) = left.filter_map(|p| Some((p, p.deletion_deadline.as_ref()?))).next()?;
+    let due = left.filter_map(|p| Some((p, p.deletion_deadline.as_ref()?)));
+    let (pod, by): (&PodView, &Time) = due.min_by_key(|(_, by)| by.0)?;
     let late = view.since(by);
     if late < PATIENCE {
         return Some((None, Some(view.until(by) + PATIENCE - late)));

@@ -14,17 +14,21 @@ use crate::{
         AgentRun, DesiredState, ErrorStatus, Phase, Reason, SentRequest, TerminationSource, TerminationType,
         WorkflowStatus, names,
     },
+    lifecycle,
     protocol::{
         error_types,
-        workflow::{Input, Progress, Request, RunnerFailed, Stage},
+        workflow::{Input, Progress, Request, RunnerFailed, Stage, StatusAnswer},
     },
     temporal::Closed,
 };
 
 /// The wait before a failed call to Temporal is retried.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a gateway may take to signal the workflow before the controller does it, too.
+/// How long a gateway may take to signal the workflow before the controller does it, too; and the first wait before the
+/// controller repeats it.
 const DELIVERY: Duration = Duration::from_secs(5);
+/// The longest wait before a signal is repeated.
+const LONGEST: Duration = Duration::from_secs(600);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
     let unchanged = Decision { active_run: view.active_run(), ..Decision::unchanged(view) };
@@ -332,6 +336,23 @@ fn tell(view: &JobView<'_>) -> Tell {
     }
 }
 
+/// Whether a signal about a run may be sent now, or how long to wait: with back-off, because signals pile up while no
+/// worker runs.
+fn due(view: &JobView<'_>, run: i32) -> Result<(), Duration> {
+    let Some(told) = view.observed.told.filter(|t| t.run == run) else { return Ok(()) };
+    let wait = DELIVERY.saturating_mul(1 << told.times.saturating_sub(1).min(16)).min(LONGEST);
+    wait.checked_sub(told.ago).filter(|left| !left.is_zero()).map_or(Ok(()), Err)
+}
+
+/// Sends signals about a run if they are due, and queries the workflow.
+fn signal_again(view: &JobView<'_>, run: i32, actions: Vec<Action>, tell: Tell) -> Tell {
+    let (actions, wait) = match due(view, run) {
+        Ok(()) => (actions.into_iter().chain([Action::QueryWorkflow]).collect(), DELIVERY),
+        Err(left) => (vec![], left),
+    };
+    Tell { actions, requeue: super::sooner(tell.requeue, Some(wait)), ..tell }
+}
+
 /// A granted run has ended: completes the activity if no other role has done so.
 fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     let waits = view.answer().is_none_or(|s| {
@@ -348,24 +369,27 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
             Tell { requeue, ..tell }
         }
         // Repeated for as long as the activity seems pending.
-        _ => Tell { actions: vec![complete], requeue: super::sooner(tell.requeue, Some(DELIVERY)), ..tell },
+        _ => signal_again(view, run.number(), vec![complete], tell),
     }
 }
 
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
-    let pending = pending::of(view);
-    let fatal = pending.timed_out.is_some();
+    // The pending time continues with the next run: `timeouts.pending` covers all runs that end before they start.
+    let tell = Tell { pending_since: view.old.pending_since.clone().filter(|_| !view.is_held()), ..tell };
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
-    let error = pending.timed_out.or_else(|| view.run_error()).unwrap_or_else(unknown);
+    let error = view.run_error().unwrap_or_else(unknown);
+    // The workflow has its error: the signal was received.
+    let taken =
+        |s: &StatusAnswer| s.run == run.number() && (s.status == Stage::Retrying || s.error.as_ref() == Some(&error));
+    if view.answer().is_some_and(taken) {
+        return tell;
+    }
+    let fatal = error.kind == error_types::PENDING_TIMEOUT;
     let failed = RunnerFailed { run: run.number(), error, fatal };
     // Whether a deleted run was granted only the workflow knows.
     let granted = run.spec.identity.tombstone.then(|| Action::CompleteActivity(Box::new(run.clone())));
-    Tell {
-        actions: [Action::RunnerFailed(failed)].into_iter().chain(granted).collect(),
-        requeue: super::sooner(tell.requeue, Some(RETRY)),
-        blocked: pending.blocked,
-        pending_since: pending.since,
-    }
+    let actions = [Action::RunnerFailed(failed)].into_iter().chain(granted).collect();
+    signal_again(view, run.number(), actions, tell)
 }
 
 fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
@@ -376,18 +400,19 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         return match since < DELIVERY {
             _ if held => tell,
             true => Tell { requeue: super::sooner(tell.requeue, Some(DELIVERY - since)), ..tell },
-            false => Tell {
-                actions: vec![Action::RunnerReady(run.number())],
-                requeue: super::sooner(tell.requeue, Some(RETRY)),
-                ..tell
-            },
+            false => signal_again(view, run.number(), vec![Action::RunnerReady(run.number())], tell),
         };
     }
     let pending = pending::of(view);
-    let failed = |error| RunnerFailed { run: run.number(), error, fatal: true };
+    // Signalled once that is recorded, so that a stale cache fails no ready run.
+    let close = pending.timed_out.map(|error| Action::CloseRun {
+        termination: Box::new(lifecycle::koco(run, &error.kind, error.message, view.now())),
+        run: Box::new(run.clone()),
+        guard: Guard::NotReady,
+    });
     Tell {
-        actions: pending.timed_out.map(|e| Action::RunnerFailed(failed(e))).into_iter().collect(),
-        requeue: super::sooner(pending.requeue, tell.requeue),
+        requeue: super::sooner(pending.requeue, close.as_ref().map(|_| Duration::ZERO)).or(tell.requeue),
+        actions: close.into_iter().collect(),
         blocked: pending.blocked,
         pending_since: pending.since,
     }

@@ -139,8 +139,25 @@ fn the_next_run_waits_for_back_off_pause_and_the_pod_before_it() {
     assert_eq!((created(&held), held.status.phase), (vec![], Some(Phase::Paused)));
     let previous_pod = Some(pod(1, AgentContainer::Running));
     let blocked = ObservedState { previous_pod, ..observed(&before, &[]) };
-    let waits = decide(&job(json!({}), due), &blocked);
+    let waits = decide(&job(json!({}), due.clone()), &blocked);
+    assert_eq!((created(&waits), waits.actions.contains(&delete(1))), (vec![], false), "it is about to end by itself");
+    let orphaned = ObservedState { runs: vec![], ..blocked };
+    let waits = decide(&job(json!({}), due), &orphaned);
     assert_eq!((created(&waits), waits.actions.contains(&delete(1))), (vec![], true));
+}
+
+#[test]
+fn the_pending_clock_ends_with_a_start_and_stands_still_in_the_back_off() {
+    let since = |over: Value| {
+        let pending = json!({ "phase": "Pending", "pendingSince": "2026-01-01T00:59:30Z" });
+        let plan = decide(&job(json!({}), merged(active(1), pending)), &observed(&[run(1, over)], &[]));
+        (plan.status.active_run, plan.status.pending_since.map(|t| t.0.to_string()))
+    };
+    assert_eq!(since(ended("Failed", Some("AgentFailed"), "Runner")), (Some(2), None));
+    let mut never = granted();
+    never["status"] = json!({ "termination": { "type": "Failed", "source": "Kubelet", "time": NOW, "started": false,
+        "error": { "type": "NotStarted", "message": "m" } } });
+    assert_eq!(since(never), (Some(2), Some("2026-01-01T00:59:31Z".into())), "a second of back-off");
 }
 
 #[test]
@@ -177,12 +194,18 @@ fn a_cancel_closes_the_run_before_the_job_ends() {
 
 #[test]
 fn a_run_deleted_by_hand_gets_a_tombstone_and_counts_as_a_deleted_pod() {
-    let running = job(json!({}), merged(active(1), json!({ "runnerPod": "a-1", "runnerPodUID": "p1" })));
+    let recorded = json!({ "runnerPod": "a-1", "runnerPodUID": "p1", "attempt": 1 });
+    let running = job(json!({}), merged(active(1), recorded));
     let missing = ObservedState { active_is_missing: true, ..ObservedState::default() };
     assert_eq!(decide(&running, &missing).actions, [Action::CreateTombstone { number: 1, attempt: 1 }]);
     let tombstone = run(1, json!({ "spec": { "identity": { "tombstone": true } } }));
     let plan = decide(&running, &observed(&[tombstone], &[]));
     assert_eq!((plan.status.active_run, plan.status.error.unwrap().kind), (Some(2), "Disrupted".to_string()));
+    assert_eq!(plan.status.retry.unwrap().attempts, 1, "it had started");
+    assert_eq!(plan.status.runner_pod.as_deref(), Some("a-1"), "which has to end before the next");
+    let never = job(json!({}), active(1));
+    let tombstone = run(1, json!({ "spec": { "identity": { "tombstone": true } } }));
+    assert_eq!(decide(&never, &observed(&[tombstone], &[])).status.retry.unwrap().attempts, 0);
 }
 
 #[test]

@@ -174,6 +174,50 @@ fn a_workflow_that_missed_its_runner_is_told_again() {
 }
 
 #[test]
+fn the_same_is_told_ever_less_often_and_not_once_it_was_taken() {
+    let failed = json!({ "status": { "termination": { "type": "Failed", "source": "Kubelet", "time": NOW, "started": false,
+        "error": { "type": "NotStarted", "message": "m" } } } });
+    let job = temporal("Running", 1, Some(("Running", "1")), json!({ "activeRun": 1, "phase": "Pending" }));
+    let plan = |told: Option<Told>, change: fn(&mut StatusAnswer)| {
+        let mut state = ObservedState { runs: vec![run(1, failed.clone())], told, ..answering("Running", "1") };
+        let answer = state.answer.as_mut().unwrap().status.as_mut().unwrap();
+        answer.status = Stage::Pending;
+        change(answer);
+        let plan = decide(&job, &state);
+        (plan.actions.iter().any(|a| matches!(a, Action::RunnerFailed(_))), plan.requeue)
+    };
+    let told = |times, ago| Some(Told { run: 1, times, ago: Duration::from_secs(ago) });
+    assert!(plan(None, |_| {}).0);
+    let mut pending = job.clone();
+    pending.status.as_mut().unwrap().pending_since = Some(Time(Timestamp::UNIX_EPOCH));
+    let state = ObservedState { runs: vec![run(1, failed.clone())], ..answering("Running", "1") };
+    assert!(decide(&pending, &state).status.pending_since.is_some(), "one clock for all that never start");
+    assert_eq!(plan(told(1, 2), |_| {}), (false, Some(Duration::from_secs(3))));
+    assert!(plan(told(1, 5), |_| {}).0);
+    assert!(!plan(told(4, 30), |_| {}).0);
+    assert!(plan(told(99, 600), |_| {}).0, "but never less often than every ten minutes");
+    assert!(!plan(None, |a| a.status = Stage::Retrying).0, "it was taken");
+    let held = |a: &mut StatusAnswer| {
+        (a.status, a.error) = (Stage::Held, Some(ErrorStatus { kind: "NotStarted".into(), message: "m".into() }));
+    };
+    assert!(!plan(None, held).0, "it was taken, and a pause holds the next");
+}
+
+#[test]
+fn a_pending_timeout_is_on_record_before_the_workflow_hears_of_it() {
+    let pending = json!({ "activeRun": 1, "pendingSince": "2026-01-01T00:00:00Z", "phase": "Pending" });
+    let job = temporal("Running", 1, Some(("Running", "1")), pending);
+    let waiting = observed(&[run(1, json!({}))], &[pod(1, AgentContainer::Waiting)]);
+    let first = decide(&job, &ObservedState { runs: waiting.runs, pods: waiting.pods, ..answering("Running", "1") });
+    assert!(first.actions.iter().any(|a| matches!(a, Action::CloseRun { guard: Guard::NotReady, .. })));
+    assert!(!first.actions.iter().any(|a| matches!(a, Action::RunnerFailed(_))));
+    let closed = json!({ "status": { "termination": { "type": "Failed", "source": "Koco", "time": NOW, "started": false,
+        "error": { "type": "PendingTimeout", "message": "m" } } } });
+    let second = decide(&job, &ObservedState { runs: vec![run(1, closed)], ..answering("Running", "1") });
+    assert!(second.actions.iter().any(|a| matches!(a, Action::RunnerFailed(f) if f.fatal)));
+}
+
+#[test]
 fn a_workflow_closed_from_outside_ends_the_job_only_after_its_run() {
     let job = with_agent("Running", 1, ("Running", "1"));
     let closed = |over: Value| {

@@ -1,0 +1,161 @@
+//! What a person does past koco: objects made and changed with kubectl, and what koco then says about them.
+
+use k8s_openapi::api::core::v1::{Event, Pod};
+use koco::{
+    api::{AgentRun, ErrorStatus, Phase, RunnerState, Termination, TerminationSource, TerminationType, names},
+    protocol::runner::ControlMessage,
+};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    DEADLINE, Job, Kubelet, Runner, Test,
+    cluster::feed,
+    job::pod_name,
+    runner::{Refused, succeeded},
+    within,
+};
+
+/// The pod of the job's run of that number, with an agent that has started, and its runner.
+pub async fn started(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner) {
+    let pod = job.pod(run).await;
+    let name = pod_name(&pod);
+    kubelet.schedule(&name).await;
+    kubelet.run(&name).await;
+    let runner = Runner::of(job.test, &pod).await;
+    runner.welcome().await;
+    assert!(matches!(runner.messages().await.expect("a stream").grant().await, ControlMessage::Grant { .. }));
+    runner.confirm(RunnerState::Running, 0, None).await.expect("204");
+    job.phase(Phase::Running).await;
+    (pod, runner)
+}
+
+/// Its agent ends with this result, and the job with it.
+pub async fn succeeds(kubelet: &Kubelet, job: &Job<'_>, pod: &Pod, runner: &Runner, result: Value) {
+    runner.outcome(0, succeeded(result.clone())).await.expect("204");
+    kubelet.end(&pod_name(pod), &super::kubelet::End::exit(0, None)).await;
+    assert_eq!(job.phase(Phase::Succeeded).await.result, Some(result.into()));
+}
+
+/// Waits until the gateway has no use for this runner any more.
+pub async fn dismissed(runner: &Runner) {
+    within(DEADLINE, &format!("the runner in {} to be sent away", runner.pod), async || {
+        match runner.heartbeat(RunnerState::Running, 0).await {
+            // A tombstone is not its run.
+            Err(Refused::Code(403 | 410, reason)) => Ok(reason),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Creates what the text says, as it is: our types, and what limits they have, are not asked.
+pub fn create(test: &Test, json: &str) {
+    let made = feed(&test.cluster.dev, "kubectl", &["create", "-n", &test.namespace, "-f", "-"], json.as_bytes());
+    made.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Writes into the status of an object, past our types.
+pub fn patch_status(test: &Test, kind: &str, name: &str, status: Value) {
+    let (patch, dev) = (json!({ "status": status }).to_string(), &test.cluster.dev);
+    let args = ["patch", kind, name, "-n", &test.namespace, "--subresource=status", "--type=merge", "--patch-file"];
+    let file = dev.join(format!("data/tests/patch-{}-{name}.json", test.namespace));
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&file, patch).expect("a file");
+    let path = file.display().to_string();
+    feed(dev, "kubectl", &[args.as_slice(), &[&path]].concat(), b"").unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// The events about an object of that name, for this reason.
+pub async fn events(test: &Test, name: &str, reason: &str) -> Vec<Event> {
+    let api: Api<Event> = Api::namespaced(test.client.clone(), &test.namespace);
+    let params = ListParams::default().fields(&format!("involvedObject.name={name},reason={reason}"));
+    api.list(&params).await.expect("events").items
+}
+
+/// Waits for such an event.
+pub async fn event(test: &Test, name: &str, reason: &str) -> Event {
+    let what = format!("an event {reason} about {name}");
+    within(DEADLINE, &what, async || events(test, name, reason).await.pop().ok_or("none")).await
+}
+
+/// The lines of the roles' logs in which all of these words are.
+pub fn logged(test: &Test, words: &[&str]) -> Vec<String> {
+    let log = std::fs::read_to_string(&test.log).expect("the log");
+    log.lines().filter(|line| words.iter().all(|w| line.contains(w))).map(str::to_string).collect()
+}
+
+/// Changes something that means nothing, so that everybody who watches looks at the job again.
+pub async fn touch(job: &Job<'_>, word: &str) {
+    job.patch(json!({ "metadata": { "annotations": { "example.com/touched": word } } })).await;
+}
+
+/// A run of a job as koco would create it: under its name, owned by its job.
+pub fn run_of(job: &Job<'_>, number: i32, attempt: i32) -> AgentRun {
+    let mode = "Direct";
+    serde_json::from_value(json!({
+        "apiVersion": names::API_VERSION, "kind": "AgentRun",
+        "metadata": {
+            "name": names::run(&job.name, &job.uid, number), "namespace": job.test.namespace,
+            "labels": {
+                names::LABEL_JOB_UID: job.uid, names::LABEL_JOB_NAME: job.name,
+                names::LABEL_RUN_NUMBER: number.to_string(),
+            },
+            "ownerReferences": [{
+                "apiVersion": names::API_VERSION, "kind": "AgentJob", "name": job.name, "uid": job.uid,
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": { "identity": {
+            "jobName": job.name, "jobUID": job.uid, "number": number, "attempt": attempt,
+            "podName": names::pod(&job.name, &job.uid, number, "byhnd"), "executionMode": mode, "heartbeat": "30s",
+        } },
+    }))
+    .expect("a run")
+}
+
+/// Creates a run by hand, closed if it has an end.
+pub async fn create_run(api: &Api<AgentRun>, run: &AgentRun, end: Option<Termination>) -> AgentRun {
+    let made = api.create(&PostParams::default(), run).await.expect("a run");
+    let Some(end) = end else { return made };
+    let patch = Patch::Merge(json!({ "status": { "termination": end } }));
+    api.patch_status(made.name(), &PatchParams::default(), &patch).await.expect("an end")
+}
+
+/// An end that a run may have on record.
+pub fn end(kind: TerminationType) -> Termination {
+    let time = "2026-01-01T00:00:00Z";
+    let failed = (kind == TerminationType::Failed)
+        .then(|| ErrorStatus { kind: "ByHand".into(), message: "somebody said so".into() });
+    let result = (kind == TerminationType::Succeeded).then(|| json!("forged").into());
+    let mut end: Termination = serde_json::from_value(json!({
+        "type": kind, "source": TerminationSource::Runner, "time": time, "started": true,
+    }))
+    .expect("an end");
+    (end.error, end.result) = (failed, result);
+    end
+}
+
+/// A pod that somebody else makes, with koco's labels and this owner.
+pub fn foreign_pod(job: &Job<'_>, name: &str, owner: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": {
+                names::LABEL_JOB_UID: job.uid, names::LABEL_JOB_NAME: job.name, names::LABEL_RUN_NUMBER: "1",
+                names::LABEL_COMPONENT: names::RUNNER_COMPONENT,
+            },
+            // The garbage collector would take some of them away before anybody has seen them.
+            "finalizers": ["example.com/stays"],
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "restartPolicy": "Never", "nodeSelector": { "example.com/no": "node" },
+            "containers": [{ "name": "agent", "image": "localhost/busybox:none" }],
+        },
+    })
+}

@@ -202,9 +202,8 @@ fn the_usual_words_are_used() {
             let comment = line.split_once("//").map_or("", |(_, comment)| comment).to_lowercase();
             let words: Vec<&str> = comment.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             let found = anywhere.iter().filter(|(word, _)| line.contains(word) && !line.contains("rename = "));
-            for (word, usual) in found.chain(in_comments.iter().filter(|(word, _)| words.contains(word))) {
-                panic!("{}:{}: \"{word}\": say {usual}", path.display(), n + 1);
-            }
+            let found: Vec<_> = found.chain(in_comments.iter().filter(|(word, _)| words.contains(word))).collect();
+            assert!(found.is_empty(), "{}:{}: (word, usual word) {found:?}", path.display(), n + 1);
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::{
     api::{AgentRun, ErrorStatus, PausePolicy, RawJson, Termination, TerminationSource, TerminationType, depth},
     protocol::{
         error_types,
-        runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result, result_digest},
+        runner::{
+            AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result, cut_text, result_digest,
+        },
     },
 };
 
@@ -110,16 +112,7 @@ impl Termination {
 }
 
 fn limited(error: &ErrorStatus) -> ErrorStatus {
-    ErrorStatus { kind: cut(&error.kind, MAX_TYPE_BYTES), message: cut(&error.message, MAX_MESSAGE_BYTES) }
-}
-
-/// Cuts a text to `limit` bytes at most, at a character boundary.
-fn cut(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.into();
-    }
-    let end = (0..=limit).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    text[..end].into()
+    ErrorStatus { kind: cut_text(&error.kind, MAX_TYPE_BYTES), message: cut_text(&error.message, MAX_MESSAGE_BYTES) }
 }
 
 /// The time from the agent's start to now, human-readable; `None` without a grant.

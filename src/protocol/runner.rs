@@ -246,6 +246,12 @@ pub fn result_digest(text: &str) -> Value {
     json!({ "truncated": true, "size": text.len(), "digest": digest })
 }
 
+/// Cuts a text to `limit` bytes at most, at a character boundary.
+pub fn cut_text(text: &str, limit: usize) -> String {
+    let end = (0..=limit.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[..end].into()
+}
+
 /// The body of every error response.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ErrorResponse {

@@ -7,7 +7,7 @@ use crate::{
     api::{Acknowledged, AgentRun, AgentRunStatus, ExecutionMode, RunnerState},
     gateway::server::Refusal,
     lifecycle,
-    protocol::runner::{EndReport, MAX_MESSAGE_BYTES},
+    protocol::runner::{EndReport, MAX_MESSAGE_BYTES, cut_text},
 };
 
 /// A runner's reported state.
@@ -125,13 +125,9 @@ pub fn is_recorded(run: &AgentRun, report: &EndReport, now: &Time) -> Result<(),
     if recorded.kind == claimed.kind { Ok(()) } else { Err(Refusal::OtherOutcome) }
 }
 
-/// At most [`MAX_MESSAGE_BYTES`] of a runner's text, at a character boundary.
+/// At most [`MAX_MESSAGE_BYTES`] of a runner's text.
 pub fn cut(text: &str) -> String {
-    if text.len() <= MAX_MESSAGE_BYTES {
-        return text.into();
-    }
-    let end = (0..=MAX_MESSAGE_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    text[..end].into()
+    cut_text(text, MAX_MESSAGE_BYTES)
 }
 
 #[cfg(test)]

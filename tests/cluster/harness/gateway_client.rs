@@ -56,5 +56,5 @@ pub fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
 /// The sender of a runner's requests.
 pub fn sender(job: &Job<'_>, run: i32) -> Sender {
     let job = koco::api::JobRef { namespace: job.test.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() };
-    Sender { job, run: run }
+    Sender { job, run }
 }

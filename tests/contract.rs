@@ -180,3 +180,30 @@ fn durations_are_written_as_kubernetes_writes_them() {
     assert_eq!(two.get().as_secs(), 5400);
     assert_eq!(serde_json::to_value(koco::api::Seconds::from(std::time::Duration::from_millis(1500))).unwrap(), "1.5s");
 }
+
+/// Words that no comment of `src/` may use, with the usual ones. The first list also holds outside of comments.
+#[test]
+fn the_usual_words_are_used() {
+    let anywhere =
+        [("silentSince", "unresponsiveSince"), ("setbacks", "start_failures"), ("forgiven", "ignored_disruptions")];
+    let in_comments = [
+        ("epoch", "run"),
+        ("permit", "grant"),
+        ("claim", "AgentRun"),
+        ("offer", "binding"),
+        ("wish", "desired state"),
+        ("bell", "channel"),
+        ("deaf", "liveness window"),
+        ("nobody", "which role or user is meant"),
+        ("whoever", "which role or user is meant"),
+    ];
+    for path in sources(&root().join("src")) {
+        for (n, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let comment = line.split_once("//").map_or("", |(_, comment)| comment).to_lowercase();
+            let words: Vec<&str> = comment.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let found = anywhere.iter().filter(|(word, _)| line.contains(word) && !line.contains("rename = "));
+            let found: Vec<_> = found.chain(in_comments.iter().filter(|(word, _)| words.contains(word))).collect();
+            assert!(found.is_empty(), "{}:{}: (word, usual word) {found:?}", path.display(), n + 1);
+        }
+    }
+}

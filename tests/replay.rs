@@ -1,5 +1,5 @@
-//! Workflow code must replay what older releases have begun: the histories in tests/histories were recorded from real runs
-//! (`make record-histories`). One that no longer replays is a job that would be stuck after an upgrade.
+//! Workflow code must replay what older releases have begun: the histories in tests/histories were recorded from real
+//! runs (`make record-histories`). One that no longer replays is a job that would be stuck after an upgrade.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -46,7 +46,7 @@ async fn every_recorded_history_replays() {
     println!("{} histories", recorded.len());
 }
 
-/// A history that our code would not have made must be noticed, or the test above proves nothing.
+/// A history that the code can't have produced must fail, or the test above proves nothing.
 #[tokio::test]
 async fn a_history_of_other_code_is_noticed() {
     let json = String::from_utf8(recorded()["two-failures-then-success"].clone()).unwrap();

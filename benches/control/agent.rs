@@ -18,7 +18,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Finds it by its program and the pod's UID in its cgroup, both of which anybody may read.
+    /// Finds it by its program and the pod's UID in its cgroup, both of which are world-readable.
     pub fn of(pod_uid: &str) -> anyhow::Result<Self> {
         for entry in fs::read_dir("/proc")? {
             let path = entry?.path();
@@ -31,14 +31,14 @@ impl Agent {
         bail!("no process of the agent on this machine: is the node another one?")
     }
 
-    /// Whether it stands still.
+    /// Whether it is stopped.
     fn stopped(&self) -> anyhow::Result<bool> {
         let stat = fs::read_to_string(&self.stat).context("the agent's process")?;
         let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat")?;
         Ok(rest.trim_start().starts_with(['T', 't']))
     }
 
-    /// Watches, on a thread of its own from now on, for it to stand still or not; answers when it did.
+    /// Watches, on a thread of its own, until it is stopped or runs; returns when that was.
     pub fn until(&self, stopped: bool) -> impl Future<Output = anyhow::Result<Instant>> + use<> {
         let agent = self.clone();
         let watch = tokio::task::spawn_blocking(move || {
@@ -59,7 +59,7 @@ impl Agent {
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Waits until the processors have rested for half of the time: pods that start and end are the kubelet's work and
-/// containerd's, and what is measured is ours.
+/// containerd's, and would disturb the measurement.
 pub async fn quiet() -> anyhow::Result<()> {
     crate::within("a quiet node", async {
         let mut before = processors()?;

@@ -54,7 +54,7 @@ struct BareActivities {
 impl BareActivities {
     #[activity]
     async fn arrive(self: Arc<Self>, _ctx: ActivityContext, round: u64) -> Result<(), ActivityError> {
-        // Nobody waits any more only at the end.
+        // The receiver is gone only at the end.
         let _ = self.arrived.send((round, Instant::now()));
         Ok(())
     }

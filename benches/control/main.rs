@@ -1,14 +1,16 @@
 //! `make bench-control`: how fast pause, resume and cancel take effect on a real node, in Temporal mode.
 //!
-//! Measured from the moment before the client sends its merge patch, on a connection that is open already, over at least 200 rounds each:
-//! - to frozen and to thawed: until the kernel says so. The node is this machine, so `/proc/PID/stat` of the agent's process
-//!   is read every half millisecond; unlike the agent's ticks it is exact to that and costs the agent nothing.
-//! - to SIGTERM: until the agent has it. It writes the wall clock (milliseconds; half of one is added) to its log, and the
-//!   clock is ours. An agent each round, one after the other; their pods are made a batch at a time, and each cancel waits
-//!   until the processors rest again after the pod's end before it.
+//! Measured from the moment before the client sends its merge patch, on a connection that is open already, over at
+//! least 200 rounds each:
+//! - to frozen and to thawed: until the kernel shows it. The node is this machine, so `/proc/PID/stat` of the agent's
+//!   process is read every half millisecond; unlike the agent's ticks it is exact to that and costs the agent nothing.
+//! - to SIGTERM: until the agent has it. It writes the wall clock (milliseconds; half of one is added) to its log, and
+//!   the clock is the same. An agent each round, one after the other; their pods are created a batch at a time, and each
+//!   cancel waits until the processors are idle again after the previous pod's end.
 //!
-//! Next to each round, on the same server, a bare round trip through the Rust SDK: [`bare`]. The operator is the one that is
-//! installed. Limits are printed, never asserted: the exit code tells of a bench that could not measure, and of nothing else.
+//! Next to each round, on the same server, a bare round trip through the Rust SDK: [`bare`]. The operator is the one
+//! that is installed. Limits are printed, never asserted: the exit code tells of a bench that could not measure, and of
+//! nothing else.
 
 mod agent;
 mod bare;

@@ -91,7 +91,8 @@ type Changes = mpsc::UnboundedReceiver<(Instant, Change)>;
 
 pub struct Bench<'a> {
     jobs: Api<AgentJob>,
-    /// Of a client of its own: others' streams would take its connection, and a handshake would be measured now and then.
+    /// Of a client of its own: others' streams would take its connection, and a handshake would be measured now and
+    /// then.
     patches: Api<AgentJob>,
     runs: Api<AgentRun>,
     pods: Api<Pod>,
@@ -171,7 +172,8 @@ impl<'a> Bench<'a> {
         Ok(millis(took))
     }
 
-    /// Starts a batch of agents, and cancels one after the other, each when the node has come to rest after the one before.
+    /// Starts a batch of agents, and cancels one after the other, each when the node has come to rest after the one
+    /// before.
     pub async fn cancel(&self, first: usize, count: usize, measured: &mut Measured) -> anyhow::Result<()> {
         let names: Vec<_> = (first..first + count).map(|i| format!("cancel-{i}")).collect();
         let started = try_join_all(names.iter().map(|name| within("an agent to start", self.start(name)))).await?;
@@ -275,7 +277,7 @@ impl<'a> Bench<'a> {
                 let change = tokio::select! { change = both.next() => change, () = tell.closed() => return };
                 match change {
                     Some(Ok(change)) => {
-                        // Whoever listened has heard enough.
+                        // The receiver is gone.
                         let _ = tell.send((Instant::now(), change));
                     }
                     Some(Err(e)) => eprintln!("the watch: {e}"),

@@ -2,28 +2,27 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// This generation of the spec is accepted and handed on.
+/// This generation of the spec is accepted and passed on to runner and workflow.
 pub const READY: &str = "Ready";
-/// The agent stands still, confirmed by its runner.
+/// The agent is paused, confirmed by its runner.
 pub const PAUSED: &str = "Paused";
 /// Unknown while the job runs; then whether it succeeded.
 pub const SUCCEEDED: &str = "Succeeded";
-/// A person is needed.
+/// The job can't go on until a user or administrator fixes the cause.
 pub const STALLED: &str = "Stalled";
 
-/// Why a condition is as it is, or why something did not work: one stable word in CamelCase. All of ours, and those that we
-/// pass on.
+/// The reason of a condition or event, in CamelCase and stable: koco's own, and those that it passes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// This generation is accepted and handed on.
+    /// This generation is accepted and passed on.
     Accepted,
     /// The job has ended.
     Finished,
-    /// The agent stands still.
+    /// The agent is paused.
     Paused,
-    /// A pause was asked for and is not confirmed yet.
+    /// A pause was requested and is not confirmed yet.
     Pausing,
-    /// A pause was asked for and can't be carried out.
+    /// A pause was requested and can't be carried out.
     CannotPause,
     /// A resume is not confirmed yet.
     Resuming,
@@ -33,11 +32,11 @@ pub enum Reason {
     Pending,
     /// The agent runs.
     Running,
-    /// A gateway listens for the runner in vain.
+    /// A gateway receives nothing from the runner.
     RunnerUnresponsive,
-    /// An attempt failed, the next one is to come.
+    /// An attempt failed, a retry follows.
     Retrying,
-    /// A cancel is under way.
+    /// A cancel is in progress.
     Cancelling,
     /// The agent ended with success.
     Succeeded,
@@ -45,34 +44,34 @@ pub enum Reason {
     Failed,
     /// The job was cancelled.
     Cancelled,
-    /// Nobody needs to do anything.
+    /// Nothing blocks the job.
     Moving,
     /// The API server refuses the pod.
     PodRefused,
     /// A pod does not end.
     PodNotEnding,
-    /// An object that is not the job's has the name of its run.
+    /// An object that is not the job's has the name of the job's run.
     RunNameTaken,
     /// No Temporal server is configured.
     TemporalNotConfigured,
     /// The job's workflow is in another Temporal namespace.
     TemporalNamespaceChanged,
-    /// Somebody else's word: of the kubelet, the scheduler, Temporal's client, or the agent's error type.
+    /// A reason of the kubelet, the scheduler, Temporal's client, or the agent's error type.
     Other(String),
 }
 
 impl Reason {
-    /// Somebody else's word, or `Stalled` where it does not look like a reason.
+    /// Another component's reason, or `Stalled` where it does not look like a reason.
     pub fn other(word: &str) -> Self {
         Self::Other(if is_reason(word) { word.into() } else { "Stalled".into() })
     }
 
-    /// Somebody else's word, or `fallback` where it does not look like a reason.
+    /// Another component's reason, or `fallback` where it does not look like a reason.
     pub fn or(word: &str, fallback: Self) -> Self {
         if is_reason(word) { Self::Other(word.into()) } else { fallback }
     }
 
-    /// The word.
+    /// The reason as text.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Accepted => "Accepted",
@@ -101,7 +100,7 @@ impl Reason {
     }
 }
 
-/// Kubernetes wants a reason to look like one; an agent's own error type may be anything.
+/// Kubernetes validates the format of reasons; an agent's own error type may be any text.
 fn is_reason(word: &str) -> bool {
     !word.is_empty()
         && word.len() <= 128
@@ -109,7 +108,7 @@ fn is_reason(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// What a condition is to say; [`set`] derives the transition time.
+/// A new value of a condition; [`set`] derives the transition time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConditionUpdate {
     /// One of the constants above.
@@ -118,11 +117,11 @@ pub struct ConditionUpdate {
     pub status: Option<bool>,
     /// Why.
     pub reason: Reason,
-    /// What is happening and what to do next, for people.
+    /// What is happening and what to do next, human-readable.
     pub message: String,
 }
 
-/// Sets a condition; `lastTransitionTime` moves only when the status does.
+/// Sets a condition; `lastTransitionTime` changes only with the status.
 pub fn set(list: &mut Vec<Condition>, update: ConditionUpdate, generation: Option<i64>, now: Time) {
     let status = match update.status {
         Some(true) => "True",

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 /// The execution id of a job: 24 hex digits that sort by time.
 ///
 /// The first 8 digits are `created`, the object's creation time in seconds since 1970 (at most 2^32 - 1), the other 16
-/// are the first of the SHA-256 of its UID: a function of the object, so every part of the operator comes to the same one.
+/// are the first of the SHA-256 of its UID: a function of the object, so every role computes the same one.
 pub fn fid(created: i64, uid: &str) -> String {
     let seconds = u32::try_from(created.max(0)).unwrap_or(u32::MAX);
     format!("{seconds:08x}{}", &hex::encode(Sha256::digest(uid))[..16])

@@ -48,11 +48,11 @@ use super::{
     validation = Rule::new("self.pausePolicy != 'Freeze' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
 )]
 pub struct AgentJobSpec {
-    /// Who carries the job through its attempts. Default: the operator's `KODO_EXECUTION_MODE`, else Direct. Immutable.
+    /// What runs the job's attempts. Default: the operator's `KODO_EXECUTION_MODE`, else Direct. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_mode: Option<ExecutionMode>,
 
-    /// What the agent is to run, handed on as it is in `KODO_ENTRY_POINT`. Immutable.
+    /// What the agent is to run, passed on unchanged in `KODO_ENTRY_POINT`. Immutable.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.entryPoint is immutable"))]
     pub entry_point: String,
@@ -69,12 +69,12 @@ pub struct AgentJobSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.extra is immutable"))]
     pub extra: RawJson,
 
-    /// What is wanted of the job now. Cancelled is final.
+    /// The desired state of the job. Cancelled is final.
     #[serde(default)]
     #[x_kube(validation = Rule::new("oldSelf != 'Cancelled' || self == 'Cancelled'").message("spec.desiredState: Cancelled is final"))]
     pub desired_state: DesiredState,
 
-    /// How a running agent is made to stand still. Immutable.
+    /// How a pause stops a running agent. Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.pausePolicy is immutable"))]
     pub pause_policy: PausePolicy,
@@ -84,7 +84,7 @@ pub struct AgentJobSpec {
     pub pause_notice: Option<PauseNotice>,
 
     /// The pod to run the agent in, as in a Job. The first container is the agent. Immutable.
-    // Not typed: fields of a newer Kubernetes pass through, and a malformed one is the API server's to refuse, in its words.
+    // Not typed: fields of a newer Kubernetes pass through, and the API server validates the pod.
     #[schemars(schema_with = "schema::template")]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("spec.template is immutable"),
@@ -101,15 +101,15 @@ pub struct AgentJobSpec {
     )]
     pub template: RawJson,
 
-    /// When and how often an agent that failed is started again. Immutable.
+    /// When and how often a failed agent is retried. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicy>,
 
-    /// How long things may take. Immutable.
+    /// Time-outs. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 
-    /// What a drain, a lost node or a deleted pod does to an agent that had started. Immutable.
+    /// How a drain, a lost node or a deleted pod affects an agent that had started. Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.disruptionPolicy is immutable"))]
     pub disruption_policy: DisruptionPolicy,
@@ -119,7 +119,8 @@ pub struct AgentJobSpec {
     #[schemars(range(min = 0, max = 100))]
     pub failed_pods_history_limit: i32,
 
-    /// How many ended AgentRuns are kept; at least as many as `failedPodsHistoryLimit`, because a run's pod goes with it.
+    /// How many ended AgentRuns are kept; at least as many as `failedPodsHistoryLimit`, because a run's pod is deleted
+    /// with it.
     #[serde(default = "default_run_history")]
     #[schemars(range(min = 0, max = 100))]
     pub run_history_limit: i32,
@@ -139,7 +140,7 @@ fn default_run_history() -> i32 {
     10
 }
 
-/// What koco itself reads of a pod template; the rest is the API server's to judge.
+/// The fields of a pod template that koco reads; the API server validates the rest.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Template {
@@ -160,12 +161,13 @@ struct TemplateContainer {
 }
 
 impl AgentJob {
-    /// What koco reads of the template; empty where it is malformed, which the API server will say.
+    /// The fields of the template that koco reads; empty if it is malformed, which the API server will report.
     fn template(&self) -> TemplateSpec {
         self.spec.template.read::<Template>().unwrap_or_default().spec
     }
 
-    /// The grace period of the agent between SIGTERM and SIGKILL, in seconds: the template's, or Kubernetes' default of 30.
+    /// The grace period of the agent between SIGTERM and SIGKILL, in seconds: the template's, or Kubernetes' default of
+    /// 30.
     pub fn grace_seconds(&self) -> i64 {
         self.template().termination_grace_period_seconds.unwrap_or(30).max(0)
     }
@@ -180,12 +182,12 @@ impl AgentJob {
         std::time::Duration::from_secs(self.grace_seconds().unsigned_abs())
     }
 
-    /// Whether our finalizer is on it.
+    /// Whether it has koco's finalizer.
     pub fn has_finalizer(&self) -> bool {
         self.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER))
     }
 
-    /// What the annotation `kodosumi.io/control-request` says.
+    /// The annotation `kodosumi.io/control-request`.
     pub fn control_request(&self) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(names::ANNOTATION_REQUEST).map(String::as_str)
     }
@@ -199,7 +201,8 @@ impl AgentJob {
         }
     }
 
-    /// Leaves out what only a runner reads, for caches: inputs, extra, and of the template all but what koco reads itself.
+    /// Drops what only a runner reads, for caches: inputs, extra, and the fields of the template that koco doesn't
+    /// read.
     pub fn trim(&mut self) {
         let template = self.template();
         let names: Vec<_> = template.containers.iter().map(|c| json!({ "name": c.name })).collect();

@@ -1,5 +1,5 @@
-//! The contract with users: the resources AgentJob and AgentRun, their conditions and the names that we give to things.
-//! No I/O. Every other module may use this one; it uses none of ours.
+//! The contract with users: the resources AgentJob and AgentRun, their conditions and names.
+//! No I/O. Every other module may use this one; it uses no other.
 
 pub mod conditions;
 mod duration;
@@ -13,7 +13,8 @@ mod schema;
 mod spec;
 mod status;
 
-/// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not store.
+/// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
+/// store.
 pub const SCHEMA_VERSION: u32 = 1;
 
 pub use conditions::Reason;

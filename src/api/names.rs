@@ -1,11 +1,12 @@
-//! The names that we give to things in a cluster and in Temporal. Pure functions of the job, so that every role and every
-//! restart comes to the same ones.
+//! Names of objects in the cluster and in Temporal. Pure functions of the job, so that every role computes the same
+//! ones, also after a restart.
 
 use sha2::{Digest, Sha256};
 
-/// Label on every AgentRun and runner pod: the UID of its job. For people and policies: koco itself goes by owners.
+/// Label on every AgentRun and runner pod: the UID of its job. For users and policies: koco itself uses owner
+/// references.
 pub const LABEL_JOB_UID: &str = "kodosumi.io/job-uid";
-/// Label on every AgentRun and runner pod: the name of its job, for people.
+/// Label on every AgentRun and runner pod: the name of its job, for users.
 pub const LABEL_JOB_NAME: &str = "kodosumi.io/job-name";
 /// Label on every AgentRun and runner pod: the number of the run.
 pub const LABEL_RUN_NUMBER: &str = "kodosumi.io/run-number";
@@ -13,35 +14,37 @@ pub const LABEL_RUN_NUMBER: &str = "kodosumi.io/run-number";
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// The value of [`LABEL_COMPONENT`] on runner pods.
 pub const RUNNER_COMPONENT: &str = "agent-runner";
-/// Annotation on an AgentJob: a fresh id asks again for the state that the spec already names.
+/// Annotation on an AgentJob: a new id requests the spec's desired state once more.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
-/// Label on an AgentJob that `kubectl koco retry` made: the job that it repeats.
+/// Label on an AgentJob that `kubectl koco retry` created: the job that it repeats.
 pub const LABEL_RETRY_OF: &str = "kodosumi.io/retry-of";
-/// Finalizer of jobs in Temporal mode: their workflow is cancelled before they go.
+/// Finalizer of jobs in Temporal mode: their workflow is cancelled before they are deleted.
 pub const FINALIZER: &str = "kodosumi.io/workflow";
 /// The audience of the token with which a runner proves to the gateway which pod it is in.
 pub const GATEWAY_AUDIENCE: &str = "koco-gateway";
 /// The ConfigMap, in the operator's namespace, with the certificate authority of the gateway under `ca.crt`.
 pub const GATEWAY_CA: &str = "koco-gateway-ca";
-/// The name in the gateway's certificate, whatever address it is reached at.
+/// The server name in the gateway's certificate, independent of its address.
 pub const GATEWAY_TLS_NAME: &str = "koco-gateway";
 
-/// Annotation on our CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
+/// Annotation on koco's CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
 pub const ANNOTATION_SCHEMA_VERSION: &str = "kodosumi.io/schema-version";
-/// The names of our CustomResourceDefinitions.
+/// The names of koco's CustomResourceDefinitions.
 pub const CRDS: [&str; 2] = ["agentjobs.kodosumi.io", "agentruns.kodosumi.io"];
-/// The API version of our resources.
+/// The API version of koco's resources.
 pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
-/// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first place.
+/// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first
+/// place.
 pub const ANNOTATION_AGENT_CONTAINER: &str = "kodosumi.io/agent-container";
 
-/// The name of a job's run: the job's name, eight digits of its UID's SHA-256, the number. So there is one object for each.
+/// The name of a job's run: the job's name, eight digits of its UID's SHA-256, the number. So there is one object for
+/// each number.
 pub fn run(job: &str, uid: &str, number: i32) -> String {
     format!("{job}-{}-{number}", digest(uid, 8))
 }
 
-/// The name of a run's pod: the job's name (cut to 37 characters), five digits of its UID's SHA-256, the number, and a random
-/// part that is at most five characters long. At most 63 characters, as it becomes a host name.
+/// The name of a run's pod: the job's name (cut to 37 characters), five digits of its UID's SHA-256, the number, and a
+/// random part that is at most five characters long. At most 63 characters, as it becomes a host name.
 pub fn pod(job: &str, uid: &str, number: i32, random: &str) -> String {
     let head: String = job.chars().take(37).collect();
     format!("{}-{}-{number}-{random}", head.trim_end_matches(['-', '.']), digest(uid, 5))
@@ -56,8 +59,8 @@ pub fn activity(number: i32) -> String {
     format!("execute_agent-{number}")
 }
 
-/// The id of a job's workflow: a function of the cluster and the object's UID, so that starting it again is no error and
-/// two clusters may share a Temporal namespace.
+/// The id of a job's workflow: a function of the cluster and the object's UID, so that starting it again is no error
+/// and two clusters may share a Temporal namespace.
 pub fn workflow(cluster: &str, uid: &str) -> String {
     format!("agentjob-{cluster}-{uid}")
 }

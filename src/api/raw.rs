@@ -1,5 +1,5 @@
-//! JSON that nobody of ours looks into: kept as the text that came, so that neither its size nor its depth costs anything
-//! but its bytes. `serde_json` reads a typed value recursively and gives up at 128 levels; the API server takes 10,000.
+//! JSON that koco passes on unread: kept as text, so that it costs only its bytes, whatever its depth. `serde_json`
+//! reads a typed value recursively and gives up at 128 levels; the API server takes 10,000.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -15,12 +15,12 @@ impl RawJson {
         self.0.get()
     }
 
-    /// Read as a type; fails on text that nests deeper than 128 levels where the type looks that deep.
+    /// Parses it; fails on text that nests deeper than 128 levels if the type is that deep.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.get())
     }
 
-    /// The value as JSON text. Fails only for maps with keys that are no strings.
+    /// The value as JSON text. Fails only for maps with keys that are not strings.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
@@ -28,7 +28,7 @@ impl RawJson {
 
 impl From<&Value> for RawJson {
     fn from(value: &Value) -> Self {
-        // A `Value` is always JSON.
+        // A `Value` always serializes.
         Self::of(value).unwrap_or_default()
     }
 }
@@ -53,7 +53,7 @@ impl PartialEq for RawJson {
 }
 
 impl std::fmt::Debug for RawJson {
-    // May be large, and may be a user's secret: it does not belong into logs.
+    // May be large, and may contain secrets: must not be logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RawJson({} bytes)", self.get().len())
     }

@@ -1,8 +1,8 @@
-//! A name for a job that crosses between processes.
+//! A reference to a job, for messages between processes.
 
 use serde::{Deserialize, Serialize};
 
-/// Names a job. The UID tells it from an older one of the same name.
+/// Names a job. The UID distinguishes it from an older one of the same name.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default, Hash)]
 pub struct JobRef {
     /// The namespace of the AgentJob.

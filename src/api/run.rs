@@ -1,9 +1,9 @@
-//! The AgentRun resource: one for each runner, which is one for each pod. It is created before its pod, owns it, and is owned
-//! by the AgentJob. Instructions are in `spec`, observations in `status`, so that RBAC can tell the writers apart.
+//! The AgentRun resource: one for each runner, which is one for each pod. It is created before its pod, owns it, and is
+//! owned by the AgentJob. Instructions are in `spec`, observations in `status`, so that RBAC can separate the writers.
 //!
-//! A run is *closed* once `status.termination` or `spec.identity.tombstone` is set. That is the fence and the outcome in one
-//! field: who writes it first is believed, and nothing changes it afterwards (CEL). A closed run is never granted, and a
-//! higher number is created only after the lower one was read closed.
+//! A run is *closed* once `status.termination` or `spec.identity.tombstone` is set. That one field both fences the run
+//! and records its end: the first write wins, and it never changes afterwards (CEL). A closed run is never granted, and
+//! a run of a higher number is created only after the lower one was read closed.
 //!
 //! Only koco writes AgentRuns. Users read them, so they hold no credential.
 
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJson, Seconds, schema};
 
-/// AgentRun is one runner of an AgentJob: its pod, the grant with which its agent may start, and how it ended. Written by
-/// koco only.
+/// AgentRun is one runner of an AgentJob: its pod, the grant with which its agent may start, and how it ended. Written
+/// by koco only.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "kodosumi.io",
@@ -56,18 +56,18 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     validation = Rule::new("!has(oldSelf.command) || (has(self.command) && self.command.generation >= oldSelf.command.generation)").message("spec.command.generation only grows")
 )]
 pub struct AgentRunSpec {
-    /// Which run this is. Immutable.
+    /// Identifies the run. Immutable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.identity is immutable"))]
     pub identity: RunIdentity,
-    /// With it, and only with it, the agent may start. Written by the worker; in Direct mode a run is created with it.
+    /// Allows the agent to start. Written by the worker; in Direct mode a run is created with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<StartGrant>,
-    /// What the runner is told: the newest command counts. Written by the worker, in Direct mode by the controller.
+    /// The newest command for the runner. Written by the worker, in Direct mode by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<RunCommand>,
 }
 
-/// Which run this is, and what its runner needs to know that the job's spec does not say.
+/// Identifies the run, and holds the settings of its runner that are not in the job's spec.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunIdentity {
@@ -82,23 +82,24 @@ pub struct RunIdentity {
     /// The attempt that this run is for, from 1. It is used up only if the agent starts.
     #[schemars(range(min = 1))]
     pub attempt: i32,
-    /// Whether this run goes on with an attempt that was evicted by a pause.
+    /// Whether this run continues an attempt that was evicted by a pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
-    /// How long the agent was active in earlier runs of this attempt, in milliseconds: what `timeouts.execution` has used up.
+    /// How long the agent was active in earlier runs of this attempt, in milliseconds: what `timeouts.execution` has
+    /// used up.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
-    /// The name of its pod. It has a random part, so that nobody can create a pod of this name beforehand.
+    /// The name of its pod. It has a random part, so that a pod of this name can't be created beforehand.
     pub pod_name: String,
-    /// Who carries the job through its attempts.
+    /// What runs the job's attempts.
     pub execution_mode: ExecutionMode,
-    /// How the agent is made to stand still.
+    /// How a pause stops the agent.
     #[serde(default)]
     pub pause_policy: PausePolicy,
-    /// The job's `timeouts.heartbeat`: how long a runner may be silent.
+    /// The job's `timeouts.heartbeat`: the longest time without a heartbeat.
     pub heartbeat: Seconds,
-    /// Set on a run that was created closed, in place of one that never was or that somebody deleted.
+    /// Set on a run that was created closed, in place of one that never existed or was deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tombstone: bool,
 }
@@ -111,10 +112,11 @@ fn is_zero(n: &i64) -> bool {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct StartGrant {
-    /// When it was given.
+    /// When it was granted.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
-    /// Counts how often the same runner was bound to another task, from 0: after a heartbeat time-out, or continue-as-new.
+    /// Counts how often the same runner was bound to another task, from 0: after a heartbeat time-out, or
+    /// continue-as-new.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub binding: i32,
@@ -129,11 +131,11 @@ pub struct StartGrant {
     pub activity_attempt: Option<i32>,
 }
 
-/// What a runner is told.
+/// A command for a runner.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunCommand {
-    /// The state wanted of the agent.
+    /// The desired state of the agent.
     pub state: DesiredState,
     /// Counts commands, from 1.
     #[schemars(range(min = 0))]
@@ -157,22 +159,22 @@ pub struct AgentRunStatus {
     /// What its runner has acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Acknowledged>,
-    /// The last sign of life of a runner that a gateway has listened for in vain since. The next one takes it back.
+    /// The last contact with the runner, once a gateway deems it unresponsive. The next contact removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub unresponsive_since: Option<Time>,
-    /// The gateway that its runner talks to, and that would notice its silence. Direct mode only.
+    /// The gateway that its runner is connected to, which detects an unresponsive runner. Direct mode only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// The API server's words when it refused the pod. A person is needed.
+    /// The API server's message when it refused the pod. A user or administrator must fix the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub create_error: Option<String>,
-    /// How it ended. The first to say so is believed.
+    /// How it ended. The first write wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination: Option<Termination>,
 }
 
-/// What a runner says its agent does.
+/// The state of an agent, as its runner reports it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RunnerState {
     /// The runner waits for its grant; no agent has started.
@@ -182,7 +184,7 @@ pub enum RunnerState {
     Running,
     /// Every process of the agent is stopped.
     Frozen,
-    /// The agent was told to stop and has not ended yet.
+    /// The agent is being stopped and has not ended yet.
     Stopping,
 }
 
@@ -190,42 +192,42 @@ pub enum RunnerState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledged {
-    /// The newest [`StartGrant::binding`] under which a gateway heard of the runner; -1 before the grant.
+    /// The newest [`StartGrant::binding`] under which a gateway had contact with the runner; -1 before the grant.
     pub binding: i32,
-    /// The command that this answers, 0 if there was none.
+    /// The generation of the acknowledged command, 0 if there was none.
     #[schemars(range(min = 0))]
     pub generation: i64,
-    /// What its agent does.
+    /// The state of its agent.
     pub state: RunnerState,
     /// Why the command could not be carried out, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// When the gateway heard it.
+    /// When the gateway received it.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
 }
 
-/// In which way a run ended.
+/// The kind of a run's end.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TerminationType {
     /// Exit 0.
     Succeeded,
-    /// Anything else that is the agent's end, or the loss of its runner.
+    /// The agent failed, or its runner was lost.
     Failed,
-    /// The agent stopped because the job was paused with `pausePolicy: Evict`. It goes on in another run.
+    /// The agent stopped because the job was paused with `pausePolicy: Evict`. It is resumed in another run.
     Evicted,
     /// The agent stopped because the job was cancelled, or it never started for that reason.
     Cancelled,
 }
 
-/// Who said how a run ended.
+/// Who reported the end of a run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TerminationSource {
-    /// Its runner: claimed, not observed.
+    /// Its runner: reported, not observed.
     Runner,
-    /// The kubelet: the state of the pod, or of the agent's container.
+    /// The kubelet: seen in the status of the pod.
     Kubelet,
-    /// koco itself: a runner that was silent, a run that was cancelled or given up.
+    /// koco itself: the runner was unresponsive, or the run was cancelled or given up.
     Koco,
 }
 
@@ -233,26 +235,26 @@ pub enum TerminationSource {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Termination {
-    /// In which way.
+    /// The kind of end.
     #[serde(rename = "type")]
     pub kind: TerminationType,
-    /// Who said so.
+    /// Who reported it.
     pub source: TerminationSource,
     /// When it was recorded.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
-    /// Whether the agent had started at all.
+    /// Whether the agent had started.
     pub started: bool,
-    /// Why, where it failed.
+    /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorStatus>,
-    /// Whether no policy may start it again.
+    /// Whether no retry policy may start it again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub non_retryable: bool,
     /// The exit code, of the agent or of its container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// What the agent left, cut to what fits.
+    /// The agent's result, cut to the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any")]
     pub result: Option<RawJson>,
@@ -260,13 +262,13 @@ pub struct Termination {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
-    /// The time from the grant to the end, for people, such as `1h3m`.
+    /// The time from the agent's start to the end, such as `1h3m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
 }
 
 impl AgentRun {
-    /// The job that this run is of.
+    /// The job of this run.
     pub fn job(&self) -> JobRef {
         JobRef {
             namespace: self.metadata.namespace.clone().unwrap_or_default(),
@@ -285,8 +287,8 @@ impl AgentRun {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Whether it has the name that a run of its job and number has. One that has not is somebody else's: koco goes by names,
-    /// which only one object can have.
+    /// Whether it has the name of a run of its job and number. Others are not koco's, which relies on names because
+    /// only one object can have each.
     pub fn has_its_name(&self) -> bool {
         let id = &self.spec.identity;
         self.name() == super::names::run(&id.job_name, &id.job_uid, id.number)
@@ -297,7 +299,7 @@ impl AgentRun {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// How it ended, if somebody has said so.
+    /// How it ended, if that is recorded.
     pub fn termination(&self) -> Option<&Termination> {
         self.status.as_ref()?.termination.as_ref()
     }
@@ -332,7 +334,7 @@ impl AgentRun {
         self.spec.command.as_ref().map_or(0, |c| c.generation)
     }
 
-    /// What the agent does, if that answers the newest command.
+    /// The agent's state, if the newest command is acknowledged.
     pub fn acknowledged_state(&self) -> Option<RunnerState> {
         let answer = self.acknowledged().filter(|a| a.problem.is_none())?;
         (answer.generation >= self.command_generation()).then_some(answer.state)

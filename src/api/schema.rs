@@ -1,5 +1,5 @@
-//! Parts of the CRD's schema that no type of ours describes: free JSON, times, conditions, and the pod template, of which
-//! the schema names only what the admission rules look at (the whole would be larger than an apply annotation may be).
+//! Parts of the CRDs' schema that no Rust type describes: free JSON, times, conditions, and the pod template, of which
+//! the schema names only what the admission rules read (the whole would be larger than an apply annotation may be).
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -48,7 +48,7 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The pod template: the fields that our admission rules name, and everything else kept as it is.
+/// The pod template: the fields that the admission rules name; all others are preserved.
 pub fn template(_: &mut SchemaGenerator) -> Schema {
     let keep = "x-kubernetes-preserve-unknown-fields";
     let text = |max: u32| json_schema!({ "type": "string", "maxLength": max });

@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::Seconds;
 
-/// Who carries a job through its attempts.
+/// What runs a job's attempts.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ExecutionMode {
-    /// The controller itself: nothing but Kubernetes is needed.
+    /// The controller itself: only Kubernetes is needed.
     #[default]
     Direct,
     /// A Temporal workflow: retries, durable back-off, signals and queries.
     Temporal,
 }
 
-/// What the user wants of the job now.
+/// The desired state of a job.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum DesiredState {
     /// The agent runs.
     #[default]
     Running,
-    /// The agent stands still.
+    /// The agent is paused.
     Paused,
     /// The job ends. Final.
     Cancelled,
@@ -39,7 +39,7 @@ impl DesiredState {
     }
 }
 
-/// How a running agent is made to stand still.
+/// How a pause stops a running agent.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum PausePolicy {
     /// Every process of the agent is stopped where it is; memory and open files stay.
@@ -50,10 +50,10 @@ pub enum PausePolicy {
     Evict,
 }
 
-/// What a drain, a lost node or a deleted pod does to an agent that had started.
+/// How a drain, a lost node or a deleted pod affects an agent that had started.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DisruptionPolicy {
-    /// It counts as an attempt, because the agent's tools may have had their effects.
+    /// It counts as an attempt, because the agent's tools may have had effects.
     #[default]
     Count,
     /// Starting again is harmless: the attempt is not counted.
@@ -62,12 +62,12 @@ pub enum DisruptionPolicy {
     FailJob,
 }
 
-/// When and how often an agent that failed is started again. Temporal's words and meaning; an attempt is a start of the agent.
-/// Fields left out take the operator's defaults.
+/// When and how often a failed agent is retried. The fields mean the same as Temporal's; an attempt is a start of the
+/// agent. Omitted fields take the operator's defaults.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryPolicy {
-    /// How often the agent is started at the most. 0 means without limit.
+    /// The maximum number of starts of the agent. 0 means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0").message("spec.retryPolicy.maximumAttempts must be 0 (no limit) or more"))]
     pub maximum_attempts: Option<i32>,
@@ -75,7 +75,7 @@ pub struct RetryPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("spec.retryPolicy.initialInterval must be more than 0s"))]
     pub initial_interval: Option<Seconds>,
-    /// What each wait is multiplied with to give the next; 1 or more.
+    /// The factor from each wait to the next; 1 or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1.0").message("spec.retryPolicy.backoffCoefficient must be 1 or more"))]
     pub backoff_coefficient: Option<f64>,
@@ -83,18 +83,18 @@ pub struct RetryPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("spec.retryPolicy.maximumInterval must be more than 0s"))]
     pub maximum_interval: Option<Seconds>,
-    /// Error types that end the job at once: `AgentFailed`, `AgentKilled`, `OOMKilled`, `HeartbeatTimeout`,
+    /// Error types that are not retried: `AgentFailed`, `AgentKilled`, `OOMKilled`, `HeartbeatTimeout`,
     /// `ExecutionTimeout`, `Disrupted`, or what the agent itself writes as `type` to its error file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
     pub non_retryable_error_types: Option<Vec<String>>,
 }
 
-/// How long things may take. Fields left out take the operator's defaults.
+/// Time-outs. Omitted fields take the operator's defaults.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// How long a runner may be silent before it is asked again; at least 1s.
+    /// The longest time without a heartbeat of the runner; at least 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.timeouts.heartbeat must be at least 1s"))]
     pub heartbeat: Option<Seconds>,
@@ -112,11 +112,11 @@ pub struct Timeouts {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseNotice {
-    /// The signal that the agent's own process gets, `SIGUSR1` or `SIGUSR2`.
+    /// The signal for the agent's main process, `SIGUSR1` or `SIGUSR2`.
     #[schemars(regex(pattern = r"^SIGUSR[12]$"))]
     pub signal: String,
-    /// How long it may take to reach a safe point, in seconds, 1 to 30. An agent that is ready earlier stops itself with
-    /// SIGSTOP. After the resume every process gets SIGCONT, which it may catch.
+    /// How long it may take to reach a safe point, in seconds, 1 to 30. An agent that is ready earlier stops itself
+    /// with SIGSTOP. On resume every process gets SIGCONT, which it may catch.
     #[schemars(range(min = 1, max = 30))]
     pub seconds: i32,
 }

@@ -1,5 +1,5 @@
-//! `status` of an AgentJob: what the operator knows of it. It has one writer, the controller, which derives it from the spec,
-//! the newest AgentRun, the pods and the workflow's answers.
+//! `status` of an AgentJob. Its only writer is the controller, which derives it from the spec, the newest AgentRun, the
+//! pods and the workflow's queries.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, schema};
 
-/// A summary of the conditions, for people and for `kubectl get`.
+/// A summary of the conditions, for users and for `kubectl get`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum Phase {
     /// No agent has started in this attempt yet: submitted, scheduled, pulling, waiting for its grant.
@@ -17,11 +17,11 @@ pub enum Phase {
     Pending,
     /// The agent runs.
     Running,
-    /// The agent stands still, confirmed.
+    /// The agent is paused, confirmed by its runner.
     Paused,
-    /// An attempt failed; the next one is to come.
+    /// An attempt failed; a retry follows.
     Retrying,
-    /// A cancel is under way.
+    /// A cancel is in progress.
     Cancelling,
     /// The agent ended with success. Final.
     Succeeded,
@@ -32,17 +32,17 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether nothing will change any more.
+    /// Whether the phase is final.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
 
-/// What the operator knows of a job.
+/// The observed state of a job.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentJobStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status is based on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// A summary of the conditions.
@@ -63,16 +63,16 @@ pub struct AgentJobStatus {
     /// The UID of that pod.
     #[serde(rename = "runnerPodUID", skip_serializing_if = "Option::is_none")]
     pub runner_pod_uid: Option<String>,
-    /// Where the attempts stand. Direct mode only: in Temporal mode the workflow knows.
+    /// The state of the attempts. Direct mode only: in Temporal mode the workflow has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryStatus>,
-    /// What was left to the operator's defaults, as it was resolved when the job was accepted.
+    /// Defaults of the operator, as resolved when the job was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
-    /// The Temporal workflow, and what its queries answered.
+    /// The Temporal workflow, and the results of its queries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowStatus>,
-    /// What the agent left, where small; else an object with `truncated: true`, `size` in bytes and `digest`.
+    /// The agent's result, if small; else an object with `truncated: true`, `size` in bytes and `digest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any")]
     pub result: Option<RawJson>,
@@ -95,13 +95,13 @@ pub struct AgentJobStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// Pause, resume and cancel on their way to the runner.
+    /// Pause, resume and cancel in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlStatus>,
 }
 
-/// Where the attempts of a Direct job stand before its newest run: written together with `activeRun`, before anything follows
-/// from it, so that a controller that is killed neither loses nor repeats an attempt.
+/// The state of a Direct job's attempts before its newest run: written together with `activeRun`, before the run is
+/// created, so that a controller that is killed neither loses nor repeats an attempt.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetryStatus {
@@ -115,15 +115,15 @@ pub struct RetryStatus {
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub start_failures: i32,
-    /// Attempts that `disruptionPolicy: Ignore` took back; they don't count against the maximum.
+    /// Attempts that don't count against the maximum because of `disruptionPolicy: Ignore`.
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub ignored_disruptions: i32,
-    /// Before this time the newest run is not created.
+    /// The newest run is not created before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub retry_after: Option<Time>,
-    /// Whether the newest run goes on with an attempt that was evicted.
+    /// Whether the newest run continues an evicted attempt.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
     /// How long that attempt's agent was active so far, in milliseconds.
@@ -140,7 +140,7 @@ fn is_zero_millis(n: &i64) -> bool {
     *n == 0
 }
 
-/// What was left to the operator's defaults, as resolved when the job was accepted.
+/// Defaults of the operator, as resolved when the job was accepted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Resolved {
@@ -152,19 +152,19 @@ pub struct Resolved {
     pub timeouts: ResolvedTimeouts,
 }
 
-/// A retry policy with every field set. Temporal's words and meaning.
+/// A retry policy with every field set.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedRetryPolicy {
-    /// How often the agent is started at the most; 0 means without limit.
+    /// The maximum number of starts of the agent; 0 means no limit.
     pub maximum_attempts: i32,
     /// The wait before the first retry.
     pub initial_interval: Seconds,
-    /// What each wait is multiplied with.
+    /// The factor from each wait to the next.
     pub backoff_coefficient: f64,
     /// The longest wait.
     pub maximum_interval: Seconds,
-    /// Error types that end the job at once.
+    /// Error types that are not retried.
     #[serde(default)]
     pub non_retryable_error_types: Vec<String>,
 }
@@ -175,7 +175,7 @@ impl ResolvedRetryPolicy {
     pub fn back_off(&self, failures: i32) -> Duration {
         let (first, most) = (self.initial_interval.get(), self.maximum_interval.get());
         let coefficient = self.backoff_coefficient.max(1.0);
-        // Not `powi`, which may differ between machines in the last bit: a replay elsewhere must come to the same.
+        // Not `powi`, which may differ between machines in the last bit: a replay elsewhere must get the same result.
         let mut factor = 1.0_f64;
         for _ in 1..failures.clamp(1, 1100) {
             factor *= coefficient;
@@ -189,7 +189,7 @@ impl ResolvedRetryPolicy {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedTimeouts {
-    /// How long a runner may be silent.
+    /// The longest time without a heartbeat of the runner.
     pub heartbeat: Seconds,
     /// One attempt's limit, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,49 +204,49 @@ pub struct ResolvedTimeouts {
 pub struct WorkflowStatus {
     /// The workflow id.
     pub id: String,
-    /// The newest run that we know of.
+    /// The newest known execution's run ID.
     #[serde(rename = "runID", skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// The Temporal namespace.
     pub namespace: String,
-    /// What `get_status` answered, or how the execution was closed.
+    /// The result of `get_status`, or how the execution was closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// What `is_paused` answered.
+    /// The result of `is_paused`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_paused: Option<bool>,
-    /// What `get_error` answered.
+    /// The result of `get_error`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorStatus>,
 }
 
-/// An error for people and for machines.
+/// An error.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, Default)]
 pub struct ErrorStatus {
-    /// One stable word, such as `AgentFailed`, or the agent's own type.
+    /// A stable type, such as `AgentFailed`, or the agent's own.
     #[serde(rename = "type")]
     pub kind: String,
     /// What happened.
     pub message: String,
 }
 
-/// Pause, resume and cancel on their way: what the spec desires, what was sent to the
-/// workflow, and what the newest runner has confirmed. What the runner is told is in its AgentRun.
+/// Pause, resume and cancel in progress: what the spec desires, what was sent to the workflow, and what the newest
+/// runner has confirmed. The runner's command is in its AgentRun.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlStatus {
     /// What the spec desires. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired: Option<ObservedDesiredState>,
-    /// What the controller last asked of the workflow.
+    /// The controller's last request to the workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<SentRequest>,
-    /// What the newest runner has confirmed, as its AgentRun says.
+    /// What the newest runner has confirmed, from its AgentRun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Confirmed>,
 }
 
-/// What the spec desires, and since when the controller knows.
+/// What the spec desires, and since when the controller has known.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct ObservedDesiredState {
     /// The state.
@@ -256,14 +256,14 @@ pub struct ObservedDesiredState {
     pub time: Time,
 }
 
-/// What the controller last asked of the workflow.
+/// The controller's last request to the workflow.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct SentRequest {
     /// The state.
     pub state: DesiredState,
-    /// The request's id: the workflow takes each only once.
+    /// The request's id: the workflow ignores a repeated one.
     pub id: String,
-    /// The annotation `kodosumi.io/control-request` as it was then: a fresh one asks again for the same state.
+    /// The annotation `kodosumi.io/control-request` of that time: a new value requests the same state once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// When it was sent.
@@ -275,9 +275,9 @@ pub struct SentRequest {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Confirmed {
-    /// What its agent does.
+    /// The state of its agent.
     pub state: RunnerState,
-    /// The command that this answers.
+    /// The generation of the confirmed command.
     #[schemars(range(min = 0))]
     pub generation: i64,
     /// The number of its run.

@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 
 use crate::api::{AgentJob, AgentRun};
 
-/// The CustomResourceDefinitions of all our resources: a line for each.
+/// The CustomResourceDefinitions of all resources.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![AgentJob::crd(), AgentRun::crd()]
 }
@@ -60,16 +60,16 @@ fn yaml(crd: &CustomResourceDefinition) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    fn said(resource: Option<&str>, list: bool) -> anyhow::Result<String> {
+    fn output(resource: Option<&str>, list: bool) -> anyhow::Result<String> {
         text(&Arguments { resource: resource.map(Into::into), list })
     }
 
     #[test]
     fn one_or_all_or_their_names() {
-        assert_eq!(said(None, true).unwrap(), "agentjobs\nagentruns\n");
-        let (jobs, runs) = (said(Some("agentjobs"), false).unwrap(), said(Some("agentruns"), false).unwrap());
+        assert_eq!(output(None, true).unwrap(), "agentjobs\nagentruns\n");
+        let (jobs, runs) = (output(Some("agentjobs"), false).unwrap(), output(Some("agentruns"), false).unwrap());
         assert!(runs.contains("kind: AgentRun\n") && !runs.contains("kind: AgentJob\n"));
-        assert_eq!(said(None, false).unwrap(), format!("{jobs}---\n{runs}"));
-        assert!(said(Some("jobs"), false).unwrap_err().to_string().contains("agentjobs, agentruns"));
+        assert_eq!(output(None, false).unwrap(), format!("{jobs}---\n{runs}"));
+        assert!(output(Some("jobs"), false).unwrap_err().to_string().contains("agentjobs, agentruns"));
     }
 }

@@ -1,5 +1,5 @@
-//! The command line: parses, and starts the roles. Called by the binary `koco` alone, and the only module that may use all
-//! others.
+//! The command line: parses, and starts the roles. Called by the binary `koco` alone, and the only module that may use
+//! all others.
 
 pub mod crd;
 mod plugin;
@@ -19,11 +19,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reconcile AgentJobs: submit, mirror, write status, collect garbage. One leads, others stand by
+    /// Reconcile AgentJobs: submit workflows, write status, collect garbage. One leads, others stand by
     Controller(Box<roles::Controller>),
     /// Run AgentWorkflow and its activities. Any number, on any task queue
     TemporalWorker(Box<roles::Worker>),
-    /// Serve runner pods: the only part of ours that they talk to. Any number
+    /// Serve runner pods: the only role that they talk to. Any number
     Gateway(Box<roles::Gateway>),
     /// Controller, worker and gateway in one process: for small installs and for trying out
     Operator(Box<roles::Operator>),
@@ -34,7 +34,7 @@ enum Command {
     Kubectl(Box<plugin::Plugin>),
 }
 
-/// The name that we were called by, without a folder and `.exe`.
+/// The program's file name, without `.exe`.
 fn name() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     Path::new(&called).file_stem().and_then(OsStr::to_str).unwrap_or_default().to_string()

@@ -1,4 +1,4 @@
-//! Starts roles: one process, one Kubernetes client, one connection to Temporal, whatever the number of roles in it.
+//! Starts roles: one process with one Kubernetes client and one connection to Temporal for any number of roles.
 
 use std::{
     future::Future,
@@ -71,7 +71,7 @@ pub(super) struct Operator {
     gateway: gateway::Settings,
 }
 
-/// What the process shares between its roles.
+/// What the roles of a process share.
 pub(super) struct Process {
     client: kube::Client,
     temporal: Temporal,
@@ -80,7 +80,7 @@ pub(super) struct Process {
     stop: CancellationToken,
 }
 
-/// A role on its way to its end.
+/// A running role.
 pub(super) type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// A set of roles that one command starts.
@@ -127,7 +127,7 @@ impl Roles for Operator {
             controller(self.common.clone(), self.pods.clone(), self.defaults, self.controller, process),
         ];
         // Without Temporal there is nothing for a worker to do, and Direct jobs need none.
-        // While Temporal is away the worker isn't ready, but the process is: its gateway is needed by Direct jobs, too.
+        // While Temporal is unavailable the worker isn't ready, but the process is: Direct jobs need its gateway.
         if process.temporal.is_configured() {
             running.push(worker(self.common, self.pods, self.worker, Arc::default(), process));
         }
@@ -175,7 +175,7 @@ fn worker(
         client,
     };
     Box::pin(async move {
-        // A worker serves workflows while there is no Kubernetes, too.
+        // A worker also serves workflows while Kubernetes is unavailable.
         crds(&activities.client, true, &stop).await;
         worker::run(settings, activities, ready, stop).await.context("worker")
     })
@@ -197,7 +197,7 @@ fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Ru
     })
 }
 
-/// Waits for the resources' definitions, or for the end.
+/// Waits for the CRDs, or for `stop`.
 async fn crds(client: &kube::Client, guess: bool, stop: &CancellationToken) {
     tokio::select! {
         () = platform::crds::ready(client, guess) => {}
@@ -227,7 +227,7 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
         let running = roles.start(&process);
         let served = health::serve(common.health_addr, process.metrics.clone(), process.ready.clone(), stop.clone());
         let served = async { served.await.with_context(|| format!("serving {}", common.health_addr)) };
-        // Whichever role ends first ends the process: a half of one is worse than none.
+        // The first role that ends, ends the process: it must not run on with a part of its roles.
         let ended = running.into_iter().map(|role| {
             let stop = stop.clone();
             async move {

@@ -11,7 +11,7 @@ use crate::{
 /// Why a reconcile failed, or the controller ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// An object of ours could not be read or written.
+    /// A resource of koco's could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A run could not be read or written.
@@ -23,13 +23,13 @@ pub enum ControllerError {
     /// The cluster's id could not be read.
     #[error("get Namespace kube-system: {0}")]
     Cluster(#[from] kube::Error),
-    /// No pod could reach the gateway yet.
+    /// The gateway's certificate authority is not known yet.
     #[error(transparent)]
     NoGateway(#[from] NoGateway),
-    /// The job as it is on record can't be acted upon yet: the cache is behind.
-    #[error("the cached AgentJob is behind")]
+    /// The cached job is stale.
+    #[error("the cached AgentJob is stale")]
     Behind,
-    /// Another process leads now: this one ends, to begin anew as a standby.
+    /// Another process leads now: this one exits, and restarts as a standby.
     #[error("another controller leads now")]
     LostLead,
     /// A reconcile took too long.
@@ -52,12 +52,12 @@ impl ControllerError {
         }
     }
 
-    /// Whether somebody else wrote meanwhile, which belongs to the ordinary course of things.
+    /// Whether it is a conflict, which is expected in normal operation.
     pub fn is_conflict(&self) -> bool {
         self.reason() == "Conflict"
     }
 
-    /// When to try again after `failures` failures in a row of the same object; `None` where there is nothing to try.
+    /// The wait before a retry after `failures` failures in a row of the same object; `None` if a retry is pointless.
     pub fn retry_after(&self, failures: u32) -> Option<Duration> {
         let first = match self {
             Self::Store(StoreError::Gone { .. }) | Self::LostLead => return None,

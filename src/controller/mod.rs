@@ -1,6 +1,6 @@
-//! The controller role: one process leads, and reconciles each kind of resource that has a folder here. [`runtime`] is shared
-//! and knows no kind; [`agentjob`] reconciles AgentJobs. Another kind is a folder and a line in [`run`].
-//! Only the command line starts it; the other roles never call it.
+//! The controller role: one process leads, and reconciles each kind of resource that has a folder here. [`runtime`] is
+//! shared and knows no kind; [`agentjob`] reconciles AgentJobs. Another kind is a folder and a line in [`run`]. Only
+//! the command line starts it; the other roles never call it.
 
 pub mod agentjob;
 mod error;

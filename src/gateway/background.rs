@@ -1,11 +1,11 @@
-//! Work that no runner waits for: it is counted, so that a gateway that ends can let it finish. Used by
+//! Background tasks: counted, so that a gateway can let them finish when it shuts down. Used by
 //! [`super::requests`] and [`super::temporal_bridge`].
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tasks under way.
+/// The running tasks.
 #[derive(Clone)]
 pub struct Background {
     count: watch::Sender<usize>,
@@ -36,7 +36,7 @@ impl Background {
         });
     }
 
-    /// Waits until all have ended, for `limit` at the most. How many have not.
+    /// Waits until all have ended, for `limit` at the most. Returns how many have not.
     pub async fn finish(&self, limit: Duration) -> usize {
         let mut count = self.count.subscribe();
         let _ = tokio::time::timeout(limit, count.wait_for(|n| *n == 0)).await;

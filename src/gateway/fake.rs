@@ -1,4 +1,4 @@
-//! An API server of a few lines, for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`], its
+//! A fake API server for the tests of the gateway: reviews of tokens, the job of [`super::fixtures`], its
 //! run with optimistic locking and a watch, Secrets and ConfigMaps.
 
 use std::{
@@ -54,7 +54,7 @@ impl Fake {
         fake
     }
 
-    /// A client of it that gives up at once.
+    /// A client of it without retries.
     pub fn client(&self) -> Client {
         let url = self.url.lock().unwrap().parse().unwrap();
         Client::try_from(kube::Config::new(url)).unwrap()
@@ -65,14 +65,14 @@ impl Fake {
         self.inner.lock().unwrap().run["status"].clone()
     }
 
-    /// Somebody else writes the run.
+    /// Writes the run as another role.
     pub fn change(&self, change: impl Fn(&mut Value)) {
         let mut inner = self.inner.lock().unwrap();
         change(&mut inner.run);
         self.written(&mut inner);
     }
 
-    /// Somebody writes the job.
+    /// Writes the job.
     pub fn change_job(&self, change: impl Fn(&mut Value)) {
         change(&mut self.inner.lock().unwrap().job);
     }
@@ -97,7 +97,7 @@ impl Fake {
         self.inner.lock().unwrap().objects[object].clone()
     }
 
-    /// Puts one there.
+    /// Adds one.
     pub fn put(&self, object: &str, mut value: Value) {
         value["metadata"]["resourceVersion"] = json!("1");
         self.inner.lock().unwrap().objects.insert(object.into(), value);

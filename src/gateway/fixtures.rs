@@ -59,7 +59,7 @@ pub fn run() -> AgentRun {
     serde_json::from_value(run).unwrap()
 }
 
-/// The same before its first hello.
+/// The same before its runner has registered.
 pub fn fresh_run() -> AgentRun {
     AgentRun { status: None, ..run() }
 }
@@ -73,7 +73,7 @@ pub fn temporal_run() -> AgentRun {
 
 /// Its runner's requests.
 pub fn sender(number: i32) -> Sender {
-    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, epoch: number }
+    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, run: number }
 }
 
 /// Its runner's pod.

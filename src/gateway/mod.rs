@@ -1,20 +1,19 @@
-//! The gateway: the only part of ours that runner pods talk to. It knows a runner from its pod's token, checks it
-//! against the pod's AgentRun, and then gives it its job, passes orders on, heartbeats for it, and records and delivers
-//! its outcome.
+//! The gateway: the only role that runner pods talk to. It authenticates a runner by its pod's token, authorises it
+//! against the pod's AgentRun, and then sends it its job and control messages, forwards its heartbeats, and records and
+//! delivers its end.
 //!
-//! Stateless: what it remembers may be forgotten, and any number of gateways may run. Called by the command line alone.
+//! Stateless: its memory is only a cache, and any number of gateways may run. Called by the command line alone.
 //!
 //! How a request flows:
 //! 1. [`server`]: TLS, limits; the token's pod becomes a [`server::Caller`], and only then is the body read.
 //! 2. [`requests`]: one function a path. It finds the run in [`runs`], the cache of open AgentRuns, or live, and
 //!    authorises.
-//! 3. `requests::updates` (pure): from the run's status and the request to the new status. What is news is written
+//! 3. `requests::updates` (pure): from the run's status and the request to the new status. Changes are written
 //!    through [`runs`], bound to the version that was read: before the answer, or a little later by `requests::writer`.
-//! 4. [`temporal_bridge`]: what Temporal is to hear of it, in the background.
+//! 4. [`temporal_bridge`]: calls to Temporal, in the background.
 //!
 //! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to
-//! the stream of [`sessions::orders`]. [`sessions`] holds what is remembered of a runner: limits, and when it was
-//! heard.
+//! the stream of [`sessions::orders`]. [`sessions`] holds a runner's limits and the time of the last contact.
 //!
 //! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports
 //! in.
@@ -54,7 +53,7 @@ use crate::{
 
 /// How many requests are worked on at a time; streams count only until they begin.
 const REQUESTS: usize = 1024;
-/// How many streams of orders are open at a time: one for each running agent.
+/// How many streams are open at a time: one for each running agent.
 const STREAMS: usize = 20_000;
 /// How long a new connection may take to its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
@@ -85,19 +84,19 @@ impl GatewayError {
     }
 }
 
-/// What a gateway is made of.
+/// The dependencies of a gateway.
 pub struct Parts {
     /// The cluster.
     pub client: Client,
-    /// What every role has.
+    /// The settings of every role.
     pub common: Common,
-    /// What only the gateway has.
+    /// The gateway's own settings.
     pub settings: Settings,
     /// Temporal.
     pub temporal: Temporal,
-    /// Where it counts.
+    /// Metrics.
     pub metrics: Metrics,
-    /// Whether runners may be sent here.
+    /// Readiness.
     pub ready: Arc<AtomicBool>,
 }
 
@@ -159,7 +158,7 @@ impl Gateway {
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayError> {
     let addr = parts.settings.gateway_addr;
     let listen = |e| GatewayError::Listen(addr, e);
-    // First of all, so that a port that is taken is said at once.
+    // First, so that a port in use is reported immediately.
     let listener = std::net::TcpListener::bind(addr).map_err(listen)?;
     let (namespace, secret) = (&parts.common.namespace, &parts.settings.gateway_tls_secret);
     let mut certificates = server::CertificateManager::new(parts.client.clone(), namespace, secret);
@@ -172,7 +171,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     tokio::spawn(gateway.clone().listen_for_silence());
 
     let handle = Handle::new();
-    // Orders are a few bytes and must not wait for more.
+    // Messages are a few bytes and must not wait for more.
     let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
     let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
     let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
@@ -188,7 +187,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     let (served, ()) = tokio::join!(
         async {
             let served = serving.await;
-            // A server that ends by itself must not leave us waiting.
+            // If the server ends by itself, this must not wait.
             stop.cancel();
             served
         },

@@ -33,7 +33,7 @@ const UNREADABLE: usize = 1024;
 pub enum RunUpdate {
     /// As it is now.
     Open(Arc<AgentRun>),
-    /// It is closed, by the word of its own runner.
+    /// It is closed, as its own runner reported.
     ClosedByRunner,
     /// It is closed otherwise, or gone.
     Closed,
@@ -70,7 +70,7 @@ impl RunCache {
         Self { client, open: RwLock::default(), unreadable: Mutex::default() }
     }
 
-    /// The copy of a run of that name, if it is open. A little old at times.
+    /// The copy of a run of that name, if it is open. May be stale.
     pub fn named(&self, namespace: &str, name: &str) -> Option<Arc<AgentRun>> {
         let open = self.open.read();
         let uid = open.uids.get(&(namespace.to_string(), name.to_string()))?;
@@ -82,7 +82,7 @@ impl RunCache {
         opened(self.open.read().runs.get(uid)?)
     }
 
-    /// Every change of a run, and at last that it is closed.
+    /// Every change of a run, up to its closing.
     pub fn subscribe(&self, uid: &str) -> Option<watch::Receiver<RunUpdate>> {
         Some(self.open.read().runs.get(uid)?.subscribe())
     }
@@ -99,15 +99,15 @@ impl RunCache {
         Ok(found)
     }
 
-    /// Writes what `change` makes of the status, beginning with `known`, and again with what the API server has after
-    /// each conflict. Answers the run after the write; a closed run as it is, unasked.
+    /// Changes a run's status: applies `change` to `known`, and after each conflict to the API server's version.
+    /// Returns the run after the write; a closed run is returned unchanged.
     pub async fn modify_status<F>(&self, known: &AgentRun, change: F) -> Result<AgentRun, Refusal>
     where
         F: Fn(&AgentRun, &mut AgentRunStatus) -> Result<(), Refusal>,
     {
         let runs = Runs::new(self.client.clone(), known.metadata.namespace.as_deref().unwrap_or_default());
         let uid = known.uid();
-        // After a conflict it may be another run that was given the name.
+        // After a conflict another run may have the name.
         let same = |run: &AgentRun, status: &mut AgentRunStatus| {
             if run.uid() == uid { change(run, status) } else { Err(Refusal::Gone) }
         };
@@ -145,8 +145,7 @@ impl RunCache {
         }
     }
 
-    /// One run from the watch; its UID if it is open, or can't be read: then the copy that we may have is as good as it
-    /// gets.
+    /// Handles a run from the watch; returns its UID if it is open or can't be read: then an older copy is kept.
     fn take(&self, item: Item<AgentRun>) -> Option<String> {
         let uid = item.meta().uid.clone().unwrap_or_default();
         if let Err(error) = &item.object {
@@ -175,8 +174,8 @@ impl RunCache {
         }
     }
 
-    /// What a read or a write of ours showed, ahead of the watch. Adds no run: one that was deleted meanwhile would
-    /// stay.
+    /// Stores the result of a read or write, ahead of the watch. Adds no run: one that was deleted meanwhile would
+    /// never be removed.
     fn refresh(&self, run: &AgentRun) {
         if run.is_closed() { self.close(run.uid(), closing(run)) } else { self.put(run.clone(), false) }
     }
@@ -202,7 +201,7 @@ impl RunCache {
             return;
         }
         let mut open = self.open.write();
-        // Another run of that name was deleted, and the event is still to come.
+        // Another run of that name was deleted, and its event is yet to come.
         if let Some(earlier) = open.uids.insert(key, uid.clone()).filter(|earlier| *earlier != uid)
             && let Some(sender) = open.runs.remove(&earlier)
         {
@@ -227,7 +226,7 @@ impl RunCache {
         sender.send_replace(last);
     }
 
-    /// After a fresh list: what it lacks is closed.
+    /// After a relist: removes the runs that are not in it.
     fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) {
         let ours = |run: &AgentRun| namespace.is_none_or(|n| run.metadata.namespace.as_deref() == Some(n));
         for run in self.all().iter().filter(|run| ours(run) && !listed.contains(run.uid())) {
@@ -243,7 +242,7 @@ fn closing(run: &AgentRun) -> RunUpdate {
     }
 }
 
-/// Whether `new` was written after `old`. A write's answer and the watch come in any order.
+/// Whether `new` was written after `old`. A write's response and the watch come in any order.
 fn is_newer(new: &RunUpdate, old: &RunUpdate) -> bool {
     let version = |update: &RunUpdate| match update {
         RunUpdate::Open(run) => run.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-/// What only the gateway has.
+/// The gateway's own settings.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
     /// Address that runner pods connect to

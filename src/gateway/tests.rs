@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{fake::Fake, *};
 use crate::protocol::runner::{
-    ErrorResponse, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME,
+    ControlMessage, ErrorResponse, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER,
 };
 
 const TIME: &str = "2024-11-22T10:00:00Z";
@@ -53,10 +53,10 @@ impl World {
         Self { fake, http, url: format!("https://koco-gateway:{}", addr.port()), metrics, stop, running }
     }
 
-    /// One whose runner has reported in and has its grant.
+    /// One whose runner is ready and granted.
     async fn granted() -> Self {
         let world = Self::start().await;
-        assert_eq!(world.status_of(PATH_HELLO, waiting()).await, StatusCode::OK);
+        assert_eq!(world.status_of(PATH_REGISTER, waiting()).await, StatusCode::OK);
         world.fake.change(|run| run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 }));
         world
     }
@@ -103,13 +103,13 @@ async fn within(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-async fn order(stream: &mut Response) -> Option<Order> {
+async fn order(stream: &mut Response) -> Option<ControlMessage> {
     let chunk = tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.expect("an order").unwrap()?;
     Some(serde_json::from_slice(chunk.trim_ascii_end()).unwrap())
 }
 
-fn state(state: &str, seq: i64) -> Value {
-    json!({ "state": state, "seq": seq })
+fn state(state: &str, generation: i64) -> Value {
+    json!({ "state": state, "seq": generation })
 }
 
 fn waiting() -> Value {
@@ -127,44 +127,44 @@ fn ended(kind: &str) -> Value {
 #[tokio::test]
 async fn a_run_from_hello_to_outcome() {
     let world = World::start().await;
-    let told: Job = world.post("good.to.ken", PATH_HELLO, waiting()).await.json().await.unwrap();
+    let told: Job = world.post("good.to.ken", PATH_REGISTER, waiting()).await.json().await.unwrap();
     assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
     let status = world.fake.status();
     assert_eq!((&status["podUID"], &status["gateway"]), (&json!("p"), &json!("g")));
     assert!(status["readyTime"].is_string());
     assert_eq!((&status["acknowledged"]["state"], &status["acknowledged"]["binding"]), (&json!("Waiting"), &json!(-1)));
 
-    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    let mut stream = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
     assert_eq!(stream.status(), StatusCode::OK);
     world.fake.change(|run| run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 }));
-    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    assert_eq!(order(&mut stream).await, Some(ControlMessage::Grant { attempt: 1 }));
     assert_eq!(world.status_of(PATH_CONFIRM, state("Running", 0)).await, StatusCode::NO_CONTENT);
     assert_eq!(world.status_of(PATH_HEARTBEAT, state("Running", 0)).await, StatusCode::NO_CONTENT);
     assert_eq!(world.fake.writes(), 1, "the hello's; neither a start nor a heartbeat without news is written");
 
     world.fake.change(|run| pause(run, 1));
-    assert!(matches!(order(&mut stream).await, Some(Order::Command { seq: 1, .. })));
+    assert!(matches!(order(&mut stream).await, Some(ControlMessage::Command { generation: 1, .. })));
     assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", 1)).await, StatusCode::NO_CONTENT);
     let acknowledged = world.fake.status()["acknowledged"].clone();
     assert_eq!((&acknowledged["state"], &acknowledged["binding"]), (&json!("Frozen"), &json!(0)));
 
-    assert_eq!(world.status_of(PATH_OUTCOME, ended("Succeeded")).await, StatusCode::NO_CONTENT);
+    assert_eq!(world.status_of(PATH_END, ended("Succeeded")).await, StatusCode::NO_CONTENT);
     let termination = world.fake.status()["termination"].clone();
     assert_eq!((&termination["result"]["n"], &termination["source"]), (&json!(1), &json!("Runner")));
     assert_eq!(world.fake.writes(), 3);
-    assert_eq!(world.status_of(PATH_OUTCOME, ended("Succeeded")).await, StatusCode::NO_CONTENT);
-    assert_eq!(world.good(PATH_OUTCOME, ended("Failed")).await, (409, "OtherOutcome".into()));
+    assert_eq!(world.status_of(PATH_END, ended("Succeeded")).await, StatusCode::NO_CONTENT);
+    assert_eq!(world.good(PATH_END, ended("Failed")).await, (409, "OtherOutcome".into()));
     assert_eq!(world.fake.writes(), 3);
-    assert!(matches!(order(&mut stream).await, Some(Order::Stop { .. })));
+    assert!(matches!(order(&mut stream).await, Some(ControlMessage::Stop { .. })));
     assert_eq!(order(&mut stream).await, None);
     assert_eq!(world.good(PATH_HEARTBEAT, waiting()).await, (410, "RunClosed".into()));
     world.end().await;
 }
 
 #[tokio::test]
-async fn nobody_else_is_answered() {
+async fn others_are_refused() {
     let world = World::start().await;
-    let refused = async |token: &'static str, body: Value| world.reason(token, PATH_HELLO, body).await;
+    let refused = async |token: &'static str, body: Value| world.reason(token, PATH_REGISTER, body).await;
     assert_eq!(refused("nonsense", waiting()).await, (401, "NoToken".into()));
     assert_eq!(refused("bad.to.ken", waiting()).await, (401, "BadToken".into()));
     assert_eq!(refused("other.to.ken", waiting()).await, (403, "NotTheRunner".into()));
@@ -176,9 +176,9 @@ async fn nobody_else_is_answered() {
     assert_eq!(refused("good.to.ken", json!({})).await, (400, "Malformed".into()));
     let large = json!({ "state": "Waiting", "seq": 0, "pad": "x".repeat(70_000) });
     assert_eq!(refused("good.to.ken", large.clone()).await, (413, "TooLarge".into()));
-    assert_eq!(world.reason("bad.to.ken", PATH_OUTCOME, large).await, (401, "BadToken".into()));
+    assert_eq!(world.reason("bad.to.ken", PATH_END, large).await, (401, "BadToken".into()));
     let huge = json!({ "kind": "Succeeded", "started": true, "result": "x".repeat(2 << 20) });
-    assert_eq!(world.good(PATH_OUTCOME, huge).await, (413, "TooLarge".into()));
+    assert_eq!(world.good(PATH_END, huge).await, (413, "TooLarge".into()));
     assert_eq!(world.good("/v2/hello", json!({})).await, (404, "NoSuchPath".into()));
     assert_eq!(world.fake.writes(), 0, "and nothing was written");
     let metrics = world.metrics.encode().unwrap();
@@ -190,14 +190,14 @@ async fn nobody_else_is_answered() {
 async fn a_run_that_is_not_wanted_any_more_is_refused_at_hello() {
     let world = World::start().await;
     world.fake.change_job(|job| job["spec"]["desiredState"] = json!("Cancelled"));
-    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "JobCancelled".into()));
+    assert_eq!(world.good(PATH_REGISTER, waiting()).await, (410, "JobCancelled".into()));
     world.fake.change_job(|job| job["spec"]["desiredState"] = json!("Running"));
     world.fake.change_job(|job| job["status"]["activeRun"] = json!(3));
-    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "Superseded".into()));
+    assert_eq!(world.good(PATH_REGISTER, waiting()).await, (410, "Superseded".into()));
     world.fake.change_job(|job| job["status"] = json!({}));
-    assert_eq!(world.good(PATH_HELLO, waiting()).await, (503, "NotAccepted".into()));
+    assert_eq!(world.good(PATH_REGISTER, waiting()).await, (503, "NotAccepted".into()));
     world.fake.change_job(|job| job["metadata"]["uid"] = json!("another"));
-    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "Gone".into()));
+    assert_eq!(world.good(PATH_REGISTER, waiting()).await, (410, "Gone".into()));
     assert_eq!(world.fake.writes(), 0);
     world.end().await;
 }
@@ -206,18 +206,21 @@ async fn a_run_that_is_not_wanted_any_more_is_refused_at_hello() {
 async fn a_pause_that_stands_comes_before_the_grant() {
     let world = World::granted().await;
     world.fake.change(|run| pause(run, 1));
-    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    let mut stream = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
     let mut text = String::new();
     while text.lines().count() < 2 {
         text.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap());
     }
-    let orders: Vec<Order> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(matches!(orders[..], [Order::Command { seq: 1, .. }, Order::Permit { .. }]), "{orders:?}");
+    let orders: Vec<ControlMessage> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        matches!(orders[..], [ControlMessage::Command { generation: 1, .. }, ControlMessage::Grant { .. }]),
+        "{orders:?}"
+    );
     world.end().await;
 }
 
 #[tokio::test]
-async fn a_command_that_nobody_gave_is_not_confirmed() {
+async fn a_command_that_was_never_given_is_not_confirmed() {
     let world = World::granted().await;
     assert_eq!(world.good(PATH_CONFIRM, state("Frozen", 7)).await, (409, "UnknownCommand".into()));
     world.fake.hold_watch(true);
@@ -232,8 +235,8 @@ async fn confirmations_are_written_only_so_often_and_the_newest_in_the_end() {
     let world = World::granted().await;
     world.fake.change(|run| pause(run, 100));
     let before = world.fake.writes();
-    for seq in 1..=100 {
-        assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", seq)).await, StatusCode::NO_CONTENT);
+    for generation in 1..=100 {
+        assert_eq!(world.status_of(PATH_CONFIRM, state("Frozen", generation)).await, StatusCode::NO_CONTENT);
     }
     within("the newest is written", || world.fake.status()["acknowledged"]["generation"] == 100).await;
     let writes = world.fake.writes() - before;
@@ -246,7 +249,7 @@ async fn a_runner_that_reports_in_too_often_is_told_so() {
     let world = World::start().await;
     let mut refused = 0;
     for _ in 0..20 {
-        refused += usize::from(world.good(PATH_HELLO, waiting()).await == (429, "TooOften".into()));
+        refused += usize::from(world.good(PATH_REGISTER, waiting()).await == (429, "TooOften".into()));
     }
     assert!(refused > 0);
     assert_eq!(world.fake.writes(), 1);
@@ -278,18 +281,18 @@ async fn a_run_that_learns_of_its_pod_is_found_although_the_watch_is_late() {
 #[tokio::test]
 async fn the_stream_of_another_gateways_runner_makes_it_ours() {
     let world = World::granted().await;
-    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
-    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    let mut stream = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
+    assert_eq!(order(&mut stream).await, Some(ControlMessage::Grant { attempt: 1 }));
     world.fake.change(|run| {
         run["status"]["gateway"] = json!("h");
         pause(run, 1);
     });
-    assert!(matches!(order(&mut stream).await, Some(Order::Command { .. })), "our copy has it");
-    let stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    assert!(matches!(order(&mut stream).await, Some(ControlMessage::Command { .. })), "our copy has it");
+    let stream = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
     assert_eq!(stream.status(), StatusCode::OK);
     within("it is named", || world.fake.status()["gateway"] == "g").await;
     let writes = world.fake.writes();
-    drop(world.post("good.to.ken", PATH_ORDERS, json!({})).await);
+    drop(world.post("good.to.ken", PATH_MESSAGES, json!({})).await);
     assert_eq!(world.fake.writes(), writes, "once");
     world.end().await;
 }
@@ -297,8 +300,8 @@ async fn the_stream_of_another_gateways_runner_makes_it_ours() {
 #[tokio::test]
 async fn a_gateway_that_ends_lets_its_runners_go() {
     let world = World::start().await;
-    let mut older = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
-    let mut newer = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
+    let mut older = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
+    let mut newer = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
     assert_eq!(order(&mut older).await, None, "one stream for each runner");
     world.stop.cancel();
     assert_eq!(order(&mut newer).await, None, "and no order to stop");
@@ -308,14 +311,14 @@ async fn a_gateway_that_ends_lets_its_runners_go() {
 #[tokio::test]
 async fn a_run_that_somebody_closes_stops_its_runner() {
     let world = World::granted().await;
-    let mut stream = world.post("good.to.ken", PATH_ORDERS, json!({})).await;
-    assert_eq!(order(&mut stream).await, Some(Order::Permit { attempt: 1 }));
+    let mut stream = world.post("good.to.ken", PATH_MESSAGES, json!({})).await;
+    assert_eq!(order(&mut stream).await, Some(ControlMessage::Grant { attempt: 1 }));
     world.fake.change(|run| {
         run["status"]["termination"] = json!({ "type": "Cancelled", "source": "Koco", "time": TIME, "started": true });
     });
-    assert!(matches!(order(&mut stream).await, Some(Order::Stop { .. })));
-    assert_eq!(world.good(PATH_OUTCOME, ended("Succeeded")).await, (409, "OtherOutcome".into()));
-    assert_eq!(world.good(PATH_HELLO, waiting()).await, (410, "RunClosed".into()));
+    assert!(matches!(order(&mut stream).await, Some(ControlMessage::Stop { .. })));
+    assert_eq!(world.good(PATH_END, ended("Succeeded")).await, (409, "OtherOutcome".into()));
+    assert_eq!(world.good(PATH_REGISTER, waiting()).await, (410, "RunClosed".into()));
     world.end().await;
 }
 
@@ -337,7 +340,7 @@ async fn silence_is_noted_once_and_ends_with_a_heartbeat() {
         run["spec"]["identity"]["heartbeat"] = json!("1s");
         run["spec"]["grant"] = json!({ "time": TIME, "binding": 0 });
     });
-    assert_eq!(world.status_of(PATH_HELLO, state("Running", 0)).await, StatusCode::OK);
+    assert_eq!(world.status_of(PATH_REGISTER, state("Running", 0)).await, StatusCode::OK);
     within("silence is noted", || world.fake.status()["unresponsiveSince"].is_string()).await;
     let writes = world.fake.writes();
     tokio::time::sleep(Duration::from_millis(1500)).await;

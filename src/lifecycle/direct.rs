@@ -1,4 +1,4 @@
-//! Direct mode's record of the attempts, [`RetryStatus`], in terms of the same state machine as the workflow's.
+//! Direct mode: converts its record of the attempts, [`RetryStatus`], to and from the workflow's state machine.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
@@ -8,18 +8,18 @@ use crate::{
     protocol::workflow::Progress,
 };
 
-/// What the next run is for.
+/// The attempt of the next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upcoming {
     /// The attempt, from 1.
     pub attempt: i32,
-    /// Whether it goes on with an evicted attempt.
+    /// Whether it continues an evicted attempt.
     pub resumed: bool,
     /// How long the agent was active in earlier runs of that attempt, in milliseconds.
     pub active_millis: i64,
 }
 
-/// What the run is for that comes after what `retry` records.
+/// The attempt of the run that follows the state in `retry`.
 pub fn upcoming(retry: &RetryStatus) -> Upcoming {
     let attempt = progress::next_attempt(&before(retry, 0));
     Upcoming { attempt, resumed: retry.resumed, active_millis: retry.active_millis }
@@ -30,14 +30,14 @@ pub fn upcoming(retry: &RetryStatus) -> Upcoming {
 pub struct AfterRun {
     /// The new record.
     pub retry: RetryStatus,
-    /// What to do.
+    /// What follows.
     pub next: Next,
     /// The error of the run, if it failed.
     pub error: Option<ErrorStatus>,
 }
 
-/// What follows from the end of `run`, which is closed, and the newest of a job whose record before it is `retry`. `started` is
-/// whether its agent may have started: of a tombstone only the job's status tells.
+/// What follows from the end of `run`, a job's newest run, which is closed. `retry` is the job's record before it.
+/// `started` is whether its agent may have started, which a tombstone doesn't show.
 pub fn after_run(
     retry: &RetryStatus,
     run: &AgentRun,
@@ -55,9 +55,9 @@ pub fn after_run(
         progress::run_ended(&mut at, policy, ended, cancelled, now)
     } else {
         match ended {
-            // The agent can't have ended well before it could start; what says so is not to be trusted with a result.
+            // An agent can't succeed before its start: such a report's result is not trusted.
             progress::Ended::Succeeded => {
-                let message = format!("run {} is said to have succeeded before it had started", run.number());
+                let message = format!("run {} was reported as succeeded before it had started", run.number());
                 let kind = crate::protocol::error_types::RUNNER_LOST.into();
                 progress::start_failed(&mut at, policy, ErrorStatus { kind, message }, now);
                 if cancelled { Next::Cancel } else { Next::Continue }
@@ -71,19 +71,19 @@ pub fn after_run(
     };
     let active = run.termination().map_or(0, |t| t.active_millis);
     let started_anew = if at.evicted { retry.active_millis.saturating_add(active) } else { 0 };
-    // A run that never started its agent leaves what the attempt had used up before.
-    let active_millis = if at.setbacks > 0 && at.evicted { retry.active_millis } else { started_anew };
+    // A run that never started its agent keeps the attempt's active time.
+    let active_millis = if at.start_failures > 0 && at.evicted { retry.active_millis } else { started_anew };
     let error = at.error.clone();
     AfterRun { retry: record(&at, active_millis), next, error }
 }
 
 fn before(retry: &RetryStatus, number: i32) -> Progress {
     Progress {
-        epoch: number.saturating_sub(1).max(0),
+        run: number.saturating_sub(1).max(0),
         attempt: retry.attempts,
-        forgiven: retry.ignored_disruptions,
+        ignored_disruptions: retry.ignored_disruptions,
         failures: retry.failures,
-        setbacks: retry.start_failures,
+        start_failures: retry.start_failures,
         evicted: retry.resumed,
         ..Progress::default()
     }
@@ -93,9 +93,9 @@ fn record(at: &Progress, active_millis: i64) -> RetryStatus {
     RetryStatus {
         attempts: at.attempt,
         failures: at.failures,
-        start_failures: at.setbacks,
-        ignored_disruptions: at.forgiven,
-        retry_after: at.not_before.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(up_to_a_second),
+        start_failures: at.start_failures,
+        ignored_disruptions: at.ignored_disruptions,
+        retry_after: at.retry_at.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(up_to_a_second),
         resumed: at.evicted,
         active_millis,
     }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eviction_that_nobody_asked_for_is_a_failure() {
+    fn an_unrequested_eviction_is_a_failure() {
         let freeze = policy(DisruptionPolicy::Count, PausePolicy::Freeze);
         let after = after(&RetryStatus::default(), &run(1, true, ended("Evicted", "Evicted")), &freeze);
         assert_eq!((after.next, after.retry.failures, after.retry.resumed), (Next::Continue, 1, false));

@@ -1,6 +1,6 @@
 //! The life cycle of a job, the same for both modes: what the end of a run means, when the next one may start, what is
-//! recorded of an end. Pure functions of their arguments: no I/O, no clock, no order of a hash map, because a workflow is
-//! replayed with them. The worker's workflow drives them, and in Direct mode the controller does.
+//! recorded of an end. Pure functions of their arguments: no I/O, no clock, no iteration over hash maps, because
+//! workflows are replayed with them. Used by the worker's workflow, and in Direct mode by the controller.
 
 mod direct;
 mod progress;

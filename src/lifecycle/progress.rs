@@ -1,5 +1,5 @@
-//! The state machine of attempts, on [`Progress`]. Changing it changes what recorded workflow histories replay to: see the
-//! header of the worker's workflow.
+//! The state machine of attempts, on [`Progress`]. Changing it changes what recorded workflow histories replay to: see
+//! the header of the worker's workflow.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{
     },
 };
 
-/// What decides on the next attempt, from the job's spec.
+/// The policies of the job's spec that decide on the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
-    /// When and how often an agent that failed is started again.
+    /// When and how often a failed agent is retried.
     pub retry: &'a ResolvedRetryPolicy,
     /// What a disruption does to an agent that had started.
     pub disruption: DisruptionPolicy,
-    /// How a running agent is made to stand still.
+    /// How a pause stops a running agent.
     pub pause: PausePolicy,
 }
 
-/// How a run ended that may have started its agent.
+/// How a granted run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     /// With success.
@@ -45,42 +45,42 @@ pub enum Next {
     Fail(ErrorStatus),
     /// The job was cancelled.
     Cancel,
-    /// Another run is to come, when [`back_off_left`] is over and no pause is wanted.
+    /// Another run follows, after [`back_off_left`] and unless a pause is wanted.
     Continue,
 }
 
 /// How much of the back-off is left, given the time in milliseconds since 1970.
 pub fn back_off_left(progress: &Progress, now_millis: i64) -> Option<Duration> {
-    let left = u64::try_from(progress.not_before?.saturating_sub(now_millis)).unwrap_or(0);
+    let left = u64::try_from(progress.retry_at?.saturating_sub(now_millis)).unwrap_or(0);
     (left > 0).then(|| Duration::from_millis(left))
 }
 
-/// The next run begins.
+/// Begins the next run.
 pub fn begin(progress: &mut Progress) {
-    (progress.epoch, progress.step) = (progress.epoch.saturating_add(1), Step::Starting);
-    (progress.not_before, progress.failed, progress.confirmed) = (None, None, None);
+    (progress.run, progress.step) = (progress.run.saturating_add(1), Step::Creating);
+    (progress.retry_at, progress.failed, progress.confirmed) = (None, None, None);
 }
 
-/// The attempt that the next start of the agent is for: a new one, or the one that was evicted.
+/// The attempt of the agent's next start: a new one, or the one that was evicted.
 pub fn next_attempt(progress: &Progress) -> i32 {
     if progress.evicted { progress.attempt.max(1) } else { progress.attempt.saturating_add(1) }
 }
 
-/// The agent may start: this uses up an attempt, unless it goes on with an evicted one.
+/// Grants the start: this uses up an attempt, unless it continues an evicted one.
 pub fn grant(progress: &mut Progress) {
     let attempt = next_attempt(progress);
     (progress.attempt, progress.resumed) = (attempt, progress.evicted);
-    (progress.evicted, progress.step) = (false, Step::Started);
+    (progress.evicted, progress.step) = (false, Step::Granted);
 }
 
-/// A run ended before its agent started: nothing is used up, another is tried after the back-off.
+/// A run ended before its agent started: no attempt is used up, another run follows after the back-off.
 pub fn start_failed(progress: &mut Progress, policy: &Policy<'_>, error: ErrorStatus, now_millis: i64) {
-    progress.setbacks = progress.setbacks.saturating_add(1);
+    progress.start_failures = progress.start_failures.saturating_add(1);
     progress.error = Some(error);
-    retry(progress, policy, progress.setbacks, now_millis);
+    retry(progress, policy, progress.start_failures, now_millis);
 }
 
-/// What to do after the end of a run that was granted. `cancelled` is whether a cancel is wanted.
+/// What follows from the end of a granted run. `cancelled` is whether a cancel is wanted.
 pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, cancelled: bool, now_millis: i64) -> Next {
     let (error, non_retryable) = match ended {
         Ended::Succeeded => {
@@ -103,17 +103,17 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
             Next::Continue
         }
         error_types::EVICTED if policy.pause == PausePolicy::Evict => {
-            (progress.step, progress.evicted, progress.setbacks) = (Step::Idle, true, 0);
+            (progress.step, progress.evicted, progress.start_failures) = (Step::NoRun, true, 0);
             Next::Continue
         }
-        // Ended by a pause or a cancel that this job's record doesn't know of (a workflow that was reset): one more failure,
-        // and not final for having been non-retryable where it was meant.
+        // Ended by a pause or a cancel that this workflow has no record of, because it was reset: an ordinary failure,
+        // whose non-retryable flag doesn't apply here.
         error_types::EVICTED | error_types::CANCELLED => failed(progress, policy, error, false, now_millis),
         error_types::DISRUPTED => match policy.disruption {
             DisruptionPolicy::Count => failed(progress, policy, error, non_retryable, now_millis),
             DisruptionPolicy::FailJob => failed(progress, policy, error, true, now_millis),
             DisruptionPolicy::Ignore => {
-                progress.forgiven += 1;
+                progress.ignored_disruptions += 1;
                 count(progress, error);
                 retry(progress, policy, progress.failures, now_millis);
                 Next::Continue
@@ -124,7 +124,7 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
 }
 
 fn count(progress: &mut Progress, error: ErrorStatus) {
-    (progress.failures, progress.setbacks) = (progress.failures.saturating_add(1), 0);
+    (progress.failures, progress.start_failures) = (progress.failures.saturating_add(1), 0);
     progress.error = Some(error);
 }
 
@@ -137,7 +137,7 @@ fn failed(
     now_millis: i64,
 ) -> Next {
     count(progress, error.clone());
-    let (counted, maximum) = (progress.attempt - progress.forgiven, policy.retry.maximum_attempts);
+    let (counted, maximum) = (progress.attempt - progress.ignored_disruptions, policy.retry.maximum_attempts);
     let used_up = maximum > 0 && counted >= maximum;
     if non_retryable || used_up || policy.retry.non_retryable_error_types.contains(&error.kind) {
         let of = if maximum > 0 { format!(" of {maximum}") } else { String::new() };
@@ -150,5 +150,5 @@ fn failed(
 
 fn retry(progress: &mut Progress, policy: &Policy<'_>, failures: i32, now_millis: i64) {
     let wait = i64::try_from(policy.retry.back_off(failures).as_millis()).unwrap_or(i64::MAX);
-    (progress.step, progress.not_before) = (Step::Idle, Some(now_millis.saturating_add(wait)));
+    (progress.step, progress.retry_at) = (Step::NoRun, Some(now_millis.saturating_add(wait)));
 }

@@ -1,5 +1,5 @@
-//! What is recorded of a run's end, and what it means. Whoever says how a run ended, it passes here: one set of limits for
-//! the runner's own word, for its termination message, and for what the kubelet says.
+//! The record of a run's end, and what it means. All sources use it, so that the same limits apply to the runner's
+//! report, to its termination message and to the kubelet's status.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use crate::{
     api::{AgentRun, ErrorStatus, PausePolicy, RawJson, Termination, TerminationSource, TerminationType, depth},
     protocol::{
         error_types,
-        runner::{Ending, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result, result_digest},
+        runner::{
+            AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result, cut_text, result_digest,
+        },
     },
 };
 
@@ -24,7 +26,7 @@ pub fn end_of(run: &AgentRun) -> Ended {
         non_retryable,
     };
     let Some(termination) = run.termination() else {
-        // A tombstone: the run was deleted, or never was.
+        // A tombstone: the run was deleted, or never existed.
         return failed(error_types::DISRUPTED, "its AgentRun was deleted", false);
     };
     match termination.kind {
@@ -33,21 +35,25 @@ pub fn end_of(run: &AgentRun) -> Ended {
         TerminationType::Cancelled => failed(error_types::CANCELLED, "the agent was cancelled", true),
         TerminationType::Failed => match &termination.error {
             Some(error) => Ended::Failed { error: error.clone(), non_retryable: termination.non_retryable },
-            None => failed(error_types::RUNNER_LOST, "the runner ended without saying why", termination.non_retryable),
+            None => failed(
+                error_types::RUNNER_LOST,
+                "the runner reported a failure without an error",
+                termination.non_retryable,
+            ),
         },
     }
 }
 
-/// An end as its runner says it was: cut to limits, whatever the runner says that it did. `source` is
-/// [`TerminationSource::Runner`] also for a termination message, which is the container's own word.
-pub fn claimed(run: &AgentRun, ending: &Ending, now: &Time) -> Termination {
+/// An end as the runner reported it, cut to the limits. The source is [`TerminationSource::Runner`] also for a
+/// termination message, which the container wrote.
+pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
     let mut kind = ending.kind;
     let mut error = ending.error.as_ref().map(limited);
-    // Only a job that pauses by eviction, and was told something, can have evicted its agent.
+    // Only a run under `pausePolicy: Evict` that was commanded can have evicted its agent.
     let may_evict = run.spec.identity.pause_policy == PausePolicy::Evict && run.spec.command.is_some();
     if kind == TerminationType::Evicted && !may_evict {
         kind = TerminationType::Failed;
-        let message = "the runner says that a pause evicted its agent, and nobody asked for that".into();
+        let message = "the runner reported an eviction by a pause that was never requested".into();
         error = Some(ErrorStatus { kind: error_types::AGENT_FAILED.into(), message });
     }
     let result = ending.result.as_ref().map(|result| {
@@ -71,13 +77,13 @@ pub fn claimed(run: &AgentRun, ending: &Ending, now: &Time) -> Termination {
     }
 }
 
-/// A failure that the kubelet shows: `kind` if the agent may have started, else [`error_types::NOT_STARTED`].
+/// A failure seen on the pod: `kind` if the agent may have started, else [`error_types::NOT_STARTED`].
 pub fn observed(run: &AgentRun, kind: &str, message: String, exit_code: Option<i32>, now: &Time) -> Termination {
     let kind = if run.may_have_started() { kind } else { error_types::NOT_STARTED };
     Termination { exit_code, ..koco(run, kind, message, now) }.by_the_kubelet()
 }
 
-/// A failure that koco itself states, such as a runner's silence.
+/// A failure that koco determined itself, such as a heartbeat time-out.
 pub fn koco(run: &AgentRun, kind: &str, message: String, now: &Time) -> Termination {
     Termination {
         kind: TerminationType::Failed,
@@ -95,7 +101,7 @@ pub fn koco(run: &AgentRun, kind: &str, message: String, now: &Time) -> Terminat
 
 /// A run that koco closes because its job was cancelled or is gone.
 pub fn given_up(run: &AgentRun, now: &Time) -> Termination {
-    let cancelled = koco(run, error_types::CANCELLED, "the job ended before its runner said how".into(), now);
+    let cancelled = koco(run, error_types::CANCELLED, "the job ended before its runner reported an end".into(), now);
     Termination { kind: TerminationType::Cancelled, error: None, ..cancelled }
 }
 
@@ -106,19 +112,10 @@ impl Termination {
 }
 
 fn limited(error: &ErrorStatus) -> ErrorStatus {
-    ErrorStatus { kind: cut(&error.kind, MAX_TYPE_BYTES), message: cut(&error.message, MAX_MESSAGE_BYTES) }
+    ErrorStatus { kind: cut_text(&error.kind, MAX_TYPE_BYTES), message: cut_text(&error.message, MAX_MESSAGE_BYTES) }
 }
 
-/// At most `limit` bytes of a text, whole characters.
-fn cut(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.into();
-    }
-    let end = (0..=limit).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    text[..end].into()
-}
-
-/// From the grant to now, for people; `None` without a grant.
+/// The time from the agent's start to now, human-readable; `None` without a grant.
 fn duration(run: &AgentRun, now: &Time) -> Option<String> {
     let granted = run.spec.grant.as_ref()?;
     let started = run.status.as_ref()?.ready_time.as_ref()?.max(&granted.time);
@@ -163,9 +160,9 @@ mod tests {
         serde_json::from_value(run).unwrap()
     }
 
-    fn ending(kind: TerminationType) -> Ending {
+    fn ending(kind: TerminationType) -> AgentEnd {
         let error = Some(ErrorStatus { kind: "t".repeat(1000), message: "ü".repeat(5000) });
-        Ending {
+        AgentEnd {
             kind,
             started: true,
             error,
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_evicted_without_a_pause() {
+    fn an_eviction_needs_a_pause() {
         let kind = |policy, command| claimed(&run(policy, command), &ending(TerminationType::Evicted), &now()).kind;
         assert_eq!(kind("Evict", Some("Paused")), TerminationType::Evicted);
         assert_eq!(kind("Evict", Some("Running")), TerminationType::Evicted, "resumed while it was evicted");

@@ -1,5 +1,5 @@
-//! Whether the cluster's CustomResourceDefinitions are those that this release needs. A field that an older definition does not
-//! know is dropped without a word, so nothing may work before they are: a role waits, unready, and says what it waits for.
+//! Whether the cluster's CustomResourceDefinitions are those that this release needs. An older definition
+//! silently drops new fields, so a role waits, unready, and logs what it waits for.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use kube::{Api, Client};
 
 use crate::api::{SCHEMA_VERSION, names};
 
-/// How often they are looked for.
+/// How often they are read.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Why a role can't begin yet.
+/// Why a role can't start yet.
 #[derive(Debug, thiserror::Error)]
 pub enum CrdError {
-    /// There is none of this name.
+    /// It doesn't exist.
     #[error("CustomResourceDefinition {0} is missing: apply crds/ of this release, or upgrade the chart")]
     Missing(String),
     /// It is of an older release.
@@ -28,7 +28,7 @@ pub enum CrdError {
         /// Its schema version, 0 if it has none.
         found: u32,
     },
-    /// The API server did not say.
+    /// The request failed.
     #[error("get CustomResourceDefinition {0}: {1}")]
     Api(String, kube::Error),
 }
@@ -44,7 +44,7 @@ impl CrdError {
     }
 }
 
-/// The schema version that a definition says it has.
+/// The schema version of a definition.
 fn version(crd: &CustomResourceDefinition) -> u32 {
     let said = crd.metadata.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_SCHEMA_VERSION));
     said.and_then(|v| v.parse().ok()).unwrap_or(0)
@@ -59,8 +59,8 @@ async fn look(api: &Api<CustomResourceDefinition>, name: &str) -> Result<(), Crd
     }
 }
 
-/// Waits until all definitions are there and new enough; says each new reason why they aren't. With `guess`, an API server that
-/// does not answer is taken for one that has them: what can begin without Kubernetes need not wait for it.
+/// Waits until all definitions exist and are new enough; logs each new reason why not. With `guess`, an unreachable API
+/// server is assumed to have them, for roles that can start without Kubernetes.
 pub async fn ready(client: &Client, guess: bool) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let mut said = None;
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::api::{AgentJob, AgentRun};
 
-    /// An API server whose AgentRun definition is what the test says; a client of it.
+    /// A client of a fake API server with a given AgentRun definition.
     async fn server(answers: Arc<Mutex<Option<Value>>>) -> Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let answer = move |Path(name): Path<String>| async move {

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 
-/// Whether each role of this process is ready. A role is not while it starts and while it drains.
+/// Whether each role of this process is ready. A role is not ready while it starts and while it drains.
 #[derive(Clone, Default)]
 pub struct Ready {
     roles: Arc<parking_lot::Mutex<Vec<Arc<AtomicBool>>>>,
 }
 
 impl Ready {
-    /// One more role, not ready yet.
+    /// Adds a role, not ready yet.
     pub fn role(&self) -> Arc<AtomicBool> {
         let flag = Arc::new(AtomicBool::new(false));
         self.roles.lock().push(flag.clone());

@@ -1,4 +1,4 @@
-//! The Kubernetes client, and what we need to know of the cluster and of ourselves in it.
+//! The Kubernetes client, and the cluster's id.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ pub async fn client() -> Result<Client, kube::Error> {
     Client::try_from(config)
 }
 
-/// Asks until it is answered: what follows can't begin without.
-async fn patiently<T, E, F, Fut>(what: &'static str, ask: F) -> Result<T, E>
+/// Retries without limit: the caller can't start without the answer.
+async fn retried<T, E, F, Fut>(what: &'static str, ask: F) -> Result<T, E>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, E>>,
@@ -32,12 +32,12 @@ where
     ask.retry(backoff).notify(|error, _| tracing::warn!(%error, what, "waiting")).await
 }
 
-/// The short id of this cluster, from the UID of `kube-system`. Asks until it is answered.
+/// The short id of this cluster, from the UID of `kube-system`. Retries without limit.
 pub async fn cluster(client: &Client) -> Result<String, kube::Error> {
-    patiently("reading namespace kube-system for the cluster's id", || ask_cluster(client)).await
+    retried("reading namespace kube-system for the cluster's id", || ask_cluster(client)).await
 }
 
-/// The same, asked once.
+/// The same, without retries.
 pub async fn ask_cluster(client: &Client) -> Result<String, kube::Error> {
     let found = Api::<Namespace>::all(client.clone()).get("kube-system").await?;
     Ok(names::cluster(found.metadata.uid.as_deref().unwrap_or_default()))

@@ -1,8 +1,8 @@
-//! Leader election by a Lease: one controller works, the others stand by. It saves double work and nothing more: no
-//! correctness rests on it.
+//! Leader election by a Lease: one controller is active, the others stand by. It only avoids double work: correctness
+//! doesn't depend on it.
 //!
-//! The Lease is replaced with the resourceVersion that was read, so two can't take it at once; it expires by our own clock
-//! from when we last saw it change, so clocks may differ; who loses it ends its process.
+//! The Lease is replaced with the resourceVersion that was read, so two can't acquire it at the same time; it expires
+//! by the local clock, counted from the last observed change, so clocks may differ; a process that loses it exits.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
-/// How long a lease is good for.
+/// The duration of the lease.
 const LEASE: Duration = Duration::from_secs(15);
-/// How often the leader renews it and standbys look.
+/// How often the leader renews it and standbys read it.
 const RENEW: Duration = Duration::from_secs(4);
 
 /// A candidate.
@@ -45,7 +45,7 @@ impl Election {
         }
     }
 
-    /// Renews until `stop` or until the lease is lost. On `stop` it is given back.
+    /// Renews until `stop` or until the lease is lost. On `stop` it is released.
     pub async fn hold(&self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
         let mut seen = None;
@@ -63,11 +63,11 @@ impl Election {
             }
         }
         if let Err(error) = self.release().await {
-            tracing::warn!(%error, "giving back the leader's lease");
+            tracing::warn!(%error, "releasing the leader's lease");
         }
     }
 
-    /// Takes or renews the lease, if it is ours, free, or has not moved for [`LEASE`].
+    /// Acquires or renews the lease, if it is held by this process, free, or unchanged for [`LEASE`].
     async fn attempt(&self, seen: &mut Option<(String, Instant)>) -> Result<bool, kube::Error> {
         let Some(lease) = self.api.get_opt(&self.name).await? else {
             return taken(self.api.create(&PostParams::default(), &self.lease(None, true)).await);
@@ -118,7 +118,7 @@ impl Election {
     }
 }
 
-/// Somebody was faster: not an error.
+/// Lost a race: not an error.
 fn taken(answer: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
     match answer {
         Ok(_) => Ok(true),

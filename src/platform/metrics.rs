@@ -1,4 +1,4 @@
-//! What we count, for Prometheus. One registry a process.
+//! Prometheus metrics. One registry for each process.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// A label: one stable word.
+/// The label `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    /// The stable word of an error.
+    /// A stable reason, in CamelCase.
     pub reason: String,
 }
 
@@ -19,7 +19,7 @@ pub struct Reason {
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    /// Reconciles that ended, however.
+    /// Reconciles that ended, also with an error.
     pub reconciles: Counter,
     /// Reconciles that failed, by reason.
     pub reconcile_errors: Family<Reason, Counter>,
@@ -29,7 +29,7 @@ pub struct Metrics {
     pub status_writes: Counter,
     /// Signals that the controller sent, by signal.
     pub signals: Family<Reason, Counter>,
-    /// Heartbeats that the gateway took.
+    /// Heartbeats that the gateway accepted.
     pub heartbeats: Counter,
     /// Requests that the gateway refused, by reason.
     pub refused: Family<Reason, Counter>,
@@ -73,7 +73,7 @@ impl Metrics {
         family.get_or_create(&Reason { reason: reason.into() }).inc();
     }
 
-    /// In the text format that Prometheus reads.
+    /// Encodes them in Prometheus' text format.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

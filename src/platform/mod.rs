@@ -1,4 +1,4 @@
-//! What every role stands on and none owns: settings, the Kubernetes client, status writes, leader election, health and
+//! Infrastructure shared by all roles: settings, the Kubernetes client, status writes, leader election, health and
 //! metrics, logs, shutdown. Used by the roles and the command line.
 
 pub mod crds;

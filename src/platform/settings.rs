@@ -9,13 +9,13 @@ use crate::api::{
     AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds, Timeouts,
 };
 
-/// What every role has.
+/// The settings of every role.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// What to log, such as `info` or `koco=debug,info`
     #[arg(long, env = "KOCO_LOG", default_value = "info", global = true)]
     pub log: String,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, env = "KOCO_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
     /// Address of /healthz, /readyz and /metrics
@@ -24,7 +24,7 @@ pub struct Common {
     /// Namespace that the operator itself runs in
     #[arg(long, env = "KOCO_NAMESPACE", default_value = "koco-system")]
     pub namespace: String,
-    /// Name of this process among its kind; the pod's name in a cluster
+    /// Unique name of this process; the pod's name in a cluster
     #[arg(long, env = "KOCO_IDENTITY", default_value_t = identity())]
     pub identity: String,
     /// Namespaces to watch, separated by commas; empty: all
@@ -53,7 +53,7 @@ fn identity() -> String {
     format!("{}-{}", host.trim(), std::process::id())
 }
 
-/// The execution mode of jobs that name none.
+/// The execution mode of jobs that don't set one.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultMode {
     /// Direct
@@ -62,10 +62,10 @@ pub enum DefaultMode {
     Temporal,
 }
 
-/// What jobs take that leave it out.
+/// Defaults for jobs.
 #[derive(Args, Clone, Debug)]
 pub struct Defaults {
-    /// Execution mode of jobs that name none
+    /// Execution mode of jobs that don't set one
     #[arg(long, env = "KODO_EXECUTION_MODE", value_enum, ignore_case = true, default_value = "direct")]
     pub default_execution_mode: DefaultMode,
     /// retryPolicy.maximumAttempts
@@ -97,7 +97,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Defaults {
-    /// Fills in what a job leaves out.
+    /// Resolves the fields that a job omits.
     pub fn resolve(&self, spec: &AgentJobSpec) -> Resolved {
         let retry: RetryPolicy = spec.retry_policy.clone().unwrap_or_default();
         let timeouts: Timeouts = spec.timeouts.clone().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One signal to end for everything in the process.
+//! The shutdown signal of the process.
 
 use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
-//! Reads and writes of our own resources, whatever their kind. A status is written by one PUT of `/status` that carries no
-//! spec: the API server keeps the stored one, so that neither inputs nor a template pass through memory or wire. It is bound
-//! to the UID and the resourceVersion that were read. Used by the roles and by [`crate::runs`].
+//! Reads and writes of koco's own resources, of any kind. A status is written by one PUT of `/status` without a spec:
+//! the API server keeps the stored one, so that inputs and template are not transferred. It is bound to the UID and the
+//! resourceVersion that were read. Used by the roles and by [`crate::runs`].
 
 use backon::{ExponentialBuilder, Retryable};
 use kube::{Api, Client, Resource, api::PostParams, core::Request};
@@ -10,40 +10,40 @@ use serde_json::json;
 /// Why an object could not be read or written. `what` is verb and object: `update status of AgentJob ns/name`.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else wrote since it was read: read again.
-    #[error("{what}: it was changed meanwhile")]
+    /// The object was changed since it was read.
+    #[error("{what}: conflict, it was changed since it was read")]
     Conflict {
         /// Verb and object.
         what: String,
     },
-    /// There is no such object any more.
+    /// The object is gone.
     #[error("{what}: it is gone")]
     Gone {
         /// Verb and object.
         what: String,
     },
-    /// The API server takes it as it is never: the same again would be refused again.
+    /// The API server refuses the request for good: a retry would be refused, too.
     #[error("{what}: {words}")]
     Invalid {
         /// Verb and object.
         what: String,
-        /// The API server's words.
+        /// The API server's message.
         words: String,
     },
-    /// The API server did not answer, or not well.
+    /// The request failed.
     #[error("{what}: {source}")]
     Api {
         /// Verb and object.
         what: String,
-        /// What it said.
+        /// The cause.
         source: kube::Error,
     },
-    /// An object that is no JSON; never with ours.
+    /// The object can't be serialized; never happens with koco's.
     #[error("{what}: {source}")]
     Json {
         /// Verb and object.
         what: String,
-        /// What is wrong with it.
+        /// The cause.
         source: serde_json::Error,
     },
 }
@@ -81,7 +81,7 @@ impl StoreError {
     }
 }
 
-/// A kind of ours: namespaced, with a status.
+/// A resource of koco's: namespaced, with a status.
 pub trait Stored: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned {}
 impl<K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned> Stored for K {}
 
@@ -108,7 +108,7 @@ fn status_body<K: Stored>(object: &K, status: &impl Serialize) -> Result<Vec<u8>
     }))
 }
 
-/// Writes the whole status of an object as it was read. Answers the object after the write.
+/// Writes the whole status of an object as it was read. Returns the object after the write.
 /// [`StoreError::Conflict`] if it was changed since, or another object has its name by now.
 pub async fn put_status<K: Stored>(client: &Client, object: &K, status: &impl Serialize) -> Result<K, StoreError> {
     let what = what("update status of", object);
@@ -134,7 +134,7 @@ where
     if found.meta().uid.as_deref() == Some(uid) { Ok(found) } else { Err(StoreError::Gone { what: what() }) }
 }
 
-/// Repeats a read-decide-write round for as long as it ends in a conflict: 20 times, with growing waits up to 200 ms.
+/// Repeats a read-decide-write cycle while it ends in a conflict: 20 times, with growing waits up to 200 ms.
 pub async fn retry_conflicts<T, E, F, Fut>(round: F) -> Result<T, E>
 where
     F: FnMut() -> Fut,
@@ -153,7 +153,7 @@ where
     })
 }
 
-/// How a round of [`retry_conflicts`] failed.
+/// How a cycle of [`retry_conflicts`] failed.
 #[derive(Debug)]
 pub enum Round<E> {
     /// By the API server.

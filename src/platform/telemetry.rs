@@ -1,4 +1,4 @@
-//! Logs: structured, to stderr. What carries secrets stays out of them, whatever level somebody asks for.
+//! Logs: structured, to stderr. Secrets are never logged, at any level.
 
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -8,17 +8,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// The most that libraries may say. Temporal's worker puts task tokens into its warnings, and results into the fields of its
-/// spans; kube's client warns of an answer that it can't read with all of it; below the others' levels are headers and bodies of requests, with tokens and API keys.
+/// The highest levels of libraries. Temporal's worker logs task tokens in its warnings, and results in the fields of
+/// its spans; kube's client logs whole responses that it can't read; the others log headers and bodies of requests,
+/// with tokens and API keys, below these levels.
 const CAPS: [(&str, LevelFilter); 8] = [
     ("temporalio_sdk_core::worker", LevelFilter::ERROR),
     ("kube_client::client", LevelFilter::ERROR),
@@ -30,7 +31,7 @@ const CAPS: [(&str, LevelFilter); 8] = [
     ("tower", LevelFilter::INFO),
 ];
 
-/// What was asked for, but no more of a library than [`CAPS`] allow.
+/// The requested filter, limited by [`CAPS`].
 fn capped<S: Subscriber>(filter: &str) -> impl Filter<S> + use<S> {
     EnvFilter::new(filter).and(Targets::new().with_default(LevelFilter::TRACE).with_targets(CAPS))
 }

@@ -1,6 +1,5 @@
-//! Watching objects so that one that can't be read hurts nobody else. An item of a list, or of a watch, that is not what our
-//! types say becomes an [`Item`] with its metadata and the reason; the list and the watch go on at once.
-//! Lists come in small pages: a page is held in memory as a whole.
+//! Lists and watches that survive an object that can't be read: an item that doesn't match the Rust type becomes an
+//! [`Item`] with its metadata and the error. Lists come in small pages: a page is held in memory as a whole.
 
 use kube::{Api, Resource, api::ObjectMeta, runtime::watcher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
@@ -24,7 +23,7 @@ impl<K: Resource> Item<K> {
     }
 }
 
-/// All that is read of an object that can't be read.
+/// The part that is still read of such an object.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Head {
@@ -33,7 +32,7 @@ struct Head {
 
 impl<'de, K: Resource + DeserializeOwned> Deserialize<'de> for Item<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // As text first: it is found where the object ends, however deeply it nests and whatever is in it.
+        // As text first: finds the end of the object at any depth and for any contents.
         let text = Box::<RawValue>::deserialize(deserializer)?;
         match serde_json::from_str::<K>(text.get()) {
             Ok(object) => Ok(Self::of(object)),
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_json_of_a_users_is_no_trouble_at_all() {
+    fn deep_json_of_users_is_read() {
         let list = format!(
             r#"{{"apiVersion":"v1","kind":"List","metadata":{{}},"items":[{},{}]}}"#,
             job("deep", &deep(5000)),
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_read_keeps_its_name_and_hides_nobody() {
+    fn an_unreadable_object_keeps_its_name_and_hides_no_other() {
         let bad = json!({ "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun",
             "metadata": { "name": "bad", "namespace": "n", "uid": "u" }, "spec": { "identity": 7 } });
         let good = json!({ "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun", "metadata": { "name": "good" },

@@ -9,31 +9,31 @@ use serde_json::Value;
 
 use super::PodView;
 
-/// How much of the API server's words is kept, in characters: a webhook may say anything.
+/// How much of the API server's message is kept, in characters: a webhook may return a text of any length.
 const MAX_WORDS: usize = 1024;
 
-/// Why a call about a pod failed.
+/// Why a call for a pod failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// The API server refused the pod: the template is wrong, or a quota, policy or webhook forbids it.
     #[error("{0}")]
     Refused(String),
-    /// A pod of the same name belongs to somebody else.
-    #[error("a pod {0} that is not this run's is in the way: delete it")]
+    /// A pod of the same name that is not this run's exists.
+    #[error("pod {0} exists and is not this run's: delete it")]
     Foreign(String),
-    /// The API server did not answer, or not well.
+    /// The request failed.
     #[error("{0}: {1}")]
     Api(String, kube::Error),
     /// The template nests too deeply to be read.
     #[error("{field} can't be read: {source}")]
     Unreadable {
-        /// Which field of it.
+        /// The field.
         field: String,
-        /// What is wrong with it.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// What we built is no pod at all.
-    #[error("spec.template is no pod template: {0}")]
+    /// The template does not make a pod.
+    #[error("spec.template is not a pod template: {0}")]
     Malformed(#[from] serde_json::Error),
 }
 
@@ -46,7 +46,7 @@ impl PodError {
             Self::Api(..) => "ApiServer",
         }
     }
-    /// Whether a person has to do something before it can work.
+    /// Whether retrying is pointless until a user or administrator changes something.
     pub fn is_permanent(&self) -> bool {
         !matches!(self, Self::Api(..))
     }
@@ -57,7 +57,7 @@ impl PodError {
 pub enum CreateOutcome {
     /// It was created; its UID.
     Created(String),
-    /// It was there already and is ours; its UID. The answer to an earlier create may have been lost.
+    /// It existed already and is this run's; its UID. The response to an earlier create may have been lost.
     Existed(String),
 }
 
@@ -78,7 +78,7 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Those of a namespace.
+    /// The runner pods of a namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         let resource = ApiResource::erase::<Pod>(&());
         Self {
@@ -87,7 +87,7 @@ impl Pods {
         }
     }
 
-    /// A pod, read from the API server and no cache; `None` if there is none of that name.
+    /// Reads a pod from the API server, not a cache; `None` if it doesn't exist.
     pub async fn get(&self, name: &str) -> Result<Option<PodView>, PodError> {
         let found = self.typed.get_opt(name).await.map_err(|e| self.error("get", name, e))?;
         Ok(found.as_ref().map(PodView::of))
@@ -97,7 +97,7 @@ impl Pods {
         PodError::Api(format!("{verb} pod {}/{name}", self.typed.namespace().unwrap_or_default()), source)
     }
 
-    /// Creates a pod, or finds that it is there already and belongs to the same run.
+    /// Creates a pod, or finds the one that exists already for the same run.
     pub async fn create(&self, pod: Value, run_uid: &str) -> Result<CreateOutcome, PodError> {
         let pod: DynamicObject = serde_json::from_value(pod)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -114,7 +114,7 @@ impl Pods {
         }
     }
 
-    /// Deletes one pod, known by its UID, with its grace period. Already gone is success.
+    /// Deletes a pod, identified by its UID, with its grace period. Succeeds if it is gone already.
     pub async fn delete(&self, name: &str, uid: &str) -> Result<(), PodError> {
         let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
         let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::default() };

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{PodView, ending};
 use crate::api::{AgentRun, TerminationSource};
 
-/// How long a pod may take to end after its agent has, before what holds it up counts as a sidecar.
+/// How long a pod may live on after its agent has ended before it is deleted because of its sidecars.
 pub const LINGER: Duration = Duration::from_secs(15);
-/// How long the kubelet may take to say that a runner has ended that has reported its end.
+/// How long the kubelet may take to report the end of a container whose runner has reported its end.
 pub const SLOW_KUBELET: Duration = Duration::from_secs(60);
 
 /// What to do with the pod of a closed run.
@@ -17,8 +17,7 @@ pub const SLOW_KUBELET: Duration = Duration::from_secs(60);
 pub enum Fate {
     /// Nothing: it has ended, or is being deleted.
     Leave,
-    /// It is about to end by itself, because its runner has said how it ended: deleting it would take its logs. Look again
-    /// after this time.
+    /// Wait this long: its runner has reported its end, so the pod is about to end by itself, and its logs are kept.
     Wait(Duration),
     /// Delete it.
     Delete,
@@ -29,7 +28,7 @@ pub fn of_closed(run: &AgentRun, pod: &PodView, now: &Time) -> Fate {
     if pod.ended || pod.deleting() {
         return Fate::Leave;
     }
-    // A closed run whose runner did not say so itself may live on where nobody hears of it.
+    // The runner of a run that was closed otherwise may still be running on an unreachable node.
     let leaving = run.termination().filter(|t| t.source == TerminationSource::Runner || pod.agent_ended());
     let Some(termination) = leaving else { return Fate::Delete };
     let since = Duration::try_from(now.0.duration_since(termination.time.0)).unwrap_or_default();
@@ -45,8 +44,8 @@ pub fn pod_history<'a>(runs: &[&AgentRun], pods: &'a [PodView], keep: usize) -> 
     closed.iter().filter_map(of).skip(keep).collect()
 }
 
-/// The closed runs beyond the newest `keep`. Never the newest run of all, whose number tells which comes next, and none whose
-/// pod may still run: it goes with its run.
+/// The closed runs beyond the newest `keep`. Never the newest run, whose number determines the next, and none whose pod
+/// may still run: deleting a run deletes its pod.
 pub fn run_history<'a>(runs: &[&'a AgentRun], pods: &[PodView], keep: usize) -> Vec<&'a AgentRun> {
     let newest = runs.iter().map(|r| r.number()).max().unwrap_or(0);
     let still = |run: &AgentRun| pods.iter().any(|p| p.run_uid.as_deref() == Some(run.uid()) && !p.agent_ended());

@@ -1,5 +1,5 @@
-//! What became of a run, derived from its pod when its runner did not say. Pure. Used by the controller, which sees containers
-//! end, and by the worker, which looks before it binds a runner to another task.
+//! Derives the end of a run from its pod when its runner has not reported it. Pure. Used by the controller, which
+//! watches pods, and by the worker before it binds a runner to another task.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -12,15 +12,14 @@ use crate::{
 
 /// How a run ended whose agent's container has ended, or whose pod is gone; `None` while it may still run.
 ///
-/// `pod` must be the run's own (see [`is_pod_of`]); it is `None` only if the API server, and no cache, says that there is
-/// none.
+/// `pod` must be the run's own (see [`is_pod_of`]); `None` means that the API server, not a cache, has no such pod.
 pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termination> {
     let observed = |kind: &str, message: String, exit_code| lifecycle::observed(run, kind, message, exit_code, now);
     let Some(pod) = pod else {
         return Some(observed(error_types::DISRUPTED, "the pod was deleted".into(), None));
     };
     let AgentContainer::Ended { exit_code, reason, ending } = &pod.agent else {
-        // The kubelet refused the pod, or an init container failed: the agent's container never was.
+        // The kubelet refused the pod, or an init container failed: the agent's container never started.
         let why = pod.reason.clone().unwrap_or_else(|| "its containers ended before the agent's".into());
         let message = format!("pod {} ended: {why}", pod.name);
         return pod.ended.then(|| observed(error_types::DISRUPTED, message, None));
@@ -38,14 +37,16 @@ pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termi
     Some(match taken {
         Some(why) => observed(error_types::DISRUPTED, why, code),
         None => {
-            let message = format!("the container ended with code {exit_code} ({reason}) and left no outcome");
+            let message = format!(
+                "the container ended with code {exit_code} ({reason}) and left no termination message of koco's"
+            );
             observed(error_types::RUNNER_LOST, message, code)
         }
     })
 }
 
-/// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it, and the
-/// UID that its runner registered with, if it has.
+/// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it,
+/// and the UID that its runner registered with, if it has.
 pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
     let known = run.status.as_ref().and_then(|s| s.pod_uid.as_deref());
     pod.run_uid.as_deref() == Some(run.uid())

@@ -1,4 +1,4 @@
-//! Runner pods: what they look like, what they say, which to collect, and the calls that create and delete them.
+//! Runner pods: template, status, garbage collection, and the calls that create and delete them.
 //! Used by the controller and the worker. Everything but [`client`] is pure.
 
 pub mod client;

@@ -1,5 +1,5 @@
-//! What runner pods need of the operator: its settings, and the gateway's certificate authority, which is followed by a watch
-//! so that no pod costs a read of it. Used by the roles that create pods.
+//! The operator's settings for runner pods, and the gateway's certificate authority, which is watched so that creating
+//! a pod costs no read of it. Used by the roles that create pods.
 
 use clap::Args;
 use futures::StreamExt;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::RunnerPodSettings;
 use crate::api::names;
 
-/// What roles that create pods have.
+/// The settings of roles that create pods.
 #[derive(Args, Clone, Debug)]
 pub struct PodSettings {
     /// Image with koco-runner, put into every runner pod
@@ -24,7 +24,7 @@ pub struct PodSettings {
     pub gateway_url: String,
 }
 
-/// The gateway's certificate authority is not known yet, so that no pod could reach it.
+/// The gateway's certificate authority is not known yet: a pod could not connect.
 #[derive(Debug, thiserror::Error)]
 #[error("the gateway has not published its certificate authority yet: is it running?")]
 pub struct NoGateway;
@@ -37,7 +37,7 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
-    /// For an operator in `namespace`. Follows the gateway's authority for as long as any copy of this is kept.
+    /// For an operator in `namespace`. Watches the gateway's authority until the last copy is dropped.
     pub fn follow(client: Client, namespace: &str, settings: PodSettings) -> Self {
         let (tx, authority) = watch::channel(None);
         let api: Api<ConfigMap> = Api::namespaced(client, namespace);
@@ -61,7 +61,7 @@ impl PodConfig {
         Self { settings, authority }
     }
 
-    /// With the authority that the gateway has published by now.
+    /// The settings with the gateway's current authority.
     pub fn settings(&self) -> Result<RunnerPodSettings, NoGateway> {
         let gateway_ca = self.authority.borrow().clone().ok_or(NoGateway)?;
         Ok(RunnerPodSettings {

@@ -1,7 +1,7 @@
 //! The pod of a run, from the job's template. Pure.
 //!
-//! The runner gets in by an init container that copies it into an emptyDir, read-only for the agent; the agent's command
-//! becomes its arguments. The image needs nothing of ours, not even a shell.
+//! An init container copies the runner into an emptyDir, read-only for the agent; the agent's command becomes the
+//! runner's arguments. The image needs nothing of koco's, not even a shell.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     protocol::runner::{env, paths},
 };
 
-/// What every runner pod needs of the operator.
+/// The operator's settings for every runner pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunnerPodSettings {
     /// The image with `/usr/local/bin/koco-runner`.
@@ -30,12 +30,12 @@ const BIN: &str = "koco-bin";
 const STATE: &str = "koco-state";
 const TOKEN: &str = "koco-token";
 
-/// Annotations that keep autoscalers from evicting an agent in mid-work. A template may say otherwise.
+/// Annotations that keep autoscalers from evicting a running agent. A template may override them.
 const DO_NOT_DISTURB: [(&str, &str); 2] =
     [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
 
-/// The pod of a run, which owns it. A template that is no pod gives one that the API server refuses, in its own words; one
-/// that can't be read at all, because it nests too deeply, is an error.
+/// The pod of a run, which owns it. An invalid template makes a pod that the API server refuses with its own message;
+/// one that nests too deeply to be read is an error.
 pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Result<Value, PodError> {
     let namespace = job.metadata.namespace.clone().unwrap_or_default();
     let name = job.metadata.name.clone().unwrap_or_default();
@@ -44,7 +44,7 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
     if let Some(spec) = spec.as_object_mut() {
         spec.insert("restartPolicy".into(), json!("Never"));
         spec.entry("automountServiceAccountToken").or_insert(json!(false));
-        // Service environment variables would only confuse an agent that runs among many.
+        // The variables of all Services of a namespace would slow down and confuse the agent.
         spec.entry("enableServiceLinks").or_insert(json!(false));
         prepend(spec, "initContainers", install(settings));
         for volume in volumes() {
@@ -128,7 +128,7 @@ fn wrap(
         (env::NAMESPACE, namespace.into()),
         (env::NAME, name.into()),
         (env::UID, job.uid().into()),
-        (env::EPOCH, run.number().to_string()),
+        (env::RUN_NUMBER, run.number().to_string()),
         (env::TERMINATION_LOG, termination.into()),
     ];
     for (key, value) in ours {
@@ -141,7 +141,8 @@ fn wrap(
     }
 }
 
-/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the template.
+/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the
+/// template.
 fn install(settings: &RunnerPodSettings) -> Value {
     json!({
         "name": "koco-install",
@@ -177,7 +178,7 @@ fn volumes() -> [Value; 3] {
 fn append(object: &mut Map<String, Value>, key: &str, value: Value) {
     match object.entry(key).or_insert_with(|| json!([])) {
         Value::Array(list) => list.push(value),
-        // `null` in a template means nothing, as it does to the API server.
+        // `null` in a template counts as absent, as for the API server.
         other @ Value::Null => *other = json!([value]),
         // Anything else is malformed: left as it is, for the API server to refuse.
         _ => {}

@@ -1,13 +1,13 @@
-//! What a pod says, in the words that decisions are made with. Pure.
+//! A pod's status, reduced to what decisions need. Pure.
 
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
 
-use crate::{api::names, protocol::runner::Ending};
+use crate::{api::names, protocol::runner::AgentEnd};
 
-/// The agent's container, by whose state we judge: never by the pod's phase, because sidecars live on.
+/// The state of the agent's container. Decisions use it and not the pod's phase, because sidecars may run on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum AgentContainer {
     /// Not running yet.
@@ -19,10 +19,10 @@ pub enum AgentContainer {
     Ended {
         /// Its exit code.
         exit_code: i32,
-        /// The kubelet's word: `OOMKilled`, `Error`, `Completed`, ...
+        /// The kubelet's reason: `OOMKilled`, `Error`, `Completed`, ...
         reason: String,
-        /// What the runner left, if it is there and readable.
-        ending: Option<Box<Ending>>,
+        /// The runner's termination message, if it is there and readable.
+        ending: Option<Box<AgentEnd>>,
     },
 }
 
@@ -37,7 +37,7 @@ pub struct PodView {
     pub run_uid: Option<String>,
     /// When it was created.
     pub created: Option<Time>,
-    /// When it is to be gone by, its grace period included, if it is being deleted.
+    /// If it is being deleted, the end of its grace period.
     pub deletion_deadline: Option<Time>,
     /// Whether a scheduling gate holds it back.
     pub gated: bool,
@@ -47,14 +47,14 @@ pub struct PodView {
     pub reason: Option<String>,
     /// The agent's container.
     pub agent: AgentContainer,
-    /// Why it does not come up, in the kubelet's or the scheduler's words: (reason, message).
+    /// Why it does not start, from the kubelet or the scheduler: (reason, message).
     pub waiting_reason: Option<(String, String)>,
-    /// Why Kubernetes took it away: the `DisruptionTarget` condition's (reason, message).
+    /// Why it was disrupted: the `DisruptionTarget` condition's (reason, message).
     pub disruption: Option<(String, String)>,
 }
 
 impl PodView {
-    /// Whether the agent's container has ended, so that nothing of this run is left running.
+    /// Whether the agent's container has ended, so that no process of the agent is left.
     pub fn agent_ended(&self) -> bool {
         self.ended || matches!(self.agent, AgentContainer::Ended { .. })
     }
@@ -64,7 +64,7 @@ impl PodView {
         self.deletion_deadline.is_some()
     }
 
-    /// Reads a pod. Fields that are missing count as not there yet.
+    /// Reads a pod. Missing fields count as not set yet.
     pub fn of(pod: &Pod) -> Self {
         let meta = &pod.metadata;
         let status = pod.status.clone().unwrap_or_default();
@@ -100,8 +100,8 @@ impl PodView {
     }
 }
 
-/// The AgentRun that controls a pod. Anybody may write an owner reference, so what follows must also hold the run's own
-/// record of its pod against it.
+/// The AgentRun that controls a pod. Users may write any owner reference, so callers must also check the run's own
+/// record of its pod.
 fn owner(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.as_ref()?;
     let ours =
@@ -122,7 +122,7 @@ fn container(status: &ContainerStatus) -> AgentContainer {
     }
 }
 
-/// What keeps a container from starting. The ordinary steps on its way are no trouble.
+/// What keeps a container from starting; `None` for the ordinary steps of a start.
 fn waiting_reason(status: &ContainerStatus) -> Option<(String, String)> {
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.clone()?;

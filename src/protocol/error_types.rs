@@ -1,14 +1,15 @@
-//! The error types that end up in `status.error.type`, in Temporal's history and in `nonRetryableErrorTypes`. Stable words.
+//! The error types that end up in `status.error.type`, in Temporal's history and in `nonRetryableErrorTypes`. They are
+//! stable.
 
 /// The agent exited with a code other than 0 and left no type of its own.
 pub const AGENT_FAILED: &str = "AgentFailed";
-/// A signal that was not ours ended the agent.
+/// A signal that koco did not send ended the agent.
 pub const AGENT_KILLED: &str = "AgentKilled";
-/// The kernel ended the agent, or its whole container, for want of memory.
+/// The kernel killed the agent, or its whole container, because it was out of memory.
 pub const OOM_KILLED: &str = "OOMKilled";
 /// The agent's command could not be started.
 pub const START_FAILED: &str = "StartFailed";
-/// The runner fell silent and did not answer when asked again.
+/// The runner sent no heartbeat in time and did not acknowledge the next binding.
 pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
 /// The attempt took longer than `timeouts.execution`.
 pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
@@ -16,28 +17,28 @@ pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
 pub const PENDING_TIMEOUT: &str = "PendingTimeout";
 /// A drain, a lost node or a deleted pod ended an agent that had started.
 pub const DISRUPTED: &str = "Disrupted";
-/// The container ended without an outcome.
+/// The container ended without a termination message.
 pub const RUNNER_LOST: &str = "RunnerLost";
 /// The agent exited with 0, but its result file is not JSON.
 pub const INVALID_RESULT: &str = "InvalidResult";
-/// The agent exited with 0, but its result nests too deeply to be passed on.
+/// The agent exited with 0, but its result nests too deeply.
 pub const RESULT_TOO_DEEP: &str = "ResultTooDeep";
 /// The job's workflow was terminated, or timed out, from outside.
 pub const WORKFLOW_CLOSED: &str = "WorkflowClosed";
-/// The agent stopped because its job was paused with `pausePolicy: Evict`. Never seen in a status: the attempt goes on.
+/// The agent stopped because its job was paused with `pausePolicy: Evict`. Never in a status: the attempt is resumed.
 pub const EVICTED: &str = "Evicted";
 /// The agent stopped because its job was cancelled.
 pub const CANCELLED: &str = "Cancelled";
 /// The pod ended before its agent started: no attempt is used up.
 pub const NOT_STARTED: &str = "NotStarted";
-/// The job is gone, or is being deleted. Never seen in a status: the workflow ends as cancelled.
+/// The job is gone, or is being deleted. Never in a status: the workflow ends as cancelled.
 pub const JOB_GONE: &str = "JobGone";
-/// Another run, or another try, took this one's place: nobody waits for its answer. Seen in AgentRuns and in Temporal's
-/// history only.
+/// Another run, or another try of the activity, has replaced this one. Seen in AgentRuns and in Temporal's history
+/// only.
 pub const SUPERSEDED: &str = "Superseded";
-/// The pod could not be created; it is tried again. Seen in Temporal's history only.
+/// The pod could not be created; the activity is retried. Seen in Temporal's history only.
 pub const POD_REFUSED: &str = "PodRefused";
-/// The pod of the run before has not ended; it is tried again. Seen in Temporal's history only.
+/// The previous run's pod has not ended; the activity is retried. Seen in Temporal's history only.
 pub const POD_NOT_ENDED: &str = "PodNotEnded";
-/// The API server did not answer, or not well; it is tried again. Seen in Temporal's history only.
+/// A request to the API server failed; the activity is retried. Seen in Temporal's history only.
 pub const API_SERVER: &str = "ApiServer";

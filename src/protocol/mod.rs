@@ -1,8 +1,8 @@
-//! The contracts between our processes: what crosses from one role to another, and nothing else. Serde only, no I/O.
+//! The contracts between koco's processes: messages from one role to another. Serde only, no I/O.
 //! Any role may use this module; it uses [`crate::api`] alone.
 //!
-//! Fields may be added with a default and are then ignored by the older side; none is renamed or given another meaning,
-//! because runners live for days and workflows longer than a release.
+//! Fields may be added with a default and are ignored by the older side; none is renamed on the wire or given another
+//! meaning, because runners live for days and workflows longer than a release.
 
 pub mod error_types;
 pub mod runner;

@@ -1,4 +1,4 @@
-//! What the operator tells the runner through its environment. Read once, by [`super::supervisor`].
+//! The runner's settings, from its environment. Read once, by [`super::supervisor`].
 
 use std::{env::VarError, path::PathBuf};
 
@@ -7,21 +7,21 @@ use crate::protocol::{
     workflow::JobRef,
 };
 
-/// Why the environment is of no use.
+/// Why the environment is invalid.
 #[derive(thiserror::Error, Debug)]
 pub enum ConfigError {
-    /// A variable is missing, or not text.
+    /// A variable is missing or not UTF-8.
     #[error("{0}: {1}")]
     Variable(&'static str, VarError),
-    /// The epoch is not a number.
-    #[error("{name}: {source}", name = env::EPOCH)]
-    Epoch { source: std::num::ParseIntError },
+    /// The number of the run is not a number.
+    #[error("{name}: {source}", name = env::RUN_NUMBER)]
+    RunNumber { source: std::num::ParseIntError },
 }
 
 /// The runner's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub gateway_url: String,
     /// PEM.
     pub gateway_ca: String,
@@ -43,7 +43,7 @@ impl Config {
             termination_log: get(env::TERMINATION_LOG)?.into(),
             sender: Sender {
                 job: JobRef { namespace: get(env::NAMESPACE)?, name: get(env::NAME)?, uid: get(env::UID)? },
-                epoch: get(env::EPOCH)?.parse().map_err(|source| ConfigError::Epoch { source })?,
+                run: get(env::RUN_NUMBER)?.parse().map_err(|source| ConfigError::RunNumber { source })?,
             },
         })
     }

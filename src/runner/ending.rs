@@ -1,4 +1,4 @@
-//! What the end of an agent means: a pure function of the evidence. Called by [`super::supervisor`] alone.
+//! What the end of an agent means: a pure function of the [`ExitFacts`]. Called by [`super::supervisor`] alone.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     api::{ErrorStatus, TerminationType},
     protocol::{
         error_types,
-        runner::{Ending, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
+        runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
     },
 };
 
 /// The longest error type, the same as in `nonRetryableErrorTypes`.
 const MAX_TYPE_BYTES: usize = 128;
 
-/// Types that say what was not the agent's doing, so that policies trust them: not for an agent's error file.
+/// Error types reserved for koco: retry policies rely on them, so an agent's error file can't set them.
 const RESERVED: [&str; 18] = [
     error_types::RESULT_TOO_DEEP,
     error_types::AGENT_KILLED,
@@ -49,7 +49,7 @@ pub enum Exit {
     },
     /// Its command could not be started.
     NotSpawned(String),
-    /// There was none in this container's life.
+    /// It was never started in this container.
     None,
 }
 
@@ -63,35 +63,35 @@ pub struct AgentError {
     pub non_retryable: Option<bool>,
 }
 
-/// What a file of the agent's holds.
+/// The contents of a file that the agent wrote.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Left<T> {
+pub enum FileContents<T> {
     Nothing,
     Something(T),
-    /// And why it can't be read.
+    /// With the reason.
     Unreadable(String),
-    /// JSON that nests more deeply than is passed on: this many levels.
+    /// JSON that nests too deeply: this many levels.
     TooDeep(usize),
 }
 
-/// All that is known when the agent has ended.
+/// The facts about an agent's exit.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct ExitFacts {
     pub exit: Exit,
     pub stopped: Option<Stopped>,
-    /// Whether the kernel killed a process of the container for want of memory meanwhile.
+    /// Whether the kernel killed a process of the container because it was out of memory.
     pub oom: bool,
-    pub error: Left<AgentError>,
-    /// Already cut.
-    pub result: Left<Value>,
+    pub error: FileContents<AgentError>,
+    /// Already cut to the limit.
+    pub result: FileContents<Value>,
     pub active: Duration,
     pub limit: Option<Duration>,
 }
 
-/// What it means.
-pub fn classify(evidence: Evidence) -> Ending {
-    let Evidence { exit, stopped, oom, error, result, active, limit } = evidence;
-    let mut ending = Ending {
+/// Derives the agent's end.
+pub fn classify(facts: ExitFacts) -> AgentEnd {
+    let ExitFacts { exit, stopped, oom, error, result, active, limit } = facts;
+    let mut ending = AgentEnd {
         kind: TerminationType::Failed,
         started: true,
         error: None,
@@ -124,51 +124,52 @@ pub fn classify(evidence: Evidence) -> Ending {
             let message = format!("the agent was active for longer than timeouts.execution ({limit} s): {how}");
             failed(ending, error_types::EXECUTION_TIMEOUT, message)
         }
-        (_, Exit::Code(0), Left::Something(value)) => succeeded(ending, Some(value)),
-        // Told to end, many programs exit with 0 whatever they have done: only a result says that the work was.
-        (Some(Stopped::Evict), ..) => Ending { kind: TerminationType::Evicted, ..ending },
-        (Some(Stopped::Cancel), ..) => Ending { kind: TerminationType::Cancelled, ..ending },
+        (_, Exit::Code(0), FileContents::Something(value)) => succeeded(ending, Some(value)),
+        // On SIGTERM many programs exit with 0 in any case: only a result shows that the work was done.
+        (Some(Stopped::Evict), ..) => AgentEnd { kind: TerminationType::Evicted, ..ending },
+        (Some(Stopped::Cancel), ..) => AgentEnd { kind: TerminationType::Cancelled, ..ending },
         (Some(Stopped::Sigterm), ..) => {
-            failed(ending, error_types::DISRUPTED, format!("the pod was told to end while the agent ran: {how}"))
+            failed(ending, error_types::DISRUPTED, format!("the pod was terminated while the agent ran: {how}"))
         }
-        (_, Exit::Code(0), Left::Nothing) => succeeded(ending, None),
-        (_, Exit::Code(0), Left::Unreadable(why)) => {
+        (_, Exit::Code(0), FileContents::Nothing) => succeeded(ending, None),
+        (_, Exit::Code(0), FileContents::Unreadable(why)) => {
             ending.non_retryable = true;
-            failed(ending, error_types::INVALID_RESULT, format!("the agent's result file is of no use: {why}"))
+            failed(ending, error_types::INVALID_RESULT, format!("the agent's result file is invalid: {why}"))
         }
-        (_, Exit::Code(0), Left::TooDeep(levels)) => {
+        (_, Exit::Code(0), FileContents::TooDeep(levels)) => {
             ending.non_retryable = true;
             let most = MAX_RESULT_DEPTH;
-            let message =
-                format!("the agent's result nests {levels} levels deep, and {most} are the most that is passed on");
+            let message = format!("the agent's result nests {levels} levels deep, more than the {most} allowed");
             failed(ending, error_types::RESULT_TOO_DEEP, message)
         }
-        (_, Exit::Signal { number: 9, .. }, _) if oom => {
-            failed(ending, error_types::OOM_KILLED, "the kernel killed the agent for want of memory".to_owned())
-        }
+        (_, Exit::Signal { number: 9, .. }, _) if oom => failed(
+            ending,
+            error_types::OOM_KILLED,
+            "the kernel killed the agent because it was out of memory".to_owned(),
+        ),
         (_, Exit::Signal { .. }, _) => failed(ending, error_types::AGENT_KILLED, how),
         _ => failed_by_itself(ending, error, &how, oom),
     }
 }
 
-/// The container was started again: its agent ran already, and nobody knows how it ended.
-pub fn restarted() -> Ending {
+/// The container was restarted: its agent ran before, and how it ended is unknown.
+pub fn restarted() -> AgentEnd {
     let message = "the container was restarted after its agent had started; it is not started twice".to_owned();
     failed(blank(true), error_types::RUNNER_LOST, message)
 }
 
 /// The pod ended before its agent started.
-pub fn not_started(why: &str) -> Ending {
+pub fn not_started(why: &str) -> AgentEnd {
     failed(blank(false), error_types::NOT_STARTED, why.to_owned())
 }
 
 /// The job was cancelled before its agent started.
-pub fn cancelled_before_start() -> Ending {
-    Ending { kind: TerminationType::Cancelled, ..blank(false) }
+pub fn cancelled_before_start() -> AgentEnd {
+    AgentEnd { kind: TerminationType::Cancelled, ..blank(false) }
 }
 
 /// The exit code of the runner: the agent's, and never 0 unless it succeeded.
-pub fn exit_code(ending: &Ending, exit: &Exit) -> u8 {
+pub fn exit_code(ending: &AgentEnd, exit: &Exit) -> u8 {
     match (ending.kind, exit) {
         (TerminationType::Succeeded, _) => 0,
         (_, Exit::Code(code)) if code & 0xff != 0 => (code & 0xff) as u8,
@@ -177,7 +178,7 @@ pub fn exit_code(ending: &Ending, exit: &Exit) -> u8 {
     }
 }
 
-/// At most so many bytes, whole characters.
+/// Cuts a text to this many bytes at most, at a character boundary.
 pub fn cut(text: &mut String, bytes: usize) {
     if text.len() > bytes {
         let mut end = bytes.saturating_sub('…'.len_utf8());
@@ -189,8 +190,8 @@ pub fn cut(text: &mut String, bytes: usize) {
     }
 }
 
-fn blank(started: bool) -> Ending {
-    Ending {
+fn blank(started: bool) -> AgentEnd {
+    AgentEnd {
         kind: TerminationType::Failed,
         started,
         error: None,
@@ -202,22 +203,22 @@ fn blank(started: bool) -> Ending {
     }
 }
 
-fn succeeded(ending: Ending, result: Option<Value>) -> Ending {
-    Ending { kind: TerminationType::Succeeded, result, ..ending }
+fn succeeded(ending: AgentEnd, result: Option<Value>) -> AgentEnd {
+    AgentEnd { kind: TerminationType::Succeeded, result, ..ending }
 }
 
-fn failed(ending: Ending, kind: &str, mut message: String) -> Ending {
+fn failed(ending: AgentEnd, kind: &str, mut message: String) -> AgentEnd {
     cut(&mut message, MAX_MESSAGE_BYTES);
-    Ending { kind: TerminationType::Failed, error: Some(ErrorStatus { kind: kind.to_owned(), message }), ..ending }
+    AgentEnd { kind: TerminationType::Failed, error: Some(ErrorStatus { kind: kind.to_owned(), message }), ..ending }
 }
 
-fn failed_by_itself(mut ending: Ending, error: Left<AgentError>, how: &str, oom: bool) -> Ending {
+fn failed_by_itself(mut ending: AgentEnd, error: FileContents<AgentError>, how: &str, oom: bool) -> AgentEnd {
     let (mut kind, mut message) = (error_types::AGENT_FAILED.to_owned(), how.to_owned());
     match error {
-        Left::Nothing => {}
-        Left::Unreadable(why) => message = format!("{how}; its error file was not readable: {why}"),
-        Left::TooDeep(levels) => message = format!("{how}; its error file nests {levels} levels deep"),
-        Left::Something(said) => {
+        FileContents::Nothing => {}
+        FileContents::Unreadable(why) => message = format!("{how}; its error file was not readable: {why}"),
+        FileContents::TooDeep(levels) => message = format!("{how}; its error file nests {levels} levels deep"),
+        FileContents::Something(said) => {
             ending.non_retryable = said.non_retryable.unwrap_or(false);
             message = said.message.filter(|m| !m.is_empty()).unwrap_or(message);
             match said.kind.filter(|k| !k.is_empty()) {
@@ -230,7 +231,7 @@ fn failed_by_itself(mut ending: Ending, error: Left<AgentError>, how: &str, oom:
         }
     }
     if oom {
-        message = format!("the kernel killed a process of the agent for want of memory; {message}");
+        message = format!("the kernel killed a process of the agent because it was out of memory; {message}");
     }
     cut(&mut kind, MAX_TYPE_BYTES);
     failed(ending, &kind, message)

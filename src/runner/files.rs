@@ -1,6 +1,6 @@
 //! The files between runner and agent, the marker of a started agent, and the termination message. Called by
-//! [`super::supervisor`]. The agent runs as the same user and writes here too: nothing that is read is trusted to be small,
-//! or even to be a file.
+//! [`super::supervisor`]. The agent runs as the same user and writes here too: nothing that is read is trusted to be
+//! small, or even to be a file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,13 +14,13 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::ending::{AgentError, Left};
+use super::ending::{AgentError, FileContents};
 use crate::{
     api::{RawJson, depth},
     protocol::runner::{MAX_RESULT_BYTES, MAX_RESULT_DEPTH},
 };
 
-/// The largest result that is read at all; of a larger one only the size is told.
+/// The largest result that is read; of a larger one only the size is reported.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
 
@@ -51,7 +51,7 @@ impl Files {
         self.dir.join("out/error.json")
     }
 
-    /// Writes what the agent reads, removes what it has yet to write.
+    /// Writes the agent's input files and removes old output files.
     pub fn prepare(&self, inputs: &RawJson, extra: &RawJson) -> io::Result<()> {
         for (path, content) in [(self.inputs(), inputs), (self.extra(), extra)] {
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
@@ -67,24 +67,24 @@ impl Files {
         Ok(())
     }
 
-    fn marker(&self, epoch: i32) -> PathBuf {
-        self.dir.join(format!("started-{epoch}"))
+    fn marker(&self, run: i32) -> PathBuf {
+        self.dir.join(format!("started-{run}"))
     }
 
-    /// Whether the agent of this epoch was started before, by this container or by the one that it replaces.
-    pub fn was_started(&self, epoch: i32) -> io::Result<bool> {
-        self.marker(epoch).try_exists()
+    /// Whether the agent of this run was started before, by this container or by one that it replaces.
+    pub fn was_started(&self, run: i32) -> io::Result<bool> {
+        self.marker(run).try_exists()
     }
 
-    /// Marks the agent of this epoch as started, for good. An error of kind `AlreadyExists` if it is.
-    pub fn mark_started(&self, epoch: i32) -> io::Result<()> {
-        let marker = OpenOptions::new().write(true).create_new(true).open(self.marker(epoch))?;
+    /// Marks the agent of this run as started, for good. An error of kind `AlreadyExists` if it is.
+    pub fn mark_started(&self, run: i32) -> io::Result<()> {
+        let marker = OpenOptions::new().write(true).create_new(true).open(self.marker(run))?;
         marker.sync_all()?;
         File::open(&self.dir)?.sync_all()
     }
 
-    /// What the agent left as its error.
-    pub fn read_error(&self) -> Left<AgentError> {
+    /// The agent's error file.
+    pub fn read_error(&self) -> FileContents<AgentError> {
         let read = |file: File| -> io::Result<AgentError> {
             let mut text = Vec::new();
             file.take(MAX_ERROR_BYTES + 1).read_to_end(&mut text)?;
@@ -93,34 +93,34 @@ impl Files {
             }
             Ok(serde_json::from_slice(&text)?)
         };
-        open(&self.error()).map_or_else(|left| left, |(file, _)| left(read(file)))
+        open(&self.error()).map_or_else(|contents| contents, |(file, _)| contents(read(file)))
     }
 
-    /// What the agent left as its result; a large one as its size and digest.
-    pub fn read_result(&self) -> Left<Value> {
-        open(&self.result()).map_or_else(|left| left, |(file, size)| read_result(file, size))
+    /// The agent's result file; of a large one size and digest.
+    pub fn read_result(&self) -> FileContents<Value> {
+        open(&self.result()).map_or_else(|contents| contents, |(file, size)| read_result(file, size))
     }
 }
 
-fn left<T>(read: io::Result<T>) -> Left<T> {
-    read.map_or_else(|e| Left::Unreadable(e.to_string()), Left::Something)
+fn contents<T>(read: io::Result<T>) -> FileContents<T> {
+    read.map_or_else(|e| FileContents::Unreadable(e.to_string()), FileContents::Something)
 }
 
 /// Opens a regular file, never waiting for a pipe's other end.
-fn open<T>(path: &Path) -> Result<(File, u64), Left<T>> {
+fn open<T>(path: &Path) -> Result<(File, u64), FileContents<T>> {
     let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).and_then(|file| {
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("not a regular file")) }
     });
     opened.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Left::Nothing,
-        _ => Left::Unreadable(e.to_string()),
+        io::ErrorKind::NotFound => FileContents::Nothing,
+        _ => FileContents::Unreadable(e.to_string()),
     })
 }
 
-fn read_result(file: File, size: u64) -> Left<Value> {
+fn read_result(file: File, size: u64) -> FileContents<Value> {
     if size > MAX_RESULT_BYTES as u64 {
-        return left(digest_result(file, size));
+        return contents(digest_result(file, size));
     }
     let read = || -> io::Result<RawJson> {
         let mut text = Vec::new();
@@ -128,10 +128,10 @@ fn read_result(file: File, size: u64) -> Left<Value> {
         Ok(serde_json::from_slice(&text)?)
     };
     match read() {
-        // Valid JSON, but what reads the job's status could not read it.
-        Ok(raw) if depth(raw.get()) > MAX_RESULT_DEPTH => Left::TooDeep(depth(raw.get())),
-        Ok(raw) => left(raw.read().map_err(io::Error::from)),
-        Err(e) => Left::Unreadable(e.to_string()),
+        // Valid JSON, but too deep for readers of the job's status.
+        Ok(raw) if depth(raw.get()) > MAX_RESULT_DEPTH => FileContents::TooDeep(depth(raw.get())),
+        Ok(raw) => contents(raw.read().map_err(io::Error::from)),
+        Err(e) => FileContents::Unreadable(e.to_string()),
     }
 }
 
@@ -140,7 +140,7 @@ fn digest_result(file: File, size: u64) -> io::Result<Value> {
         return Ok(json!({ "truncated": true, "size": size }));
     }
     let mut reader = Hashing { from: BufReader::new(file.take(MAX_READ_BYTES)), hash: Sha256::new(), size: 0 };
-    // Also reads whatever follows, and wants it to be white space.
+    // Reads to the end: only white space may follow.
     serde_json::from_reader::<_, IgnoredAny>(&mut reader)?;
     Ok(json!({
         "truncated": true,
@@ -164,7 +164,7 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// Writes the termination message. The kubelet made the file, maybe for root alone to replace: it is written in place.
+/// Writes the termination message in place: the kubelet created the file, and maybe only root can replace it.
 pub fn write_termination(path: &Path, message: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.write_all(message)
@@ -197,42 +197,45 @@ mod tests {
     fn results_small_large_huge_and_broken() {
         let files = files("result");
         let result = files.result();
-        assert_eq!(files.read_result(), Left::Nothing);
+        assert_eq!(files.read_result(), FileContents::Nothing);
         fs::write(&result, r#" {"a": [1, 2]} "#).unwrap();
-        assert_eq!(files.read_result(), Left::Something(json!({"a": [1, 2]})));
+        assert_eq!(files.read_result(), FileContents::Something(json!({"a": [1, 2]})));
         for broken in ["", "{", "1 2", "nope"] {
             fs::write(&result, broken).unwrap();
-            assert!(matches!(files.read_result(), Left::Unreadable(_)), "{broken}");
+            assert!(matches!(files.read_result(), FileContents::Unreadable(_)), "{broken}");
         }
         let whole = format!("\"{}\"", "x".repeat(MAX_RESULT_BYTES - 2));
         fs::write(&result, &whole).unwrap();
-        assert!(matches!(files.read_result(), Left::Something(Value::String(_))));
+        assert!(matches!(files.read_result(), FileContents::Something(Value::String(_))));
         let large = format!("\"{}\"  ", "x".repeat(MAX_RESULT_BYTES - 3));
         fs::write(&result, &large).unwrap();
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&large)));
         let cut = json!({"truncated": true, "size": large.len(), "digest": digest});
-        assert_eq!(files.read_result(), Left::Something(cut));
+        assert_eq!(files.read_result(), FileContents::Something(cut));
         fs::write(&result, &large[1..]).unwrap();
-        assert!(matches!(files.read_result(), Left::Unreadable(_)));
+        assert!(matches!(files.read_result(), FileContents::Unreadable(_)));
         File::create(&result).unwrap().set_len(MAX_READ_BYTES + 1).unwrap();
-        assert_eq!(files.read_result(), Left::Something(json!({"truncated": true, "size": MAX_READ_BYTES + 1})));
+        assert_eq!(
+            files.read_result(),
+            FileContents::Something(json!({"truncated": true, "size": MAX_READ_BYTES + 1}))
+        );
         fs::remove_file(&result).unwrap();
         fs::create_dir(&result).unwrap();
-        assert!(matches!(files.read_result(), Left::Unreadable(_)));
+        assert!(matches!(files.read_result(), FileContents::Unreadable(_)));
     }
 
     #[test]
     fn error_files_are_all_optional() {
         let files = files("error");
-        assert_eq!(files.read_error(), Left::Nothing);
+        assert_eq!(files.read_error(), FileContents::Nothing);
         fs::write(files.error(), "{}").unwrap();
-        assert_eq!(files.read_error(), Left::Something(AgentError::default()));
+        assert_eq!(files.read_error(), FileContents::Something(AgentError::default()));
         fs::write(files.error(), r#"{"type": "T", "nonRetryable": true, "more": 1}"#).unwrap();
         let given = AgentError { kind: Some("T".into()), message: None, non_retryable: Some(true) };
-        assert_eq!(files.read_error(), Left::Something(given));
+        assert_eq!(files.read_error(), FileContents::Something(given));
         fs::write(files.error(), "boom").unwrap();
-        assert!(matches!(files.read_error(), Left::Unreadable(_)));
+        assert!(matches!(files.read_error(), FileContents::Unreadable(_)));
         fs::write(files.error(), " ".repeat(MAX_ERROR_BYTES as usize + 1)).unwrap();
-        assert!(matches!(files.read_error(), Left::Unreadable(_)));
+        assert!(matches!(files.read_error(), FileContents::Unreadable(_)));
     }
 }

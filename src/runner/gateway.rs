@@ -1,4 +1,5 @@
-//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and [`super::report`].
+//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and
+//! [`super::report`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,21 +11,21 @@ use super::{config::Config, tls};
 use crate::{
     api::RunnerState,
     protocol::runner::{
-        Confirm, Ending, ErrorResponse, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO,
-        PATH_ORDERS, PATH_OUTCOME, PING_SECONDS, Report, Sender,
+        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PATH_CONFIRM, PATH_END,
+        PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER, PING_SECONDS, Register, Sender,
     },
 };
 
-/// How long a request may take, but a heartbeat, which has its interval.
+/// How long a request may take; a heartbeat is limited by its interval instead.
 const REQUEST: Duration = Duration::from_secs(5);
-/// An outcome goes on to Temporal and the API server before it is answered.
-const OUTCOME: Duration = Duration::from_secs(15);
-/// How long a stream of orders may be silent.
-const SILENCE: Duration = Duration::from_secs(3 * PING_SECONDS);
-/// The longest order.
+/// The report of an end is written to the API server before it is answered.
+const END_REPORT: Duration = Duration::from_secs(15);
+/// How long the stream may be idle: longer than the interval of pings.
+const IDLE_LIMIT: Duration = Duration::from_secs(3 * PING_SECONDS);
+/// The longest message.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Why there is no answer, or not the right one.
+/// Why a request failed.
 #[derive(thiserror::Error, Debug)]
 pub enum GatewayError {
     #[error("the token {0}: {1}")]
@@ -33,14 +34,14 @@ pub enum GatewayError {
     Transport(#[from] reqwest::Error),
     #[error("{status} from the gateway: {message}")]
     Refused { status: StatusCode, message: String },
-    #[error("the stream of orders was silent for {0:?}")]
-    Silent(Duration),
-    #[error("an order of more than {MAX_LINE_BYTES} bytes")]
+    #[error("the stream was idle for {0:?}")]
+    Idle(Duration),
+    #[error("a message of more than {MAX_LINE_BYTES} bytes")]
     LongLine,
 }
 
 impl GatewayError {
-    /// Whether it is of no use to ask again: the job is gone or over, or another pod's.
+    /// Whether a retry is pointless: the job is gone or has ended, or the run is another pod's.
     pub fn is_final(&self) -> bool {
         self.is(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::GONE])
     }
@@ -51,7 +52,7 @@ impl GatewayError {
     }
 }
 
-/// Why there is no client.
+/// Why the client can't be built.
 #[derive(thiserror::Error, Debug)]
 pub enum ClientError {
     #[error(transparent)]
@@ -70,7 +71,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Names are resolved in Rust: a static program must not load the name-service modules of somebody's image.
+    /// Names are resolved in Rust: a static program must not load the name-service modules of the agent's image.
     pub fn new(config: &Config) -> Result<Self, ClientError> {
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.gateway_ca)?)
@@ -81,39 +82,47 @@ impl Gateway {
             .connect_timeout(REQUEST)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(PING_SECONDS))
-            .tcp_user_timeout(SILENCE)
+            .tcp_user_timeout(IDLE_LIMIT)
             .user_agent(concat!("koco-runner/", env!("CARGO_PKG_VERSION")))
             .build()?;
         let Config { gateway_url, token_file, sender, .. } = config.clone();
         Ok(Self { client, url: gateway_url, token_file, sender })
     }
 
-    /// Reports in.
-    pub async fn hello(&self, (state, seq): (RunnerState, i64)) -> Result<Job, GatewayError> {
-        let body = Hello { sender: self.sender.clone(), state, seq };
-        Ok(self.post(PATH_HELLO, &body, Some(REQUEST)).await?.json().await?)
+    /// Registers the runner.
+    pub async fn register(&self, (state, generation): (RunnerState, i64)) -> Result<Job, GatewayError> {
+        let body = Register { sender: self.sender.clone(), state, generation };
+        Ok(self.post(PATH_REGISTER, &body, Some(REQUEST)).await?.json().await?)
     }
 
-    /// Opens the stream of orders.
-    pub async fn orders(&self) -> Result<Orders, GatewayError> {
-        let opening = self.post(PATH_ORDERS, &self.sender, None);
-        let response = timeout(SILENCE, opening).await.map_err(|_| GatewayError::Silent(SILENCE))??;
-        Ok(Orders { response, buffer: Vec::new() })
+    /// Opens the stream of control messages.
+    pub async fn messages(&self) -> Result<ControlStream, GatewayError> {
+        let opening = self.post(PATH_MESSAGES, &self.sender, None);
+        let response = timeout(IDLE_LIMIT, opening).await.map_err(|_| GatewayError::Idle(IDLE_LIMIT))??;
+        Ok(ControlStream { response, buffer: Vec::new() })
     }
 
-    pub async fn heartbeat(&self, (state, seq): (RunnerState, i64), limit: Duration) -> Result<(), GatewayError> {
-        let body = Heartbeat { sender: self.sender.clone(), state, seq };
+    pub async fn heartbeat(
+        &self,
+        (state, generation): (RunnerState, i64),
+        limit: Duration,
+    ) -> Result<(), GatewayError> {
+        let body = Heartbeat { sender: self.sender.clone(), state, generation };
         self.post(PATH_HEARTBEAT, &body, Some(limit)).await.map(drop)
     }
 
-    pub async fn confirm(&self, (state, seq): (RunnerState, i64), problem: Option<String>) -> Result<(), GatewayError> {
-        let body = Confirm { sender: self.sender.clone(), state, seq, problem };
+    pub async fn confirm(
+        &self,
+        (state, generation): (RunnerState, i64),
+        problem: Option<String>,
+    ) -> Result<(), GatewayError> {
+        let body = Confirm { sender: self.sender.clone(), state, generation, problem };
         self.post(PATH_CONFIRM, &body, Some(REQUEST)).await.map(drop)
     }
 
-    pub async fn outcome(&self, ending: &Ending, seq: i64) -> Result<(), GatewayError> {
-        let body = Report { sender: self.sender.clone(), seq, ending: ending.clone() };
-        self.post(PATH_OUTCOME, &body, Some(OUTCOME)).await.map(drop)
+    pub async fn report_end(&self, ending: &AgentEnd, generation: i64) -> Result<(), GatewayError> {
+        let body = EndReport { sender: self.sender.clone(), generation, end: ending.clone() };
+        self.post(PATH_END, &body, Some(END_REPORT)).await.map(drop)
     }
 
     async fn post(&self, path: &str, body: &impl Serialize, limit: Option<Duration>) -> Result<Response, GatewayError> {
@@ -134,29 +143,29 @@ impl Gateway {
     }
 }
 
-/// A stream of orders.
+/// The stream of control messages.
 #[derive(Debug)]
-pub struct Orders {
+pub struct ControlStream {
     response: Response,
     buffer: Vec<u8>,
 }
 
-impl Orders {
-    /// The next order; `None` if the gateway has closed the stream. What a newer gateway may say that we don't know is
-    /// taken as a sign of life.
-    pub async fn next(&mut self) -> Result<Option<Order>, GatewayError> {
+impl ControlStream {
+    /// The next message; `None` if the gateway has closed the stream. A message of a newer gateway that this runner
+    /// can't read counts as a ping.
+    pub async fn next(&mut self) -> Result<Option<ControlMessage>, GatewayError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                return Ok(Some(serde_json::from_slice(&line).unwrap_or(Order::Ping {})));
+                return Ok(Some(serde_json::from_slice(&line).unwrap_or(ControlMessage::Ping {})));
             }
             if self.buffer.len() > MAX_LINE_BYTES {
                 return Err(GatewayError::LongLine);
             }
-            match timeout(SILENCE, self.response.chunk()).await.map_err(|_| GatewayError::Silent(SILENCE))?? {
+            match timeout(IDLE_LIMIT, self.response.chunk()).await.map_err(|_| GatewayError::Idle(IDLE_LIMIT))?? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None => return Ok(None),
             }

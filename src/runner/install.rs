@@ -1,5 +1,5 @@
-//! `koco-runner install DIR`: puts the runner into a pod whose images know nothing of it. Called by [`super::main`] in the
-//! operator's init container, which has no shell and no `cp`.
+//! `koco-runner install DIR`: copies the runner into a pod whose images don't contain it. Called by [`super::main`] in
+//! the operator's init container, which has no shell and no `cp`.
 
 use std::{
     fs::{self, File, OpenOptions},

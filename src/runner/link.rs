@@ -1,5 +1,5 @@
-//! The tasks that keep up the connection to the gateway: orders, heartbeats, confirmations. Started by
-//! [`super::supervisor`], and each on its own, so that none waits for another, nor the agent's control for any of them.
+//! The tasks that talk to the gateway: control messages, heartbeats, confirmations. Started by [`super::supervisor`],
+//! each separately, so that none delays another or the control of the agent.
 
 use std::time::Duration;
 
@@ -17,42 +17,42 @@ use super::{
 };
 use crate::{
     api::RunnerState,
-    protocol::runner::{Job, Order},
+    protocol::runner::{ControlMessage, Job},
 };
 
-/// How many heartbeats may be on their way at a time.
+/// How many heartbeats may be in flight.
 const HEARTBEATS: usize = 4;
 
-/// What the agent does, and the highest command carried out.
-pub type Standing = (RunnerState, i64);
+/// The agent's state, and the highest command carried out.
+pub type RunnerSnapshot = (RunnerState, i64);
 
-/// What comes from the gateway.
+/// A message from the gateway.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The first answer to a hello.
+    /// The response to the first registration.
     Job(Box<Job>),
-    Order(Order),
-    /// The job is over, or never was this pod's. And the gateway's words.
+    Message(ControlMessage),
+    /// The job has ended, or the run is another pod's; with the gateway's reason.
     Gone(String),
 }
 
-/// Waits that grow to 5 s at the most, without end.
-pub fn patience() -> ExponentialBackoff {
+/// Endless exponential back-off, up to 5 s.
+pub fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
-        // Up to as much again is added at random.
+        // The jitter adds up to as much again.
         .with_max_delay(Duration::from_millis(2500))
         .without_max_times()
         .with_jitter()
         .build()
 }
 
-/// Says hello and listens for orders, again and again. A hello before each stream lets any gateway know where we stand.
-pub async fn listen(gateway: Gateway, standing: watch::Receiver<Standing>, to: mpsc::UnboundedSender<Incoming>) {
-    let (mut first, mut waits, mut trouble) = (true, patience(), false);
+/// Registers and reads control messages, in a loop. Registering before each stream tells any gateway the current state.
+pub async fn listen(gateway: Gateway, snapshot: watch::Receiver<RunnerSnapshot>, to: mpsc::UnboundedSender<Incoming>) {
+    let (mut first, mut waits, mut failing) = (true, backoff(), false);
     loop {
-        let now = *standing.borrow();
-        match gateway.hello(now).await {
+        let now = *snapshot.borrow();
+        match gateway.register(now).await {
             Ok(job) => {
                 if std::mem::take(&mut first) && to.send(Incoming::Job(Box::new(job))).is_err() {
                     return;
@@ -60,31 +60,31 @@ pub async fn listen(gateway: Gateway, standing: watch::Receiver<Standing>, to: m
                 let mut heard = false;
                 let error = follow(&gateway, &to, &mut heard).await;
                 if heard {
-                    waits = patience();
-                    trouble = false;
+                    waits = backoff();
+                    failing = false;
                 }
-                complain(&mut trouble, "the stream of orders ended", error.as_ref());
+                log_once(&mut failing, "the stream of control messages ended", error.as_ref());
             }
             Err(error) if error.is_final() => {
                 drop(to.send(Incoming::Gone(error.to_string())));
                 return;
             }
-            Err(error) => complain(&mut trouble, "the gateway does not answer", Some(&error)),
+            Err(error) => log_once(&mut failing, "the gateway does not answer", Some(&error)),
         }
         sleep(waits.next().unwrap_or_default()).await;
     }
 }
 
 async fn follow(gateway: &Gateway, to: &mpsc::UnboundedSender<Incoming>, heard: &mut bool) -> Option<GatewayError> {
-    let mut orders = match gateway.orders().await {
-        Ok(orders) => orders,
+    let mut messages = match gateway.messages().await {
+        Ok(messages) => messages,
         Err(error) => return Some(error),
     };
     loop {
-        match orders.next().await {
-            Ok(Some(order)) => {
+        match messages.next().await {
+            Ok(Some(message)) => {
                 *heard = true;
-                drop(to.send(Incoming::Order(order)));
+                drop(to.send(Incoming::Message(message)));
             }
             Ok(None) => return None,
             Err(error) => return Some(error),
@@ -92,9 +92,9 @@ async fn follow(gateway: &Gateway, to: &mpsc::UnboundedSender<Incoming>, heard: 
     }
 }
 
-/// One line for each time of trouble, not for each try.
-fn complain(trouble: &mut bool, what: &str, error: Option<&GatewayError>) {
-    if !std::mem::replace(trouble, true) {
+/// Logs one line for each outage, not for each try.
+fn log_once(failing: &mut bool, what: &str, error: Option<&GatewayError>) {
+    if !std::mem::replace(failing, true) {
         let why = error.map_or_else(|| "closed by the gateway".to_owned(), |e| causes(e));
         say(format_args!("{what}, trying again: {why}"));
     }
@@ -104,23 +104,23 @@ fn complain(trouble: &mut bool, what: &str, error: Option<&GatewayError>) {
 pub async fn beat(
     gateway: Gateway,
     every: Duration,
-    standing: watch::Receiver<Standing>,
+    snapshot: watch::Receiver<RunnerSnapshot>,
     to: mpsc::UnboundedSender<Incoming>,
 ) {
     let every = every.max(Duration::from_millis(100));
     let limit = every.clamp(Duration::from_secs(2), Duration::from_secs(20));
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut under_way = JoinSet::new();
+    let mut in_flight = JoinSet::new();
     loop {
         ticks.tick().await;
-        while under_way.try_join_next().is_some() {}
-        if under_way.len() >= HEARTBEATS {
+        while in_flight.try_join_next().is_some() {}
+        if in_flight.len() >= HEARTBEATS {
             continue;
         }
-        let (gateway, to, now) = (gateway.clone(), to.clone(), *standing.borrow());
-        under_way.spawn(async move {
-            // Anything else than "over" is for the hello to find out.
+        let (gateway, to, now) = (gateway.clone(), to.clone(), *snapshot.borrow());
+        in_flight.spawn(async move {
+            // The next registration handles all other errors.
             if let Err(error) = gateway.heartbeat(now, limit).await
                 && error.is(&[StatusCode::GONE])
             {
@@ -131,20 +131,20 @@ pub async fn beat(
 }
 
 /// What to confirm; only the newest counts.
-pub type Answer = Option<(Standing, Option<String>)>;
+pub type Answer = Option<(RunnerSnapshot, Option<String>)>;
 
-/// Delivers confirmations until each is taken or replaced by a newer one.
+/// Sends each confirmation until it is accepted or replaced by a newer one.
 pub async fn confirm(gateway: Gateway, mut answers: watch::Receiver<Answer>) {
     while answers.changed().await.is_ok() {
-        let mut waits = patience();
+        let mut waits = backoff();
         loop {
-            let Some((standing, problem)) = answers.borrow_and_update().clone() else { break };
-            match gateway.confirm(standing, problem).await {
+            let Some((snapshot, problem)) = answers.borrow_and_update().clone() else { break };
+            match gateway.confirm(snapshot, problem).await {
                 Ok(()) => break,
                 Err(error) if error.is_final() || error.is(&[StatusCode::CONFLICT]) => break,
                 Err(_) => {}
             }
-            // A newer one need not wait.
+            // A newer one is sent without delay.
             let until = Instant::now() + waits.next().unwrap_or_default();
             if matches!(timeout_at(until, answers.changed()).await, Ok(Err(_))) {
                 return;

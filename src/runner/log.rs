@@ -1,9 +1,9 @@
 //! The runner's few lines on stderr, between the agent's own. Used by every file of the runner.
-//! Never the environment, a token or the inputs: what is logged here anybody may read.
+//! Never the environment, a token or the inputs: many users may read a pod's log.
 
 use std::{fmt::Arguments, io::Write};
 
-/// Writes one line. A log that nobody reads any more is no reason to fail, as it would be for `eprintln!`.
+/// Writes one line. Unlike `eprintln!` it doesn't panic when stderr is closed.
 pub fn say(line: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "koco-runner: {line}");
 }

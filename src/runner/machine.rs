@@ -1,54 +1,54 @@
-//! What the runner does when: a pure state machine, events in, actions out, time as an argument (since the runner's start).
-//! Driven by [`super::supervisor`] alone, which carries out the actions and decides nothing.
+//! The runner's decisions: a pure state machine, events in, actions out, time as an argument (since the runner's
+//! start). Driven by [`super::supervisor`] alone, which carries out the actions and decides nothing.
 //!
-//! The rules: the highest seq counts; the agent starts once, and only with a permit while nothing else is wanted; Frozen is
-//! said only after a look at every process; once told to stop, an agent is never told to go on.
+//! The rules: the command of the highest generation counts; the agent starts once, and only with a grant while Running
+//! is desired; Frozen is confirmed only after a scan of every process; an agent that is being stopped is never resumed.
 
 use std::time::Duration;
 
 use crate::api::{DesiredState, PausePolicy, RunnerState};
 
-/// How long processes may take to stop before the runner says that they don't.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
-/// The first wait before it looks again, doubled up to the longest, and the wait once it has complained.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(16);
-const PATIENT_LOOK: Duration = Duration::from_millis(500);
-/// A process that still doesn't stop after this may be one that waits for a stopped child of `vfork`: see [`Action::Freeze`].
-const NUDGE_AFTER: Duration = Duration::from_millis(6);
+/// How long processes may take to stop before the runner reports a problem.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// The wait before the second scan, doubled up to the longest, and the wait once a problem was reported.
+const FIRST_SCAN: Duration = Duration::from_millis(1);
+const LONGEST_SCAN: Duration = Duration::from_millis(16);
+const SLOW_SCAN: Duration = Duration::from_millis(500);
+/// After this, a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`].
+const RESUME_VFORK_AFTER: Duration = Duration::from_millis(6);
 
-/// What the job says about its control.
+/// The job's settings for control.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub pause: PausePolicy,
-    /// How long the agent may take after a notice, if it gets one.
+    /// How long the agent may take after a pause notice, if it gets one.
     pub notice: Option<Duration>,
-    /// Between SIGTERM and SIGKILL.
+    /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// How long the agent may be active.
+    /// The limit of the agent's active time.
     pub limit: Option<Duration>,
     /// Why this runner can't freeze, if so.
     pub freeze_refusal: Option<String>,
 }
 
-/// What happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    Permit {
+    Grant {
         attempt: i32,
     },
     Command {
         desired: DesiredState,
-        seq: i64,
+        generation: i64,
     },
-    /// The job is over or another's.
+    /// The job has ended, or the run is another pod's.
     Gone,
-    /// The kubelet ends the pod.
+    /// The kubelet terminates the pod.
     Terminate,
-    /// Answers to [`Action::Start`].
+    /// The results of [`Action::Start`].
     Started,
     NotStarted,
-    /// Answer to [`Action::Freeze`]: the processes that are not stopped, or why nobody can say.
+    /// The result of [`Action::Freeze`]: the processes that are not stopped, or why the scan failed.
     Scanned(Result<Vec<i32>, String>),
     /// The agent's main process stopped itself.
     AgentStopped,
@@ -56,23 +56,23 @@ pub enum Event {
     ChildEnded,
     /// The agent's main process ended.
     AgentEnded,
-    /// [`Machine::deadline`] is over.
+    /// [`Machine::deadline`] has passed.
     Tick,
 }
 
-/// What to do.
+/// An action to carry out.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Start {
         attempt: i32,
     },
-    /// Send the agent the signal of its pause notice.
+    /// Send the pause notice's signal to the agent.
     Notify,
-    /// Stop every process and look; answered by [`Event::Scanned`]. With `nudge`, let stopped children of processes that
-    /// can't be interrupted go on until the next look: a child of `vfork` that was stopped before its `exec` holds up its
-    /// parent for ever.
+    /// Stop every process and scan; [`Event::Scanned`] follows. With `resume_vfork_children`, let stopped children of
+    /// processes in uninterruptible sleep continue until the next scan: a child of `vfork` that is stopped before its
+    /// `exec` blocks its parent for ever.
     Freeze {
-        nudge: bool,
+        resume_vfork_children: bool,
     },
     /// SIGCONT to every process.
     Thaw,
@@ -82,17 +82,17 @@ pub enum Action {
     Kill,
     Confirm {
         state: RunnerState,
-        seq: i64,
+        generation: i64,
         problem: Option<String>,
     },
-    /// It is over.
+    /// The agent has ended, or will not be started.
     Finish {
         started: bool,
         stopped: Option<Stopped>,
     },
 }
 
-/// Why the runner told its agent to stop.
+/// Why the runner stopped its agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
     Cancel,
@@ -104,27 +104,27 @@ pub enum Stopped {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
-    Waiting { permit: Option<i32> },
+    Waiting { grant: Option<i32> },
     Starting,
     Running,
     Noticed { until: Duration },
-    Freezing { since: Duration, look: Option<Duration>, step: Duration, complained: bool },
+    Freezing { since: Duration, next_scan: Option<Duration>, step: Duration, reported: bool },
     Frozen,
     Stopping { why: Stopped, kill_at: Option<Duration> },
     Done,
 }
 
-/// One runner, from its first hello to its agent's end.
+/// One runner, from its registration to its agent's end.
 #[derive(Debug)]
 pub struct Machine {
     policy: Policy,
     phase: Phase,
     desired: DesiredState,
-    /// The highest seq seen; -1: none.
-    seq: i64,
-    /// The highest seq carried out.
-    carried: i64,
-    /// Whether a notice was ever sent, so that the agent may stop itself because of it at any time.
+    /// The highest generation received; -1: none.
+    generation: i64,
+    /// The highest generation carried out.
+    acknowledged: i64,
+    /// Whether a notice was ever sent: the agent may stop itself because of it at any later time.
     noticed: bool,
     active: Duration,
     active_since: Option<Duration>,
@@ -134,22 +134,22 @@ impl Machine {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
-            phase: Phase::Waiting { permit: None },
+            phase: Phase::Waiting { grant: None },
             desired: DesiredState::Running,
-            seq: -1,
-            carried: 0,
+            generation: -1,
+            acknowledged: 0,
             noticed: false,
             active: Duration::ZERO,
             active_since: None,
         }
     }
 
-    /// What to say of the agent: its state, and the highest command that was carried out.
-    pub fn standing(&self) -> (RunnerState, i64) {
-        (self.state(), self.carried)
+    /// The agent's state, and the highest generation that was carried out.
+    pub fn snapshot(&self) -> (RunnerState, i64) {
+        (self.state(), self.acknowledged)
     }
 
-    /// How long the agent was active: not before its start, not while frozen.
+    /// How long the agent was active: since its start, without frozen time.
     pub fn active(&self, now: Duration) -> Duration {
         self.active + self.active_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
@@ -158,30 +158,30 @@ impl Machine {
     pub fn deadline(&self) -> Option<Duration> {
         let step = match self.phase {
             Phase::Noticed { until } => Some(until),
-            Phase::Freezing { look, .. } => look,
+            Phase::Freezing { next_scan, .. } => next_scan,
             Phase::Stopping { kill_at, .. } => kill_at,
             _ => None,
         };
         [step, self.limit_at()].into_iter().flatten().min()
     }
 
-    /// Takes an event, returns what to do, in this order.
+    /// Handles an event and returns the actions to carry out, in this message.
     pub fn on(&mut self, now: Duration, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Permit { attempt } => {
-                if let Phase::Waiting { permit } = &mut self.phase {
-                    *permit = Some(attempt);
+            Event::Grant { attempt } => {
+                if let Phase::Waiting { grant } = &mut self.phase {
+                    *grant = Some(attempt);
                     if self.desired == DesiredState::Running {
-                        self.obey(now, &mut actions);
+                        self.follow_desired(now, &mut actions);
                     }
                 }
             }
-            Event::Command { desired, seq } => {
-                // The same once more, after a reconnect, is answered once more.
-                if seq > self.seq || (seq == self.seq && desired == self.desired) {
-                    (self.desired, self.seq) = (desired, seq);
-                    self.obey(now, &mut actions);
+            Event::Command { desired, generation } => {
+                // A repeated command, after a reconnect, is confirmed again.
+                if generation > self.generation || (generation == self.generation && desired == self.desired) {
+                    (self.desired, self.generation) = (desired, generation);
+                    self.follow_desired(now, &mut actions);
                 }
             }
             Event::Started => {
@@ -189,7 +189,7 @@ impl Machine {
                 self.active_since = Some(now);
                 self.confirm(&mut actions);
                 if self.desired != DesiredState::Running {
-                    self.obey(now, &mut actions);
+                    self.follow_desired(now, &mut actions);
                 }
             }
             Event::NotStarted => self.finish(now, false, None, &mut actions),
@@ -198,12 +198,14 @@ impl Machine {
             Event::Scanned(outcome) => self.scanned(now, outcome, &mut actions),
             Event::AgentStopped => match self.phase {
                 Phase::Noticed { .. } => self.freeze(now, &mut actions),
-                // Its answer to a notice that is no longer true.
+                // A late reaction to a notice that was withdrawn.
                 Phase::Running | Phase::Stopping { .. } if self.noticed => actions.push(Action::Thaw),
                 _ => {}
             },
             // The end of a process can leave others in an orphaned group, and the kernel continues those.
-            Event::ChildEnded if self.phase == Phase::Frozen => actions.push(Action::Freeze { nudge: false }),
+            Event::ChildEnded if self.phase == Phase::Frozen => {
+                actions.push(Action::Freeze { resume_vfork_children: false })
+            }
             Event::ChildEnded => {}
             Event::AgentEnded => {
                 let stopped = match self.phase {
@@ -217,13 +219,13 @@ impl Machine {
         actions
     }
 
-    /// Brings the phase nearer to what is wanted, and confirms what is already so.
-    fn obey(&mut self, now: Duration, actions: &mut Vec<Action>) {
+    /// Moves the phase towards the desired state, and confirms it once reached.
+    fn follow_desired(&mut self, now: Duration, actions: &mut Vec<Action>) {
         use DesiredState::{Cancelled, Paused, Running};
         match (&mut self.phase, self.desired) {
             (Phase::Done | Phase::Starting, _) => {}
             (Phase::Waiting { .. }, Cancelled) => self.finish(now, false, Some(Stopped::Cancel), actions),
-            (Phase::Waiting { permit: Some(attempt) }, Running) => {
+            (Phase::Waiting { grant: Some(attempt) }, Running) => {
                 actions.push(Action::Start { attempt: *attempt });
                 self.phase = Phase::Starting;
             }
@@ -235,7 +237,7 @@ impl Machine {
                     (Stopped::Sigterm, Paused) if evict => *why = Stopped::Evict,
                     _ => {}
                 }
-                // The kubelet ends its own wait; ours begins with the command.
+                // The kubelet keeps its own grace period; this one begins with the command.
                 if *why != Stopped::Sigterm {
                     kill_at.get_or_insert(now + self.policy.grace);
                 }
@@ -252,7 +254,7 @@ impl Machine {
             (Phase::Running, Paused) => match (&self.policy.freeze_refusal, self.policy.notice) {
                 (Some(refusal), _) => {
                     let problem = Some(refusal.clone());
-                    actions.push(Action::Confirm { state: RunnerState::Running, seq: self.seq, problem });
+                    actions.push(Action::Confirm { state: RunnerState::Running, generation: self.generation, problem });
                 }
                 (None, Some(notice)) => {
                     self.phase = Phase::Noticed { until: now + notice };
@@ -261,7 +263,7 @@ impl Machine {
                 }
                 (None, None) => self.freeze(now, actions),
             },
-            (Phase::Freezing { complained, .. }, Paused) => *complained = false,
+            (Phase::Freezing { reported, .. }, Paused) => *reported = false,
             (Phase::Noticed { .. }, Paused) => {}
             (Phase::Noticed { .. } | Phase::Freezing { .. } | Phase::Frozen, Running) => {
                 actions.push(Action::Thaw);

@@ -1,8 +1,8 @@
 //! The process in the pod: `koco-runner`. It starts the agent as its child, freezes, thaws and stops it as the gateway
-//! says, and delivers how it ended. It knows neither Kubernetes nor Temporal, only [`crate::protocol::runner`].
+//! commands, and reports its end. It knows neither Kubernetes nor Temporal, only [`crate::protocol::runner`].
 //!
-//! Called by `bin/koco-runner.rs` alone. What decides is pure and tested without a process: [`machine`] (what to do when)
-//! and [`ending`] (what an end means). What acts decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
+//! Called by `bin/koco-runner.rs` alone. Decisions are pure and tested without a process: [`machine`] (events to
+//! actions) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
 //! [`link`]. [`supervisor`] joins them.
 
 mod config;

@@ -1,7 +1,7 @@
-//! The agent's processes: start, signals, the look at them all, and their ends. Called by [`super::supervisor`] alone.
+//! The agent's processes: start, signals, scan, reaping. Called by [`super::supervisor`] alone.
 //!
 //! The runner is its container's first process: it inherits and reaps every process that loses its parent, and a signal
-//! to -1 reaches all but itself. Where it isn't (`tests/`, a mutated pod) it knows its child's process group only.
+//! to -1 reaches all but itself. Where it isn't (`tests/`, a mutated pod) it only knows its child's process group.
 
 use std::{
     ffi::OsString,
@@ -24,7 +24,7 @@ use nix::{
 use super::{ending::Exit, procfs};
 use crate::protocol::runner::env;
 
-/// How long to wait for killed processes to be gone.
+/// How long to wait for killed processes to exit.
 const BURIAL: Duration = Duration::from_secs(2);
 
 /// What the reaper found.
@@ -34,7 +34,7 @@ pub enum Reaped {
     Agent(Exit),
     /// The agent's main process is stopped.
     AgentStopped,
-    /// Another one ended.
+    /// Another process ended.
     Other,
 }
 
@@ -65,8 +65,8 @@ impl Processes {
         })
     }
 
-    /// Starts the agent, in a process group of its own: what an agent sends to its group does not reach the runner.
-    /// The standard library resets signal mask and SIGPIPE; nothing else was changed.
+    /// Starts the agent, in a process group of its own: signals that it sends to its own group don't reach the runner.
+    /// The standard library resets signal mask and SIGPIPE; the runner changes nothing else.
     pub fn start(&mut self, program: &OsString, args: &[OsString], kodo: &[(&str, OsString)]) -> io::Result<i32> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).process_group(0);
@@ -79,29 +79,29 @@ impl Processes {
         Ok(pid)
     }
 
-    /// A signal for the agent's main process alone, as the kubelet would send it to a container's first one.
+    /// Signals the agent's main process only, as the kubelet would signal a container's first process.
     pub fn signal_agent(&self, signal: Signal) {
         if let Some(agent) = self.agent {
-            // It may have ended in this moment; the reaper will tell.
+            // ESRCH is ignored: the reaper reports the exit.
             let _ = signal::kill(agent, signal);
         }
     }
 
-    /// A signal for every process but this one.
+    /// Signals every process but this one.
     pub fn signal_all(&self, signal: Signal) {
         match self.agent {
-            // Nobody is left to get it, or somebody isn't ours to signal: the survey tells.
+            // ESRCH and EPERM are ignored: the scan shows which processes remain.
             _ if self.is_first() => drop(signal::kill(Pid::from_raw(-1), signal)),
             Some(agent) => drop(signal::killpg(agent, signal)),
             None => {}
         }
     }
 
-    /// Stops every process and tells which ones are not stopped. See [`super::machine::Action::Freeze`] for the nudge.
-    pub fn freeze(&self, nudge: bool) -> Result<Vec<i32>, String> {
+    /// Stops every process and returns those that are not stopped. See [`super::machine::Action::Freeze`].
+    pub fn freeze(&self, resume_vfork_children: bool) -> Result<Vec<i32>, String> {
         self.signal_all(Signal::SIGSTOP);
         let survey = procfs::survey(Path::new("/proc"), self.me).map_err(|e| e.to_string())?;
-        if nudge {
+        if resume_vfork_children {
             for (pid, parent) in &survey.stopped {
                 if survey.blocked.contains(parent) {
                     let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGCONT);
@@ -111,7 +111,7 @@ impl Processes {
         Ok(survey.moving)
     }
 
-    /// Reaps whatever has ended. Call it on SIGCHLD.
+    /// Reaps all ended children. To be called on SIGCHLD.
     pub fn reap(&mut self) -> Vec<Reaped> {
         let mut found = Vec::new();
         loop {
@@ -124,7 +124,7 @@ impl Processes {
                 Ok(WaitStatus::Stopped(pid, _)) if Some(pid) == self.agent => found.push(Reaped::AgentStopped),
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return found,
                 Ok(_) | Err(Errno::EINTR) => {}
-                // A real-time signal, of which nix has no name, ended a process, and it doesn't say which one.
+                // nix has no name for the real-time signal that ended a process, and doesn't say which process.
                 Err(Errno::EINVAL) => match self.agent {
                     Some(agent) if signal::kill(agent, None) == Err(Errno::ESRCH) => {
                         let exit = Exit::Signal { name: "a real-time signal".into(), number: nix::libc::SIGRTMIN() };
@@ -141,8 +141,8 @@ impl Processes {
         if Some(pid) == self.agent { Reaped::Agent(exit) } else { Reaped::Other }
     }
 
-    /// Ends everything that the agent left, as the kernel would with the container's first process.
-    pub async fn bury(&mut self) {
+    /// Kills all processes that the agent left, as the kernel does when a container's first process exits.
+    pub async fn kill_remaining(&mut self) {
         let end = Instant::now() + BURIAL;
         loop {
             self.signal_all(Signal::SIGKILL);

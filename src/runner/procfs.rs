@@ -1,22 +1,23 @@
-//! What the kernel says of the container's processes and memory. Read by [`super::process`] and [`super::supervisor`].
+//! The container's processes and memory, from /proc and the cgroup. Read by [`super::process`] and
+//! [`super::supervisor`].
 
 use std::{fs, io, path::Path};
 
-/// The processes of the container but the runner, as far as they live.
+/// The living processes of the container, without the runner.
 #[derive(Debug, Default, PartialEq)]
 pub struct Survey {
-    /// Those of which at least one thread can still make progress.
+    /// Those with at least one thread that is not stopped.
     pub moving: Vec<i32>,
-    /// Those of them that are in a call that can't be interrupted.
+    /// Those of them in uninterruptible sleep.
     pub blocked: Vec<i32>,
     /// Those that are stopped, with their parents.
     pub stopped: Vec<(i32, i32)>,
 }
 
-/// Looks at every thread of every process. A process may be moving though its first thread has ended, so the state of that
-/// one, which is all that `/proc/PID/stat` tells, is not enough.
+/// Scans every thread of every process: `/proc/PID/stat` has only the state of the first thread, and a process may run
+/// on after that has ended.
 pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
-    // Another process namespace's /proc would show other processes, and be clean.
+    // The /proc of another PID namespace would show other processes.
     let self_link = fs::read_link(proc.join("self"))?;
     if self_link.to_str() != Some(me.to_string().as_str()) {
         return Err(io::Error::other(format!(
@@ -58,7 +59,7 @@ pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
     Ok(survey)
 }
 
-/// Processes and threads end while they are looked at.
+/// Processes and threads may end during the scan.
 fn gone_is_none<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
         Ok(found) => Ok(Some(found)),
@@ -67,14 +68,14 @@ fn gone_is_none<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// State and parent. The name before them may hold anything, parentheses and line ends too.
+/// State and parent. The name before them may contain anything, even parentheses and line ends.
 fn parse_stat(stat: &str) -> Option<(char, i32)> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))
 }
 
-/// How many processes of this container the kernel has killed for want of memory: cgroup v2, or v1.
+/// How many processes of this container the kernel has killed because they were out of memory: cgroup v2, or v1.
 pub fn oom_kills() -> Option<u64> {
     ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
         .iter()

@@ -1,5 +1,5 @@
-//! The delivery of the outcome: first into the container's termination message, then to the gateway. Called by
-//! [`super::supervisor`] when all is over.
+//! Reports the agent's end: first as the container's termination message, then to the gateway. Called by
+//! [`super::supervisor`] last.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     ending::cut,
     gateway::Gateway,
-    link::{Incoming, patience},
+    link::{Incoming, backoff},
     log::{causes, say},
 };
-use crate::protocol::runner::{Ending, Order, cut_result};
+use crate::protocol::runner::{AgentEnd, ControlMessage, cut_result};
 
-/// What the kubelet reads of a termination message.
+/// The kubelet's limit for a termination message.
 const MAX_TERMINATION_BYTES: usize = 4096;
 
-/// How long to try: nothing had started yet, or the termination message says the same, or it lacks the result.
-const PATIENCE_FOR_NOTHING: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(60);
-const PATIENCE_FOR_RESULT: Duration = Duration::from_secs(15 * 60);
+/// How long to retry: the agent was not started; the termination message has the whole end; it lacks the result.
+const LIMIT_NOT_STARTED: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT_RESULT_OMITTED: Duration = Duration::from_secs(15 * 60);
 
-/// The termination message: as much of the ending as fits.
-pub fn termination_message(ending: &Ending) -> Vec<u8> {
+/// The termination message: the end, shortened to fit.
+pub fn termination_message(ending: &AgentEnd) -> Vec<u8> {
     let mut short = ending.clone();
     loop {
         let text = serde_json::to_vec(&short).unwrap_or_default();
@@ -35,7 +35,7 @@ pub fn termination_message(ending: &Ending) -> Vec<u8> {
                 *result = cut_result(result, 0);
                 short.result_omitted = true;
             }
-            // Escaped, a character may take six bytes for its one.
+            // Escaping may turn one byte into six.
             (_, Some(error)) if error.message.len() > 8 => {
                 let length = error.message.len();
                 cut(&mut error.message, length * 3 / 4);
@@ -45,51 +45,52 @@ pub fn termination_message(ending: &Ending) -> Vec<u8> {
     }
 }
 
-/// Repeats the outcome, with the highest command carried out, until it is taken, refused for good, or not worth the wait.
+/// Sends the report, with the highest command carried out, until it is recorded, refused for good, or the limit is
+/// over.
 pub async fn deliver(
     gateway: &Gateway,
-    ending: &Ending,
-    seq: i64,
+    ending: &AgentEnd,
+    generation: i64,
     omitted: bool,
     incoming: &mut mpsc::UnboundedReceiver<Incoming>,
 ) {
     let until = Instant::now()
         + match (omitted, ending.started) {
-            (true, _) => PATIENCE_FOR_RESULT,
-            (false, true) => PATIENCE,
-            (false, false) => PATIENCE_FOR_NOTHING,
+            (true, _) => LIMIT_RESULT_OMITTED,
+            (false, true) => LIMIT,
+            (false, false) => LIMIT_NOT_STARTED,
         };
-    let (mut waits, mut trouble) = (patience(), false);
+    let (mut waits, mut failing) = (backoff(), false);
     loop {
         tokio::select! {
-            answer = gateway.outcome(ending, seq) => match answer {
-                Ok(()) => return say(format_args!("the outcome is delivered")),
+            answer = gateway.report_end(ending, generation) => match answer {
+                Ok(()) => return say(format_args!("the end is reported")),
                 Err(error) if error.is_final() || error.is(&[StatusCode::CONFLICT]) => {
-                    return say(format_args!("nobody wants the outcome: {error}"));
+                    return say(format_args!("the report is refused: {error}"));
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut trouble, true) {
-                        say(format_args!("the outcome is not delivered yet: {}", causes(&error)));
+                    if !std::mem::replace(&mut failing, true) {
+                        say(format_args!("the end is not reported yet: {}", causes(&error)));
                     }
                 }
             },
-            () = gone(incoming) => return say(format_args!("the job is over, the outcome is not delivered")),
+            () = gone(incoming) => return say(format_args!("the job has ended, the report is dropped")),
         }
         if Instant::now() >= until {
-            return say(format_args!("the outcome is not delivered; it is in the termination message"));
+            return say(format_args!("the end is not reported; it is in the termination message"));
         }
         tokio::select! {
             () = sleep(waits.next().unwrap_or_default()) => {}
-            () = gone(incoming) => return say(format_args!("the job is over, the outcome is not delivered")),
+            () = gone(incoming) => return say(format_args!("the job has ended, the report is dropped")),
         }
     }
 }
 
-/// Waits until the gateway says that nobody waits for an outcome any more. Other orders come too late.
+/// Waits until the gateway says that the job has ended. Other messages are ignored.
 async fn gone(incoming: &mut mpsc::UnboundedReceiver<Incoming>) {
     loop {
         match incoming.recv().await {
-            Some(Incoming::Gone(_) | Incoming::Order(Order::Stop { .. })) => return,
+            Some(Incoming::Gone(_) | Incoming::Message(ControlMessage::Stop { .. })) => return,
             Some(_) => {}
             None => std::future::pending().await,
         }
@@ -104,12 +105,12 @@ mod tests {
     use crate::runner::ending::not_started;
 
     #[test]
-    fn a_termination_message_fits_whatever_it_has_to_say() {
+    fn a_termination_message_always_fits() {
         let mut ending = not_started("no");
-        assert_eq!(serde_json::from_slice::<Ending>(&termination_message(&ending)).unwrap(), ending);
+        assert_eq!(serde_json::from_slice::<AgentEnd>(&termination_message(&ending)).unwrap(), ending);
 
         ending.result = Some(json!("x".repeat(5000)));
-        let short: Ending = serde_json::from_slice(&termination_message(&ending)).unwrap();
+        let short: AgentEnd = serde_json::from_slice(&termination_message(&ending)).unwrap();
         assert!(short.result_omitted);
         assert_eq!(short.result.unwrap()["size"], json!(5002));
         assert_eq!(short.error, ending.error);
@@ -119,7 +120,7 @@ mod tests {
             let text = termination_message(&ending);
             assert!(text.len() <= MAX_TERMINATION_BYTES, "{}", text.len());
             assert!(text.len() > 2000);
-            serde_json::from_slice::<Ending>(&text).unwrap();
+            serde_json::from_slice::<AgentEnd>(&text).unwrap();
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The runner from its start to its exit: sets up, waits for the job, carries it (`carry.rs`), reports. Called by
-//! [`super::main`].
+//! The runner from its start to its exit: sets up, waits for the job, runs its agent (`run_agent.rs`), reports its end.
+//! Called by [`super::main`].
 
-mod carry;
+mod run_agent;
 
 use std::{ffi::OsString, io, time::Duration};
 
@@ -16,17 +16,17 @@ use super::{
     ending::{self, Exit},
     files::{self, Files},
     gateway::{ClientError, Gateway},
-    link::{self, Answer, Incoming, Standing},
+    link::{self, Answer, Incoming, RunnerSnapshot},
     log::{causes, say},
     process::Processes,
     procfs, report,
 };
 use crate::{
     api::RunnerState,
-    protocol::runner::{Ending, Job},
+    protocol::runner::{AgentEnd, Job},
 };
 
-/// Why the runner could not do its work at all.
+/// Why the runner could not start.
 #[derive(thiserror::Error, Debug)]
 enum RunnerError {
     #[error(transparent)]
@@ -50,7 +50,7 @@ pub fn main(program: OsString, arguments: Vec<OsString>) -> u8 {
         say(format_args!("{}", causes(&error)));
         1
     });
-    // A task may be in a name look-up or a read that nobody waits for any more.
+    // A task may still be blocked in a name look-up or a read.
     runtime.shutdown_background();
     code
 }
@@ -67,11 +67,11 @@ async fn run(program: OsString, arguments: Vec<OsString>) -> Result<u8, RunnerEr
         }
     };
     let (tell, incoming) = mpsc::unbounded_channel();
-    let (standing, standing_seen) = watch::channel((RunnerState::Waiting, 0));
+    let (snapshot, snapshot_seen) = watch::channel((RunnerState::Waiting, 0));
     let (answers, answers_seen) = watch::channel(None);
     let files = Files::new(&config.state_dir);
     let runner = Runner {
-        started_before: files.was_started(config.sender.epoch).unwrap_or(true),
+        started_before: files.was_started(config.sender.run).unwrap_or(true),
         files,
         command: (program, arguments),
         processes: Processes::new(),
@@ -79,20 +79,20 @@ async fn run(program: OsString, arguments: Vec<OsString>) -> Result<u8, RunnerEr
         children,
         ends,
         incoming,
-        standing,
+        snapshot,
         answers,
         oom_kills: procfs::oom_kills(),
         gateway: gateway.clone(),
         config,
     };
     if !runner.started_before {
-        tokio::spawn(link::listen(gateway.clone(), standing_seen.clone(), tell.clone()));
+        tokio::spawn(link::listen(gateway.clone(), snapshot_seen.clone(), tell.clone()));
     }
     tokio::spawn(link::confirm(gateway.clone(), answers_seen));
-    Ok(runner.live(|every| drop(tokio::spawn(link::beat(gateway, every, standing_seen, tell)))).await)
+    Ok(runner.run(|every| drop(tokio::spawn(link::beat(gateway, every, snapshot_seen, tell)))).await)
 }
 
-/// SIGTERM, and what an image may have set as its stop signal instead.
+/// SIGTERM, and the stop signals that an image may set instead.
 struct Ends([Arrivals; 3]);
 
 impl Ends {
@@ -117,65 +117,65 @@ struct Runner {
     children: Arrivals,
     ends: Ends,
     incoming: mpsc::UnboundedReceiver<Incoming>,
-    standing: watch::Sender<Standing>,
+    snapshot: watch::Sender<RunnerSnapshot>,
     answers: watch::Sender<Answer>,
     oom_kills: Option<u64>,
     gateway: Gateway,
 }
 
-/// How it went: what to report, the exit of the agent, and whether anybody wants to know.
+/// The agent's end, the exit of its process, and whether to report to the gateway.
 struct End {
-    ending: Ending,
+    ending: AgentEnd,
     exit: Exit,
     report: bool,
 }
 
 impl End {
-    fn unstarted(ending: Ending, report: bool) -> Self {
+    fn unstarted(ending: AgentEnd, report: bool) -> Self {
         Self { ending, exit: Exit::None, report }
     }
 }
 
 impl Runner {
-    async fn live(mut self, beat: impl FnOnce(Duration)) -> u8 {
+    async fn run(mut self, beat: impl FnOnce(Duration)) -> u8 {
         let end = if self.started_before {
             say(format_args!("this container was restarted; the agent is not started twice"));
             End::unstarted(ending::restarted(), true)
         } else {
-            match self.meet().await {
+            match self.await_job().await {
                 Ok(job) => {
                     beat(Duration::from_millis(job.heartbeat_interval_millis));
-                    self.carry(*job).await
+                    self.run_agent(*job).await
                 }
                 Err(end) => end,
             }
         };
         let omitted = leave(&self.config, &end.ending);
         if end.report {
-            let seq = self.standing.borrow().1;
-            report::deliver(&self.gateway, &end.ending, seq, omitted, &mut self.incoming).await;
+            let generation = self.snapshot.borrow().1;
+            report::deliver(&self.gateway, &end.ending, generation, omitted, &mut self.incoming).await;
         }
         ending::exit_code(&end.ending, &end.exit)
     }
 
     /// Waits for the job.
-    async fn meet(&mut self) -> Result<Box<Job>, End> {
+    async fn await_job(&mut self) -> Result<Box<Job>, End> {
         loop {
             tokio::select! {
                 message = self.incoming.recv() => match message {
                     Some(Incoming::Job(job)) => return Ok(job),
                     Some(Incoming::Gone(why)) => {
-                        say(format_args!("not wanted: {why}"));
-                        let ending = ending::not_started(&format!("the gateway does not want this pod's runner: {why}"));
+                        say(format_args!("rejected by the gateway: {why}"));
+                        let ending = ending::not_started(&format!("the gateway rejects this pod's runner: {why}"));
                         return Err(End::unstarted(ending, false));
                     }
-                    Some(Incoming::Order(_)) => {}
+                    Some(Incoming::Message(_)) => {}
                     None => return Err(End::unstarted(ending::not_started("the connection's task ended"), true)),
                 },
                 () = self.ends.recv() => {
-                    return Err(End::unstarted(ending::not_started("the pod was told to end before its job was known"), true));
+                    return Err(End::unstarted(ending::not_started("the pod was terminated before its runner had received the job"), true));
                 }
-                // A container's first process has children that it never started.
+                // A container's first process also inherits orphans.
                 _ = self.children.recv() => drop(self.processes.reap()),
             }
         }
@@ -183,11 +183,11 @@ impl Runner {
 }
 
 /// Writes the termination message before anything else can fail. Returns whether the result did not fit.
-fn leave(config: &Config, ending: &Ending) -> bool {
+fn leave(config: &Config, ending: &AgentEnd) -> bool {
     let message = report::termination_message(ending);
     if let Err(error) = files::write_termination(&config.termination_log, &message) {
         say(format_args!("no termination message: {error}"));
         return true;
     }
-    serde_json::from_slice::<Ending>(&message).is_ok_and(|written| written.result_omitted)
+    serde_json::from_slice::<AgentEnd>(&message).is_ok_and(|written| written.result_omitted)
 }

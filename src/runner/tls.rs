@@ -1,5 +1,5 @@
-//! TLS as the runner wants it: one certificate authority, the operator's, and one name, whatever address the gateway is
-//! reached at. Used by [`super::gateway`].
+//! The runner's TLS: one certificate authority, the operator's, and one server name, independent of the gateway's
+//! address. Used by [`super::gateway`].
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rustls::{
 
 use crate::api::names::GATEWAY_TLS_NAME;
 
-/// Why there is no TLS to be had.
+/// Why TLS can't be set up.
 #[derive(thiserror::Error, Debug)]
 pub enum TlsError {
     #[error("the gateway's certificate authority is not PEM: {0}")]
@@ -44,8 +44,8 @@ pub fn client_config(ca: &str) -> Result<ClientConfig, TlsError> {
         .with_no_client_auth())
 }
 
-/// Everything as usual, but the name is always the same. "Dangerous" in rustls' words; what would be dangerous, not to look
-/// at chain, dates or name, it doesn't do.
+/// The usual verification of chain, dates and name, but always of the same name. rustls calls custom verifiers
+/// "dangerous".
 #[derive(Debug)]
 struct FixedName {
     inner: Arc<WebPkiServerVerifier>,

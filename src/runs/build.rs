@@ -7,24 +7,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use super::RunError;
 use crate::api::{AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, names};
 
-/// What a new run is for.
+/// The parameters of a new run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRun {
     /// Its number.
     pub number: i32,
     /// The attempt that it is for.
     pub attempt: i32,
-    /// Whether it goes on with an evicted attempt.
+    /// Whether it continues an evicted attempt.
     pub resumed: bool,
     /// How long the agent was active in earlier runs of that attempt, in milliseconds.
     pub active_millis: i64,
-    /// The grant, where it is created with one.
+    /// The grant, if it is created with one.
     pub grant: Option<StartGrant>,
-    /// The command that its runner is to find, if there was one.
+    /// The command that it is created with, if any.
     pub command: Option<RunCommand>,
 }
 
-/// The run's object. `resolved` is the job's own.
+/// Builds a run. `resolved` is the job's status.
 pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRun, RunError> {
     let of = job.reference();
     let identity = RunIdentity {
@@ -43,7 +43,7 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
     Ok(object(&of, AgentRunSpec { identity, grant: new.grant, command: new.command }))
 }
 
-/// A run that is created closed, in place of one that never was or that somebody deleted: nothing can start under its number
+/// A run that is created closed, in place of one that never existed or was deleted: nothing can start under its number
 /// any more.
 pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32) -> Result<AgentRun, RunError> {
     let new = NewRun { number, attempt, resumed: false, active_millis: 0, grant: None, command: None };
@@ -79,7 +79,7 @@ fn object(job: &JobRef, spec: AgentRunSpec) -> AgentRun {
     AgentRun { metadata, spec, status: None }
 }
 
-/// Five characters that nobody can know beforehand, of those that Kubernetes uses for its own.
+/// Five random characters, of those that Kubernetes uses for generated names.
 fn random() -> Result<String, RunError> {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut bytes = [0_u8; 5];

@@ -1,4 +1,4 @@
-//! The calls about AgentRuns.
+//! The API calls for AgentRuns.
 
 use kube::{
     Api, Client,
@@ -11,16 +11,16 @@ use crate::{
     platform::store::{self, Round, StoreError, retry_conflicts},
 };
 
-/// Why something could not be done with an AgentRun.
+/// Why a call for an AgentRun failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The API server did not do it.
+    /// The request failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An object has the run's name that is not this job's run.
-    #[error("AgentRun {0} is not this job's: somebody else has created it, delete it")]
+    /// An object of the run's name exists that is not this job's run.
+    #[error("AgentRun {0} exists and is not this job's: delete it")]
     Foreign(String),
-    /// There are no random numbers.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(String),
 }
@@ -35,7 +35,7 @@ impl RunError {
         }
     }
 
-    /// Whether a person has to do something before it can work.
+    /// Whether retrying is pointless until a user or administrator changes something.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Foreign(_) | Self::Store(StoreError::Invalid { .. }))
     }
@@ -49,12 +49,12 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Those of a namespace.
+    /// The AgentRuns of a namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self { api: Api::namespaced(client.clone(), namespace), client }
     }
 
-    /// A run as the API server has it now; `None` if there is none of that number.
+    /// Reads a run from the API server; `None` if it doesn't exist.
     pub async fn get(&self, job: &JobRef, number: i32) -> Result<Option<AgentRun>, RunError> {
         let name = names::run(&job.name, &job.uid, number);
         let found = self.api.get_opt(&name).await;
@@ -62,7 +62,7 @@ impl Runs {
         found.map(|run| ours(run, job, number)).transpose()
     }
 
-    /// All runs of a job, by number. Costs a list: only for what can't be known by name.
+    /// All runs of a job, by number. Costs a list: only for callers that don't know the name.
     pub async fn list(&self, job: &JobRef) -> Result<Vec<AgentRun>, RunError> {
         let params = kube::api::ListParams::default().fields(&format!("spec.identity.jobName={}", job.name));
         let what = || format!("list AgentRuns of {}/{}", job.namespace, job.name);
@@ -72,13 +72,13 @@ impl Runs {
         Ok(runs)
     }
 
-    /// Creates a run, or reads the one that is there already under its number. Whether it is new.
+    /// Creates a run, or reads the existing one of its number. Also returns whether it is new.
     pub async fn create(&self, run: &AgentRun) -> Result<(AgentRun, bool), RunError> {
         let what = store::what("create", run);
         match self.api.create(&PostParams::default(), run).await {
             Ok(made) => Ok((made, true)),
             Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "AlreadyExists" => {
-                // Deleted in between: the next round creates it.
+                // Deleted in between: the next try creates it.
                 let there = self.get(&run.job(), run.number()).await?;
                 there.map(|run| (run, false)).ok_or(RunError::Store(StoreError::Conflict { what }))
             }
@@ -86,8 +86,9 @@ impl Runs {
         }
     }
 
-    /// Changes the spec of an open run: `change` is asked with `known`, or what the API server has, and again after each
-    /// conflict. Nothing is written if it changes nothing. Answers the run after the write; a closed run as it is, unasked.
+    /// Changes the spec of an open run: applies `change` to `known`, or to the API server's version, and again after
+    /// each conflict. Writes only if something changes. Returns the run after the write; a closed run is returned
+    /// unchanged.
     pub async fn modify_spec<E, F>(&self, known: AgentRun, change: F) -> Result<AgentRun, E>
     where
         F: Fn(&AgentRun, &mut AgentRunSpec) -> Result<(), E>,
@@ -116,7 +117,7 @@ impl Runs {
         .await
     }
 
-    /// Closes a run, unless somebody was first. Answers the closed run, with the termination that counts.
+    /// Closes a run, unless it is closed already. Returns the closed run with the termination that was first.
     pub async fn close(
         &self,
         known: AgentRun,
@@ -171,7 +172,7 @@ impl Runs {
         retry_conflicts(round).await
     }
 
-    /// Deletes a run, known by its UID, and with it its pod. Already gone is success.
+    /// Deletes a run, identified by its UID, and with it its pod. Succeeds if it is gone already.
     pub async fn delete(&self, name: &str, uid: &str) -> Result<(), RunError> {
         let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
         let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::background() };
@@ -189,7 +190,7 @@ enum Change {
     Status(Box<AgentRunStatus>),
 }
 
-/// Names are functions of the job's UID, so only a foreign hand can make them meet.
+/// Checks that a run is the job's. Names derive from the job's UID, so only a forged object can fail this.
 fn ours(run: AgentRun, job: &JobRef, number: i32) -> Result<AgentRun, RunError> {
     let id = &run.spec.identity;
     if id.job_uid == job.uid && id.number == number { Ok(run) } else { Err(RunError::Foreign(run.name().into())) }

@@ -1,6 +1,6 @@
-//! AgentRuns in the API server: building them, creating them, and the few writes that the protocol knows. It decides nothing
-//! but what makes a write safe: each is bound to the version that was read, and none changes a closed run.
-//! Used by the controller, the worker and the gateway.
+//! AgentRuns in the API server: builds and creates them and makes the few writes of the protocol. It decides nothing,
+//! but makes writes safe: each names the resourceVersion that was read, and none changes a closed run. Used by the
+//! controller, the worker and the gateway.
 
 mod build;
 mod client;

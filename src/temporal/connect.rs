@@ -1,4 +1,4 @@
-//! A connection that comes up when it can: nothing of ours waits for Temporal to start.
+//! A connection that is made in the background: no role waits for Temporal in order to start.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Settings {
     }
 }
 
-/// A handle that any role may clone; connects in the background and for as long as it takes.
+/// A handle that any role may clone; connects in the background and retries without limit.
 #[derive(Clone)]
 pub struct Temporal {
     inner: Option<Inner>,
@@ -48,7 +48,7 @@ struct Inner {
 }
 
 impl Temporal {
-    /// Starts connecting. With `None` every call answers [`TemporalError::NotConfigured`].
+    /// Starts connecting. With `None` every call fails with [`TemporalError::NotConfigured`].
     pub fn new(settings: Option<Settings>) -> Self {
         let inner = settings.map(|settings| {
             let (tx, client) = watch::channel(None);
@@ -73,7 +73,7 @@ impl Temporal {
         self.inner.as_ref().map_or("", |i| &i.settings.task_queue)
     }
 
-    /// The client, if connected. The connection heals itself from then on.
+    /// The client, if connected. It reconnects by itself from then on.
     pub fn client(&self) -> Result<Client, TemporalError> {
         let inner = self.inner.as_ref().ok_or(TemporalError::NotConfigured)?;
         let client = inner.client.borrow().clone();
@@ -99,17 +99,17 @@ async fn connect(settings: Settings, tx: watch::Sender<Option<Client>>) {
         let connection = Connection::connect(settings.connection.clone()).await.map_err(|e| e.to_string())?;
         Client::new(connection, ClientOptions::new(&settings.namespace).build()).map_err(|e| e.to_string())
     };
-    let told = std::sync::atomic::AtomicBool::new(false);
+    let logged = std::sync::atomic::AtomicBool::new(false);
     let connected = attempt.retry(backoff).notify(|error, _| {
-        if !told.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            tracing::warn!(%target, %error, "no connection to Temporal yet; trying on, Direct jobs are not affected");
+        if !logged.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!(%target, %error, "no connection to Temporal yet; retrying, Direct jobs are not affected");
         }
     });
     tokio::select! {
         client = connected => if let Ok(client) = client {
             tracing::info!(%target, namespace = settings.namespace, "connected to Temporal");
             tx.send_replace(Some(client));
-            // Whoever holds the other end may ask for as long as it likes.
+            // The client must stay available until the last handle is dropped.
             tx.closed().await;
         },
         () = tx.closed() => {}

@@ -2,26 +2,26 @@
 
 use temporalio_client::{errors::*, tonic};
 
-/// What a call to Temporal may fail with. Messages carry the server's words, never credentials.
+/// What a call to Temporal may fail with. Messages contain the server's text, never credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum TemporalError {
     /// The operator was started without an address for Temporal.
     #[error("no Temporal server is configured: set TEMPORAL_ADDRESS, or use executionMode Direct")]
     NotConfigured,
-    /// There is no connection yet, or not any more.
+    /// There is no connection yet.
     #[error("no connection to Temporal at {0} yet")]
     NotConnected(String),
-    /// Temporal knows no such workflow, run, or task. For a task: superseded, in back-off, closed, reset, or continued.
-    #[error("Temporal does not know it: {0}")]
+    /// There is no such workflow, execution or task. For a task: superseded, in back-off, closed, reset, or continued.
+    #[error("Temporal: not found: {0}")]
     NotFound(String),
-    /// The answer took too long, or the server asked to come back later.
-    #[error("Temporal did not answer: {0}")]
+    /// The call timed out, or the server was unavailable.
+    #[error("Temporal is unavailable: {0}")]
     Unavailable(String),
     /// The server refused: permissions, a missing namespace, a bad request.
     #[error("Temporal refused: {0}")]
     Refused(String),
-    /// What it answered can't be read.
-    #[error("Temporal's answer can't be read: {0}")]
+    /// The response can't be read.
+    #[error("Temporal's response can't be read: {0}")]
     Answer(String),
 }
 
@@ -37,26 +37,26 @@ impl TemporalError {
         }
     }
 
-    /// Whether asking again later may help without anybody doing anything.
+    /// Whether a retry may succeed without any change to the system.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::NotConnected(_) | Self::Unavailable(_))
     }
 
     pub(super) fn status(s: &tonic::Status) -> Self {
         use tonic::Code;
-        let said = format!("{:?}: {}", s.code(), s.message());
+        let text = format!("{:?}: {}", s.code(), s.message());
         match s.code() {
-            // A missing Temporal namespace is NotFound too, but not of the thing that was asked for.
-            Code::NotFound if s.message().starts_with("Namespace") => Self::Refused(said),
-            Code::NotFound => Self::NotFound(said),
+            // A missing Temporal namespace is NotFound too, but is a matter of configuration.
+            Code::NotFound if s.message().starts_with("Namespace") => Self::Refused(text),
+            Code::NotFound => Self::NotFound(text),
             Code::Unavailable
             | Code::DeadlineExceeded
             | Code::ResourceExhausted
             | Code::Aborted
             | Code::Cancelled
             | Code::Internal
-            | Code::Unknown => Self::Unavailable(said),
-            _ => Self::Refused(said),
+            | Code::Unknown => Self::Unavailable(text),
+            _ => Self::Refused(text),
         }
     }
 }

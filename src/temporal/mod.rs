@@ -1,4 +1,4 @@
-//! The only place that names the Temporal SDK's client: connecting, and the few calls that the roles make.
+//! The only module that uses the Temporal SDK's client: the connection, and the few calls that the roles make.
 //! Used by the controller, the worker and the gateway. It decides nothing.
 
 mod connect;

@@ -20,9 +20,9 @@ use crate::{
     protocol::workflow::{AgentResult, Input, WORKFLOW_TYPE},
 };
 
-/// How long one call may take, and it is not repeated: who calls has its own way to come back.
+/// The time-out of a call. Callers retry in their own way.
 const CALL: Duration = Duration::from_secs(5);
-/// How long a query may take: with no worker it is never answered.
+/// The time-out of a query: without a worker it is never answered.
 const QUERY: Duration = Duration::from_secs(3);
 
 /// How an execution was closed.
@@ -32,9 +32,9 @@ pub enum Closed {
     Completed,
     /// With an error.
     Failed,
-    /// By a cancel that the workflow obeyed.
+    /// By the workflow, after a cancel.
     Cancelled,
-    /// From outside, without its code running.
+    /// By termination from outside.
     Terminated,
     /// By its own time-out.
     TimedOut,
@@ -47,18 +47,18 @@ pub struct ClosedWorkflow {
     pub id: String,
 }
 
-/// What the server answered to a heartbeat.
+/// The server's response to a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
-    /// The activity waits for us.
+    /// The activity is pending.
     Alive,
-    /// Temporal does not know the task: superseded, in back-off, closed, reset or continued as new.
+    /// Temporal has no such task: superseded, in back-off, closed, reset or continued as new.
     Unknown,
 }
 
 fn bounded(limit: Duration) -> RpcOptions {
-    // A server closes its connections every few minutes, and with them the calls that are just on their way. Whoever called
-    // decides on what lasts longer.
+    // A server closes its connections every few minutes, which fails calls in flight. Longer outages are the caller's
+    // to handle.
     let soon = RetryOptions::builder().initial_interval(Duration::from_millis(20)).max_retries(2).build();
     RpcOptions::builder().timeout(limit).retry_options(soon).build()
 }
@@ -72,7 +72,8 @@ impl Temporal {
         Ok(self.client()?.get_workflow_handle::<UntypedWorkflow>(id))
     }
 
-    /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Answers the run id if known.
+    /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Returns the run id if
+    /// known.
     pub async fn start(&self, id: &str, input: &Input) -> Result<Option<String>, TemporalError> {
         let summary = format!("AgentJob {}/{}", input.job.namespace, input.job.name);
         let options = WorkflowStartOptions::new(self.task_queue(), id)
@@ -98,7 +99,7 @@ impl Temporal {
         Ok(self.workflow(id)?.signal(UntypedSignal::new(signal), raw(payload), options).await?)
     }
 
-    /// Asks a workflow, open or closed.
+    /// Queries a workflow, open or closed.
     pub async fn query<T: DeserializeOwned + 'static>(
         &self,
         id: &str,
@@ -107,13 +108,13 @@ impl Temporal {
         let options = WorkflowQueryOptions::builder().rpc_options(bounded(QUERY)).build();
         let answer = self.workflow(id)?.query(UntypedQuery::new(query), RawValue::new(vec![]), options).await?;
         let payload =
-            answer.payloads.first().ok_or_else(|| TemporalError::Answer(format!("{query} answered nothing")))?;
+            answer.payloads.first().ok_or_else(|| TemporalError::Answer(format!("{query} returned nothing")))?;
         // `None` comes as a payload of its own encoding, without data.
         let json: &[u8] = if payload.data.is_empty() { b"null" } else { &payload.data };
         serde_json::from_slice(json).map_err(|e| TemporalError::Answer(format!("{query}: {e}")))
     }
 
-    /// Asks for a workflow's cancellation, as Temporal's own tools would.
+    /// Requests a workflow's cancellation, as Temporal's own tools do.
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<(), TemporalError> {
         let options = WorkflowCancelOptions::builder().reason(reason).rpc_options(bounded(CALL)).build();
         Ok(self.workflow(id)?.cancel(options).await?)
@@ -126,7 +127,7 @@ impl Temporal {
         Ok((closed(described.status()), described.run_id().to_string()))
     }
 
-    /// The workflows of ours that were closed since `since` (RFC 3339), at most `limit`: one call for all jobs.
+    /// The AgentWorkflows that were closed since `since` (RFC 3339), at most `limit`: one call for all jobs.
     pub async fn closed_since(&self, since: &str, limit: usize) -> Result<Vec<ClosedWorkflow>, TemporalError> {
         let query =
             format!("WorkflowType = '{WORKFLOW_TYPE}' AND ExecutionStatus != 'Running' AND CloseTime >= '{since}'");
@@ -139,18 +140,18 @@ impl Temporal {
         Ok(found)
     }
 
-    /// Tells the server that the agent of a run lives. Never with details: nothing of ours lives there.
+    /// Sends a heartbeat for a run's activity, without details.
     pub async fn heartbeat(&self, workflow: &str, run: i32) -> Result<Heartbeat, TemporalError> {
-        self.beat(by_id(workflow, run)).await
+        self.record_heartbeat(by_id(workflow, run)).await
     }
 
-    /// Whether the server still waits for a task of this worker's own, given its token.
+    /// Whether a task of this worker is still pending, given its token.
     pub async fn is_current(&self, task_token: &[u8]) -> Result<bool, TemporalError> {
         let task = ActivityIdentifier::from_task_token(task_token.to_vec().into());
-        Ok(self.beat(task).await? == Heartbeat::Alive)
+        Ok(self.record_heartbeat(task).await? == Heartbeat::Alive)
     }
 
-    async fn beat(&self, activity: ActivityIdentifier) -> Result<Heartbeat, TemporalError> {
+    async fn record_heartbeat(&self, activity: ActivityIdentifier) -> Result<Heartbeat, TemporalError> {
         let handle = self.client()?.get_async_activity_handle(activity);
         match handle.heartbeat(None::<()>, bounded(CALL)).await.map_err(TemporalError::from) {
             Ok(_) => Ok(Heartbeat::Alive),
@@ -159,10 +160,9 @@ impl Temporal {
         }
     }
 
-    /// Ends the activity that waits for the end of a run, which is closed. By workflow and activity ID, so that nobody needs
-    /// to keep a token; the end of a run is unique, so whoever delivers it is right.
-    /// [`TemporalError::NotFound`] if Temporal does not wait for it: it has ended, or is between two tries, of which the next
-    /// reads the run.
+    /// Completes the activity that waits for the end of a closed run. By workflow and activity ID, so that no token
+    /// needs to be kept; the end of a run is unique, so any role may deliver it. [`TemporalError::NotFound`] if the
+    /// activity is not pending: it has ended, or is between two tries, of which the next reads the run.
     pub async fn complete(&self, workflow: &str, run: &AgentRun) -> Result<(), TemporalError> {
         let handle = self.client()?.get_async_activity_handle(by_id(workflow, run.number()));
         match lifecycle::end_of(run) {
@@ -179,8 +179,8 @@ impl Temporal {
     }
 }
 
-/// How an agent's failure looks in Temporal: its own error type, and non-retryable for Temporal, because agent failures are
-/// the workflow's to judge. The detail says whether no policy may retry it.
+/// An agent's failure for Temporal: with its own error type, and non-retryable for Temporal, because the workflow
+/// decides on retries. The detail says whether no policy may retry it.
 pub fn failure(error: &ErrorStatus, non_retryable: bool) -> ApplicationFailure {
     ApplicationFailure::builder(anyhow::anyhow!("{}", error.message))
         .type_name(error.kind.clone())

@@ -1,7 +1,7 @@
-//! The two coroutines of the `AgentWorkflow`: one carries the job through its attempts, the other delivers commands, and
-//! neither waits for the other. Used by [`super::workflow`] only; deterministic, as all of the workflow.
+//! The two coroutines of the `AgentWorkflow`: one runs the attempts, the other delivers commands, and neither
+//! waits for the other. Used by [`super::workflow`] only; deterministic, as all of the workflow.
 //!
-//! Where an attempt stands is in the state and nowhere else ([`Step`]), so a new run goes on from any of the waits.
+//! The progress of an attempt is kept in the state only ([`Step`]), so that a new execution can continue from any wait.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use futures::FutureExt;
 use temporalio_sdk::{TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, workflows};
 
 use super::{
-    calls::{self, Calls},
+    calls::{self, ActivityDefinitions},
     decide::{AfterStart, End, State},
     workflow::AgentWorkflow,
 };
@@ -23,20 +23,20 @@ use crate::{
 
 type Ctx = WorkflowContext<AgentWorkflow>;
 
-/// The longest history of one run, in events, if the server doesn't suggest an end earlier. It takes at most 10,000 signals
-/// a run, and 51,200 events.
+/// The longest history of one execution, in events, unless the server suggests continue-as-new earlier. The server's
+/// limits are 10,000 signals and 51,200 events.
 const LONG_HISTORY: u32 = 8_000;
-/// What a cancelled agent gets beyond its grace period before its outcome isn't waited for any more.
+/// How long to wait beyond a cancelled agent's grace period for its end.
 const CANCEL_MARGIN: Duration = Duration::from_secs(30);
 /// How long to wait for the end of a `start_runner` that was cancelled: longer than it may take.
 const STOP_STARTING: Duration = Duration::from_secs(60);
-/// The wait before a command is sent again that could not be written.
+/// The wait before a command that could not be written is retried.
 const COMMAND_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waits for the state to fulfil a condition; not ended by the workflow's own cancellation.
 async fn wait(ctx: &Ctx, condition: impl Fn(&State) -> bool) {
     let options = WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
-    // Only a cancelled token gives an error, and nobody else has this one.
+    // Only a cancelled token gives an error, and this one is never cancelled.
     let _ = ctx.wait_condition_with_options(|w| condition(&w.state), options).await;
 }
 
@@ -51,35 +51,35 @@ fn now_millis(ctx: &Ctx) -> i64 {
 }
 
 /// Whether it is time to continue as new. Not during a cancel, which soon ends the workflow anyway.
-fn long(ctx: &Ctx, state: &State) -> bool {
+fn should_continue_as_new(ctx: &Ctx, state: &State) -> bool {
     !state.cancelled() && (ctx.continue_as_new_suggested() || ctx.history_length() > LONG_HISTORY)
 }
 
-/// Waits until this run may end in favour of another.
-async fn leave(ctx: &Ctx) {
-    wait(ctx, |s| long(ctx, s) && !s.controlling).await;
+/// Waits until this execution may continue as new.
+async fn await_continue_as_new(ctx: &Ctx) {
+    wait(ctx, |s| should_continue_as_new(ctx, s) && !s.controlling).await;
 }
 
 /// Waits for a condition; a cancel or a long history ends the wait.
 async fn wait_or_end(ctx: &Ctx, condition: impl Fn(&State) -> bool) -> Result<(), End> {
-    let (cancelled, leave) = (wait(ctx, State::cancelled).fuse(), leave(ctx).fuse());
+    let (cancelled, continue_as_new) = (wait(ctx, State::cancelled).fuse(), await_continue_as_new(ctx).fuse());
     let fulfilled = wait(ctx, condition).fuse();
-    futures::pin_mut!(cancelled, fulfilled, leave);
+    futures::pin_mut!(cancelled, fulfilled, continue_as_new);
     workflows::select! {
         () = cancelled => Err(End::Cancelled),
         () = fulfilled => Ok(()),
-        () = leave => Err(End::ContinueAsNew),
+        () = continue_as_new => Err(End::ContinueAsNew),
     }
 }
 
-/// Carries the job through its attempts, from wherever it stands.
+/// Runs the job's attempts, from any step.
 pub async fn attempts(ctx: &Ctx) -> End {
     loop {
-        let step = match ctx.state(|w| w.state.at().step) {
-            Step::Idle => idle(ctx).await,
-            Step::Starting => start(ctx).await,
+        let step = match ctx.state(|w| w.state.progress().step) {
+            Step::NoRun => begin_run(ctx).await,
+            Step::Creating => create_run(ctx).await,
             Step::Waiting => grant_start(ctx).await,
-            Step::Started => execute(ctx).await,
+            Step::Granted => execute(ctx).await,
         };
         if let Err(end) = step {
             return end;
@@ -87,12 +87,12 @@ pub async fn attempts(ctx: &Ctx) -> End {
     }
 }
 
-/// Nothing runs: holds while a pause is wanted, waits out the back-off, begins an epoch.
-async fn idle(ctx: &Ctx) -> Result<(), End> {
+/// Between runs: waits while a pause is wanted, then for the back-off, and begins a run.
+async fn begin_run(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| !s.paused()).await?;
     let now = now_millis(ctx);
-    let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.at(), now)) else {
-        ctx.state_mut(|w| lifecycle::begin(w.state.at_mut()));
+    let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.progress(), now)) else {
+        ctx.state_mut(|w| lifecycle::begin(w.state.progress_mut()));
         return Ok(());
     };
     let token = WorkflowCancellationToken::new();
@@ -107,25 +107,26 @@ async fn idle(ctx: &Ctx) -> Result<(), End> {
     }
 }
 
-/// Has the pod of the epoch made.
-async fn start(ctx: &Ctx) -> Result<(), End> {
+/// Creates the run and its pod.
+async fn create_run(ctx: &Ctx) -> Result<(), End> {
     let input = ctx.state(|w| StartRunner {
         job: w.state.input.job.clone(),
-        epoch: w.state.at().epoch,
-        attempt: lifecycle::next_attempt(w.state.at()),
-        resumed: w.state.at().evicted,
-        desired: w.state.at().desired,
-        seq: w.state.at().seq,
+        run: w.state.progress().run,
+        attempt: lifecycle::next_attempt(w.state.progress()),
+        resumed: w.state.progress().evicted,
+        desired: w.state.progress().desired,
+        generation: w.state.progress().generation,
     });
     let token = WorkflowCancellationToken::new();
-    let started = ctx.execute_activity(Calls::start_runner, input, calls::start_runner(token.clone())).fuse();
+    let started =
+        ctx.execute_activity(ActivityDefinitions::start_runner, input, calls::start_runner(token.clone())).fuse();
     let interrupted = wait_or_end(ctx, |_| false).fuse();
     futures::pin_mut!(started, interrupted);
     let ended = workflows::select! {
         ended = started => ended,
         interrupted = interrupted => {
             if interrupted == Err(End::Cancelled) {
-                // It may be about to create a pod: cleanup comes after it has ended.
+                // It may be about to create a pod: cleanup must follow its end.
                 token.cancel();
                 let limit = WorkflowCancellationToken::new();
                 let too_long = timer(ctx, STOP_STARTING, &limit).fuse();
@@ -136,7 +137,7 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
         }
     };
     match ended {
-        Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.epoch)),
+        Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.run)),
         Err(e) => {
             let (error, _) = calls::failure(&e);
             if [error_types::JOB_GONE, error_types::CANCELLED].contains(&error.kind.as_str()) {
@@ -149,14 +150,14 @@ async fn start(ctx: &Ctx) -> Result<(), End> {
     Ok(())
 }
 
-/// Waits for the runner to report in, holds it before its start while a pause is wanted, and grants that.
+/// Waits for the runner to be ready and while a pause is wanted, and grants the start.
 async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| s.after_start() != AfterStart::Wait).await?;
     match ctx.state(|w| w.state.after_start()) {
         AfterStart::Wait => {}
-        AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.at_mut())),
+        AfterStart::Grant => ctx.state_mut(|w| lifecycle::grant(w.state.progress_mut())),
         AfterStart::Failed(failed) if failed.fatal => {
-            ctx.state_mut(|w| w.state.gave_up(failed.error.clone()));
+            ctx.state_mut(|w| w.state.pending_timed_out(failed.error.clone()));
             return Err(End::Failed(failed.error));
         }
         AfterStart::Failed(failed) => {
@@ -167,31 +168,32 @@ async fn grant_start(ctx: &Ctx) -> Result<(), End> {
     Ok(())
 }
 
-/// Grants the start, or binds the runner anew, and waits for its agent's end. After a cancel no longer than the grace period and a margin.
+/// Grants the start, or binds the runner anew, and waits for its agent's end; after a cancel no longer than the grace
+/// period and a margin.
 async fn execute(ctx: &Ctx) -> Result<(), End> {
     let (input, options, grace) = ctx.state(|w| {
-        let (s, at) = (&w.state, w.state.at());
-        let (job, epoch, attempt) = (s.input.job.clone(), at.epoch, at.attempt);
-        // The newest command comes with the grant. It is delivered by `control_runner` all the same: only that answers which
-        // number a command takes where the AgentRun is further than a workflow that was reset.
-        let input = ExecuteAgent { job, epoch, attempt, desired: at.desired, seq: at.seq };
+        let (s, at) = (&w.state, w.state.progress());
+        let (job, run, attempt) = (s.input.job.clone(), at.run, at.attempt);
+        // The newest command is written with the grant. `control_runner` delivers it again: only that returns the right
+        // generation if the AgentRun is ahead of a workflow that was reset.
+        let input = ExecuteAgent { job, run, attempt, desired: at.desired, generation: at.generation };
         let grace = Duration::from_secs(u64::try_from(s.input.grace_seconds).unwrap_or(0));
         (input, calls::execute_agent(s), grace)
     });
     let limit = WorkflowCancellationToken::new();
-    let ended = ctx.execute_activity(Calls::execute_agent, input, options).fuse();
+    let ended = ctx.execute_activity(ActivityDefinitions::execute_agent, input, options).fuse();
     let too_long = async {
         wait(ctx, State::cancelled).await;
         timer(ctx, grace.saturating_add(CANCEL_MARGIN), &limit).await;
     }
     .fuse();
-    // The next run binds the same runner anew; this activity ends with this run.
-    let leave = leave(ctx).fuse();
-    futures::pin_mut!(ended, too_long, leave);
+    // The next execution binds the same runner anew; this activity ends with this execution.
+    let continue_as_new = await_continue_as_new(ctx).fuse();
+    futures::pin_mut!(ended, too_long, continue_as_new);
     let ended = workflows::select! {
         ended = ended => ended,
         () = too_long => return Err(End::Cancelled),
-        () = leave => return Err(End::ContinueAsNew),
+        () = continue_as_new => return Err(End::ContinueAsNew),
     };
     limit.cancel();
     let now = now_millis(ctx);
@@ -199,27 +201,28 @@ async fn execute(ctx: &Ctx) -> Result<(), End> {
     ctx.state_mut(|w| w.state.run_ended(end, now)).map_or(Ok(()), Err)
 }
 
-/// Delivers the newest command; one that is newer by then takes the place of those before it.
+/// Delivers the newest command; a newer one replaces it.
 pub async fn control(ctx: &Ctx) {
     loop {
-        // With a long history the next run delivers it, so that a flood of commands can't keep this one from ending.
-        wait(ctx, |s| s.command().is_some() && !long(ctx, s)).await;
-        let Some((desired, seq)) = ctx.state(|w| w.state.command()) else { continue };
+        // With a long history the next execution delivers it, so that a flood of commands can't prevent
+        // continue-as-new.
+        wait(ctx, |s| s.command().is_some() && !should_continue_as_new(ctx, s)).await;
+        let Some((desired, generation)) = ctx.state(|w| w.state.command()) else { continue };
         let input = ctx.state_mut(|w| {
             w.state.controlling = true;
-            ControlRunner { job: w.state.input.job.clone(), desired, seq, epoch: w.state.at().epoch }
+            ControlRunner { job: w.state.input.job.clone(), desired, generation, run: w.state.progress().run }
         });
-        let written = ctx.execute_activity(Calls::control_runner, input, calls::control_runner()).await;
+        let written = ctx.execute_activity(ActivityDefinitions::control_runner, input, calls::control_runner()).await;
         ctx.state_mut(|w| {
             w.state.controlling = false;
             if let Ok(taken) = &written {
-                w.state.delivered(seq, taken.seq);
+                w.state.delivered(generation, taken.generation);
             }
         });
         if written.is_err() {
             let token = WorkflowCancellationToken::new();
             let again = timer(ctx, COMMAND_AGAIN, &token).fuse();
-            let newer = wait(ctx, |s| s.at().seq > seq).fuse();
+            let newer = wait(ctx, |s| s.progress().generation > generation).fuse();
             futures::pin_mut!(again, newer);
             workflows::select! { () = newer => token.cancel(), () = again => {} }
         }

@@ -1,5 +1,5 @@
-//! The activities as the workflow calls them: names, types, time-outs, retries. What they do is in [`super::activities`].
-//! Used by the workflow; tests implement them with a simulated runner.
+//! The activities as the workflow calls them: names, types, time-outs, retries. What they do is in
+//! [`super::activities`]. Used by the workflow; tests implement them with a simulated runner.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use temporalio_sdk::{
     activities::ActivityError,
 };
 
-use super::decide::{AgentEnd, State};
+use super::decide::{ActivityEnd, State};
 use crate::{
     api::{ErrorStatus, names},
     protocol::{
@@ -21,20 +21,20 @@ use crate::{
 
 /// Longer than any job: pauses last for weeks.
 const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Longer than an activity takes, whose calls are bounded by [`super::activities::LIMIT`]: its worker is gone.
+/// Longer than an activity's own limit, [`super::activities::LIMIT`]: after this its worker is lost.
 const SHORT: Duration = Duration::from_secs(30);
 
 /// The activities' definitions.
-pub struct Calls;
+pub struct ActivityDefinitions;
 
 #[activity_definitions]
-impl Calls {
-    /// Creates a run and its pod, once the pod before it has ended.
+impl ActivityDefinitions {
+    /// Creates a run and its pod, once the previous pod has ended.
     #[activity(name = "start_runner")]
     pub fn start_runner(_: StartRunner) -> Result<StartedRunner, ActivityError> {
         unimplemented!()
     }
-    /// Grants the start. Completed by whoever learns of the agent's end.
+    /// Grants the start. Completed asynchronously with the agent's end.
     #[activity(name = "execute_agent")]
     pub fn execute_agent(_: ExecuteAgent) -> Result<AgentResult, ActivityError> {
         unimplemented!()
@@ -44,7 +44,7 @@ impl Calls {
     pub fn control_runner(_: ControlRunner) -> Result<ControlledRunner, ActivityError> {
         unimplemented!()
     }
-    /// Closes the newest run, or sees to it that there can't be one.
+    /// Closes the newest run, or prevents its creation.
     #[activity(name = "cleanup")]
     pub fn cleanup(_: Cleanup) -> Result<(), ActivityError> {
         unimplemented!()
@@ -58,7 +58,8 @@ fn retries(first: u64, most: u64) -> RetryPolicy {
         .build()
 }
 
-/// For `start_runner`. With the token the workflow asks for its end, and hears of it: at once if it waits to be tried again.
+/// For `start_runner`. With the token the workflow cancels it and waits for its end, which is immediate between two
+/// tries.
 pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(SHORT)
         .cancellation_token(token)
@@ -67,18 +68,18 @@ pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
         .build()
 }
 
-/// For `execute_agent`: retries are for infrastructure only, agents' failures are reported non-retryable. A token of its
-/// own, as for all: the workflow's own cancellation would end it at once, and its runner would live on.
+/// For `execute_agent`: retries are for infrastructure only, agents' failures are reported non-retryable. Like all,
+/// it has its own token: the workflow's cancellation would end it without stopping the runner.
 pub fn execute_agent(state: &State) -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(YEARS)
         .heartbeat_timeout(state.input.timeouts.heartbeat.get())
-        .activity_id(names::activity(state.at().epoch))
+        .activity_id(names::activity(state.progress().run))
         .cancellation_token(WorkflowCancellationToken::new())
         .retry_policy(retries(1, 5))
         .build()
 }
 
-/// For `control_runner`: few retries, so that a newer command soon takes its place.
+/// For `control_runner`: few retries, so that a newer command soon replaces it.
 pub fn control_runner() -> ActivityOptions {
     let few = RetryPolicy::builder()
         .initial_interval(Duration::from_millis(500))
@@ -91,7 +92,7 @@ pub fn control_runner() -> ActivityOptions {
         .build()
 }
 
-/// For `cleanup`, which nothing interrupts.
+/// For `cleanup`, which is never cancelled.
 pub fn cleanup() -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(SHORT)
         .activity_id("cleanup")
@@ -101,12 +102,12 @@ pub fn cleanup() -> ActivityOptions {
 }
 
 /// Reads how an activity ended.
-pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> AgentEnd {
+pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> ActivityEnd {
     match ended {
-        Ok(result) => AgentEnd::Succeeded(result),
+        Ok(result) => ActivityEnd::Succeeded(result),
         Err(e) => {
-            let (error, last) = failure(&e);
-            AgentEnd::Failed { error, last }
+            let (error, non_retryable) = failure(&e);
+            ActivityEnd::Failed { error, non_retryable }
         }
     }
 }
@@ -118,9 +119,9 @@ pub fn failure(e: &ActivityExecutionError) -> (ErrorStatus, bool) {
     match e.cause() {
         Some(IncomingError::Application(a)) => {
             let kind = a.type_name().filter(|t| !t.is_empty()).unwrap_or(error_types::AGENT_FAILED);
-            // Anything but our own flag, as somebody's `temporal activity fail` would send, means no.
-            let last = a.details::<bool>().ok().flatten().unwrap_or(false);
-            (of(kind, a.source_error().to_string()), last)
+            // Any other detail, such as from `temporal activity fail`, means retryable.
+            let non_retryable = a.details::<bool>().ok().flatten().unwrap_or(false);
+            (of(kind, a.source_error().to_string()), non_retryable)
         }
         Some(IncomingError::Timeout(_)) => (of(error_types::HEARTBEAT_TIMEOUT, e.to_string()), false),
         _ => (of(error_types::RUNNER_LOST, e.to_string()), false),

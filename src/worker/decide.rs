@@ -1,6 +1,6 @@
-//! What the `AgentWorkflow` decides: plain functions of its state, with neither Temporal nor a clock in them: signals, the
-//! hand-over of commands, the answers to queries. What follows from the end of a run is [`crate::lifecycle`]'s. Used by the
-//! workflow only. They must stay deterministic, and they change only in the way that [`super::workflow`] describes.
+//! The decisions of the `AgentWorkflow`: pure functions of its state, without Temporal or a clock, for signals,
+//! commands and queries. What follows from the end of a run is decided by [`crate::lifecycle`]. Used by the workflow
+//! only. They must stay deterministic, and they change only in the way that [`super::workflow`] describes.
 
 use crate::{
     api::{DesiredState, ErrorStatus, RunnerState},
@@ -10,34 +10,34 @@ use crate::{
     },
 };
 
-/// The longest request id that is remembered: it is carried along and answered, and anybody may send one.
+/// The longest request id that is remembered: it is kept in the state and returned by queries, and users may send any.
 const MAX_REQUEST_ID: usize = 256;
 
 /// The state of a workflow.
 pub struct State {
-    /// Its input, with where it stands: the whole of what continue-as-new carries on.
+    /// Its input with its progress: all that continue-as-new passes on.
     pub input: Input,
-    /// How it ended, from when that is decided.
+    /// How it ended, once that is decided.
     pub closed: Option<Stage>,
-    /// Whether a `control_runner` is on its way.
+    /// Whether a `control_runner` is in flight.
     pub controlling: bool,
 }
 
 /// How `execute_agent` ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum AgentEnd {
+pub enum ActivityEnd {
     /// With success.
     Succeeded(AgentResult),
-    /// With an error; `last` if no policy may retry it.
+    /// With an error; `non_retryable` if no policy may retry it.
     Failed {
         /// Its type and message.
         error: ErrorStatus,
-        /// Whether the one who delivered it rules out a retry.
-        last: bool,
+        /// Whether no retry policy may apply.
+        non_retryable: bool,
     },
 }
 
-/// How a workflow's run ends.
+/// How an execution of the workflow ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     /// The agent ended with success.
@@ -46,176 +46,182 @@ pub enum End {
     Failed(ErrorStatus),
     /// The job was cancelled, or is gone.
     Cancelled,
-    /// The history is long: another execution goes on.
+    /// The history is long: a new execution continues.
     ContinueAsNew,
 }
 
-/// What is to be done with an epoch whose pod was created.
+/// What to do with a run whose pod was created.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AfterStart {
     /// Wait.
     Wait,
-    /// Let its agent start.
+    /// Grant the start.
     Grant,
     /// It ended before that.
     Failed(RunnerFailed),
 }
 
 impl State {
-    /// The state at the start of a run.
+    /// The state at the start of an execution.
     pub fn new(input: Input) -> Self {
         Self { input, closed: None, controlling: false }
     }
 
-    /// Where it stands.
-    pub fn at(&self) -> &Progress {
+    /// The workflow's progress.
+    pub fn progress(&self) -> &Progress {
         &self.input.progress
     }
 
-    /// The same, for [`lifecycle`] to carry on.
-    pub fn at_mut(&mut self) -> &mut Progress {
+    /// The same, for [`lifecycle`] to change.
+    pub fn progress_mut(&mut self) -> &mut Progress {
         &mut self.input.progress
     }
 
     /// Whether a cancel is wanted.
     pub fn cancelled(&self) -> bool {
-        self.at().desired == DesiredState::Cancelled
+        self.progress().desired == DesiredState::Cancelled
     }
 
     /// Whether a pause is wanted.
     pub fn paused(&self) -> bool {
-        self.at().desired == DesiredState::Paused
+        self.progress().desired == DesiredState::Paused
     }
 
-    /// Somebody asks for a state. The same request again changes nothing, nor does anything after a cancel.
-    pub fn ask(&mut self, desired: DesiredState, request: Option<Request>) {
-        let at = self.at_mut();
+    /// Handles a request for a state. A repeated request changes nothing, nor does any request after a cancel.
+    pub fn request(&mut self, desired: DesiredState, request: Option<Request>) {
+        let progress = self.progress_mut();
         if let Some(request) = request.filter(|r| r.id.len() <= MAX_REQUEST_ID) {
-            if at.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
+            if progress.last_request.as_ref().is_some_and(|last| last.id == request.id || is_older(&request, last)) {
                 return;
             }
-            at.last_request = Some(request);
+            progress.last_request = Some(request);
         }
-        if at.desired != DesiredState::Cancelled && at.desired != desired {
-            at.desired = desired;
-            at.seq += 1;
+        if progress.desired != DesiredState::Cancelled && progress.desired != desired {
+            progress.desired = desired;
+            progress.generation += 1;
         }
     }
 
-    /// A runner has reported in. It may do so before the end of `start_runner` is seen, which may name a later epoch.
+    /// A runner is ready. The signal may come before the result of `start_runner`, which may name a later run.
     pub fn runner_ready(&mut self, ready: &RunnerReady) {
-        if self.concerns(ready.epoch) {
-            self.at_mut().ready = ready.epoch;
+        if self.is_current_run(ready.run) {
+            self.progress_mut().ready = ready.run;
         }
     }
 
-    /// An epoch has ended before its permit.
+    /// A run has ended before it was granted.
     pub fn runner_failed(&mut self, failed: RunnerFailed) {
-        if self.concerns(failed.epoch) {
-            self.at_mut().failed = Some(failed);
+        if self.is_current_run(failed.run) {
+            self.progress_mut().failed = Some(failed);
         }
     }
 
-    fn concerns(&self, epoch: i32) -> bool {
-        match self.at().step {
-            Step::Starting => epoch >= self.at().epoch,
-            Step::Waiting => epoch == self.at().epoch,
-            Step::Idle | Step::Started => false,
+    fn is_current_run(&self, run: i32) -> bool {
+        match self.progress().step {
+            Step::Creating => run >= self.progress().run,
+            Step::Waiting => run == self.progress().run,
+            Step::NoRun | Step::Granted => false,
         }
     }
 
     /// A runner has carried out a command.
     pub fn runner_confirmed(&mut self, confirmed: &RunnerConfirmed) {
-        let at = self.at_mut();
-        let newer = at.confirmed.is_none_or(|(_, seq)| confirmed.seq >= seq);
-        if confirmed.epoch == at.epoch && newer {
-            at.confirmed = Some((confirmed.state, confirmed.seq));
+        let progress = self.progress_mut();
+        let newer = progress.confirmed.is_none_or(|(_, generation)| confirmed.generation >= generation);
+        if confirmed.run == progress.run && newer {
+            progress.confirmed = Some((confirmed.state, confirmed.generation));
         }
     }
 
     /// The command that the newest AgentRun doesn't have yet, if there may be one.
     pub fn command(&self) -> Option<(DesiredState, i64)> {
-        let at = self.at();
-        (at.delivered < at.seq && at.epoch > 0).then_some((at.desired, at.seq))
+        let progress = self.progress();
+        (progress.delivered < progress.generation && progress.run > 0)
+            .then_some((progress.desired, progress.generation))
     }
 
-    /// A command was written to the AgentRun, or that is further than we are and wants it under `taken`.
-    pub fn delivered(&mut self, seq: i64, taken: i64) {
-        let at = self.at_mut();
-        if taken > seq {
-            at.seq = at.seq.max(taken);
+    /// A command was written to the AgentRun, or the AgentRun is ahead and `taken` is the next free generation.
+    pub fn delivered(&mut self, generation: i64, taken: i64) {
+        let progress = self.progress_mut();
+        if taken > generation {
+            progress.generation = progress.generation.max(taken);
         } else {
-            at.delivered = at.delivered.max(seq);
+            progress.delivered = progress.delivered.max(generation);
         }
     }
 
-    /// Whether the job stands still: said only when it is true. Before the permit no agent runs.
+    /// Whether the job is paused: only if confirmed, or before the grant, when no agent runs.
     pub fn is_paused(&self) -> bool {
-        let frozen = self.at().confirmed.is_some_and(|(s, seq)| s == RunnerState::Frozen && seq >= self.at().seq);
-        self.paused() && (self.at().step != Step::Started || frozen) && self.closed.is_none()
+        let frozen = self
+            .progress()
+            .confirmed
+            .is_some_and(|(s, generation)| s == RunnerState::Frozen && generation >= self.progress().generation);
+        self.paused() && (self.progress().step != Step::Granted || frozen) && self.closed.is_none()
     }
 
-    /// Where it stands, in one word.
+    /// The workflow's stage.
     pub fn stage(&self) -> Stage {
-        let at = self.at();
-        match (self.closed, at.desired, at.step) {
+        let progress = self.progress();
+        match (self.closed, progress.desired, progress.step) {
             (Some(end), ..) => end,
             (None, DesiredState::Cancelled, _) => Stage::Cancelling,
-            (None, _, Step::Started) => Stage::Running,
-            (None, DesiredState::Paused, _) if at.evicted => Stage::Evicted,
+            (None, _, Step::Granted) => Stage::Running,
+            (None, DesiredState::Paused, _) if progress.evicted => Stage::Evicted,
             (None, DesiredState::Paused, _) => Stage::Held,
-            (None, DesiredState::Running, Step::Idle) if at.not_before.is_some() => Stage::Retrying,
+            (None, DesiredState::Running, Step::NoRun) if progress.retry_at.is_some() => Stage::Retrying,
             (None, DesiredState::Running, _) => Stage::Pending,
         }
     }
 
     /// The answer to `get_status`.
     pub fn answer(&self) -> StatusAnswer {
-        let at = self.at();
+        let progress = self.progress();
         StatusAnswer {
             status: self.stage(),
-            attempt: at.attempt,
-            epoch: at.epoch,
-            desired: at.desired,
-            seq: at.seq,
-            last_request: at.last_request.clone(),
+            attempt: progress.attempt,
+            run: progress.run,
+            desired: progress.desired,
+            generation: progress.generation,
+            last_request: progress.last_request.clone(),
             is_paused: self.is_paused(),
-            error: at.error.clone(),
+            error: progress.error.clone(),
         }
     }
 
-    /// `start_runner` has made the pod; its epoch is a later one if the cluster was already further.
-    pub fn started_runner(&mut self, epoch: i32) {
-        let at = self.at_mut();
-        (at.epoch, at.step) = (at.epoch.max(epoch), Step::Waiting);
+    /// `start_runner` has created the pod; its run is a later one if the AgentRuns were ahead of the workflow.
+    pub fn started_runner(&mut self, run: i32) {
+        let progress = self.progress_mut();
+        (progress.run, progress.step) = (progress.run.max(run), Step::Waiting);
     }
 
-    /// What to do with the epoch whose pod is there. No agent starts while a pause is wanted.
+    /// What to do with the run whose pod exists. No agent starts while a pause is wanted.
     pub fn after_start(&self) -> AfterStart {
-        let at = self.at();
-        match &at.failed {
-            Some(failed) if failed.epoch == at.epoch => AfterStart::Failed(failed.clone()),
-            _ if at.ready == at.epoch && at.desired == DesiredState::Running => AfterStart::Grant,
+        let progress = self.progress();
+        match &progress.failed {
+            Some(failed) if failed.run == progress.run => AfterStart::Failed(failed.clone()),
+            _ if progress.ready == progress.run && progress.desired == DesiredState::Running => AfterStart::Grant,
             _ => AfterStart::Wait,
         }
     }
 
-    /// No epoch came up in time.
-    pub fn gave_up(&mut self, error: ErrorStatus) {
-        self.at_mut().error = Some(error);
+    /// No runner was ready within the pending time-out.
+    pub fn pending_timed_out(&mut self, error: ErrorStatus) {
+        self.progress_mut().error = Some(error);
     }
 
-    /// A run ended before its agent started: another is tried after the back-off.
+    /// A run ended before its agent started: another run follows after the back-off.
     pub fn start_failed(&mut self, error: ErrorStatus, now_millis: i64) {
         let (progress, policy) = self.parts();
         lifecycle::start_failed(progress, &policy, error, now_millis);
     }
 
-    /// What to do after the end of `execute_agent`: `None` is to go round again.
-    pub fn run_ended(&mut self, ended: AgentEnd, now_millis: i64) -> Option<End> {
+    /// What to do after the end of `execute_agent`: `None` means another run.
+    pub fn run_ended(&mut self, ended: ActivityEnd, now_millis: i64) -> Option<End> {
         let (ended, result) = match ended {
-            AgentEnd::Succeeded(result) => (Ended::Succeeded, result),
-            AgentEnd::Failed { error, last } => (Ended::Failed { error, non_retryable: last }, AgentResult::default()),
+            ActivityEnd::Succeeded(result) => (Ended::Succeeded, result),
+            ActivityEnd::Failed { error, non_retryable } => {
+                (Ended::Failed { error, non_retryable }, AgentResult::default())
+            }
         };
         let cancelled = self.cancelled();
         let (progress, policy) = self.parts();
@@ -233,8 +239,8 @@ impl State {
     }
 }
 
-/// Whether a request is of an earlier generation of the spec than another: it was on its way for long. Ids that are not the
-/// controller's have no generation.
+/// Whether a request is of an earlier generation of the spec than another, because it was delayed. Only the
+/// controller's ids have a generation.
 fn is_older(request: &Request, last: &Request) -> bool {
     let generation = |r: &Request| r.id.split('/').next().and_then(|g| g.parse::<i64>().ok());
     generation(request).zip(generation(last)).is_some_and(|(this, last)| this < last)

@@ -1,5 +1,6 @@
 //! The worker role: runs the `AgentWorkflow` and its activities, which create the runner pods. Used by the command line
-//! only. Any number may run: they share nothing but Temporal's task queue, and no worker holds a job while its agent runs.
+//! only. Any number may run: they share nothing but Temporal's task queue, and no worker holds a job while its agent
+//! runs.
 
 mod activities;
 mod attempts;
@@ -31,27 +32,28 @@ pub use workflow::AgentWorkflow;
 
 use crate::temporal::TemporalError;
 
-/// What activities under way get to end when the worker is to stop; then they are handed back for others to take.
+/// The graceful-shutdown period for activities; after that Temporal retries them on other workers.
 const GRACE: Duration = Duration::from_secs(10);
-/// When the worker ends whether the SDK's is done or not: the server may not know how to be told of it.
+/// The deadline of a hard shutdown, in case the SDK's worker doesn't end by itself.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How long one of the SDK's workers lives: it never forgets a task's cancellation token, so it is replaced now and then.
+/// How long one of the SDK's workers lives: it never frees a task's cancellation token, so it is replaced now and then.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
-/// When a worker counts as ready that hasn't failed: it first asks for its namespace, and ends if there is none.
+/// After this time without a failure a worker counts as ready: it first reads its namespace, and fails if there is
+/// none.
 const SETTLED: Duration = Duration::from_secs(1);
-/// The wait before another is started for one that failed.
+/// The wait before a failed worker is replaced.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why the worker can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// There is no Temporal.
+    /// No Temporal server is configured, or there is no connection.
     #[error(transparent)]
     Temporal(#[from] TemporalError),
-    /// The SDK doesn't take our settings.
+    /// The SDK rejects the settings.
     #[error("the Temporal worker can't be set up: {0}")]
     Setup(String),
-    /// It ended by itself.
+    /// It failed while running.
     #[error("the Temporal worker failed: {0}")]
     Failed(String),
 }
@@ -66,7 +68,7 @@ impl WorkerError {
         }
     }
 
-    /// Whether another try may help.
+    /// Whether a retry may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Temporal(e) => e.is_transient(),
@@ -76,8 +78,8 @@ impl WorkerError {
     }
 }
 
-/// Runs until `stop`, then ends in bounded time; what is under way is taken over by other workers. `ready` says whether it
-/// works. Returns early only if it can't be set up.
+/// Runs until `stop`, then ends in bounded time; other workers take over its tasks. `ready` is set while it works.
+/// Returns early only if it can't be set up.
 pub async fn run(
     settings: WorkerSettings,
     activities: Activities,
@@ -95,7 +97,7 @@ pub async fn run(
         let worker = Worker::new(&runtime, client.clone(), options_of(&settings, temporal.task_queue(), &activities)?);
         let ended = serve(worker.map_err(setup)?, &ready, &stop).await;
         if let Err(error) = ended {
-            tracing::error!(%error, reason = error.reason(), "starting another");
+            tracing::error!(%error, reason = error.reason(), "the Temporal worker failed, starting another");
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AGAIN) => {} }
         }
     }
@@ -134,7 +136,7 @@ async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken)
     std::thread::Builder::new()
         .name("temporal-worker".into())
         .spawn(move || {
-            // Nobody listens any more once the limit is over.
+            // The receiver is gone once the deadline has passed.
             let _ = tell.send(handle.block_on(worker.run()).map_err(|e| e.to_string()));
         })
         .map_err(setup)?;
@@ -148,7 +150,7 @@ async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken)
             () = &mut limit => break None,
             () = &mut settled, if !ready.load(Ordering::Relaxed) => {
                 ready.store(true, Ordering::Relaxed);
-                tracing::info!("the Temporal worker runs");
+                tracing::info!("the Temporal worker is running");
             }
         }
     };

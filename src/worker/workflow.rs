@@ -1,11 +1,12 @@
-//! The `AgentWorkflow`: signals, queries, and the coroutines that carry a job through its attempts. Run by the worker only.
-//! What it decides is in [`super::decide`], what it does is in [`super::attempts`], what it calls is in [`super::calls`].
+//! The `AgentWorkflow`: signals, queries, and the coroutines that run a job's attempts. Run by the worker only.
+//! Its decisions are in [`super::decide`], its coroutines in [`super::attempts`], its activities' definitions in
+//! [`super::calls`].
 //!
-//! Changing this code, [`super::decide`] and [`crate::lifecycle`]: histories of running jobs are replayed with it, also by a release that is
-//! rolled back. What changes the order or kind of commands (activities, timers, continue-as-new) goes behind
-//! `ctx.patched("name")`. Ship it dormant in one release (`ctx.patched` not asked yet, only the old path taken), switch it
-//! on in the next, and `ctx.deprecate_patch` it when no run without the marker is left. `tests/replay.rs` tells: a recorded
-//! history that no longer replays is a job that would be stuck.
+//! Changing this code, [`super::decide`] and [`crate::lifecycle`]: histories of running jobs are replayed with it, also
+//! after a rollback. What changes the order or kind of commands (activities, timers, continue-as-new) goes behind
+//! `ctx.patched("name")`. Ship it dormant in one release (`ctx.patched` not called yet, only the old path used), switch
+//! it on in the next, and `ctx.deprecate_patch` it when no execution without the marker is left. `tests/replay.rs`
+//! checks: a recorded history that no longer replays is a job that would be stuck.
 
 use futures::FutureExt;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,7 @@ use temporalio_sdk::{
 
 use super::{
     attempts::{attempts, control},
-    calls::{self, Calls},
+    calls::{self, ActivityDefinitions},
     decide::{End, State},
 };
 use crate::{
@@ -30,14 +31,14 @@ use crate::{
     },
 };
 
-/// One job, from its first pod to its result.
+/// One job's workflow, from its first run to its result.
 #[workflow]
 pub struct AgentWorkflow {
     pub(super) state: State,
 }
 
-/// What a signal carries, if it is what we expect. Raw, because a payload that the SDK can't decode, or none, would wedge
-/// the workflow for good.
+/// Decodes a signal's payload, if it is valid. Raw, because a payload that the SDK can't decode, or none, would block
+/// the workflow for ever.
 fn read<T: DeserializeOwned>(payload: &RawValue) -> Option<T> {
     payload.payloads.first().and_then(|p| serde_json::from_slice(&p.data).ok())
 }
@@ -49,15 +50,15 @@ impl AgentWorkflow {
         Self { state: State::new(input) }
     }
 
-    /// Carries the job through its attempts.
+    /// Runs the job.
     #[run(name = WORKFLOW_TYPE)]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<AgentResult> {
         let ctx = ctx.clone();
         let end = {
-            // Somebody cancels with Temporal's own means: the same as the signal.
+            // A cancellation by Temporal's own tools: the same as the signal.
             let native = async {
                 ctx.cancelled().await;
-                ctx.state_mut(|s| s.state.ask(DesiredState::Cancelled, None));
+                ctx.state_mut(|s| s.state.request(DesiredState::Cancelled, None));
                 futures::future::pending::<()>().await;
             }
             .fuse();
@@ -70,9 +71,9 @@ impl AgentWorkflow {
         };
         match &end {
             End::ContinueAsNew => {
-                // A cancel that comes in the run's last task would not be there in the next run.
+                // A cancel in this execution's last task would be lost in the next execution.
                 if ctx.cancelled().now_or_never().is_some() {
-                    ctx.state_mut(|s| s.state.ask(DesiredState::Cancelled, None));
+                    ctx.state_mut(|s| s.state.request(DesiredState::Cancelled, None));
                 }
                 let input = ctx.state(|s| s.state.input.clone());
                 ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
@@ -83,11 +84,11 @@ impl AgentWorkflow {
         }
         let cleanup = ctx.state(|s| Cleanup {
             job: s.state.input.job.clone(),
-            epoch: s.state.at().epoch,
+            run: s.state.progress().run,
             grace_seconds: s.state.input.grace_seconds,
         });
-        if let Err(error) = ctx.execute_activity(Calls::cleanup, cleanup, calls::cleanup()).await {
-            // Only somebody who fails it by hand ends it so. The job's own end stands.
+        if let Err(error) = ctx.execute_activity(ActivityDefinitions::cleanup, cleanup, calls::cleanup()).await {
+            // Only if it was failed by hand. The job's own end stays.
             tracing::warn!(%error, "cleanup");
         }
         match end {
@@ -97,7 +98,7 @@ impl AgentWorkflow {
                 .non_retryable(true)
                 .build()
                 .into()),
-            // ContinueAsNew has left above.
+            // ContinueAsNew has returned above.
             End::Cancelled | End::ContinueAsNew => {
                 ctx.state_mut(|s| s.state.closed = Some(Stage::Cancelled));
                 Err(WorkflowTermination::cancelled())
@@ -105,25 +106,25 @@ impl AgentWorkflow {
         }
     }
 
-    /// The agent is to stand still.
+    /// Pauses the job.
     #[signal(name = SIGNAL_PAUSE)]
     pub fn pause(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
-        self.state.ask(DesiredState::Paused, read(&payload));
+        self.state.request(DesiredState::Paused, read(&payload));
     }
 
-    /// The agent is to go on.
+    /// Resumes the job.
     #[signal(name = SIGNAL_RESUME)]
     pub fn resume(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
-        self.state.ask(DesiredState::Running, read(&payload));
+        self.state.request(DesiredState::Running, read(&payload));
     }
 
-    /// The job is to end.
+    /// Cancels the job.
     #[signal(name = SIGNAL_CANCEL)]
     pub fn cancel(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
-        self.state.ask(DesiredState::Cancelled, read(&payload));
+        self.state.request(DesiredState::Cancelled, read(&payload));
     }
 
-    /// A runner has reported in.
+    /// A runner is ready.
     #[signal(name = SIGNAL_RUNNER_READY)]
     pub fn runner_ready(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
         if let Some(ready) = read(&payload) {
@@ -131,7 +132,7 @@ impl AgentWorkflow {
         }
     }
 
-    /// A run has ended before its start was granted.
+    /// A run has ended before it was granted.
     #[signal(name = SIGNAL_RUNNER_FAILED)]
     pub fn runner_failed(&mut self, _ctx: &mut SyncWorkflowContext<Self>, payload: RawValue) {
         if let Some(failed) = read(&payload) {
@@ -147,13 +148,13 @@ impl AgentWorkflow {
         }
     }
 
-    /// Where the workflow stands.
+    /// The workflow's status.
     #[query(name = QUERY_STATUS)]
     pub fn get_status(&self, _ctx: &WorkflowContextView) -> StatusAnswer {
         self.state.answer()
     }
 
-    /// Whether the job stands still.
+    /// Whether the job is paused.
     #[query(name = QUERY_IS_PAUSED)]
     pub fn is_paused(&self, _ctx: &WorkflowContextView) -> bool {
         self.state.is_paused()
@@ -162,6 +163,6 @@ impl AgentWorkflow {
     /// The newest attempt's error.
     #[query(name = QUERY_ERROR)]
     pub fn get_error(&self, _ctx: &WorkflowContextView) -> Option<ErrorStatus> {
-        self.state.at().error.clone()
+        self.state.progress().error.clone()
     }
 }

@@ -1,5 +1,5 @@
-//! An agent that does what a test asks of it, in `KODO_ENTRY_POINT`: `NAME` or `NAME?key=value&key=value`.
-//! Like any agent it uses nothing of ours: what it knows comes from `KODO_*`, what it leaves goes to the files named there.
+//! An agent that does what a test asks of it, in `KODO_ENTRY_POINT`: `NAME` or `NAME?key=value&key=value`. Like any
+//! agent it uses nothing of ours: what it knows comes from `KODO_*`, what it leaves goes to the files named there.
 //!
 //! | entry point | what it does |
 //! |---|---|
@@ -228,7 +228,7 @@ fn handle(notice: bool, crash: bool) {
 fn count(args: &Args, prefix: &str) {
     let (pid, started_at) = (getpid().as_raw(), now());
     let until = args.0.get("until").map(|_| args.number("until", 0));
-    let mut file = evidence_file();
+    let mut file = agent_log_file();
     let mut memory = Vec::new();
     say(&format!("{prefix}pid {pid}"));
     loop {
@@ -257,8 +257,8 @@ fn count(args: &Args, prefix: &str) {
 }
 
 /// Beside the result, which is the only folder that is surely writable.
-fn evidence_file() -> Option<(PathBuf, File)> {
-    let path = PathBuf::from(env::var_os("KODO_RESULT_FILE")?).with_file_name(format!("evidence-{}", getpid()));
+fn agent_log_file() -> Option<(PathBuf, File)> {
+    let path = PathBuf::from(env::var_os("KODO_RESULT_FILE")?).with_file_name(format!("agent-log-{}", getpid()));
     let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path).ok()?;
     Some((path, file))
 }

@@ -1,4 +1,4 @@
-//! An API server whose answers get lost, and watches that are late: each job still gets one pod.
+//! Lost responses of the API server, and delayed watches: each job still gets one pod.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},

@@ -109,7 +109,7 @@ async fn deep_and_large_inputs_reach_the_runner_as_they_are() {
     let kubelet = Kubelet::of(&test);
     for (job, inputs) in &jobs {
         let (pod, runner) = started(&kubelet, job, 1).await;
-        let told: Told = runner.hello(RunnerState::Running, 0).await.expect("the job");
+        let told: Told = runner.register(RunnerState::Running, 0).await.expect("the job");
         assert!(told.inputs.get() == inputs, "{}: {} bytes", job.name, told.inputs.get().len());
         runner.outcome(0, succeeded(json!(1))).await.expect("204");
         kubelet.end(&pod_name(&pod), &End::exit(0, None)).await;

@@ -1,18 +1,18 @@
-//! What is said to the gateway by somebody who is not the run's runner is refused.
+//! The gateway refuses requests of anything but the run's runner.
 
 use koco::{
     api::{RunnerState, TerminationType, names},
-    protocol::runner::{self, Ending, Heartbeat, Hello, Report, Sender},
+    protocol::runner::{self, AgentEnd, EndReport, Heartbeat, Register, Sender},
 };
 
 use crate::harness::{
     DesiredState, MODES, Node, Phase, Test, agent,
+    gateway_client::{Gateway, sender, token},
     job::{With, pod_name},
-    speaker::{Gateway, sender, token},
 };
 
-fn success(sender: Sender) -> Report {
-    let ending = Ending {
+fn success(sender: Sender) -> EndReport {
+    let ending = AgentEnd {
         kind: TerminationType::Succeeded,
         started: true,
         error: None,
@@ -22,7 +22,7 @@ fn success(sender: Sender) -> Report {
         active_millis: 0,
         result_omitted: false,
     };
-    Report { sender, seq: 0, ending }
+    EndReport { sender, generation: 0, end: ending }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,13 +62,13 @@ async fn tokens_that_are_not_the_runs_runners_are_refused() {
         ];
         for (who, forged) in forged {
             let forged = forged.as_deref();
-            let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
-            let hello = Hello { sender: sender(&victim, 1), state: RunnerState::Waiting, seq: 0 };
+            let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, generation: 0 };
+            let hello = Register { sender: sender(&victim, 1), state: RunnerState::Waiting, generation: 0 };
             for (path, code) in [
-                (runner::PATH_OUTCOME, gateway.say(runner::PATH_OUTCOME, forged, &success(sender(&victim, 1))).await),
+                (runner::PATH_END, gateway.say(runner::PATH_END, forged, &success(sender(&victim, 1))).await),
                 (runner::PATH_HEARTBEAT, gateway.say(runner::PATH_HEARTBEAT, forged, &heartbeat).await),
-                (runner::PATH_HELLO, gateway.say(runner::PATH_HELLO, forged, &hello).await),
-                (runner::PATH_ORDERS, gateway.say(runner::PATH_ORDERS, forged, &sender(&victim, 1)).await),
+                (runner::PATH_REGISTER, gateway.say(runner::PATH_REGISTER, forged, &hello).await),
+                (runner::PATH_MESSAGES, gateway.say(runner::PATH_MESSAGES, forged, &sender(&victim, 1)).await),
             ] {
                 assert!([401, 403].contains(&code), "{who} was answered {code} at {path} in {mode:?}");
             }
@@ -76,15 +76,15 @@ async fn tokens_that_are_not_the_runs_runners_are_refused() {
         // The right pod, but of another run, or under another UID.
         let right = token(ns, ours, Some(&pod));
         for run in [0, 2, 1000] {
-            let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &success(sender(&victim, run))).await;
+            let code = gateway.say(runner::PATH_END, Some(&right), &success(sender(&victim, run))).await;
             assert!([400, 403, 404, 409, 410].contains(&code), "run {run} was answered {code}");
         }
         let mut wrong = success(sender(&victim, 1));
         wrong.sender.job.uid = attacker.uid.clone();
-        let code = gateway.say(runner::PATH_OUTCOME, Some(&right), &wrong).await;
+        let code = gateway.say(runner::PATH_END, Some(&right), &wrong).await;
         assert!([403, 404, 410].contains(&code), "another UID was answered {code}");
         // And that all of this was refused for what it was, and not for something else:
-        let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, seq: 0 };
+        let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, generation: 0 };
         assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&right), &heartbeat).await, 204, "the right one");
         victim.phase(Phase::Running).await;
         assert_eq!(victim.termination().await, None);

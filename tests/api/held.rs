@@ -1,4 +1,4 @@
-//! A role that is frozen before one of its writes, and thaws when another has taken over.
+//! A role that is suspended before one of its writes, and resumes after another has taken over.
 
 use serde_json::json;
 

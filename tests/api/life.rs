@@ -1,8 +1,8 @@
-//! What every job's life is made of, in both modes: to show that what is played is played well.
+//! The life of a job in both modes: also shows that the simulation is right.
 
 use koco::{
     api::{AgentRun, RunnerState, conditions},
-    protocol::runner::Order,
+    protocol::runner::ControlMessage,
 };
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -60,11 +60,11 @@ async fn a_life_step_by_step() {
         kubelet.schedule(&name).await;
         kubelet.run(&name).await;
         let runner = Runner::of(&test, &pod).await;
-        assert!(!job.run().await.expect("a run").may_have_started(), "nobody has registered");
+        assert!(!job.run().await.expect("a run").may_have_started(), "no runner has registered");
         let told = runner.welcome().await;
         assert_eq!((told.entry_point.as_str(), told.attempt), ("anything", 1));
-        let mut orders = runner.orders().await.expect("a stream");
-        assert_eq!(orders.permit().await, Order::Permit { attempt: 1 });
+        let mut orders = runner.messages().await.expect("a stream");
+        assert_eq!(orders.grant().await, ControlMessage::Grant { attempt: 1 });
         job.until_run("the grant", |run| run.may_have_started()).await;
         runner.confirm(RunnerState::Running, 0, None).await.expect("204");
         runner.heartbeat(RunnerState::Running, 0).await.expect("204");
@@ -97,7 +97,7 @@ async fn what_the_kubelet_says_of_an_end_is_believed() {
             kubelet.run(&name).await;
             let runner = Runner::of(&test, &pod).await;
             runner.welcome().await;
-            runner.orders().await.expect("a stream").permit().await;
+            runner.messages().await.expect("a stream").grant().await;
             runner.confirm(RunnerState::Running, 0, None).await.expect("204");
             job.phase(Phase::Running).await;
             if disrupted {
@@ -122,7 +122,7 @@ async fn a_pod_that_is_deleted_is_a_disruption() {
         kubelet.run(&name).await;
         let runner = Runner::of(&test, &pod).await;
         runner.welcome().await;
-        runner.orders().await.expect("a stream").permit().await;
+        runner.messages().await.expect("a stream").grant().await;
         runner.confirm(RunnerState::Running, 0, None).await.expect("204");
         job.phase(Phase::Running).await;
         job.delete_pod(&name, &DeleteParams::default()).await;

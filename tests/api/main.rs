@@ -1,6 +1,6 @@
-//! Tests of the roles against a real API server and a real Temporal, without a node: pods and runners are played. What
-//! is real: our processes, every write and watch, admission, garbage collection, tokens, TLS, workflows. What is not:
-//! that anything runs.
+//! Tests of the roles against a real API server and a real Temporal, without a node: pods and runners are simulated.
+//! What is real: koco's processes, every write and watch, admission, garbage collection, tokens, TLS, workflows. What
+//! is not: that anything runs.
 //!
 //! Run with `make api-test`, or `make api-test ARGS=admission::`; see [`harness`].
 

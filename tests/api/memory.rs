@@ -1,5 +1,6 @@
-//! `make bench-memory`: what a gateway and a controller need that start beside 500 open jobs with inputs of 100 KB each,
-//! nested as a chat's history is. Prints the peak of each, and asserts nothing: the limits in the chart are 512 MiB.
+//! `make bench-memory`: what a gateway and a controller need that start beside 500 open jobs with inputs of 100 KB
+//! each, nested as a chat's history is. Prints the peak of each, and asserts nothing: the limits in the chart are 512
+//! MiB.
 
 use futures::{StreamExt, stream};
 use kube::api::{DynamicObject, PostParams};

@@ -6,8 +6,9 @@ use futures::future::join_all;
 use serde_json::json;
 
 use crate::harness::{
-    DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Test, agent, audit,
-    evidence::{said, starts},
+    DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Test, agent,
+    agent_log::{said, starts},
+    audit,
     job::{With, pod_name, started},
     temporal,
 };
@@ -74,7 +75,7 @@ async fn running() {
         let pod = pod_name(&job.running_pod().await);
         job.counts().await;
         let log = job.follow(&pod);
-        let patched = crate::harness::evidence::now();
+        let patched = crate::harness::agent_log::now();
         job.want(DesiredState::Cancelled).await;
         ends_cancelled(&job).await;
         let terms = said(&log.all().await, "sigterm");
@@ -92,7 +93,7 @@ async fn an_agent_that_ignores_sigterm_is_killed_after_its_grace_period() {
         let pod = pod_name(&job.running_pod().await);
         job.counts().await;
         let log = job.follow(&pod);
-        let patched = crate::harness::evidence::now();
+        let patched = crate::harness::agent_log::now();
         job.want(DesiredState::Cancelled).await;
         job.until("phase Cancelling", |s| s.phase == Some(Phase::Cancelling)).await;
         ends_cancelled(&job).await;
@@ -128,7 +129,7 @@ async fn by_temporals_own_cancel() {
     assert_eq!(said(&log.all().await, "sigterm").len(), 1);
 }
 
-/// Termination runs no code of the workflow: what cleans up is that Temporal says it is closed.
+/// Termination runs no code of the workflow: the controller cleans up once Temporal reports it closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_temporals_own_terminate() {
     let (test, _roles) = Test::with_operator().await;
@@ -162,12 +163,12 @@ async fn with_a_dead_runner_and_a_restarted_controller() {
     }
 }
 
-/// A cancel at any moment of a short life: each job ends once, and says the same as its workflow.
+/// A cancel at any moment of a short life: each job ends once, with the same end as its workflow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn races() {
     const EACH: u64 = 100;
     let (test, _roles) = Test::with_operator().await;
-    // Not all at once: what is tried is the moment, not the load.
+    // Not all at the same time: this tests timing, not load.
     for batch in 0..EACH / 10 {
         let race = |n: u64, mode: ExecutionMode| {
             let (test, i) = (&test, n % 30);
@@ -216,7 +217,7 @@ async fn cancelled_is_final() {
     for mode in MODES {
         let job = test.apply(agent("succeed").mode(mode)).await;
         job.phase(Phase::Succeeded).await;
-        // Too late: it stays what it was, and nobody signals a closed workflow for ever.
+        // Too late: nothing changes, and the closed workflow isn't signalled for ever.
         job.want(DesiredState::Cancelled).await;
         job.until("the new generation", |s| s.observed_generation == Some(2)).await;
         assert_eq!(job.status().await.phase, Some(Phase::Succeeded));

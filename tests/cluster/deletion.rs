@@ -1,4 +1,4 @@
-//! Deleting a job cancels it, in bounded time, whatever of its neighbours is away.
+//! Deleting a job cancels it, in bounded time, whichever other component is down.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use kube::{
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, ExecutionMode, MODES, Server, TemporalServer, Test, agent, audit,
-    evidence::said,
+    DEADLINE, ExecutionMode, MODES, Server, TemporalServer, Test, agent,
+    agent_log::said,
+    audit,
     job::{With, pod_name},
     within,
 };
@@ -80,7 +81,7 @@ async fn with_temporal_down() {
     job.gone(Duration::from_secs(100)).await;
     assert_eq!(said(&log.all().await, "sigterm").len(), 1);
     job.nothing_runs().await;
-    // Once Temporal is back, the workflow finds itself without its job, and ends.
+    // Once Temporal is back, the workflow finds its job gone, and ends.
     server.start().await;
     let end = job.closed(&workflow).await;
     assert_ne!(end, "RUNNING");
@@ -109,7 +110,7 @@ async fn of_the_namespace() {
     assert_eq!(jobs[1].closed(&workflow).await, "CANCELED");
 }
 
-/// With nobody there to take finalizers off, only jobs wait.
+/// Without a controller to remove finalizers, only jobs wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_operator_down() {
     let test = Test::new().await;

@@ -1,4 +1,5 @@
-//! Failures are failures: each with its own error type, in status and in Temporal's history, and the retry policy decides.
+//! Failures are failures: each with its own error type, in status and in Temporal's history, and the retry policy
+//! decides.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent, audit,
-    evidence::{starts, ticks},
+    DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent,
+    agent_log::{starts, ticks},
+    audit,
     job::{With, error_type, pod_name, pod_uid, result, runs, started},
     node, temporal, within,
 };
@@ -118,9 +120,9 @@ async fn the_retry_policy_decides() {
     let cases = [
         // maximumAttempts are used up
         (spec("exit?code=1", json!({})), "AgentFailed", 2),
-        // the agent says so itself
+        // the agent's own error file
         (spec("error-file?type=Broken&nonRetryable=true", json!({})), "Broken", 1),
-        // the policy says so
+        // the retry policy
         (
             spec("error-file?type=Broken", json!({ "retryPolicy": { "nonRetryableErrorTypes": ["Broken"] } })),
             "Broken",
@@ -189,7 +191,7 @@ async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     assert!(began.elapsed() < Duration::from_secs(300), "not by the heartbeat time-out: {:?}", began.elapsed());
 }
 
-/// Never a success, and known by the container's end.
+/// Never a success; detected by the container's end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_runner_is_seen_by_its_containers_end() {
     let (test, _roles) = Test::with_operator().await;

@@ -11,7 +11,7 @@ use crate::harness::{
     ticks,
 };
 
-/// The old pod's end says nothing of the new job.
+/// The old pod's end doesn't affect the new job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recreated_under_the_same_name_while_the_old_pod_still_ends() {
     let (test, _roles) = Test::with_operator().await;
@@ -35,8 +35,8 @@ async fn recreated_under_the_same_name_while_the_old_pod_still_ends() {
     }
 }
 
-/// The names of pods have a random part, and labels prove nothing: whoever creates a pod that looks like a job's is in
-/// nobody's way, and nobody believes it.
+/// The names of pods have a random part, and labels prove nothing: a forged pod neither blocks a job nor counts as its
+/// pod.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_created_beforehand_under_a_guessed_name() {
     let test = Test::new().await;
@@ -111,7 +111,7 @@ async fn an_agent_run_deleted_by_hand() {
     }
 }
 
-/// The same while nobody looks: what is left is a job whose status names a run that is not there.
+/// The same while no role runs: a job is left whose status names a run that doesn't exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_run_deleted_while_the_operator_is_down() {
     let test = Test::new().await;

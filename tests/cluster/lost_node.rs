@@ -1,10 +1,10 @@
-//! A node that is lost: nobody can say that its pod has ended, so there is no second runner.
+//! A lost node: Kubernetes can't report that its pod has ended, so there is no second runner.
 
 use std::time::Duration;
 
 use koco::{
     api::{RunnerState, conditions, names},
-    protocol::runner::{self, Heartbeat, Hello},
+    protocol::runner::{self, Heartbeat, Register},
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::harness::{
     ExecutionMode, Test, agent, audit,
     cluster::{feed, kubectl},
+    gateway_client::{Gateway, sender, token},
     job::{With, condition, pod_name},
-    speaker::{Gateway, sender, token},
     wait::always,
 };
 
@@ -51,7 +51,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     }));
     let job = test.apply(spec).await;
     let pod = pod_name(&job.until_pod().await);
-    // What kubelet and runner say while they can.
+    // The last reports of kubelet and runner.
     let running = json!({ "status": { "phase": "Running", "containerStatuses": [{
         "name": "agent", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
         "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } },
@@ -59,14 +59,14 @@ async fn no_second_runner_before_the_first_has_ended() {
     test.pods().patch_status(&pod, &PatchParams::default(), &Patch::Merge(running)).await.expect("the kubelet's word");
     let gateway = Gateway::of(&test, &roles).await;
     let token = token(&test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod));
-    let hello = Hello { sender: sender(&job, 1), state: RunnerState::Waiting, seq: 0 };
-    assert_eq!(gateway.say(runner::PATH_HELLO, Some(&token), &hello).await, 200);
+    let hello = Register { sender: sender(&job, 1), state: RunnerState::Waiting, generation: 0 };
+    assert_eq!(gateway.say(runner::PATH_REGISTER, Some(&token), &hello).await, 200);
     job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
-    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, seq: 0 };
+    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, generation: 0 };
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
     job.until("the agent to start", |s| s.attempt == Some(1)).await;
 
-    // From here on nobody hears of either, and Kubernetes takes the pod away, as it does for an unreachable node.
+    // From here on both are unreachable, and Kubernetes deletes the pod, as for an unreachable node.
     test.pods().delete(&pod, &DeleteParams::default()).await.expect("delete");
     job.until_run("the end of the first run", |r| r.is_closed() || r.number() == 2).await;
     job.until("somebody is told", |s| condition(s, conditions::STALLED).1 == "PodNotEnding").await;
@@ -78,7 +78,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     // It comes back, too late.
     assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 410);
 
-    // Somebody made sure that the node is off.
+    // An administrator confirms that the node is off.
     test.pods().delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("delete");
     let next = job.until_run("the second run", |r| r.number() == 2).await;
     assert_eq!(next.spec.identity.attempt, 2);

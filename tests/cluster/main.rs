@@ -1,5 +1,5 @@
-//! Tests on a real cluster: API server, kubelet, Temporal. What they believe is what agents write of themselves, what the
-//! API server's audit log says, and what Temporal's history holds; our own objects are only what they compare with it.
+//! Tests on a real cluster: API server, kubelet, Temporal. They rely on agents' own logs, the API server's audit log
+//! and Temporal's history, and compare koco's objects with them.
 //!
 //! Run with `make cluster-test`, or `make cluster-test ARGS=control::`; see [`harness`].
 

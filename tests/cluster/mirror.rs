@@ -1,4 +1,4 @@
-//! Signals from elsewhere, queries, and what the status makes of them.
+//! Signals from outside, queries, and the resulting status.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{
     DesiredState, ExecutionMode, Job, Phase, Test, agent,
-    evidence::{same_process, ticks},
+    agent_log::{same_process, ticks},
     job::With,
     temporal,
     wait::always,
@@ -50,11 +50,11 @@ async fn signals_from_outside_act_are_shown_and_not_fought() {
     job.patch(json!({ "spec": { "failedPodsHistoryLimit": 7 } })).await;
     job.until("the new generation", |s| s.observed_generation == Some(2)).await;
     stays(&job, Phase::Paused).await;
-    // A fresh id asks again for what the spec says anyway.
+    // A new id requests the spec's state once more.
     job.patch(json!({ "metadata": { "annotations": { "kodosumi.io/control-request": "again-1" } } })).await;
     job.until("phase Running", |s| s.phase == Some(Phase::Running)).await;
     job.counts_on(5).await;
-    // The spec's wish changes, and so do things.
+    // The spec's desired state changes, and is sent.
     job.want(DesiredState::Paused).await;
     job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
     signal(&job, "resume", "{}").await;

@@ -1,4 +1,4 @@
-//! The neighbours go away and come back: agents go on, the same ones.
+//! Outages of other components: the same agents run on.
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use koco::api::{AgentRun, conditions};
 use serde_json::json;
 
 use crate::harness::{
-    ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent, audit,
-    evidence::{same_process, starts, ticks},
+    ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent,
+    agent_log::{same_process, starts, ticks},
+    audit,
     job::{With, condition, pod_name, result},
     temporal, within,
 };
@@ -56,8 +57,8 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
         job.counts().await;
     }
     server.kill();
-    let killed = crate::harness::evidence::now();
-    // A job that can't be handed on says so.
+    let killed = crate::harness::agent_log::now();
+    // The status shows a job that can't be passed on.
     let late = test.apply(agent("succeed").mode(ExecutionMode::Temporal)).await.on(&server.address);
     late.until("the condition that says so", |s| condition(s, conditions::READY).0 == "False").await;
     roles.role("gateway").kill();
@@ -110,7 +111,7 @@ async fn all_of_the_operator_killed_and_started_again() {
     }
     for _ in 0..3 {
         roles.kill_all();
-        let now = crate::harness::evidence::now();
+        let now = crate::harness::agent_log::now();
         ticks_past(&jobs[0], now + 1_000).await;
         roles.start().await;
         for job in &jobs {
@@ -123,7 +124,7 @@ async fn all_of_the_operator_killed_and_started_again() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// The agent ends and nobody of ours is there to hear it.
+/// The agent ends while no role runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_ends_while_the_operator_is_down() {
     let test = Test::new().await;
@@ -152,7 +153,7 @@ async fn an_agent_that_ends_while_the_operator_is_down() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Nobody can hear the runners for longer than twice their time-out; Temporal and the controller are there all the while.
+/// No gateway for longer than twice the heartbeat time-out; Temporal and the controller run all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     let test = Test::new().await;
@@ -165,7 +166,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
         job.counts().await;
     }
     roles.role("gateway").kill();
-    let killed = crate::harness::evidence::now();
+    let killed = crate::harness::agent_log::now();
     ticks_past(&jobs[0], killed + 14_000).await;
     roles.role("gateway").start().await;
     for job in &jobs {
@@ -174,7 +175,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
 
-/// Somebody resets the activity in Temporal: its tries begin again at 1, and an earlier one looks later than a new one.
+/// A reset of the activity in Temporal: its tries begin again at 1, and an earlier one looks later than a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activity_that_is_reset_keeps_its_runner() {
     let test = Test::new().await;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::harness::{
     DEADLINE, ExecutionMode, Test, agent,
-    evidence::ticks,
+    agent_log::ticks,
     job::{With, pod_name, started},
     within,
 };
@@ -19,7 +19,7 @@ async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
     let first = pod_name(&job.running_pod().await);
     job.counts().await;
     let log = job.follow(&first);
-    let deleted = crate::harness::evidence::now();
+    let deleted = crate::harness::agent_log::now();
     job.delete_pod(&first, &DeleteParams::default()).await;
     within(DEADLINE, "the second agent to start", async || {
         let run = job.run().await.ok_or(None)?;

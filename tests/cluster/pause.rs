@@ -8,14 +8,15 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DesiredState, ExecutionMode, Job, MODES, Phase, Server, Test, Tick, agent, audit,
-    evidence::{longest_gap, now, said, same_process, starts, ticks, ticks_of},
+    DesiredState, ExecutionMode, Job, MODES, Phase, Server, Test, Tick, agent,
+    agent_log::{longest_gap, now, said, same_process, starts, ticks, ticks_of},
+    audit,
     job::{With, condition, error_type, pod_name, pod_uid, result, started},
     node, temporal,
     wait::always,
 };
 
-/// Pauses, and waits until the status says that it is so.
+/// Pauses, and waits until the status confirms it.
 async fn pause(job: &Job<'_>) -> u64 {
     job.want(DesiredState::Paused).await;
     let status = job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
@@ -248,8 +249,7 @@ async fn evicted_and_resumed_in_the_same_attempt() {
                 .expect("a number")
         };
         let before = at();
-        always(Duration::from_secs(2), "it stands still", async || if at() == before { Ok(()) } else { Err(at()) })
-            .await;
+        always(Duration::from_secs(2), "it is frozen", async || if at() == before { Ok(()) } else { Err(at()) }).await;
         job.want(DesiredState::Running).await;
         let status = job.phase(Phase::Succeeded).await;
         assert_eq!(status.attempt, Some(1), "the same attempt in {mode:?}");
@@ -281,7 +281,7 @@ async fn cancelled_while_evicted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_toggles_end_in_the_last_state() {
-    // In step: other tests want something of the API server, too.
+    // One after the other, to limit the load on the API server.
     assert!(signals_for_a_thousand_toggles(1).await < 668);
 }
 
@@ -320,7 +320,7 @@ async fn signals_for_a_thousand_toggles(at_a_time: usize) -> usize {
     for job in &jobs {
         job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
         let before = job.log().await.lines().count();
-        always(Duration::from_secs(3), "it stands still", async || {
+        always(Duration::from_secs(3), "it is frozen", async || {
             let (phase, lines) = (job.status().await.phase, job.log().await.lines().count());
             if phase == Some(Phase::Paused) && lines == before { Ok(()) } else { Err((phase, lines, before)) }
         })
@@ -359,7 +359,7 @@ async fn controller_and_worker_restarted_during_a_pause() {
         Ok(())
     })
     .await;
-    // Resumed while nobody is there.
+    // Resumed while no role runs.
     roles.kill_all();
     let to = now();
     for (job, _) in &jobs {
@@ -397,7 +397,7 @@ async fn a_notice_before_the_freeze() {
 async fn races() {
     const EACH: u64 = 60;
     let (test, _roles) = Test::with_operator().await;
-    // Not all at once: what is tried is the moment, not the load.
+    // Not all at the same time: this tests timing, not load.
     for batch in 0..EACH / 10 {
         let race = |n: u64, mode: ExecutionMode| {
             let (test, i) = (&test, n % 30);

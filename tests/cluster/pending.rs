@@ -1,4 +1,5 @@
-//! A pod that does not come up: said at once in the words of who knows, no attempt used up, and an end to it.
+//! A pod that does not start: the status has the original reason, no attempt is used up, and the pending time-out ends
+//! it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `kubectl koco`, called as people do: through kubectl, which finds it in PATH.
+//! `kubectl koco`, called through kubectl, which finds it in PATH.
 
 use std::{
     path::{Path, PathBuf},
@@ -46,7 +46,7 @@ impl<'t> Plugin<'t> {
         command.spawn().expect("kubectl")
     }
 
-    /// Its exit code and what it said, on standard output and on standard error.
+    /// Its exit code, standard output and standard error.
     async fn run(&self, args: &str) -> (i32, String, String) {
         ended(self.start(args)).await
     }
@@ -119,7 +119,7 @@ async fn a_jobs_life_by_the_plugin() {
     }
 }
 
-/// The spec says Running, and somebody paused the workflow: `resume` asks again.
+/// The spec says Running, and the workflow was paused by a signal: `resume` requests it again.
 async fn outside(plugin: &Plugin<'_>, job: &Job<'_>) {
     plugin.says(&format!("resume {}", job.name)).await;
     job.phase(Phase::Running).await;

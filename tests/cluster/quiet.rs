@@ -1,4 +1,4 @@
-//! A job that runs and does nothing new causes no writes, of the job nor of its run.
+//! A running job without changes causes no writes of job or run.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn an_idle_running_job_is_not_written() {
         job.running_pod().await;
         job.phase(Phase::Running).await;
     }
-    // What follows from the start has been written once two looks in a row see the same.
+    // The writes of the start are done once two reads in a row are equal.
     for job in &jobs {
         let mut last = Vec::new();
         crate::harness::within(Duration::from_secs(30), "the status to settle", async || {

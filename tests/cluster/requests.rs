@@ -40,7 +40,7 @@ async fn run(test: &Test, mode: ExecutionMode, jobs: usize) {
     stream::iter(0..jobs).map(one).buffer_unordered(AT_A_TIME).collect::<Vec<()>>().await;
 }
 
-/// Waits until the roles have done what follows from all that happened, and answers what they asked until then.
+/// Waits until the roles are idle, and returns their requests until then.
 async fn settled(test: &Test) -> Table {
     let mut last = Table::new();
     within(Duration::from_secs(60), "the roles to come to rest", async || {
@@ -89,7 +89,7 @@ async fn undisturbed_jobs_cost_few_requests() {
     let _roles = chart.roles(Server::Shared).await;
     let mut beyond = Vec::new();
     for (mode, most) in [(ExecutionMode::Direct, MOST_DIRECT), (ExecutionMode::Temporal, MOST_TEMPORAL)] {
-        // The first of all has the roles look at things that they know afterwards.
+        // The first job of all causes additional reads, which are cached afterwards.
         run(&test, mode, 1).await;
         let before = settled(&test).await;
         run(&test, mode, JOBS).await;

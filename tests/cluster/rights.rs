@@ -201,7 +201,7 @@ async fn the_roles_rights_are_enough() {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
-/// The second line: whoever may create pods still creates none that looks like an agent's.
+/// The second line: users who may create pods can't create one that looks like an agent's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_look_like_an_agents_are_kocos() {
     let test = Test::new().await;
@@ -249,7 +249,7 @@ async fn pods_that_look_like_an_agents_are_kocos() {
     let agents = pod("agents", marks[0].1.clone().with(marks[1].1.clone()));
     feed(&test.cluster.dev, "kubectl", &["create", "-n", ns, "-f", "-"], agents.to_string().as_bytes()).expect("a pod");
     as_editor(&["label", "pod", "agents", "a=b"], &json!(null)).expect("another label");
-    // And nobody but koco writes runs.
+    // And only koco may write runs.
     let run = json!({ "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentRun", "metadata": { "name": "r" } });
     let refused = as_editor(&["create", "-f", "-", "--validate=false"], &run).expect_err("a run");
     assert!(refused.contains("forbidden"), "{refused}");

@@ -1,12 +1,13 @@
-//! Each role goes away and comes back, alone.
+//! Each role is stopped and started, alone.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::{
-    DesiredState, ExecutionMode, MODES, Phase, Server, Test, agent, audit,
-    evidence::{same_process, starts, ticks},
+    DesiredState, ExecutionMode, MODES, Phase, Server, Test, agent,
+    agent_log::{same_process, starts, ticks},
+    audit,
     job::With,
 };
 
@@ -50,7 +51,7 @@ async fn a_worker_on_its_own_task_queue_takes_only_its_jobs() {
     roles.role("temporal-worker").kill();
     let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal)).await;
     job.until("a workflow", |s| s.workflow.is_some()).await;
-    crate::harness::wait::always(Duration::from_secs(3), "nobody takes it", async || {
+    crate::harness::wait::always(Duration::from_secs(3), "it is not acquired", async || {
         if job.pods().await.is_empty() { Ok(()) } else { Err("a pod") }
     })
     .await;
@@ -103,7 +104,7 @@ async fn killed_at_many_moments() {
     assert!(audit::created(&test.namespace).len() <= jobs.len());
 }
 
-/// The leader stands still for longer than its lease; another takes over; it thaws.
+/// The leader is suspended for longer than its lease; another takes over; it resumes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_frozen() {
     let test = Test::new().await;

@@ -60,7 +60,7 @@ async fn a_secret_is_seen_by_the_agent_alone() {
     for (what, text) in [("runs", &runs), ("events", &events), ("the operator's log", &log)] {
         assert!(!text.contains(INPUT), "an input is in {what}");
     }
-    // Who may read our objects learns nothing that it could act with: activities are completed by ID, not by token.
+    // Objects contain no credentials: activities are completed by ID, not by token.
     assert!(runs.contains("\"workflowID\""), "the runs are those of Temporal jobs: {runs}");
     for (what, text) in [("jobs", &jobs), ("runs", &runs)] {
         for word in ["taskToken", "task_token"] {

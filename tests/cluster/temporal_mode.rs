@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::harness::{
     ExecutionMode, Phase, Test, agent,
+    agent_log::starts,
     cluster::kubectl,
-    evidence::starts,
     job::{With, condition, pod_name, result},
     temporal,
 };

@@ -9,7 +9,7 @@ use crate::harness::{Run, job, namespaces};
 
 use DesiredState::{Cancelled, Paused, Running};
 
-/// The last number that somebody counted to.
+/// The last number in the agent's log.
 fn last_tick(run: &Run, who: &str) -> u64 {
     let prefix = format!("{who}tick ");
     let stdout = run.stdout();
@@ -24,7 +24,7 @@ async fn ticks_from(run: &Run, who: &str, from: u64) {
 #[tokio::test]
 async fn the_kubelets_sigterm_is_a_disruption() {
     let mut run = Run::start(job("count")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.sigterm();
     let ending = run.failed(error_types::DISRUPTED).await;
@@ -36,7 +36,7 @@ async fn the_kubelets_sigterm_is_a_disruption() {
 #[tokio::test]
 async fn exit_zero_on_sigterm_without_a_result_is_no_success() {
     let run = Run::start(job("exit0-after?ms=500")).await;
-    run.permit();
+    run.grant();
     run.confirmed(RunnerState::Running, 0).await;
     run.sigterm();
     run.failed(error_types::DISRUPTED).await;
@@ -54,7 +54,7 @@ async fn before_the_start_sigterm_uses_up_no_attempt() {
 #[tokio::test]
 async fn a_cancel_kills_who_does_not_listen() {
     let mut run = Run::start(Job { grace_seconds: 1, ..job("ignore-term") }).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.command(Cancelled, 1);
     run.confirmed(RunnerState::Stopping, 1).await;
@@ -78,7 +78,7 @@ async fn a_cancel_before_the_start_starts_nothing() {
 #[tokio::test]
 async fn a_crash_while_being_cancelled_is_a_cancel() {
     let mut run = Run::start(job("crash-on-term")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.command(Cancelled, 1);
     assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
@@ -90,7 +90,7 @@ async fn a_pause_holds_the_start() {
     let run = Run::start(job("succeed")).await;
     run.command(Paused, 1);
     run.confirmed(RunnerState::Waiting, 1).await;
-    run.permit();
+    run.grant();
     run.heartbeats(5).await;
     assert!(!run.log().contains("agent started"));
     run.command(Running, 2);
@@ -101,7 +101,7 @@ async fn a_pause_holds_the_start() {
 #[tokio::test]
 async fn eviction_asks_the_agent_to_go_and_keeps_the_attempt() {
     let mut run = Run::start(Job { pause_policy: PausePolicy::Evict, ..job("count") }).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.command(Paused, 1);
     run.command(Running, 2);
@@ -113,7 +113,7 @@ async fn eviction_asks_the_agent_to_go_and_keeps_the_attempt() {
 #[tokio::test]
 async fn a_runner_that_is_not_the_first_process_freezes_nothing() {
     let run = Run::start(job("count")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.command(Paused, 1);
     let answer = run.confirmed(RunnerState::Running, 1).await;
@@ -127,41 +127,41 @@ async fn freeze_and_thaw_with_a_daemon() {
         return;
     }
     let mut run = Run::isolated(job("daemon?every_ms=5")).await;
-    run.permit();
+    run.grant();
     run.printed("child tick 3").await;
     let before = run.processes();
-    let mut seq = 0;
+    let mut generation = 0;
     for _ in 0..5 {
-        seq += 1;
-        run.command(Paused, seq);
-        run.confirmed(RunnerState::Frozen, seq).await;
+        generation += 1;
+        run.command(Paused, generation);
+        run.confirmed(RunnerState::Frozen, generation).await;
         let stood = (last_tick(&run, ""), last_tick(&run, "child "));
         run.heartbeats(4).await;
         let heartbeat = run.gateway.heard().heartbeats.last().unwrap().1.clone();
-        assert_eq!((heartbeat.state, heartbeat.seq), (RunnerState::Frozen, seq));
-        assert_eq!((last_tick(&run, ""), last_tick(&run, "child ")), stood, "nobody counts");
-        seq += 1;
-        run.command(Running, seq);
-        run.confirmed(RunnerState::Running, seq).await;
+        assert_eq!((heartbeat.state, heartbeat.generation), (RunnerState::Frozen, generation));
+        assert_eq!((last_tick(&run, ""), last_tick(&run, "child ")), stood, "no process counts");
+        generation += 1;
+        run.command(Running, generation);
+        run.confirmed(RunnerState::Running, generation).await;
         ticks_from(&run, "", stood.0).await;
         ticks_from(&run, "child ", stood.1).await;
     }
     let pids = |processes: Vec<(i32, String)>| processes.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>();
     assert_eq!(pids(run.processes()), pids(before), "the same processes");
-    run.command(Cancelled, seq + 1);
+    run.command(Cancelled, generation + 1);
     let ending = run.outcome().await;
     assert_eq!((ending.kind, ending.exit_code), (TerminationType::Cancelled, Some(143)));
     assert_eq!(run.exited().await.code(), Some(143));
 }
 
-/// Processes that start processes: the look from outside finds all of them stopped, each time that the runner says so.
+/// Processes that start processes: all of them are stopped, each time that the runner confirms it.
 #[tokio::test]
 async fn frozen_is_said_only_when_it_is_true() {
     if !namespaces() {
         return;
     }
     let run = Run::isolated(job("spawn?threads=4&every_ms=5")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     for round in 0..40 {
         run.command(Paused, 2 * round + 1);
@@ -185,7 +185,7 @@ async fn a_frozen_agent_is_thawed_for_its_sigterm() {
     }
     for cancel in [true, false] {
         let mut run = Run::isolated(job("count")).await;
-        run.permit();
+        run.grant();
         run.printed("tick 3").await;
         run.command(Paused, 1);
         run.confirmed(RunnerState::Frozen, 1).await;
@@ -207,7 +207,7 @@ async fn time_spent_frozen_does_not_count() {
         return;
     }
     let run = Run::isolated(Job { execution_limit_millis: Some(2000), ..job("count?until=30") }).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.command(Paused, 1);
     run.confirmed(RunnerState::Frozen, 1).await;
@@ -229,7 +229,7 @@ async fn an_agent_may_reach_a_safe_point_first() {
     }
     let notice = Some(PauseNotice { signal: "SIGUSR1".into(), seconds: 30 });
     let run = Run::isolated(Job { pause_notice: notice, ..job("notice?every_ms=5") }).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     for round in 0..10 {
         run.command(Paused, 2 * round + 1);
@@ -239,15 +239,15 @@ async fn an_agent_may_reach_a_safe_point_first() {
         run.command(Running, 2 * round + 2);
         ticks_from(&run, "", stood).await;
     }
-    // And notices that are taken back at once: who stops himself for one is not left so.
-    for seq in 100..200 {
-        run.command(if seq % 2 == 0 { Paused } else { Running }, seq);
+    // And notices that are withdrawn immediately: an agent that stopped itself is resumed.
+    for generation in 100..200 {
+        run.command(if generation % 2 == 0 { Paused } else { Running }, generation);
     }
     run.confirmed(RunnerState::Running, 199).await;
     ticks_from(&run, "", last_tick(&run, "")).await;
 }
 
-/// What the agent leaves behind ends with it, as it would with a container's first process.
+/// Processes that the agent leaves end with it, as with a container's first process.
 #[tokio::test]
 async fn no_process_outlives_the_agent() {
     if !namespaces() {
@@ -255,7 +255,7 @@ async fn no_process_outlives_the_agent() {
     }
     let script = "setsid sh -c 'while :; do echo child tick 1; sleep 0.05; done' & exit 0";
     let mut run = Run::with(job("x"), ["/bin/sh", "-c", script].map(Into::into).into(), true, "koco-gateway").await;
-    run.permit();
+    run.grant();
     assert_eq!(run.outcome().await.kind, TerminationType::Succeeded);
     assert!(run.exited().await.success());
 }

@@ -1,4 +1,4 @@
-//! A gateway that says what a test wants it to say, and remembers what it heard. It can go away and come back.
+//! A fake gateway that sends what a test sets and records its requests. It can be stopped and started.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -17,28 +17,29 @@ use axum::{
 use axum_server::tls_rustls::RustlsConfig;
 use futures::StreamExt;
 use koco::protocol::runner::{
-    Confirm, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME, Report,
+    Confirm, ControlMessage, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES,
+    PATH_REGISTER, Register,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// What was heard, and what is to be answered.
+/// The recorded requests, and the responses to send.
 pub struct Heard {
     pub job: Job,
-    pub hellos: Vec<Hello>,
+    pub hellos: Vec<Register>,
     pub heartbeats: Vec<(Instant, Heartbeat)>,
     pub confirms: Vec<Confirm>,
-    pub outcomes: Vec<Report>,
+    pub outcomes: Vec<EndReport>,
     pub tokens: Vec<String>,
-    /// What every new stream begins with.
-    pub replay: Vec<Order>,
+    /// The first messages of every new stream.
+    pub replay: Vec<ControlMessage>,
     pub answer_hello: StatusCode,
     pub answer_heartbeat: StatusCode,
     pub hang_heartbeats: bool,
     pub answer_confirm: StatusCode,
     pub answer_outcome: StatusCode,
-    streams: Vec<mpsc::UnboundedSender<Order>>,
+    streams: Vec<mpsc::UnboundedSender<ControlMessage>>,
 }
 
 type Shared = Arc<Mutex<Heard>>;
@@ -99,14 +100,14 @@ impl Gateway {
         self.heard.lock().unwrap()
     }
 
-    /// Says it on every stream, and on those to come.
-    pub fn say(&self, order: Order) {
+    /// Sends it on every stream, also on later ones.
+    pub fn say(&self, order: ControlMessage) {
         let mut heard = self.heard();
         heard.streams.retain(|stream| stream.send(order.clone()).is_ok());
         heard.replay.push(order);
     }
 
-    /// Breaks all connections and listens no more.
+    /// Closes all connections and stops listening.
     pub async fn go_away(&mut self) {
         self.handle.shutdown();
         self.heard().streams.clear();
@@ -123,11 +124,11 @@ impl Gateway {
         self.address = listener.local_addr().unwrap();
         self.handle = axum_server::Handle::new();
         let router = Router::new()
-            .route(PATH_HELLO, post(hello))
-            .route(PATH_ORDERS, post(orders))
+            .route(PATH_REGISTER, post(hello))
+            .route(PATH_MESSAGES, post(orders))
             .route(PATH_HEARTBEAT, post(heartbeat))
             .route(PATH_CONFIRM, post(confirm))
-            .route(PATH_OUTCOME, post(outcome))
+            .route(PATH_END, post(outcome))
             .with_state(self.heard.clone());
         let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).unwrap().handle(self.handle.clone());
         tokio::spawn(server.serve(router.into_make_service()));
@@ -141,7 +142,7 @@ fn answer(status: StatusCode) -> Response {
     (status, Json(json!({ "reason": "Test", "message": "as the test wants it" }))).into_response()
 }
 
-async fn hello(State(heard): State<Shared>, headers: HeaderMap, Json(body): Json<Hello>) -> Response {
+async fn hello(State(heard): State<Shared>, headers: HeaderMap, Json(body): Json<Register>) -> Response {
     let mut heard = heard.lock().unwrap();
     let token = headers.get("authorization").map(|v| v.to_str().unwrap().to_owned());
     heard.tokens.push(token.unwrap_or_default());
@@ -185,7 +186,7 @@ async fn confirm(State(heard): State<Shared>, Json(body): Json<Confirm>) -> Resp
     answer(heard.answer_confirm)
 }
 
-async fn outcome(State(heard): State<Shared>, Json(body): Json<Report>) -> Response {
+async fn outcome(State(heard): State<Shared>, Json(body): Json<EndReport>) -> Response {
     let mut heard = heard.lock().unwrap();
     heard.outcomes.push(body);
     answer(heard.answer_outcome)

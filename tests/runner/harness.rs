@@ -14,7 +14,7 @@ use std::{
 
 use koco::{
     api::{DesiredState, ErrorStatus, PausePolicy, RunnerState},
-    protocol::runner::{Confirm, Ending, Job, Order, env},
+    protocol::runner::{AgentEnd, Confirm, ControlMessage, Job, env},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -24,18 +24,18 @@ use serde_json::json;
 
 use crate::gateway::{Gateway, Heard};
 
-/// Nothing here takes that long, on whatever machine.
+/// Long enough for any machine.
 const DEADLINE: Duration = Duration::from_secs(40);
 
-/// The test agent, built by whoever needs it first: `cargo test --test runner` builds no examples.
+/// The test agent, built by the first caller: `cargo test --test runner` builds no examples.
 fn agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
     AGENT.get_or_init(|| {
         let profile = Path::new(env!("CARGO_BIN_EXE_koco-runner")).parent().unwrap();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.args(["build", "--quiet", "--example", "test-agent"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        // What cargo tells this test about itself is no concern of the other's build scripts: ring's would run again, and
-        // all that is built on it with them.
+        // What cargo tells this test about itself is no concern of the other's build scripts: ring's would run again,
+        // and all that is built on it with them.
         let about_us =
             ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "LD_LIBRARY_PATH"];
         for (name, _) in std::env::vars_os() {
@@ -67,7 +67,7 @@ pub fn job(entry_point: &str) -> Job {
     }
 }
 
-/// Whether tests may make a process namespace of their own. Says so if not.
+/// Whether tests may create a PID namespace. Logs if not.
 pub fn namespaces() -> bool {
     let allowed = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
     let allowed = allowed.is_ok_and(|status| status.success());
@@ -107,17 +107,17 @@ impl Run {
         Self { dir, gateway, command, isolated, child }
     }
 
-    /// The container once more, in the same pod.
+    /// Restarts the container in the same pod.
     pub fn restart(&mut self) {
         self.child = spawn(&self.dir, &self.gateway, &self.command, self.isolated);
     }
 
-    pub fn permit(&self) {
-        self.gateway.say(Order::Permit { attempt: 1 });
+    pub fn grant(&self) {
+        self.gateway.say(ControlMessage::Grant { attempt: 1 });
     }
 
-    pub fn command(&self, desired: DesiredState, seq: i64) {
-        self.gateway.say(Order::Command { desired, seq });
+    pub fn command(&self, desired: DesiredState, generation: i64) {
+        self.gateway.say(ControlMessage::Command { desired, generation });
     }
 
     /// Waits until it is so.
@@ -132,9 +132,9 @@ impl Run {
         }
     }
 
-    pub async fn confirmed(&self, state: RunnerState, seq: i64) -> Confirm {
-        self.until(&format!("{state:?} {seq}"), |heard| {
-            heard.confirms.iter().find(|c| c.state == state && c.seq == seq).cloned()
+    pub async fn confirmed(&self, state: RunnerState, generation: i64) -> Confirm {
+        self.until(&format!("{state:?} {generation}"), |heard| {
+            heard.confirms.iter().find(|c| c.state == state && c.generation == generation).cloned()
         })
         .await
     }
@@ -149,13 +149,13 @@ impl Run {
         self.until("heartbeats", |heard| (heard.heartbeats.len() >= before + count).then_some(())).await;
     }
 
-    /// Waits for the delivered outcome.
-    pub async fn outcome(&self) -> Ending {
-        self.until("an outcome", |heard| heard.outcomes.last().map(|report| report.ending.clone())).await
+    /// Waits for the reported end.
+    pub async fn outcome(&self) -> AgentEnd {
+        self.until("a report of the end", |heard| heard.outcomes.last().map(|report| report.end.clone())).await
     }
 
-    /// Waits for the outcome, and for an error of this type in it.
-    pub async fn failed(&self, kind: &str) -> Ending {
+    /// Waits for the reported end, and checks the type of its error.
+    pub async fn failed(&self, kind: &str) -> AgentEnd {
         let ending = self.outcome().await;
         let error: ErrorStatus = ending.error.clone().unwrap_or_default();
         assert_eq!(error.kind, kind, "{ending:?}\n{}", self.log());
@@ -182,7 +182,7 @@ impl Run {
         fs::read_to_string(self.dir.join("stderr")).unwrap_or_default()
     }
 
-    pub fn termination(&self) -> Ending {
+    pub fn termination(&self) -> AgentEnd {
         serde_json::from_slice(&fs::read(self.dir.join("termination-log")).unwrap()).unwrap()
     }
 
@@ -252,7 +252,7 @@ fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> C
         .env(env::NAMESPACE, "default")
         .env(env::NAME, "hello")
         .env(env::UID, "uid-1")
-        .env(env::EPOCH, "7")
+        .env(env::RUN_NUMBER, "7")
         .env(env::TERMINATION_LOG, dir.join("termination-log"))
         .stdin(Stdio::null())
         .stdout(output("stdout"))

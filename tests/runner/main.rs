@@ -1,4 +1,4 @@
-//! The built runner against a gateway of the test's own: what a job's way through a pod looks like from the gateway.
+//! The built runner against a fake gateway: the life of a run, as the gateway observes it.
 
 mod control;
 mod gateway;
@@ -10,16 +10,16 @@ use axum::http::StatusCode;
 use harness::{Run, job};
 use koco::{
     api::{DesiredState, RunnerState, TerminationType},
-    protocol::{error_types, runner::Order},
+    protocol::{error_types, runner::ControlMessage},
 };
 use serde_json::json;
 
 #[tokio::test]
-async fn a_permit_leads_to_success_with_a_result() {
+async fn a_grant_leads_to_success_with_a_result() {
     let mut run = Run::start(job("succeed")).await;
     run.until("a hello", |heard| heard.hellos.first().map(|h| assert_eq!(h.state, RunnerState::Waiting))).await;
-    assert!(run.gateway.heard().confirms.is_empty(), "nothing starts without a permit");
-    run.permit();
+    assert!(run.gateway.heard().confirms.is_empty(), "nothing starts without a grant");
+    run.grant();
     let ending = run.outcome().await;
     assert_eq!((ending.kind, ending.started, ending.exit_code), (TerminationType::Succeeded, true, Some(0)));
     let result = ending.result.clone().unwrap();
@@ -31,13 +31,13 @@ async fn a_permit_leads_to_success_with_a_result() {
     let heard = run.gateway.heard();
     assert_eq!(heard.outcomes.len(), 1);
     assert_eq!(heard.tokens[0], "Bearer the-token");
-    assert_eq!(heard.hellos[0].sender.epoch, 7);
+    assert_eq!(heard.hellos[0].sender.run, 7);
 }
 
 #[tokio::test]
 async fn a_failure_has_the_agents_own_words() {
     let mut run = Run::start(job("error-file?type=Foo&message=bar&nonRetryable=true")).await;
-    run.permit();
+    run.grant();
     let ending = run.failed("Foo").await;
     assert_eq!((ending.kind, ending.non_retryable, ending.exit_code), (TerminationType::Failed, true, Some(1)));
     assert_eq!(ending.error.unwrap().message, "bar");
@@ -53,7 +53,7 @@ async fn each_end_has_its_own_type() {
         ("bad-result", error_types::INVALID_RESULT, 1),
     ] {
         let mut run = Run::start(job(entry_point)).await;
-        run.permit();
+        run.grant();
         run.failed(kind).await;
         assert_eq!(run.exited().await.code(), Some(if code == 1 { 1 } else { code }), "{entry_point}");
     }
@@ -62,7 +62,7 @@ async fn each_end_has_its_own_type() {
 #[tokio::test]
 async fn a_command_that_does_not_exist_is_a_failed_start() {
     let mut run = Run::with(job("x"), vec!["/no/such/agent".into()], false, "koco-gateway").await;
-    run.permit();
+    run.grant();
     let ending = run.failed(error_types::START_FAILED).await;
     assert!(ending.non_retryable && !ending.started);
     assert!(ending.error.unwrap().message.contains("/no/such/agent"));
@@ -72,11 +72,11 @@ async fn a_command_that_does_not_exist_is_a_failed_start() {
 #[tokio::test]
 async fn the_agent_sees_nothing_of_the_runner() {
     let run = Run::start(job("print-env")).await;
-    run.permit();
+    run.grant();
     let result = run.outcome().await.result.unwrap();
     let names: Vec<&str> = result["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
     assert!(names.contains(&"KODO_FID") && names.contains(&"PATH"), "{names:?}");
-    // Whoever runs this test may have variables of that kind for purposes of its own.
+    // The environment of this test may have such variables, too.
     let ours = |name: &&str| koco::protocol::runner::env::ALL.contains(name) || *name == "KODO_RESUMED";
     assert!(!names.iter().any(ours), "{names:?}");
     assert!(!run.log().contains("the-token") && !run.log().contains("octopuses"));
@@ -85,14 +85,14 @@ async fn the_agent_sees_nothing_of_the_runner() {
 #[tokio::test]
 async fn a_resumed_agent_is_told() {
     let run = Run::start(koco::protocol::runner::Job { resumed: true, ..job("succeed") }).await;
-    run.permit();
+    run.grant();
     assert_eq!(run.outcome().await.result.unwrap()["resumed"], json!("1"));
 }
 
 #[tokio::test]
 async fn a_large_result_is_cut_to_its_digest() {
     let mut run = Run::start(job("big-result?bytes=100000")).await;
-    run.permit();
+    run.grant();
     let ending = run.outcome().await;
     let result = ending.result.clone().unwrap();
     assert_eq!((&result["truncated"], &result["size"]), (&json!(true), &json!(100_000)));
@@ -101,7 +101,7 @@ async fn a_large_result_is_cut_to_its_digest() {
     assert_eq!(run.termination(), ending);
 
     let mut run = Run::start(job("big-result?bytes=20000")).await;
-    run.permit();
+    run.grant();
     assert_eq!(run.outcome().await.result.unwrap().as_str().unwrap().len(), 19_998);
     run.exited().await;
     assert!(run.termination().result_omitted, "4 KiB is all that a termination message holds");
@@ -110,7 +110,7 @@ async fn a_large_result_is_cut_to_its_digest() {
 #[tokio::test]
 async fn a_restarted_container_does_not_start_its_agent_twice() {
     let mut run = Run::start(job("succeed")).await;
-    run.permit();
+    run.grant();
     run.exited().await;
     run.gateway.heard().outcomes.clear();
     run.restart();
@@ -124,7 +124,7 @@ async fn a_restarted_container_does_not_start_its_agent_twice() {
 #[tokio::test]
 async fn a_runner_goes_on_while_its_gateway_is_away() {
     let mut run = Run::start(job("count?every_ms=5")).await;
-    run.permit();
+    run.grant();
     run.confirmed(RunnerState::Running, 0).await;
     run.gateway.go_away().await;
     let ticks = run.stdout().lines().count();
@@ -136,17 +136,17 @@ async fn a_runner_goes_on_while_its_gateway_is_away() {
     run.heartbeats(3).await;
     run.command(DesiredState::Cancelled, 1);
     assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
-    assert_eq!(run.log().matches("agent started").count(), 1, "a permit said again starts nothing");
+    assert_eq!(run.log().matches("agent started").count(), 1, "a repeated grant starts nothing");
     assert_eq!(run.exited().await.code(), Some(143));
 }
 
 #[tokio::test]
 async fn an_outcome_waits_for_the_gateway() {
     let mut run = Run::start(job("exit0-after?ms=300")).await;
-    run.permit();
+    run.grant();
     run.confirmed(RunnerState::Running, 0).await;
     run.gateway.go_away().await;
-    run.until("an end", |_| run.log().contains("not delivered yet").then_some(())).await;
+    run.until("an end", |_| run.log().contains("not reported yet").then_some(())).await;
     assert_eq!(run.termination().kind, TerminationType::Succeeded, "the termination message is there before");
     run.gateway.heard().answer_outcome = StatusCode::SERVICE_UNAVAILABLE;
     run.gateway.come_back();
@@ -156,11 +156,11 @@ async fn an_outcome_waits_for_the_gateway() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_nobody_wants_ends_the_runner_too() {
+async fn a_refused_report_ends_the_runner_too() {
     for status in [StatusCode::CONFLICT, StatusCode::GONE] {
         let mut run = Run::start(job("exit?code=4")).await;
         run.gateway.heard().answer_outcome = status;
-        run.permit();
+        run.grant();
         assert_eq!(run.exited().await.code(), Some(4));
         assert_eq!(run.gateway.heard().outcomes.len(), 1);
     }
@@ -193,7 +193,7 @@ async fn another_name_or_authority_is_no_gateway() {
 async fn heartbeats_do_not_wait_for_each_other() {
     let run = Run::start(job("count")).await;
     run.gateway.heard().hang_heartbeats = true;
-    run.permit();
+    run.grant();
     run.heartbeats(4).await;
     let times: Vec<_> = run.gateway.heard().heartbeats.iter().take(4).map(|(at, _)| *at).collect();
     assert!(times[3] - times[0] < Duration::from_millis(1500), "{times:?}");
@@ -202,9 +202,9 @@ async fn heartbeats_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn when_the_job_is_over_the_agent_is_stopped_and_nobody_told() {
+async fn when_the_job_has_ended_the_agent_is_stopped_without_a_report() {
     let mut run = Run::start(job("count")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
     run.gateway.heard().answer_heartbeat = StatusCode::GONE;
     assert_eq!(run.exited().await.code(), Some(143));
@@ -212,9 +212,9 @@ async fn when_the_job_is_over_the_agent_is_stopped_and_nobody_told() {
     assert!(run.gateway.heard().outcomes.is_empty());
 
     let mut run = Run::start(job("count")).await;
-    run.permit();
+    run.grant();
     run.printed("tick 3").await;
-    run.gateway.say(Order::Stop { why: "another runner has taken its place".into() });
+    run.gateway.say(ControlMessage::Stop { why: "another runner has taken its place".into() });
     assert_eq!(run.exited().await.code(), Some(143));
     assert!(run.gateway.heard().outcomes.is_empty());
     assert!(run.log().contains("another runner"));
@@ -224,7 +224,7 @@ async fn when_the_job_is_over_the_agent_is_stopped_and_nobody_told() {
 async fn the_execution_limit_ends_the_agent() {
     let limited = koco::protocol::runner::Job { execution_limit_millis: Some(300), ..job("count") };
     let mut run = Run::start(limited).await;
-    run.permit();
+    run.grant();
     let ending = run.failed(error_types::EXECUTION_TIMEOUT).await;
     assert!(ending.active_millis >= 300, "{ending:?}");
     assert!(run.stdout().contains("sigterm"));

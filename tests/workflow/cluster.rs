@@ -1,4 +1,4 @@
-//! A simulated cluster: activities of the same names as ours, which note what they are asked for and answer what they are told.
+//! A simulated cluster: fake activities, which record their inputs and return what a test sets.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use temporalio_sdk::{
     activities::{ActivityContext, ActivityError},
 };
 
-/// What was asked for on behalf of one job, and what to answer.
+/// The recorded inputs for one job, and the results to return.
 #[derive(Default, Clone)]
 pub struct Record {
     pub starts: Vec<StartRunner>,
@@ -26,14 +26,14 @@ pub struct Record {
     pub cleanups: Vec<Cleanup>,
     /// The number that `start_runner` finds the newest run to have.
     pub newest: i32,
-    /// `start_runner` waits, until it is told to stop.
+    /// `start_runner` waits until it is cancelled.
     pub stuck: bool,
-    /// How many `start_runner`s were told to stop.
+    /// How many `start_runner`s were cancelled.
     pub stopped: usize,
-    /// The error type that `start_runner` answers.
+    /// The error type that `start_runner` returns.
     pub refuse: Option<String>,
     /// `control_runner` fails.
-    pub deaf: bool,
+    pub command_fails: bool,
 }
 
 /// By the job's UID.
@@ -70,7 +70,7 @@ impl Simulated {
     ) -> Result<StartedRunner, ActivityError> {
         let answer = self.note(&input.job, |r| {
             r.starts.push(input.clone());
-            r.refuse.clone().map_or(Ok(input.epoch.max(r.newest)), Err)
+            r.refuse.clone().map_or(Ok(input.run.max(r.newest)), Err)
         });
         while self.note(&input.job, |r| r.stuck) {
             ctx.record_heartbeat(()).await?;
@@ -82,7 +82,7 @@ impl Simulated {
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
         }
-        answer.map(|epoch| StartedRunner { epoch }).map_err(|kind| fail(&kind))
+        answer.map(|run| StartedRunner { run }).map_err(|kind| fail(&kind))
     }
 
     #[activity(name = "execute_agent")]
@@ -104,12 +104,12 @@ impl Simulated {
         _ctx: ActivityContext,
         input: ControlRunner,
     ) -> Result<ControlledRunner, ActivityError> {
-        let seq = input.seq;
-        let deaf = self.note(&input.job, |r| {
+        let generation = input.generation;
+        let fails = self.note(&input.job, |r| {
             r.controls.push(input.clone());
-            r.deaf
+            r.command_fails
         });
-        if deaf { Err(fail("Deaf")) } else { Ok(ControlledRunner { seq }) }
+        if fails { Err(fail("CommandFails")) } else { Ok(ControlledRunner { generation }) }
     }
 
     #[activity(name = "cleanup")]

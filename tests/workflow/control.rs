@@ -10,24 +10,24 @@ use koco::{
 use serde_json::{Value, json};
 use temporalio_common::{data_converters::RawValue, protos::temporal::api::common::v1::Payload};
 
-use crate::world::Job;
+use crate::fixture::Job;
 
 const SIGNALS: [&str; 6] =
     [SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_CANCEL, SIGNAL_RUNNER_READY, SIGNAL_RUNNER_FAILED, SIGNAL_RUNNER_CONFIRMED];
 
 #[tokio::test]
-async fn a_paused_job_does_not_start_and_holds_at_the_permit() {
+async fn a_paused_job_does_not_start_and_holds_before_the_grant() {
     let job = Job::start("held", |i| i.progress.desired = DesiredState::Paused).await;
     let held = job.stage(Stage::Held).await;
-    assert_eq!((held.is_paused, held.epoch), (true, 0));
+    assert_eq!((held.is_paused, held.run), (true, 0));
     job.ask(SIGNAL_RESUME).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.ask(SIGNAL_PAUSE).await;
-    job.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch: 1 }).await;
+    job.signal(SIGNAL_RUNNER_READY, &RunnerReady { run: 1 }).await;
     let held = job.stage(Stage::Held).await;
     assert_eq!((held.is_paused, held.attempt), (true, 0));
-    // What the runner is told doesn't wait for the permit. When it is there, the signal before it has been seen.
-    job.seen("the command", |r| r.controls.last().is_some_and(|c| c.seq == held.seq)).await;
+    // Commands don't wait for the grant. Once it is written, the signal before it was handled.
+    job.seen("the command", |r| r.controls.last().is_some_and(|c| c.generation == held.generation)).await;
     assert_eq!(job.record(|r| r.binds.len()), 0);
     job.ask(SIGNAL_RESUME).await;
     let (_, bound) = job.bound(1).await;
@@ -40,14 +40,16 @@ async fn paused_is_said_when_the_runner_has_confirmed() {
     let job = Job::start("pause and resume", |_| {}).await;
     let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
-    job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Paused && c.seq == 1)).await;
+    job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Paused && c.generation == 1))
+        .await;
     let status = job.status().await;
     assert_eq!((status.status, status.desired, status.is_paused), (Stage::Running, DesiredState::Paused, false));
-    let confirm = |state, seq| RunnerConfirmed { epoch: 1, seq, state };
+    let confirm = |state, generation| RunnerConfirmed { run: 1, generation, state };
     job.signal(SIGNAL_RUNNER_CONFIRMED, &confirm(RunnerState::Frozen, 1)).await;
     assert!(job.status().await.is_paused && job.query::<bool>(QUERY_IS_PAUSED).await);
     job.ask(SIGNAL_RESUME).await;
-    job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Running && c.seq == 2)).await;
+    job.seen("the command", |r| r.controls.iter().any(|c| c.desired == DesiredState::Running && c.generation == 2))
+        .await;
     assert!(!job.status().await.is_paused);
     job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
@@ -55,7 +57,8 @@ async fn paused_is_said_when_the_runner_has_confirmed() {
 
 #[tokio::test]
 async fn a_pause_holds_across_a_retry() {
-    let job = Job::start("paused in back-off", |i| i.retry_policy.initial_interval = crate::world::seconds("1h")).await;
+    let job =
+        Job::start("paused in back-off", |i| i.retry_policy.initial_interval = crate::fixture::seconds("1h")).await;
     let bound = job.run(1, 1).await;
     job.fail(&bound, error_types::AGENT_FAILED).await;
     job.stage(Stage::Retrying).await;
@@ -82,7 +85,7 @@ async fn an_evicted_agent_goes_on_in_the_same_attempt() {
     assert_eq!(job.record(|r| r.starts.len()), 1);
     job.ask(SIGNAL_RESUME).await;
     job.seen("start_runner", |r| r.starts.len() == 2).await;
-    assert_eq!(job.record(|r| (r.starts[1].epoch, r.starts[1].attempt, r.starts[1].resumed)), (2, 1, true));
+    assert_eq!(job.record(|r| (r.starts[1].run, r.starts[1].attempt, r.starts[1].resumed)), (2, 1, true));
     let bound = job.run(2, 2).await;
     assert_eq!(job.status().await.attempt, 1);
     job.succeed(&bound).await;
@@ -108,14 +111,14 @@ async fn cancelled_while_the_pod_is_made() {
 }
 
 #[tokio::test]
-async fn cancelled_before_the_permit() {
+async fn cancelled_before_the_grant() {
     let job = Job::start("cancelled while pending", |_| {}).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.stage(Stage::Pending).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
 
-    let job = Job::start("cancelled at the permit", |_| {}).await;
+    let job = Job::start("cancelled at the grant", |_| {}).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.ready(1).await;
@@ -168,7 +171,7 @@ async fn cancelled_with_a_runner_that_never_answers() {
 
 #[tokio::test]
 async fn cancelled_in_back_off() {
-    let long = |i: &mut Input| i.retry_policy.initial_interval = crate::world::seconds("1h");
+    let long = |i: &mut Input| i.retry_policy.initial_interval = crate::fixture::seconds("1h");
     let job = Job::start("cancelled in back-off", long).await;
     let bound = job.run(1, 1).await;
     job.fail(&bound, error_types::AGENT_FAILED).await;
@@ -201,17 +204,17 @@ async fn success_wins_over_a_cancel() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_written_is_in_nobodys_way() {
-    let job = Job::prepare("deaf", |_| {}, |r| r.deaf = true).await;
+async fn a_command_that_cannot_be_written_blocks_nothing() {
+    let job = Job::prepare("commands fail", |_| {}, |r| r.command_fails = true).await;
     let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.seen("the command", |r| r.controls.len() == 1).await;
     job.ask(SIGNAL_RESUME).await;
-    // The newer one isn't kept by the back-off of the older, which never arrived.
-    job.seen("the newer command", |r| r.controls.iter().any(|c| c.seq == 2)).await;
-    job.record(|r| r.deaf = false);
+    // The newer one isn't delayed by the back-off of the older, which failed.
+    job.seen("the newer command", |r| r.controls.iter().any(|c| c.generation == 2)).await;
+    job.record(|r| r.command_fails = false);
     job.ask(SIGNAL_PAUSE).await;
-    job.seen("the newest command", |r| r.controls.iter().any(|c| c.seq == 3)).await;
+    job.seen("the newest command", |r| r.controls.iter().any(|c| c.generation == 3)).await;
     job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }
@@ -245,7 +248,7 @@ async fn any_payload_is_survived() {
     }
     job.ask("no_such_signal").await;
     let status = job.status().await;
-    assert_eq!((status.status, status.desired, status.seq), (Stage::Running, DesiredState::Running, 2));
+    assert_eq!((status.status, status.desired, status.generation), (Stage::Running, DesiredState::Running, 2));
     assert_eq!(status.last_request, None);
     job.signal_raw(SIGNAL_CANCEL, RawValue::new(vec![])).await;
     job.stage(Stage::Cancelling).await;
@@ -260,15 +263,15 @@ async fn a_request_is_taken_once() {
     let request = |id: &str, desired| Request { id: id.into(), desired };
     job.signal(SIGNAL_PAUSE, &request("a", DesiredState::Paused)).await;
     job.ask(SIGNAL_RESUME).await;
-    // The controller lost the answer and sends it again: what somebody did meanwhile stands.
+    // The controller lost the response and sends it again: a signal in between stays in effect.
     job.signal(SIGNAL_PAUSE, &request("a", DesiredState::Paused)).await;
     let status = job.status().await;
-    assert_eq!((status.desired, status.seq), (DesiredState::Running, 2));
+    assert_eq!((status.desired, status.generation), (DesiredState::Running, 2));
     assert_eq!(status.last_request, Some(request("a", DesiredState::Paused)));
-    // What is so already is recorded, and changes nothing.
+    // A request for the current state is recorded, and changes nothing.
     job.signal(SIGNAL_RESUME, &request("b", DesiredState::Running)).await;
     let status = job.status().await;
-    assert_eq!((status.seq, status.last_request), (2, Some(request("b", DesiredState::Running))));
+    assert_eq!((status.generation, status.last_request), (2, Some(request("b", DesiredState::Running))));
     job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
 }

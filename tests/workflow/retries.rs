@@ -1,4 +1,4 @@
-//! Attempts, failures, runners that never come up, adoption, disruptions.
+//! Attempts, failures, runners that never register, adoption, disruptions.
 
 use koco::{
     api::*,
@@ -9,7 +9,7 @@ use temporalio_common::protos::temporal::api::{
     failure::v1::failure::FailureInfo, history::v1::history_event::Attributes,
 };
 
-use crate::world::{Job, seconds};
+use crate::fixture::{Job, seconds};
 
 /// The type and message of the failure that the workflow ended with.
 async fn failure(job: &Job) -> (String, String) {
@@ -27,7 +27,7 @@ async fn two_failures_then_success() {
     for n in 1..=2 {
         let bound = job.run(n, n as usize).await;
         let running = job.stage(Stage::Running).await;
-        assert_eq!((running.attempt, running.epoch), (n, n));
+        assert_eq!((running.attempt, running.run), (n, n));
         job.fail(&bound, error_types::AGENT_FAILED).await;
         let retrying = job.stage(Stage::Retrying).await;
         assert_eq!(retrying.error.unwrap().kind, error_types::AGENT_FAILED);
@@ -71,7 +71,7 @@ async fn silence_is_answered_with_a_new_binding_and_uses_up_nothing() {
     .await;
     let old = job.run(1, 1).await;
     let (input, bound) = job.bound(2).await;
-    assert_eq!((input.epoch, input.attempt), (1, 1));
+    assert_eq!((input.run, input.attempt), (1, 1));
     assert!(!job.is_current(&old).await);
     job.succeed(&bound).await;
     assert_eq!(job.closed().await, Closed::Completed);
@@ -79,22 +79,22 @@ async fn silence_is_answered_with_a_new_binding_and_uses_up_nothing() {
 }
 
 #[tokio::test]
-async fn what_ends_before_the_permit_uses_up_nothing() {
-    let job = Job::start("ended before the permit", |i| i.retry_policy.maximum_attempts = 1).await;
+async fn what_ends_before_the_grant_uses_up_nothing() {
+    let job = Job::start("ended before the grant", |i| i.retry_policy.maximum_attempts = 1).await;
     job.seen("start_runner", |r| !r.starts.is_empty()).await;
-    let failed = |epoch, fatal, kind: &str| RunnerFailed {
-        epoch,
+    let failed = |run, fatal, kind: &str| RunnerFailed {
+        run,
         error: ErrorStatus { kind: kind.into(), message: "simulated".into() },
         fatal,
     };
     job.signal(SIGNAL_RUNNER_FAILED, &failed(1, false, error_types::NOT_STARTED)).await;
     job.stage(Stage::Retrying).await;
-    // The agent of the next one isn't started either, though it has its permit.
+    // The agent of the next one isn't started either, though it is granted.
     let bound = job.run(2, 1).await;
     job.fail(&bound, error_types::NOT_STARTED).await;
     job.seen("the third", |r| r.starts.len() == 3).await;
     assert!(job.record(|r| r.starts.iter().all(|s| s.attempt == 1 && !s.resumed)));
-    job.signal(SIGNAL_RUNNER_FAILED, &failed(2, true, "of an older epoch")).await;
+    job.signal(SIGNAL_RUNNER_FAILED, &failed(2, true, "of an older run")).await;
     job.signal(SIGNAL_RUNNER_FAILED, &failed(3, true, error_types::PENDING_TIMEOUT)).await;
     assert_eq!(job.closed().await, Closed::Failed);
     assert_eq!(failure(&job).await, (error_types::PENDING_TIMEOUT.into(), "simulated".into()));
@@ -102,18 +102,18 @@ async fn what_ends_before_the_permit_uses_up_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_further_gives_the_epoch() {
-    let job = Job::prepare("a claim that is further", |_| {}, |r| (r.newest, r.stuck) = (7, true)).await;
+async fn a_run_that_is_ahead_gives_its_number() {
+    let job = Job::prepare("a run that is ahead", |_| {}, |r| (r.newest, r.stuck) = (7, true)).await;
     job.seen("start_runner", |r| r.starts.len() == 1).await;
-    // The runner is faster than the activity's answer.
-    job.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch: 7 }).await;
+    // The runner is faster than the activity's result.
+    job.signal(SIGNAL_RUNNER_READY, &RunnerReady { run: 7 }).await;
     assert_eq!(job.status().await.status, Stage::Pending);
     job.record(|r| r.stuck = false);
     let (input, bound) = job.bound(1).await;
-    assert_eq!((input.epoch, input.attempt), (7, 1));
+    assert_eq!((input.run, input.attempt), (7, 1));
     job.fail(&bound, error_types::AGENT_FAILED).await;
     job.seen("the next", |r| r.starts.len() == 2).await;
-    assert_eq!(job.record(|r| r.starts[1].epoch), 8);
+    assert_eq!(job.record(|r| r.starts[1].run), 8);
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
 }

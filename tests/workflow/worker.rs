@@ -1,4 +1,4 @@
-//! The worker role itself: it starts, says when it is ready, survives a Kubernetes that doesn't answer, and stops.
+//! The worker role: its start, readiness, independence of Kubernetes, and stop.
 
 use std::{
     sync::{
@@ -18,13 +18,13 @@ use koco::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{input, until};
+use crate::fixture::{input, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_starts_and_stops_and_outlives_kubernetes() {
     let queue = format!("koco-role-{}", std::process::id());
     let temporal = Temporal::new(Settings::from_env(queue, "test").unwrap());
-    // Nobody listens there.
+    // No server listens there.
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
     let pods = PodSettings {
         runner_image: String::new(),
@@ -32,7 +32,7 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
         gateway_url: String::new(),
     };
     let pods = PodConfig::follow(client.clone(), "koco-system", pods);
-    // Nor is there anybody to ask for the cluster's id.
+    // The cluster's id can't be read either.
     let cluster = Cluster::new(client.clone(), None);
     let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default(), cluster };
     let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());

@@ -26,7 +26,7 @@
 - apiGroups: [kodosumi.io]
   resources: [agentruns/finalizers]
   verbs: [update]
-# Creates the pods of Direct jobs, sees how pods end, and removes those that nobody needs any more.
+# Creates the pods of Direct jobs, watches pods, and deletes those no longer needed.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]
@@ -50,7 +50,7 @@
 {{- end }}
 
 {{- define "koco.rules.controller.own" -}}
-# Takes, renews and gives back the leader's lease.
+# Acquires, renews and releases the leader's lease.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [koco-controller]
@@ -59,7 +59,7 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-# Hands the gateway's certificate authority to the runners of Direct jobs; watches it, so that a new one is used at once.
+# Passes the gateway's certificate authority to the runners of Direct jobs; watches it, so that a new one is used immediately.
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]
@@ -79,7 +79,7 @@
 - apiGroups: [kodosumi.io]
   resources: [agentruns]
   verbs: [get, list, create, update]
-# Records how a run ended, where the kubelet shows it or its runner was silent.
+# Records how a run ended, from the kubelet or if its runner is unresponsive.
 - apiGroups: [kodosumi.io]
   resources: [agentruns/status]
   verbs: [update]
@@ -87,7 +87,7 @@
 - apiGroups: [kodosumi.io]
   resources: [agentruns/finalizers]
   verbs: [update]
-# Creates the pods of Temporal jobs, and removes that of the run before once nobody needs it; by name, never by list.
+# Creates the pods of Temporal jobs, and deletes that of the previous run; by name, never by list.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, create, delete]
@@ -107,7 +107,7 @@
 {{- end }}
 
 {{- define "koco.rules.worker.own" -}}
-# Hands the gateway's certificate authority to the runners of Temporal jobs; watches it, so that a new one is used at once.
+# Passes the gateway's certificate authority to the runners of Temporal jobs; watches it, so that a new one is used immediately.
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]

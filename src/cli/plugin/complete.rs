@@ -1,4 +1,4 @@
-//! What kubectl's completion asks of a plugin: `kubectl_complete-koco WORDS... LAST` prints the candidates for the last
+//! Completion for kubectl: `kubectl_complete-koco WORDS... LAST` prints the candidates for the last
 //! word, one a line with its description after a tab, and then `:4` (no files) or `:0` (files), as Cobra has it.
 //! Called by [`crate::cli`] under that name.
 
@@ -10,7 +10,7 @@ use kube::{Api, api::ListParams, config::Kubeconfig};
 
 use super::{Cli, connect::Target, watch};
 
-/// How long the API server may take: somebody waits with a finger on the key.
+/// The time-out for the API server: a user is waiting at the prompt.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the last word may be.
@@ -25,7 +25,7 @@ enum Wanted {
     File,
 }
 
-/// Answers, and never fails: a shell has no use for an error.
+/// Prints the candidates, and never fails: a shell has no use for an error.
 pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (last, before) = match words.split_last() {

@@ -1,5 +1,5 @@
-//! To the cluster as kubectl would go: flags, `KUBECONFIG`, `~/.kube/config`, and in a pod its account. And what an error of
-//! the API server means to somebody who types commands.
+//! Connects to the cluster like kubectl: flags, `KUBECONFIG`, `~/.kube/config`, and in a pod its account. Also explains
+//! errors of the API server to users.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ pub(super) struct Session {
 }
 
 impl Target {
-    /// Reads the kubeconfig. Nothing is asked of the cluster yet.
+    /// Reads the kubeconfig. Sends no request yet.
     pub async fn connect(&self) -> anyhow::Result<Session> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = match &self.kubeconfig {
@@ -47,7 +47,7 @@ impl Target {
             None if self.context.is_some() => Config::from_kubeconfig(&options).await.context("the kubeconfig")?,
             None => Config::infer().await.context("no way to reach Kubernetes: neither a kubeconfig nor in a pod")?,
         };
-        // The log of an agent that stands still says nothing for as long as it does.
+        // A paused agent writes no logs for as long as it is paused.
         config.read_timeout = None;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Session { client: Client::try_from(config)?, namespace })
@@ -88,7 +88,7 @@ impl Session {
         self.jobs().get(name).await.map_err(|e| self.explain(e, name))
     }
 
-    /// An error about a job, in the words of whoever asked.
+    /// Explains an error about a job to the user.
     pub fn explain(&self, error: kube::Error, name: &str) -> anyhow::Error {
         match &error {
             kube::Error::Api(status) => anyhow!(words(status, name, &self.namespace)),
@@ -97,7 +97,7 @@ impl Session {
     }
 }
 
-/// What selects the runs of a job's name; whose they are, their UID says.
+/// Selects runs by the job's name; callers check the UID.
 pub(super) fn runs_selector(job: &AgentJob) -> String {
     format!("spec.identity.jobName={}", job.metadata.name.as_deref().unwrap_or_default())
 }
@@ -109,7 +109,7 @@ fn words(status: &kube::core::Status, name: &str, namespace: &str) -> String {
         404 => "this cluster knows no AgentJobs, or no AgentRuns: koco is not installed, or only a part of it (there is no \
                 CRD agentjobs.kodosumi.io, or agentruns.kodosumi.io)"
             .into(),
-        401 => "the API server doesn't know who you are: the kubeconfig's credentials are refused".into(),
+        401 => "not authenticated: the API server refuses the kubeconfig's credentials".into(),
         _ => plain(&status.message).into_owned(),
     }
 }

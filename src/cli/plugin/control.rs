@@ -1,5 +1,5 @@
-//! `pause`, `resume`, `cancel`: one merge patch of the spec. Each is a new request (the annotation), so that it acts also
-//! where the spec has long said so and somebody else undid it with Temporal's own means.
+//! `pause`, `resume`, `cancel`: one merge patch of the spec. Each is a new request (the annotation), so that it also
+//! takes effect if the spec has that state already but a signal through Temporal has changed it.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::connect::Session;
 use crate::api::{AgentJob, DesiredState, Phase, names};
 
-/// Asks for a state. It answers once that is on record, not when it is reached: `kubectl koco wait` does that.
+/// Requests a state. Returns once that is written, not when it is reached: `kubectl koco wait` does that.
 pub(super) async fn ask(session: &Session, name: &str, state: DesiredState) -> anyhow::Result<()> {
     let job = session.job(name).await?;
     if let Some(why) = refusal(&job, state) {
@@ -27,7 +27,7 @@ pub(super) async fn ask(session: &Session, name: &str, state: DesiredState) -> a
     Ok(())
 }
 
-/// Bound to the object that was looked at, not to its version: others may write to it meanwhile.
+/// Bound to the object's UID, not its version: concurrent writes don't matter.
 fn patch(job: &AgentJob, state: DesiredState, id: &str) -> Value {
     json!({
         "metadata": { "uid": job.uid(), "annotations": { names::ANNOTATION_REQUEST: id } },
@@ -35,7 +35,7 @@ fn patch(job: &AgentJob, state: DesiredState, id: &str) -> Value {
     })
 }
 
-/// Why a job can't be asked for a state, if so.
+/// Why a state can't be requested of a job, if so.
 fn refusal(job: &AgentJob, state: DesiredState) -> Option<String> {
     let phase = job.status.as_ref().and_then(|s| s.phase);
     match phase.filter(|p| p.is_terminal()) {

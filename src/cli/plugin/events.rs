@@ -15,7 +15,7 @@ pub(super) struct Happened {
     pub count: i32,
 }
 
-/// What selects a job's events; the API server takes this selector for the core API only.
+/// The selector of a job's events; the API server takes this selector for the core API only.
 pub(super) fn selector(uid: &str) -> String {
     format!("involvedObject.uid={uid}")
 }
@@ -28,7 +28,7 @@ pub(super) async fn of(session: &Session, uid: &str) -> Result<Vec<Happened>, ku
     Ok(events)
 }
 
-/// What is shown of an event; nothing without a time.
+/// The shown part of an event; `None` without a time.
 pub(super) fn read(event: &Event) -> Option<Happened> {
     let series = event.series.as_ref();
     let last = series.and_then(|s| s.last_observed_time.as_ref()).or(event.event_time.as_ref()).map(|t| t.0);

@@ -1,4 +1,4 @@
-//! `logs`: what the agent writes, from run to run until the job ends. A connection that breaks is taken up where it broke.
+//! `logs`: the agent's log, from run to run until the job ends. After a lost connection it continues where it was.
 
 use std::{cell::Cell, collections::BTreeMap, io::Write};
 
@@ -19,18 +19,18 @@ use crate::api::{AgentJob, AgentRun};
 pub(super) struct Arguments {
     /// The AgentJob
     name: String,
-    /// Go on as the agent writes, over to the next run's pod, until the job ends
+    /// Follow the log, also of later runs' pods, until the job ends
     #[arg(short, long)]
     follow: bool,
-    /// Only the last lines of what is there already
+    /// Only the last lines of the existing log
     #[arg(long, value_name = "LINES")]
     tail: Option<i64>,
-    /// Begin each line with its time
+    /// Prefix each line with its time
     #[arg(long)]
     timestamps: bool,
 }
 
-/// What an agent's container is doing.
+/// The state of an agent's container.
 #[derive(Debug, PartialEq)]
 enum Container {
     /// Not started, and why.
@@ -94,14 +94,14 @@ where
             job = self.jobs.try_next() => self.job = job?.ok_or_else(ended)?,
             change = self.changes.try_next() => match change?.ok_or_else(ended)? {
                 RunChange::Now(run) => drop(self.runs.insert(run.number(), *run)),
-                // What was read of it was read; the number stays known.
+                // Its number is remembered as read.
                 RunChange::Gone(_) => {}
             },
         }
         Ok(())
     }
 
-    /// The first run after that number; from the start the newest.
+    /// The first run after that number; at first the newest.
     fn after(&self, read: Option<i32>) -> Option<AgentRun> {
         let mut with_pods = self.runs.values().filter(|r| pod_of(r).is_some());
         match read {
@@ -110,7 +110,7 @@ where
         }
     }
 
-    /// Whether nothing new comes from that run's pod: the run is closed, there is a later one, or the job has ended.
+    /// Whether that run's pod writes nothing more: the run is closed, there is a later one, or the job has ended.
     fn is_over(&self, number: i32) -> bool {
         let closed = self.runs.get(&number).is_none_or(AgentRun::is_closed);
         closed || watch::finished(&self.job) || self.runs.keys().any(|n| *n > number)
@@ -140,7 +140,7 @@ async fn follow<'a>(
             }
             one(session, &mut followed, reader, &run).await?;
         } else if watch::finished(&followed.job) {
-            // The job's end may have come here before its last run.
+            // The job's end may be seen before its last run.
             followed.runs = live(&followed.job).await?;
             if followed.after(read).is_none() {
                 return Ok(());
@@ -151,7 +151,7 @@ async fn follow<'a>(
     }
 }
 
-/// The log of one run's pod. While it is read, the job may move on; a pod that never starts must not hold us up then.
+/// The log of one run's pod. The job may go on meanwhile; a pod that never starts must not block then.
 async fn one<J, R>(
     session: &Session,
     followed: &mut Followed<J, R>,
@@ -173,8 +173,8 @@ where
             change = followed.changed(), if !over.get() => {
                 change?;
                 over.set(followed.is_over(run.number()));
-                // What there is left of it is read to its end, unless it never began. That a runner has registered is known
-                // before the kubelet says that its container runs.
+                // The rest is read, unless the container never started. The run is ready before the
+                // kubelet reports its container as running.
                 let registered = followed.runs.get(&run.number()).is_some_and(AgentRun::is_ready);
                 if over.get() && !registered && !began(session, pod).await {
                     return Ok(());
@@ -184,25 +184,25 @@ where
     }
 }
 
-/// Whether a pod's containers are past the start: of a pod that is gone nothing more comes.
+/// Whether a pod's containers have started, or the pod is gone.
 async fn began(session: &Session, pod: &str) -> bool {
     let found = session.pods().get_opt(pod).await.ok().flatten();
     found.is_some_and(|p| p.status.and_then(|s| s.phase).is_some_and(|phase| phase != "Pending"))
 }
 
 impl Reader<'_> {
-    /// One pod's log from its start to its end, over broken connections. `over`: it will not be created any more.
+    /// One pod's log from its start to its end, over broken connections. `over`: whether it can't be created any more.
     async fn whole(&mut self, pod: &str, over: &Cell<bool>) -> anyhow::Result<()> {
         let mut seen = false;
         loop {
-            // Asked before the pod is: one that is created in between is looked for again.
+            // Read before the pod: one that is created in between is read again.
             let last = over.get() || seen;
             let Some(found) = self.session.pods().get_opt(pod).await? else {
                 if last {
                     eprintln!("--- the pod {pod} is gone, and its log with it");
                     return Ok(());
                 }
-                // A run is on record before its pod.
+                // A run is created before its pod.
                 watch::a_little().await;
                 continue;
             };
@@ -221,7 +221,7 @@ impl Reader<'_> {
                     } else if before == Container::Ended {
                         return Ok(());
                     } else {
-                        // It ended with its container, or with the connection: the next look tells.
+                        // Either the container or the connection has ended: the next read of the pod shows which.
                         watch::a_little().await;
                     }
                 }
@@ -229,7 +229,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What is there since the last line that was read, and with `follow` what comes.
+    /// Reads the log since the last line that was read, and with `follow` new lines.
     async fn read(&mut self, pod: &str, follow: bool) -> std::io::Result<()> {
         let params = LogParams {
             container: Some(self.container.clone()),
@@ -250,7 +250,7 @@ impl Reader<'_> {
             self.last = at.or(self.last);
             self.tail = None;
             let mut out = std::io::stdout().lock();
-            // Our own output may be closed: that is no broken connection.
+            // An error of stdout is not a lost connection.
             writeln!(out, "{}", if self.arguments.timestamps { &line } else { text })
                 .map_err(|e| std::io::Error::new(std::io::ErrorKind::BrokenPipe, e))?;
         }
@@ -271,7 +271,7 @@ fn pod_of(run: &AgentRun) -> Option<&str> {
     (!run.spec.identity.tombstone).then_some(run.spec.identity.pod_name.as_str())
 }
 
-/// Whether nothing of a pod will start any more.
+/// Whether no container of a pod can start any more.
 fn nothing_starts(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some()

@@ -1,6 +1,6 @@
-//! `kubectl koco`: what people do with their jobs, with the rights of their own kubeconfig. The same binary under the name
-//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It speaks to the API server only, and needs nothing of the
-//! operator but the resource. Called by [`super::main`] alone.
+//! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig. The same binary under the name
+//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It talks to the API server only and needs just
+//! the CRDs. Called by [`super::main`] alone.
 
 mod complete;
 mod connect;
@@ -65,17 +65,17 @@ struct Name {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make the agent stand still
+    /// Pause the agent
     Pause(Name),
-    /// Let it go on, also after a pause that was asked for elsewhere
+    /// Resume it, also after a pause through Temporal
     Resume(Name),
     /// End the job. Final
     Cancel(Name),
     /// Create a new job like one that has finished, and print its name
     Retry(Name),
-    /// Show where a job stands
+    /// Show the status of a job
     Status(status::Arguments),
-    /// Print what the agent writes
+    /// Print the agent's log
     Logs(logs::Arguments),
     /// Wait until a job has finished, is paused, or has reached a phase
     #[command(after_help = wait::EXIT_CODES)]
@@ -100,7 +100,7 @@ pub fn run(plugin: Plugin) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime");
     match runtime.and_then(|runtime| runtime.block_on(dispatch(plugin))) {
         Ok(code) => code,
-        // Whoever read our output has seen enough.
+        // The reader of stdout has closed it.
         Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }

@@ -1,5 +1,5 @@
 //! A job as text: pure, from the object, its runs, its events and the time. Used by [`super::status`].
-//! All of it passes [`plain`], so that no field of an object can make a line of its own.
+//! All of it passes [`plain`], so that no field of an object can forge a line.
 
 use std::fmt::{Display, Write};
 
@@ -18,7 +18,7 @@ const RUNS: usize = 10;
 /// The longest result that is shown whole, in characters.
 const RESULT: usize = 400;
 
-/// Lines, each of them harmless.
+/// Lines of escaped text.
 #[derive(Default)]
 struct Lines(String);
 
@@ -143,7 +143,7 @@ fn row(run: &AgentRun, now: Timestamp) -> [String; 8] {
     ]
 }
 
-/// How a run ended, or how far it has come.
+/// How a run ended, or its state.
 fn ended(run: &AgentRun, end: Option<&Termination>) -> String {
     let status = run.status.as_ref();
     match end {
@@ -151,7 +151,7 @@ fn ended(run: &AgentRun, end: Option<&Termination>) -> String {
         Some(end) => format!("{:?}", end.kind),
         None if run.spec.identity.tombstone => "never created, or deleted".into(),
         None if status.is_some_and(|s| s.create_error.is_some()) => "not yet (the pod is refused)".into(),
-        None if status.is_some_and(|s| s.unresponsive_since.is_some()) => "not yet (its runner is silent)".into(),
+        None if status.is_some_and(|s| s.unresponsive_since.is_some()) => "not yet (its runner is unresponsive)".into(),
         None if !run.is_ready() => "not yet (no runner)".into(),
         None if run.spec.grant.is_none() => "not yet (no start grant)".into(),
         None => format!("not yet ({:?})", doing(run)),
@@ -174,7 +174,7 @@ fn answer(run: &AgentRun) -> Option<&Acknowledged> {
     run.acknowledged().filter(|a| run.spec.command.is_some() && a.generation > 0)
 }
 
-/// Pause, resume and cancel on their way: a line for each station that they have reached.
+/// Pause, resume and cancel in progress: a line for each step done.
 fn control(
     out: &mut Lines,
     status: &AgentJobStatus,
@@ -198,11 +198,11 @@ fn control(
         station("sent", s.state.as_str(), s.time.0, String::new());
     }
     if let Some(c) = command {
-        // Not one that is on its way: what the spec desires was sent before.
+        // Only if different: what the spec desires was sent before.
         let sent = control.sent.as_ref().filter(|s| s.time.0 < c.time.0).map(|s| s.state);
         let desired = control.desired.as_ref().map(|d| d.state);
         let elsewhere = desired.is_some_and(|d| d != c.state) && sent == desired;
-        let from = if elsewhere { "  (from elsewhere: the spec asks for something else)" } else { "" };
+        let from = if elsewhere { "  (from a signal: the spec desires another state)" } else { "" };
         station("command", c.state.as_str(), c.time.0, format!("  #{}{from}", c.generation));
     }
     if let Some(a) = answer {
@@ -218,7 +218,7 @@ fn control(
     }
 }
 
-/// What a reader need not be told: the phase says it, or it is as it should be.
+/// Conditions that need not be shown: the phase implies them, or they are normal.
 fn matters(c: &Condition) -> bool {
     match c.type_.as_str() {
         conditions::STALLED => c.status == "True",
@@ -248,7 +248,7 @@ pub(super) fn age(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// One line, for a watch whose output is no terminal. `run` is the newest.
+/// One line, for a watch without a terminal. `run` is the newest.
 pub(super) fn summary(job: &AgentJob, run: Option<&AgentRun>) -> String {
     let status = job.status.clone().unwrap_or_default();
     let mut text = status.phase.map_or("-".into(), |p| format!("{p:?}"));

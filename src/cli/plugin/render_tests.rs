@@ -1,4 +1,4 @@
-//! What [`super`] writes.
+//! Tests of [`super`].
 
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ Events:
 }
 
 #[test]
-fn a_job_that_nobody_has_seen_yet() {
+fn a_job_without_a_status() {
     let mut job = job();
     job.status = None;
     let text = view(&job, &[], &[], at("2026-01-01T00:00:01Z"));
@@ -128,7 +128,7 @@ fn a_command_from_elsewhere_and_an_old_answer_say_so() {
     let command = runs[1].spec.command.as_mut().unwrap();
     (command.state, command.generation, command.time.0) = (DesiredState::Running, 2, at("2026-01-01T00:04:30Z"));
     let text = view(&job(), &runs, &[], at("2026-01-01T00:05:00Z"));
-    assert!(text.contains("command       Running      30s ago  #2  (from elsewhere"), "{text}");
+    assert!(text.contains("command       Running      30s ago  #2  (from a signal"), "{text}");
     assert!(text.contains("acknowledged  Frozen       59s ago  #1  (not the newest command)"), "{text}");
 }
 
@@ -152,7 +152,7 @@ fn a_run_says_how_far_it_has_come() {
         (json!({}), json!({ "readyTime": null }), "not yet (no runner)"),
         (json!({}), refused, "not yet (the pod is refused)"),
         (json!({ "grant": null }), json!({}), "not yet (no start grant)"),
-        (json!({}), json!({ "unresponsiveSince": "2026-01-01T00:04:00Z" }), "not yet (its runner is silent)"),
+        (json!({}), json!({ "unresponsiveSince": "2026-01-01T00:04:00Z" }), "not yet (its runner is unresponsive)"),
         (tombstone, json!({ "readyTime": null }), "never created, or deleted"),
     ];
     for (spec, status, said) in rows {

@@ -1,4 +1,5 @@
-//! `retry`: a new job with the spec of one that has finished, as it is stored: fields that this binary doesn't know too.
+//! `retry`: a new job with the spec of one that has finished, as it is stored, with fields that this binary doesn't
+//! know.
 
 use std::io::Write;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::connect::Session;
 use crate::api::{AgentJob, DesiredState, Phase, names};
 
-/// The longest name that leaves room for what is added to it.
+/// The longest name that leaves room for the suffix.
 const HEAD: usize = 63 - "-retry-".len() - 5;
 
 pub(super) async fn run(session: &Session, name: &str) -> anyhow::Result<()> {
@@ -35,7 +36,7 @@ fn finished(phase: &str) -> bool {
     serde_json::from_value::<Phase>(phase.into()).is_ok_and(Phase::is_terminal)
 }
 
-/// Labels and annotations stay behind: whoever put them there (a GitOps tool, an owner) would take the new job for its own.
+/// Labels and annotations are not copied: their owner (such as a GitOps tool) would adopt the new job.
 fn again(name: &str, old: &Value) -> Value {
     let mut spec = old.get("spec").cloned().unwrap_or_default();
     spec["desiredState"] = json!(DesiredState::Running);
@@ -47,7 +48,7 @@ fn again(name: &str, old: &Value) -> Value {
     })
 }
 
-/// The name without what an earlier retry added to it.
+/// The name without an earlier retry's suffix.
 fn head(name: &str) -> String {
     let first = match name.rsplit_once("-retry-") {
         Some((first, random)) if random.len() == 5 && !first.is_empty() => first,

@@ -1,4 +1,4 @@
-//! `status`: where a job stands, once or until its end.
+//! `status`: a job's status, once or until its end.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,14 +21,14 @@ use super::{
 };
 use crate::api::{AgentJob, AgentRun};
 
-/// What comes in within this time of the end is still shown: events are written apart from the status.
+/// How long to wait for late events after the end: they are written apart from the status.
 const AFTERGLOW: Duration = Duration::from_millis(700);
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The AgentJob
     name: String,
-    /// Go on showing it as it changes, until its end
+    /// Show it as it changes, until its end
     #[arg(short, long)]
     pub watch: bool,
 }
@@ -38,7 +38,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
         return follow(session, &arguments.name).await;
     }
     let job = session.job(&arguments.name).await?;
-    // Who may read jobs may still not read these: what there is, is shown.
+    // Users who may read jobs may lack the right to read these.
     let or_none = |what: &str, e| eprintln!("warning: no {what}: {:#}", session.explain(e, &arguments.name));
     let runs = session.runs_of(&job).await.unwrap_or_else(|e| {
         or_none("runs", e);
@@ -52,7 +52,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     Ok(())
 }
 
-/// What there is to show of a job.
+/// The objects of a job's view.
 struct Shown {
     job: AgentJob,
     runs: BTreeMap<i32, AgentRun>,
@@ -74,7 +74,7 @@ impl Shown {
     }
 }
 
-/// A terminal is drawn anew; anything else gets a line for each change.
+/// Redraws a terminal; otherwise prints a line for each change.
 enum Screen {
     Terminal,
     Lines { last: String, told: HashSet<(String, i32)> },
@@ -102,10 +102,10 @@ async fn follow(session: &Session, name: &str) -> anyhow::Result<()> {
                 Some(changed) => shown.job = changed,
                 None => break,
             },
-            // A role that may not read runs or events still sees the job.
+            // Without the right to read runs or events the job is still shown.
             Some(Ok(run)) = runs.next() => shown.run(run),
             Some(Ok(event)) = happening.next() => shown.event(&event),
-            // Ages grow on a screen.
+            // Refreshes the ages.
             _ = clock.tick() => {}
         }
     }
@@ -123,13 +123,13 @@ async fn follow(session: &Session, name: &str) -> anyhow::Result<()> {
     Ok(screen.show(&shown)?)
 }
 
-/// Columns and rows of the terminal, if it tells.
+/// Columns and rows of the terminal, if known.
 fn size() -> Option<(usize, usize)> {
     let (Width(columns), Height(rows)) = terminal_size::terminal_size()?;
     Some((columns.into(), rows.into())).filter(|size| size.0 > 0 && size.1 > 1)
 }
 
-/// As much of a view as there is room for: what scrolls can't be drawn over.
+/// Cuts a view to the terminal's size: scrolled lines can't be redrawn.
 fn fit(view: &str, size: Option<(usize, usize)>) -> String {
     let Some((columns, rows)) = size else { return view.into() };
     let line = |line: &str| line.chars().take(columns).chain(['\n']).collect::<String>();
@@ -146,7 +146,7 @@ impl Screen {
                 let events: Vec<_> = events.into_iter().map(|(_, e)| e.clone()).collect();
                 let runs: Vec<_> = shown.runs.values().cloned().collect();
                 let view = fit(&render::view(&shown.job, &runs, &events, Timestamp::now()), size());
-                // Home, each line to its end, and what is left below: nothing flickers.
+                // Clears line by line instead of the whole screen, to avoid flicker.
                 write!(out, "\x1b[H{}\x1b[J", view.replace('\n', "\x1b[K\n"))?;
             }
             Self::Lines { last, told } => {

@@ -1,10 +1,9 @@
-//! Text from the cluster on a terminal. Whoever writes an agent, or its errors, writes into fields that we print: without
-//! this they could move the cursor, set the clipboard, or make up lines of ours. Used by everything of the plugin that prints
-//! such fields.
+//! Text from the cluster on a terminal. Agents and their errors control fields that the plugin prints: without escaping
+//! they could move the cursor, set the clipboard, or forge lines. Used wherever the plugin prints such fields.
 
 use std::borrow::Cow;
 
-/// The text as one line that does nothing but show it: control characters (C0, C1, DEL), line breaks of any kind, and what
+/// Escapes a text to one harmless line: control characters (C0, C1, DEL), line breaks of any kind, and what
 /// changes the direction of writing are escaped, such as `\u{1b}` and `\n`.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(acts) {
@@ -21,7 +20,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// Whether a terminal does something else with it than to show it.
+/// Whether a terminal interprets a character instead of showing it.
 fn acts(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

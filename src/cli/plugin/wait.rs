@@ -1,4 +1,4 @@
-//! `wait`: ends when a job has come to where it was waited for, with an exit code that a script can use.
+//! `wait`: waits for a job's phase or end, with an exit code for scripts.
 
 use std::{io::Write, process::ExitCode, str::FromStr, time::Duration};
 
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// What to wait for: `finished`, `paused`, or a phase such as `Running` or `phase=Failed`
     #[arg(long = "for", value_name = "WHAT", default_value = "finished")]
     what: What,
-    /// How long, such as 90s or 1h30m. Default: as long as it takes
+    /// How long, such as 90s or 1h30m. Default: without limit
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 }
@@ -82,7 +82,7 @@ async fn until(session: &Session, arguments: &Arguments) -> anyhow::Result<(Phas
     Err(anyhow!("the watch has ended"))
 }
 
-/// Whether the job has come to where it is waited for; `None`: not yet.
+/// Whether the condition is met; `None`: not yet.
 fn judge(job: &AgentJob, what: What) -> Option<bool> {
     let phase = watch::phase(job);
     match what {
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(judge(&at(Phase::Paused), What::Phase(Phase::Paused)), Some(true));
         assert_eq!(judge(&at(Phase::Succeeded), What::Phase(Phase::Paused)), Some(false));
         assert_eq!(judge(&at(Phase::Failed), What::Phase(Phase::Failed)), Some(true));
-        assert_eq!(judge(&AgentJob::default(), What::Phase(Phase::Pending)), None, "nobody has seen it yet");
+        assert_eq!(judge(&AgentJob::default(), What::Phase(Phase::Pending)), None, "no status yet");
     }
 }

@@ -1,4 +1,4 @@
-//! One job as it changes, for the commands that go on until its end.
+//! Watches one job, for commands that run until its end.
 
 use std::{future::ready, time::Duration};
 
@@ -12,23 +12,23 @@ use kube::runtime::{
 use super::connect::{Session, runs_selector};
 use crate::api::{AgentJob, AgentRun, Phase};
 
-/// Whether nothing will change any more.
+/// Whether the job has ended.
 pub(super) fn finished(job: &AgentJob) -> bool {
     phase(job).is_terminal()
 }
 
-/// The phase; Pending while the operator has not seen the job.
+/// The phase; Pending without a status.
 pub(super) fn phase(job: &AgentJob) -> Phase {
     job.status.as_ref().and_then(|s| s.phase).unwrap_or_default()
 }
 
-/// The job now, and each time that it changes. Ends with an error when it is deleted, or may not be watched; while the API
-/// server is away it is tried again.
+/// The job now, and each time that it changes. Ends with an error when it is deleted, or may not be watched; while the
+/// API server is unreachable it retries.
 pub(super) async fn job(
     session: &Session,
     name: &str,
 ) -> anyhow::Result<impl Stream<Item = anyhow::Result<AgentJob>> + Unpin + use<>> {
-    // Told at once, and in better words, if there is none.
+    // Fails first, with a better message, if there is none.
     let uid = session.job(name).await?.metadata.uid;
     let gone = {
         let name = name.to_string();
@@ -57,9 +57,9 @@ pub(super) async fn job(
 /// A change of a job's runs.
 #[derive(Debug)]
 pub(super) enum RunChange {
-    /// One is new, or has changed.
+    /// A run is new, or has changed.
     Now(Box<AgentRun>),
-    /// One is gone.
+    /// A run is gone.
     Gone(i32),
 }
 
@@ -78,7 +78,7 @@ pub(super) fn runs(session: &Session, job: &AgentJob) -> impl Stream<Item = anyh
     }))
 }
 
-/// What the API server says, if it won't help to ask again.
+/// The API server's error, if retrying is pointless.
 fn refused(error: &watcher::Error) -> Option<String> {
     let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(s))
@@ -88,7 +88,7 @@ fn refused(error: &watcher::Error) -> Option<String> {
     [401, 403, 404].contains(&status.code).then(|| status.message.clone())
 }
 
-/// Waits a little where nothing tells of a change.
+/// Waits before polling again.
 pub(super) async fn a_little() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

@@ -1,4 +1,4 @@
-//! Workflows that were closed without anybody telling us, terminated by hand for one: found by one question for all jobs.
+//! Finds workflows that were closed from outside, such as by termination: one list call for all jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,11 +8,11 @@ use super::Context;
 use crate::api::names;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// Visibility lags, clocks differ: each question looks back beyond the last.
+/// Visibility lags and clocks differ: each call looks back beyond the last.
 const OVERLAP: Duration = Duration::from_secs(120);
 const MOST: usize = 10_000;
 
-/// Asks for ever.
+/// Polls for ever.
 pub(super) async fn run(context: Arc<Context>) {
     let mut since = Timestamp::now();
     loop {
@@ -34,7 +34,7 @@ pub(super) async fn run(context: Arc<Context>) {
                     context.workflows.poll(job.clone(), workflow.id);
                 }
             }
-            Err(error) => tracing::debug!(%error, "asking for closed workflows"),
+            Err(error) => tracing::debug!(%error, "listing closed workflows"),
         }
     }
 }

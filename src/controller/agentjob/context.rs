@@ -1,4 +1,4 @@
-//! What all reconciles of AgentJobs share.
+//! The context that all reconciles of AgentJobs share.
 
 use std::{
     collections::HashMap,
@@ -42,18 +42,18 @@ pub(super) struct Context {
     said: Mutex<HashMap<String, Instant>>,
 }
 
-/// What this process remembers of a job. Another one that begins with none of it comes to the same.
+/// The in-memory state of a job. A process that starts without it gets the same results.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
     /// The job.
     pub job: Option<JobRef>,
-    /// Whether its workflow may close without telling us.
+    /// Whether its workflow is open, so that it may be closed from outside.
     pub open: bool,
-    /// What its workflow was told of a run: the run, how often in a row, and when.
+    /// The last signals to its workflow about a run: the run, how often in a row, and when.
     pub told: Option<(i32, u32, Instant)>,
-    /// What keeps the next run from being created.
+    /// Why the next run can't be created.
     pub blocked: Option<(Reason, String)>,
-    /// What was asked of its workflow and is not in the status yet.
+    /// The last request to its workflow, while it is not in the status yet.
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
     pub created: Option<CreatedPod>,
@@ -72,7 +72,7 @@ pub(super) struct CreatedPod {
     pub at: Instant,
 }
 
-/// How long nothing more is said about an object that koco leaves alone, and about how many of them that is remembered.
+/// The interval of warnings about an object that koco ignores, and the number of objects for which it is tracked.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
 const MOST_SAID: usize = 10_000;
 
@@ -118,12 +118,12 @@ impl Context {
         Pods::new(self.client.clone(), namespace)
     }
 
-    /// What is remembered of a job.
+    /// The in-memory state of a job.
     pub fn memory(&self, uid: &str) -> Memory {
         self.memory.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// Changes what is remembered of a job.
+    /// Changes the in-memory state of a job.
     pub fn remember(&self, job: &JobRef, change: impl FnOnce(&mut Memory)) {
         let mut memory = self.memory.lock();
         let entry = memory.entry(job.uid.clone()).or_default();
@@ -131,7 +131,7 @@ impl Context {
         change(entry);
     }
 
-    /// The watch shows a pod, or that it is gone: from now on it knows better than our memory of its creation.
+    /// The watch has a pod, or its deletion: drops the record of its creation.
     pub fn has_seen(&self, run_uid: &str, pod_uid: &str) {
         let Some(job) = self.runs.job_of(run_uid) else { return };
         if let Some(memory) = self.memory.lock().get_mut(&job.uid)
@@ -141,13 +141,13 @@ impl Context {
         }
     }
 
-    /// Forgets a job that has ended or is gone.
+    /// Drops a job that has ended or is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
     }
 
-    /// Whether to say something about an object that koco leaves alone: not if that was a moment ago.
+    /// Whether to warn about an object that koco ignores: at most once an interval.
     pub fn may_say(&self, meta: &ObjectMeta) -> bool {
         let (mut said, uid) = (self.said.lock(), meta.uid.clone().unwrap_or_default());
         if said.get(&uid).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
@@ -160,7 +160,7 @@ impl Context {
         true
     }
 
-    /// The jobs whose workflows may close without telling us, by UID. Forgets those that are gone.
+    /// The jobs whose workflows may be closed from outside, by UID. Drops those that are gone.
     pub fn open_jobs(&self) -> HashMap<String, JobRef> {
         let known: Vec<(JobRef, bool)> =
             self.memory.lock().values().filter_map(|m| Some((m.job.clone()?, m.open))).collect();

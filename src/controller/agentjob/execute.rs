@@ -1,4 +1,4 @@
-//! Carries out what was planned. Decides nothing.
+//! Carries out a plan. Decides nothing.
 
 use std::time::Instant;
 
@@ -38,13 +38,13 @@ use crate::{
 
 /// The job to act upon.
 pub(super) struct Target {
-    /// As it was written or read last.
+    /// The version last written or read.
     pub job: AgentJob,
-    /// Whether it is the whole object, as the API server answered it, and no trimmed copy of a cache.
+    /// Whether it is the whole object from the API server, and not a trimmed copy of a cache.
     pub whole: bool,
 }
 
-/// Carries out actions in their order. Whether Temporal took all that was for it.
+/// Carries out actions in their order. Returns whether all calls to Temporal succeeded.
 pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<bool, ControllerError> {
     let job = &target.job;
     let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
@@ -61,7 +61,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             Action::CreateTombstone { number, attempt } => create_tombstone(job, context, *number, *attempt).await?,
             Action::DeleteRun { name, uid } => context.runs_in(&job.reference().namespace).delete(name, uid).await?,
             Action::DeletePod { name, uid } => context.pods_in(&job.reference().namespace).delete(name, uid).await?,
-            // Once Temporal has failed, the rest of its work waits for the next round.
+            // After a failure of Temporal, its other actions wait for the next reconcile.
             _ if temporal_failed => {}
             action => temporal_failed = !temporal(job, context, action).await,
         }
@@ -95,14 +95,14 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     }
     let (run, _) = created?;
     context.runs.put(run.clone());
-    // Of a run that was there already, the next round sees how it stands.
+    // An existing run is handled by the next reconcile.
     if run.is_closed() || run.is_ready() {
         return Ok(());
     }
     create_pod(target, context, &run).await
 }
 
-/// Creates a run's pod, or finds that it is there. A refusal is left in the run for people.
+/// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.
 async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
     let settings = context.pod_config.settings()?;
     // Caches hold no template.
@@ -141,7 +141,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
         });
         keep(context, run, written.await)?;
     }
-    // Tried again like any failure, ever less often.
+    // Retried like any failure, with back-off.
     words.map_or(Ok(()), |e| Err(e.into()))
 }
 
@@ -155,7 +155,7 @@ async fn command_run(
     let known = run.command_generation();
     let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
         let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-        // What is wanted may have changed since, if somebody has told it: the next round sees that. A cancel is final.
+        // A newer command may have been written: the next reconcile handles that. A cancel is final.
         if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
             let generation = known.saturating_add(1);
             spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
@@ -165,8 +165,8 @@ async fn command_run(
     keep(context, run, written.await)
 }
 
-/// Keeps what was written of a run. One that somebody has deleted is forgotten, also if the watch has said so before: the next
-/// round sees that it is gone.
+/// Stores a written run. If it was deleted, drops it from the cache, also if the watch has done so: the next reconcile
+/// handles that.
 fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, ControllerError>) -> Result<(), ControllerError> {
     match written {
         Ok(run) => context.runs.put(run),
@@ -191,10 +191,10 @@ async fn close_run(
         let holds = match guard {
             Guard::None => true,
             Guard::NotReady => !run.is_ready(),
-            // Not if it was heard meanwhile, and is silent anew.
+            // Not if there was contact in between.
             Guard::Unresponsive => status.unresponsive_since.is_some() && status.unresponsive_since == silent_since,
         };
-        // What the kubelet shows means something else of a run that has started meanwhile: it is derived anew.
+        // A run that has started meanwhile ends otherwise: derived again from the pod.
         let derived = termination.source == TerminationSource::Kubelet;
         if holds && !(derived && termination.started != run.may_have_started()) {
             status.termination = Some(termination.clone());
@@ -204,7 +204,7 @@ async fn close_run(
     keep(context, run, written.await)
 }
 
-/// A run that was there after all is closed instead.
+/// If the run exists after all, it is closed instead.
 async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attempt: i32) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
     let (run, new) = runs.create(&runs::tombstone(job, &resolved(job, context), number, attempt)?).await?;
@@ -213,11 +213,11 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
     Ok(())
 }
 
-/// One thing to tell or ask Temporal. Whether it was taken.
+/// One call to Temporal. Returns whether it succeeded.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
     let Ok(_slot) = context.temporal_slots.try_acquire() else { return *action == Action::QueryWorkflow };
-    if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { epoch: run, .. }) = action {
+    if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { run, .. }) = action {
         tell(context, &of, *run);
     }
     let poll = || context.workflows.poll(of.clone(), workflow.clone());
@@ -248,8 +248,8 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             }
             done
         }
-        Action::RunnerReady(epoch) => {
-            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { epoch: *epoch }).await;
+        Action::RunnerReady(run) => {
+            let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { run: *run }).await;
             taken(context, &of.uid, told)
         }
         Action::RunnerFailed(failed) => {
@@ -271,7 +271,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     }
 }
 
-/// Remembers that the workflow is told of a run.
+/// Records that the workflow is signalled about a run.
 fn tell(context: &Context, job: &JobRef, run: i32) {
     context.remember(job, |m| {
         let times = m.told.filter(|(of, ..)| *of == run).map_or(0, |(_, times, _)| times);
@@ -289,8 +289,8 @@ async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<
     context.temporal.signal(workflow, signal, request).await
 }
 
-/// True on success or NotFound: a closed workflow needs no signal, and an activity that Temporal does not wait for has ended,
-/// or its next try finds the end in the run. Anything else is shown in the condition Ready.
+/// True on success or NotFound: a closed workflow needs no signal, and an activity that is not pending has ended, or
+/// its next try reads the end from the run. Other errors are shown in the condition Ready.
 fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> bool {
     match answer {
         Ok(()) | Err(TemporalError::NotFound(_)) => true,
@@ -301,14 +301,14 @@ fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> boo
     }
 }
 
-/// Puts our finalizer on, on the version that was read. Answers the job after the write.
+/// Adds the finalizer to the version that was read. Returns the job after the write.
 pub(super) async fn add_finalizer(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.push(names::FINALIZER.into());
     finalizers(job, context, list).await
 }
 
-/// Takes it off; a job that is gone by then is success.
+/// Removes it; succeeds if the job is gone.
 async fn remove_finalizer(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.retain(|f| f != names::FINALIZER);

@@ -1,4 +1,5 @@
-//! The runs and pods as their watches show them, so that a reconcile costs what one job has and not what all have.
+//! The runs and pods from their watches, indexed by job, so that the cost of a reconcile doesn't grow with the number
+//! of jobs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,14 +25,14 @@ struct RunMaps {
 }
 
 impl RunIndex {
-    /// The runs of a job, by number, as far as the watch has come.
+    /// The runs of a job, by number, as of the watch.
     pub fn of(&self, job: &JobRef) -> Vec<AgentRun> {
         let key = (job.namespace.clone(), job.uid.clone());
         let inner = self.inner.lock();
         inner.by_job.get(&key).map(|runs| runs.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// A run as the watch, or the answer to a write of ours, shows it. An older version never replaces a newer one.
+    /// Stores a run from the watch or from the response to a write. An older version never replaces a newer one.
     pub fn put(&self, mut run: AgentRun) {
         run.metadata.managed_fields = None;
         let job = run.job();
@@ -46,7 +47,7 @@ impl RunIndex {
         }
     }
 
-    /// Forgets a run that is gone; its job.
+    /// Removes a run that is gone; returns its job.
     pub fn remove(&self, uid: &str) -> Option<JobRef> {
         let mut inner = self.inner.lock();
         let (job, number) = inner.jobs.remove(uid)?;
@@ -93,18 +94,18 @@ struct PodMaps {
 }
 
 impl PodIndex {
-    /// The pods that a run of a namespace owns, as far as the watch has come.
+    /// The pods that a run of a namespace owns, as of the watch.
     pub fn of(&self, namespace: &str, run_uid: &str) -> Vec<PodView> {
         let inner = self.inner.lock();
         let found = inner.by_run.get(&(namespace.into(), run_uid.into()));
         found.map(|pods| pods.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether anything that decisions need has changed.
+    /// Stores a pod; returns whether anything relevant has changed.
     pub fn put(&self, namespace: &str, view: PodView) -> bool {
         let mut inner = self.inner.lock();
         let Some(run) = view.run_uid.clone() else {
-            // An owner that was taken away.
+            // Its owner was removed.
             drop(inner);
             return self.remove(&view.uid).is_some();
         };
@@ -121,7 +122,7 @@ impl PodIndex {
         changed
     }
 
-    /// Forgets a pod that is gone; the UID of its run.
+    /// Removes a pod that is gone; returns the UID of its run.
     pub fn remove(&self, uid: &str) -> Option<String> {
         let mut inner = self.inner.lock();
         let key = inner.keys.remove(uid)?;
@@ -142,12 +143,12 @@ pub(super) struct JobStores {
 }
 
 impl JobStores {
-    /// One more.
+    /// Adds a loop's store.
     pub fn add(&self, store: Store<JobItem>) {
         self.stores.write().push(store);
     }
 
-    /// Whether a job is there, with this UID, as far as the watches have come.
+    /// Whether a job is there, with this UID, as of the watches.
     pub fn has(&self, job: &JobRef) -> bool {
         let key = ObjectRef::<JobItem>::new(&job.name).within(&job.namespace);
         let found = self.stores.read().iter().find_map(|store| store.get(&key));

@@ -1,6 +1,6 @@
 //! Reconciles AgentJobs. Observe (I/O), then [`plan`] (pure), then one status write, then what follows from it.
 //!
-//! Nothing here is trusted to be fresh: what can do harm is bound to a version, or to a name that only one object can have.
+//! Caches may be stale: every harmful action names a resourceVersion, or a name that only one object can have.
 
 mod closed_workflows;
 mod context;
@@ -40,7 +40,7 @@ use crate::{
 
 use context::Context;
 
-/// What the control loop and its queue know of a job: the object, or that it can't be read.
+/// A job in the control loop: the object, or that it can't be read.
 type JobItem = Item<AgentJob>;
 
 /// Runs until `stop`, in all watched namespaces.
@@ -66,7 +66,7 @@ pub async fn run(parts: Parts, cluster: String, stop: CancellationToken) {
     }
 }
 
-/// The control loop for a namespace, or for all. It begins when the caches of runs and pods are complete: not for the sake of
+/// The control loop for a namespace, or for all. It begins when the caches of runs and pods are complete: not for
 /// correctness, but because each job would cost reads otherwise.
 async fn control(
     context: Arc<Context>,
@@ -103,7 +103,7 @@ fn trim(item: &mut JobItem) {
     kube::Resource::meta_mut(item).managed_fields = None;
 }
 
-/// Keeps the cache of runs, and has the job of each run that changes reconciled.
+/// Updates the cache of runs, and enqueues the job of each run that changes.
 async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
     let client = context.client.clone();
     follow::<AgentRun>(client, namespace, None, synced, |change| match change {
@@ -131,7 +131,7 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
     .await;
 }
 
-/// Keeps the cache of pods, and has the job of each pod that changes reconciled.
+/// Updates the cache of pods, and enqueues the job of each pod that changes.
 async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
     let ours = format!("{}={}", names::LABEL_COMPONENT, names::RUNNER_COMPONENT);
     let client = context.client.clone();
@@ -165,8 +165,7 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
     .await;
 }
 
-/// Says that an object can't be read, and that nothing is done about it. However often the object is changed, not again for a
-/// while: each time costs a request.
+/// Warns that an object can't be read and is skipped, at most once an interval, because each event costs a request.
 fn unreadable(context: &Arc<Context>, kind: &'static str, meta: &ObjectMeta, error: String) {
     if context.may_say(meta) {
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
@@ -175,7 +174,7 @@ fn unreadable(context: &Arc<Context>, kind: &'static str, meta: &ObjectMeta, err
     }
 }
 
-/// Says, as rarely, that an object pretends to be koco's.
+/// Warns, as rarely, that an object is not koco's although it looks like it.
 fn foreign(context: &Context, kind: &'static str, meta: &ObjectMeta, what: &'static str) {
     if context.may_say(meta) {
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());

@@ -1,5 +1,5 @@
-//! What is observed of a job beside the object itself: from the caches, and from the API server where a cache that is behind
-//! would lead to something that can't be taken back.
+//! Observes a job's runs, pods and workflow: from the caches, and from the API server where a stale cache could cause
+//! an irreversible action.
 
 use super::{
     Context,
@@ -40,7 +40,7 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
     Ok(observed)
 }
 
-/// A run that is on record and not in the cache: the API server says whether it exists.
+/// A run that is in the status but not in the cache: read from the API server.
 async fn find_active_run(
     job: &AgentJob,
     context: &Context,
@@ -52,7 +52,7 @@ async fn find_active_run(
         return Ok(());
     }
     let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
-    // A Direct job's run that was never seen is yet to be created.
+    // A Direct job's run that was never observed is yet to be created.
     if !temporal && status.runner_pod_uid.is_none() {
         return Ok(());
     }
@@ -74,7 +74,7 @@ async fn find_pod(job: &AgentJob, context: &Context, observed: &mut ObservedStat
         return Ok(());
     }
     if let Some(uid) = context.memory(job.uid()).just_created(run.uid()) {
-        // As it is before the watch shows it.
+        // Its state before the watch has it.
         let (name, run_uid) = (run.spec.identity.pod_name.clone(), Some(run.uid().to_string()));
         observed.pods.push(PodView { name, uid: uid.into(), run_uid, ..PodView::default() });
         return Ok(());
@@ -90,7 +90,7 @@ async fn find_pod(job: &AgentJob, context: &Context, observed: &mut ObservedStat
     Ok(())
 }
 
-/// In Direct mode, the pod of the run before one that is to be created, or to get its pod: it must have ended first.
+/// In Direct mode, the previous run's pod, if a run or its pod is to be created: it must have ended first.
 async fn find_previous_pod(
     job: &AgentJob,
     context: &Context,
@@ -108,17 +108,17 @@ async fn find_previous_pod(
     if !to_come {
         return Ok(());
     }
-    // Ordinarily the run before; where somebody has created runs by hand, any.
+    // Normally the previous run; any other if runs were created by hand.
     let earlier = |p: &&PodView| observed.runs.iter().any(|r| r.number() < active && ending::is_pod_of(r, p));
     if let Some(pod) = observed.pods.iter().filter(earlier).find(|p| !p.agent_ended()) {
         observed.previous_pod = Some(pod.clone());
         return Ok(());
     }
-    // A tombstone never had a pod: that of the run that somebody deleted is the one on record.
+    // A tombstone never had a pod: the deleted run's pod is in the status.
     let previous = observed.runs.iter().find(|r| r.number() == active - 1 && !r.spec.identity.tombstone);
     let cached = previous.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
     if let Some(pod) = cached {
-        // That it has ended is true however old the cache is.
+        // That it has ended holds even if the cache is stale.
         observed.previous_pod = Some(pod.clone()).filter(|p| !p.agent_ended());
         return Ok(());
     }
@@ -131,12 +131,13 @@ async fn find_previous_pod(
     Ok(())
 }
 
-/// Whether a pod of the previous run's name is that run's. Names have a random part, so where the run is gone the name tells.
+/// Whether a pod of the previous run's name is that run's. Names have a random part, so if the run is gone the name
+/// identifies it.
 fn is_ours(run: Option<&AgentRun>, pod: &PodView) -> bool {
     run.is_none_or(|run| pod.run_uid.is_none() || ending::is_pod_of(run, pod))
 }
 
-/// The id of a job's workflow: the one on record, or the one that it would get.
+/// The id of a job's workflow: from the status, or the one that it would get.
 pub(super) fn workflow_id(job: &AgentJob, cluster: &str) -> String {
     let recorded = job.status.as_ref().and_then(|s| s.workflow.as_ref()).map(|w| w.id.clone());
     recorded.filter(|id| !id.is_empty()).unwrap_or_else(|| names::workflow(cluster, job.uid()))

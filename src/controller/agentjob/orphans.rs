@@ -1,5 +1,5 @@
-//! Runs that nobody owns any more: their job was deleted with `--cascade=orphan`. They are closed and their pods deleted, so that
-//! no agent runs on that nobody could stop. Runs that garbage collection will take are left to it.
+//! Orphaned runs, whose job was deleted with `--cascade=orphan`. They are closed and their pods deleted, so that no
+//! agent runs on without control. Runs with an owner reference are left to garbage collection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use crate::{
     runs::RunError,
 };
 
-/// When to look again at a run whose job is being deleted, or could not be read.
+/// When to recheck a run whose job is being deleted, or could not be read.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Looks at a run that has changed.
+/// Handles a run that has changed.
 pub(super) fn look(context: &Arc<Context>, run: &AgentRun) {
     let owned = run.metadata.owner_references.as_ref().is_some_and(|o| o.iter().any(|o| o.kind == "AgentJob"));
     if owned || run.metadata.deletion_timestamp.is_some() || run.is_closed() {
@@ -38,13 +38,13 @@ pub(super) fn look(context: &Arc<Context>, run: &AgentRun) {
     });
 }
 
-/// What becomes of a run that has no owner.
+/// What to do with a run without an owner.
 enum Fate {
-    /// Its job is there after all.
+    /// Nothing: its job exists.
     Owned,
-    /// Its job is being deleted, and may still see to its end: the runs lose their owner before the job is gone.
+    /// Wait: its job is being deleted and may still close it; runs lose their owner before the job is gone.
     JobIsGoing,
-    /// It is closed.
+    /// It was closed.
     Closed,
 }
 

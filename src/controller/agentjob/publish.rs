@@ -49,8 +49,7 @@ pub(super) fn unreadable(context: &Arc<Context>, kind: &str, meta: &ObjectMeta, 
         resource_version: meta.resource_version.clone(),
         ..Default::default()
     };
-    let note: String =
-        format!("koco can't read this {kind}, and does nothing about it: {error}").chars().take(1000).collect();
+    let note: String = format!("koco can't read this {kind} and skips it: {error}").chars().take(1000).collect();
     let event = events::Event {
         type_: events::EventType::Warning,
         reason: "Unreadable".into(),
@@ -65,7 +64,7 @@ fn publish(recorder: events::Recorder, about: ObjectReference, list: Vec<events:
     tokio::spawn(async move {
         for event in list {
             if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::debug!(%error, "an event was not taken");
+                tracing::debug!(%error, "an event could not be published");
             }
         }
     });

@@ -1,5 +1,5 @@
-//! One reconcile: observe, plan, one status write, and then what follows from it. Only what the spec alone makes right is done
-//! before the write.
+//! One reconcile: observe, plan, one status write, then the actions. Only actions that follow from the spec alone are
+//! done before the write.
 
 use std::{
     sync::Arc,
@@ -25,11 +25,11 @@ use crate::{
 
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long what only tells how things go may wait for something that matters, so that both cost one write.
+/// How long a purely informative change may be delayed, to be merged with an important one.
 const COALESCE: Duration = Duration::from_secs(2);
 /// How long the watch may take to show a write of ours.
 const WATCH_LAG: Duration = Duration::from_secs(4);
-/// When to try again what Temporal did not take.
+/// The wait before a failed call to Temporal is retried.
 const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn reconcile(
@@ -89,7 +89,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     if plan.actions.iter().any(|a| before(&a)) {
         let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
         taken = execute::all(&target, context, &first).await?;
-        // With what came of it: the status must not say what did not happen.
+        // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
         let mut again = decide(&target.job, &observed, context);
         again.actions.retain(|a| !a.follows_from_spec());
@@ -109,7 +109,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     }
     remember(&target.job, context, &plan.status, wrote);
     taken &= execute::all(&target, context, &plan.actions).await?;
-    // Our own write comes back through the watch.
+    // The write comes back through the watch.
     let wait = plan.requeue.filter(|wait| !(wait.is_zero() && wrote));
     Ok(requeue(wait, taken))
 }
@@ -123,7 +123,7 @@ fn version(job: &AgentJob) -> Option<u64> {
     job.metadata.resource_version.as_ref()?.parse().ok()
 }
 
-/// When to look again: also if nothing else asks for it, where Temporal did not take something.
+/// When to reconcile again: also after a failed call to Temporal.
 fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
     let wait = if taken { wait } else { sooner(wait, TEMPORAL_AGAIN) };
     match wait {
@@ -148,14 +148,14 @@ fn decide(job: &AgentJob, observed: &ObservedState, context: &Context) -> Plan {
     plan::plan(job, observed, &operator)
 }
 
-/// How long the write may wait, if all that is new only tells how things go, and something was written a moment ago.
+/// How long the write may be delayed, if all changes are informative and the last write was recent.
 fn may_wait(old: &AgentJobStatus, plan: &Plan, written: Option<Instant>) -> Option<Duration> {
     let left = COALESCE.checked_sub(written?.elapsed())?;
     (plan.status != *old && plan.events.is_empty() && without_progress(&plan.status) == without_progress(old))
         .then_some(left)
 }
 
-/// A status without what only tells how things go.
+/// A status without the purely informative fields.
 fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     let mut status = status.clone();
     (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
@@ -173,7 +173,7 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     status
 }
 
-/// Keeps the list of jobs whose workflows may close without telling us, and forgets the others.
+/// Tracks the jobs whose workflows may be closed from outside, and drops the others.
 fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
     let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
     if status.phase.is_some_and(|p| p.is_terminal()) {

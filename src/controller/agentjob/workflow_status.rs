@@ -1,5 +1,5 @@
-//! A background cache of what workflows answer, so that a server or worker that does not answer holds up no reconcile. Asked
-//! when something happened, not by a timer for each job; and again, less and less often, until the answer has caught up.
+//! A background cache of workflow queries, so that an unavailable server or worker delays no reconcile. Queries are
+//! sent after changes, not by a timer for each job; and repeated with back-off until the result has caught up.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     temporal::{Temporal, TemporalError},
 };
 
-/// How many questions are open at once.
+/// The limit of concurrent queries.
 const AT_ONCE: usize = 32;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -28,18 +28,18 @@ struct Entry {
     backoff: Duration,
 }
 
-/// What the cache knows of a workflow.
+/// The cached state of a workflow.
 #[derive(Default)]
 pub(super) struct Known {
-    /// The last answer.
+    /// The last snapshot.
     pub answer: Option<WorkflowSnapshot>,
-    /// Why Temporal could not be asked or told last, if so.
+    /// Why the last call to Temporal failed, if so.
     pub trouble: Option<(Reason, String)>,
     /// The run that this process started.
     pub started: Option<String>,
 }
 
-/// Answers by the UID of the job.
+/// Snapshots by the UID of the job.
 #[derive(Clone)]
 pub(super) struct WorkflowStatusCache {
     temporal: Temporal,
@@ -53,7 +53,7 @@ impl WorkflowStatusCache {
         Self { temporal, requeue, slots: Arc::new(Semaphore::new(AT_ONCE)), entries: Arc::default() }
     }
 
-    /// What is known of a job's workflow.
+    /// The cached state of a job's workflow.
     pub fn last(&self, uid: &str) -> Known {
         let entries = self.entries.lock();
         entries.get(uid).map_or_else(Known::default, |e| Known {
@@ -63,32 +63,32 @@ impl WorkflowStatusCache {
         })
     }
 
-    /// A job that needs no more answers.
+    /// Drops a job that needs no more queries.
     pub fn forget(&self, uid: &str) {
         self.entries.lock().remove(uid);
     }
 
-    /// The workflow was started: an answer from before would say that there is none.
+    /// The workflow was started: drops an older snapshot, which would say that there is none.
     pub fn started(&self, uid: &str, run_id: Option<String>) {
         let mut entries = self.entries.lock();
         let entry = entries.entry(uid.into()).or_default();
         (entry.answer, entry.trouble, entry.started) = (None, None, run_id.or(entry.started.take()));
     }
 
-    /// Temporal did not take something.
+    /// Records a failed call to Temporal.
     pub fn failed(&self, uid: &str, error: &TemporalError) {
         self.entries.lock().entry(uid.into()).or_default().trouble =
             Some((Reason::other(error.reason()), error.to_string()));
     }
 
-    /// Something happened: the next question need not wait.
+    /// Resets the back-off of queries, after a change.
     pub fn reset_backoff(&self, uid: &str) {
         if let Some(entry) = self.entries.lock().get_mut(uid) {
             entry.backoff = Duration::ZERO;
         }
     }
 
-    /// Asks, unless a question about this job is open. Its answer has the job reconciled.
+    /// Queries, unless a query for this job is in flight. Its result enqueues the job.
     pub fn poll(&self, job: JobRef, workflow: String) {
         let wait = {
             let mut entries = self.entries.lock();
@@ -119,7 +119,7 @@ impl WorkflowStatusCache {
                     if entry.answer.as_ref() != Some(&answer) {
                         entry.backoff = Duration::ZERO;
                     }
-                    // An answer without a word of the workflow's own does not undo what it said before.
+                    // A snapshot without a query's result keeps the previous result.
                     let status = answer.status.clone().or_else(|| entry.answer.take().and_then(|a| a.status));
                     entry.answer = Some(WorkflowSnapshot { status, ..answer });
                     entry.trouble = None;
@@ -131,7 +131,7 @@ impl WorkflowStatusCache {
     }
 }
 
-/// One query, and a look at the execution itself: a workflow that was terminated still answers, with what it knew before.
+/// One query, and a describe call: a terminated workflow still answers queries, with its last state.
 async fn question(temporal: &Temporal, workflow: &str) -> Result<WorkflowSnapshot, TemporalError> {
     let status: Option<StatusAnswer> = match temporal.query(workflow, QUERY_STATUS).await {
         Ok(answer) => Some(answer),
@@ -139,7 +139,7 @@ async fn question(temporal: &Temporal, workflow: &str) -> Result<WorkflowSnapsho
             return Ok(WorkflowSnapshot { missing: true, ..WorkflowSnapshot::default() });
         }
         Err(error) => {
-            tracing::debug!(%error, workflow, "no answer to a query");
+            tracing::debug!(%error, workflow, "a query failed");
             None
         }
     };

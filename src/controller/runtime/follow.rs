@@ -1,5 +1,5 @@
-//! Following the objects of a kind: what a watch says, in terms of what is there and what has gone. A relist after the watch
-//! was away also says what has gone meanwhile.
+//! Watches the objects of a kind and reports which exist and which are gone, also those deleted while the watch was
+//! interrupted.
 
 use std::collections::HashMap;
 
@@ -16,16 +16,16 @@ use crate::platform::watch::{Item, config, items};
 
 /// What happened to an object.
 pub enum Change<K> {
-    /// It is there, or was changed.
+    /// It exists or was changed.
     Applied(Box<K>),
-    /// It is gone. What is known of it: at least namespace, name and UID.
+    /// It is gone; with at least namespace, name and UID.
     Gone(Box<ObjectMeta>),
-    /// It is there, and can't be read.
+    /// It exists, but can't be read.
     Unreadable(Box<ObjectMeta>, String),
 }
 
-/// Follows all objects of a kind in a namespace, or in all, for ever. `labels` may narrow it. Sets `synced` once it has seen
-/// them all.
+/// Watches all objects of a kind in a namespace, or in all, for ever. `labels` may narrow it. Sets `synced` after the
+/// first list.
 pub async fn follow<K>(
     client: Client,
     namespace: Option<String>,
@@ -43,7 +43,7 @@ pub async fn follow<K>(
     let api: Api<Item<K>> = items(client, namespace.as_deref());
     let config = labels.iter().fold(config(), |config, labels| config.labels(labels));
     let mut events = watcher(api, config).default_backoff().boxed();
-    // After a new list, what it does not name is gone.
+    // After a relist, objects that are not in it are gone.
     let (mut known, mut listed) = (HashMap::<String, ObjectMeta>::new(), HashMap::new());
     while let Some(event) = events.next().await {
         match event {
@@ -81,7 +81,7 @@ fn tell<K: Resource>(item: Item<K>, on: &mut impl FnMut(Change<K>)) {
     }
 }
 
-/// What is kept of an object to tell later that it is gone.
+/// What is kept of an object to report its deletion later.
 fn head<K: Resource>(item: &Item<K>) -> ObjectMeta {
     let meta = item.meta();
     ObjectMeta {

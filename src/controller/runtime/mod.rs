@@ -1,4 +1,4 @@
-//! What controllers of any kind share. It knows no kind of ours. Used by the controllers in the folders beside it.
+//! What controllers of any kind share, independent of koco's kinds. Used by the controllers in the folders beside it.
 
 mod follow;
 mod requeue;

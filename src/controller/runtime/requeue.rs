@@ -1,4 +1,4 @@
-//! Objects to reconcile because something other than they themselves has changed, routed to the loop of their namespace.
+//! Requeues objects because of changes to other objects, routed to the loop of their namespace.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use kube::{Resource, runtime::reflector::ObjectRef};
 /// The queue of each namespace's loop (`None`: of all).
 type Routes<K> = Vec<(Option<String>, UnboundedSender<ObjectRef<K>>)>;
 
-/// Asks for a reconcile of an object. Cheap to clone.
+/// Requeues objects. Cheap to clone.
 pub struct Requeue<K: Resource<DynamicType = ()>> {
     routes: Arc<Routes<K>>,
 }
@@ -20,7 +20,7 @@ impl<K: Resource<DynamicType = ()>> Clone for Requeue<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Requeue<K> {
-    /// Asks for a reconcile.
+    /// Requeues an object.
     pub fn ask(&self, namespace: &str, name: &str) {
         let theirs = self.routes.iter().find(|(n, _)| n.as_ref().is_none_or(|n| n == namespace));
         if let Some((_, route)) = theirs {

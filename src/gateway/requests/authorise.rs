@@ -1,5 +1,5 @@
-//! Whether a request comes from the runner of the run that it speaks of. Pure; every request passes here before
-//! anything is told or written.
+//! Checks that a request comes from the runner of the run that it names. Pure; applied to every request before anything
+//! is returned or written.
 
 use crate::{
     api::AgentRun,
@@ -12,7 +12,7 @@ pub fn may_ask(sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     if sender.job.namespace != caller.namespace {
         return Err(Refusal::ForeignNamespace);
     }
-    // The name becomes a part of a path on the API server: nothing but a name may come through.
+    // The name becomes a part of a path on the API server: it must be a valid name.
     let name = &sender.job.name;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if name.is_empty() || name.len() > 253 || !name.chars().all(plain) || name.contains("..") {
@@ -21,18 +21,18 @@ pub fn may_ask(sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     if sender.job.uid.is_empty() || sender.job.uid.len() > 64 {
         return Err(Refusal::Malformed("job uid".into()));
     }
-    if sender.epoch < 1 {
+    if sender.run < 1 {
         return Err(Refusal::Malformed("epoch".into()));
     }
     Ok(())
 }
 
-/// Whether the caller is the runner of this run, open or closed. Until its first hello a runner is known by its pod's
-/// name, which has a random part, and from then on by its pod's UID.
+/// Whether the caller is the runner of this run, open or closed. Until it has registered a runner is identified by its
+/// pod's name, which has a random part, and from then on by its pod's UID.
 pub fn identify(run: &AgentRun, sender: &Sender, caller: &Caller) -> Result<(), Refusal> {
     may_ask(sender, caller)?;
     let identity = &run.spec.identity;
-    if run.job() != sender.job || identity.number != sender.epoch {
+    if run.job() != sender.job || identity.number != sender.run {
         return Err(Refusal::ForeignRun);
     }
     let (registered, is_runner) = match run.status.as_ref().and_then(|s| s.pod_uid.as_ref()) {
@@ -54,7 +54,7 @@ mod tests {
     use crate::gateway::fixtures::{caller, fresh_run, run, sender, termination};
 
     #[test]
-    fn the_runs_pod_passes_and_nobody_else() {
+    fn only_the_runs_pod_is_authorised() {
         assert_eq!(authorise(&run(), &sender(2), &caller()), Ok(()));
         let renamed = Caller { pod_name: "other".into(), ..caller() };
         assert_eq!(authorise(&run(), &sender(2), &renamed), Ok(()), "it is known by its UID");

@@ -1,5 +1,4 @@
-//! What a runner is told of its job, and when it is not wanted any more. Pure: from the job and the run, as they are
-//! now.
+//! The job as it is sent to a runner, and whether a runner is still needed. Pure: from the current job and run.
 
 use crate::{
     api::{AgentJob, AgentRun, DesiredState, Phase, fid},
@@ -7,8 +6,8 @@ use crate::{
     protocol::runner::Job,
 };
 
-/// Whether a run of this job is still wanted. A run whose runner is ready hears of a cancel by its command, and has its
-/// grace period; one that is not ready yet need not begin.
+/// Whether a run of this job is still needed. A ready runner gets a cancel as a command, with its grace period; one
+/// that is not ready yet need not start.
 pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     let status = job.status.as_ref();
     if status.and_then(|s| s.phase).is_some_and(Phase::is_terminal) {
@@ -26,7 +25,7 @@ pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a runner needs to know of its job, from the whole object.
+/// The job for a runner, from the whole object.
 pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
     let status = job.status.as_ref().ok_or(Refusal::NotAccepted)?;
     let resolved = status.resolved.as_ref().ok_or(Refusal::NotAccepted)?;
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_nobody_wants_is_refused() {
+    fn a_run_that_is_not_needed_is_refused() {
         assert_eq!(is_wanted(&job(), &run()), Ok(()));
         let mut over = job();
         over.status.as_mut().unwrap().phase = Some(Phase::Cancelled);

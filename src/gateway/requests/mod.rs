@@ -1,4 +1,4 @@
-//! What each request does: authorise, decide, write, tell. Called by [`super::server`], which has authenticated the
+//! Handles requests: authorise, decide, write, notify. Called by [`super::server`], which has authenticated the
 //! caller.
 
 mod authorise;
@@ -35,12 +35,12 @@ use crate::{
     api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState, names},
     platform::store,
     protocol::{
-        runner::{Confirm, Heartbeat, Hello, Job, Report, Sender},
+        runner::{Confirm, EndReport, Heartbeat, Job, Register, Sender},
         workflow::RunnerConfirmed,
     },
 };
 
-/// How long the watch may lag behind what a runner knows before it is sent away.
+/// How long to wait for the watch to catch up with what a runner knows before refusing it.
 const LAG: Duration = Duration::from_secs(2);
 
 fn now() -> Time {
@@ -48,8 +48,8 @@ fn now() -> Time {
 }
 
 impl Gateway {
-    /// A runner reports in, and gets its job. The job is read live: only the controller keeps copies of jobs.
-    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Hello) -> Result<Job, Refusal> {
+    /// Registers a runner and returns its job. The job is read live: only the controller caches jobs.
+    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Register) -> Result<Job, Refusal> {
         let sender = &hello.sender;
         let run = self.authorised(caller, sender).await?;
         let session = self.session(&run)?;
@@ -60,14 +60,14 @@ impl Gateway {
         let run = match is_wanted(&job, &run) {
             Ok(()) => run,
             Err(refusal) if refusal.may_be_stale() => {
-                let live = self.runs.read(&sender.job, sender.epoch).await?;
+                let live = self.runs.read(&sender.job, sender.run).await?;
                 is_wanted(&job, &live)?;
                 Arc::new(live)
             }
             Err(refusal) => return Err(refusal),
         };
         let answer = answer(&job, &run)?;
-        let heard = Heard { generation: hello.seq, state: hello.state, problem: None, time: now() };
+        let heard = Heard { generation: hello.generation, state: hello.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
             authorise(run, sender, caller)?;
             is_wanted(&job, run)?;
@@ -81,15 +81,15 @@ impl Gateway {
         }
         self.note_workflow(&job, &session);
         let waits = run.spec.grant.is_none();
-        // The gateway that took a confirmation may have ended before it told the workflow.
-        let confirmed = confirmed(&run, hello.state, hello.seq);
-        self.signal(&run, &session, waits.then_some(sender.epoch), confirmed);
+        // The gateway that received a confirmation may have ended before it signalled the workflow.
+        let confirmed = confirmed(&run, hello.state, hello.generation);
+        self.signal(&run, &session, waits.then_some(sender.run), confirmed);
         let namespace = &sender.job.namespace;
         tracing::info!(namespace, run = run.name(), state = ?hello.state, "a runner reports in");
         Ok(answer)
     }
 
-    /// The stream of orders for a runner.
+    /// Opens a runner's stream.
     pub(super) async fn orders(self: &Arc<Self>, caller: &Caller, sender: &Sender) -> Result<Body, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);
@@ -117,8 +117,7 @@ impl Gateway {
         }))
     }
 
-    /// The runner and its agent live. Answered from our copies: neither Temporal nor the API server holds up a
-    /// heartbeat.
+    /// Handles a heartbeat. Answered from the caches: neither Temporal nor the API server delays it.
     pub(super) async fn heartbeat(self: &Arc<Self>, caller: &Caller, heartbeat: &Heartbeat) -> Result<(), Refusal> {
         let run = self.authorised(caller, &heartbeat.sender).await?;
         let session = self.session(&run)?;
@@ -126,7 +125,7 @@ impl Gateway {
         let old = run.status.clone().unwrap_or_default();
         let mut new = old.clone();
         updates::contact(&run, &mut new);
-        // Its stream may be another gateway's, and that one would call it silent if all heartbeats came here.
+        // Its stream may be at another gateway, which would deem it unresponsive if all heartbeats came here.
         let all_here = session.hears_all(heartbeat_interval(&run), Instant::now());
         let gateway = all_here && run.spec.grant.is_some() && self.is_named_elsewhere(&run);
         if gateway || new != old {
@@ -136,25 +135,25 @@ impl Gateway {
         Ok(())
     }
 
-    /// A command was carried out, or can't be. The workflow is told at the same time.
+    /// Handles a confirmation: a command was carried out, or can't be. Signals the workflow concurrently.
     pub(super) async fn confirm(self: &Arc<Self>, caller: &Caller, confirm: &Confirm) -> Result<(), Refusal> {
         let sender = &confirm.sender;
         let mut run = self.authorised(caller, sender).await?;
-        if updates::was_commanded(&run, confirm.seq).is_err() {
+        if updates::was_commanded(&run, confirm.generation).is_err() {
             run = self.read_live(caller, sender).await?;
             authorise(&run, sender, caller)?;
-            updates::was_commanded(&run, confirm.seq)?;
+            updates::was_commanded(&run, confirm.generation)?;
         }
         let session = self.session(&run)?;
         if confirm.problem.is_none() {
-            self.signal(&run, &session, None, confirmed(&run, confirm.state, confirm.seq));
+            self.signal(&run, &session, None, confirmed(&run, confirm.state, confirm.generation));
         }
         let problem = confirm.problem.as_deref().map(updates::cut);
-        let heard = Heard { generation: confirm.seq, state: confirm.state, problem, time: now() };
+        let heard = Heard { generation: confirm.generation, state: confirm.state, problem, time: now() };
         self.acknowledge(&run, &session, caller, sender, heard).await
     }
 
-    /// Writes what a runner has confirmed, before it is answered; if it confirms too often, soon after.
+    /// Writes a confirmation before it is answered; above the rate limit, soon after.
     async fn acknowledge(
         self: &Arc<Self>,
         run: &Arc<AgentRun>,
@@ -182,15 +181,15 @@ impl Gateway {
         if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(()) }
     }
 
-    /// How the agent ended: recorded before it is answered, handed to Temporal after. Goes on if the runner doesn't
-    /// wait, who may hear that its run is closed before it has its answer.
-    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &Report) -> Result<(), Refusal> {
+    /// Handles the report of an end: recorded before it is answered, delivered to Temporal after. Continues if the
+    /// runner disconnects, which may be stopped before it gets the response.
+    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &EndReport) -> Result<(), Refusal> {
         let run = self.identified(caller, &report.sender).await?;
         let (tell, told) = oneshot::channel();
         let (gateway, caller, report) = (self.clone(), caller.clone(), report.clone());
         self.background.spawn(async move {
             let answer = gateway.record_outcome(run, &caller, &report).await;
-            // Nobody may be there any more.
+            // The runner may have disconnected.
             drop(tell.send(answer));
         });
         told.await.unwrap_or(Err(Refusal::Draining))
@@ -200,7 +199,7 @@ impl Gateway {
         self: &Arc<Self>,
         run: Arc<AgentRun>,
         caller: &Caller,
-        report: &Report,
+        report: &EndReport,
     ) -> Result<(), Refusal> {
         let (sender, now) = (&report.sender, now());
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
@@ -215,7 +214,7 @@ impl Gateway {
         identify(&run, sender, caller)?;
         updates::is_recorded(&run, report, &now)?;
         let namespace = &sender.job.namespace;
-        tracing::info!(namespace, run = run.name(), kind = ?report.ending.kind, "an outcome");
+        tracing::info!(namespace, run = run.name(), kind = ?report.end.kind, "a run has ended");
         self.complete(run);
         Ok(())
     }
@@ -232,10 +231,10 @@ impl Gateway {
         if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(run) }
     }
 
-    /// The run, if the caller is its runner by our copy or, where that says no and may be old, by the API server.
+    /// The run, if the caller is its runner by the cache or, if that is stale and refuses it, by the API server.
     async fn identified(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
         self.may_ask(caller, sender)?;
-        let name = names::run(&sender.job.name, &sender.job.uid, sender.epoch);
+        let name = names::run(&sender.job.name, &sender.job.uid, sender.run);
         if let Some(run) = self.runs.named(&sender.job.namespace, &name) {
             match identify(&run, sender, caller) {
                 Err(refusal) if refusal.may_be_stale() => {}
@@ -245,13 +244,13 @@ impl Gateway {
         self.read_live(caller, sender).await
     }
 
-    /// The run as the API server has it, if the caller is its runner. Our copies have only open runs, so a missing one
-    /// is looked for here, too: a run is created before its pod, so one that does not exist is gone.
+    /// The run as the API server has it, if the caller is its runner. The cache has only open runs, so a missing one
+    /// is read here, too: a run is created before its pod, so one that does not exist is gone.
     async fn read_live(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
         if !self.sessions.may_read(&caller.pod_uid) {
             return Err(Refusal::TooOften);
         }
-        let run = self.runs.read(&sender.job, sender.epoch).await?;
+        let run = self.runs.read(&sender.job, sender.run).await?;
         if let Err(refusal) = identify(&run, sender, caller) {
             let (namespace, pod) = (&caller.namespace, &caller.pod_name);
             tracing::warn!(namespace, run = run.name(), pod, reason = refusal.reason(), "a pod is not the run's");
@@ -266,7 +265,7 @@ impl Gateway {
         Ok(store::read(&api, &job.name, &job.uid).await?)
     }
 
-    /// The session of a runner that is authorised: it was heard.
+    /// The session of an authorised runner; records the contact.
     fn session(&self, run: &AgentRun) -> Result<Arc<Session>, Refusal> {
         let session = self.sessions.of(run.uid());
         session.heard();
@@ -276,7 +275,7 @@ impl Gateway {
         Ok(session)
     }
 
-    /// Whether it is a Direct run's runner that is known to talk to another gateway.
+    /// Whether it is a Direct run's runner that is recorded as connected to another gateway.
     fn is_named_elsewhere(&self, run: &AgentRun) -> bool {
         let named = run.status.as_ref().and_then(|s| s.gateway.as_ref());
         updates::is_direct(run) && named != Some(&self.identity)
@@ -296,9 +295,8 @@ impl Gateway {
     }
 }
 
-/// What the workflow is to hear of a confirmation. Nothing was commanded before the first command, so there is nothing
-/// to confirm either.
+/// The signal for a confirmation; `None` before the first command.
 fn confirmed(run: &AgentRun, state: RunnerState, generation: i64) -> Option<RunnerConfirmed> {
-    let seq = generation.min(run.command_generation());
-    (seq > 0).then_some(RunnerConfirmed { epoch: run.number(), seq, state })
+    let generation = generation.min(run.command_generation());
+    (generation > 0).then_some(RunnerConfirmed { run: run.number(), generation, state })
 }

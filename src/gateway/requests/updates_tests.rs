@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::{TerminationSource, TerminationType},
     gateway::fixtures::{self, command, fresh_run, grant, run, sender},
-    protocol::runner::Ending,
+    protocol::runner::AgentEnd,
 };
 
 fn at(second: i64) -> Time {
@@ -18,8 +18,8 @@ fn heard(state: RunnerState, generation: i64, second: i64) -> Heard {
     Heard { generation, state, problem: None, time: at(second) }
 }
 
-fn report(kind: TerminationType) -> Report {
-    let ending = Ending {
+fn report(kind: TerminationType) -> EndReport {
+    let ending = AgentEnd {
         kind,
         started: true,
         error: None,
@@ -29,10 +29,10 @@ fn report(kind: TerminationType) -> Report {
         active_millis: 5,
         result_omitted: false,
     };
-    Report { sender: sender(2), seq: 0, ending }
+    EndReport { sender: sender(2), generation: 0, end: ending }
 }
 
-/// A run that was commanded so often, and granted.
+/// A granted run with this many commands.
 fn commanded(generation: i64) -> AgentRun {
     let mut run = run();
     run.spec.grant = Some(grant(0));
@@ -66,7 +66,7 @@ fn a_first_hello_registers_the_runner_and_a_repeat_writes_nothing() {
 }
 
 #[test]
-fn a_hello_acknowledges_the_grant_and_no_command_that_nobody_gave() {
+fn registering_acknowledges_the_grant_and_no_command_that_was_never_given() {
     let run = commanded(2);
     let mut status = AgentRunStatus::default();
     hello(&run, &mut status, "p", &heard(RunnerState::Running, 9, 10), None);
@@ -137,7 +137,7 @@ fn confirmations_only_go_forward() {
 }
 
 #[test]
-fn a_command_that_nobody_gave_is_not_confirmed() {
+fn a_command_that_was_never_given_is_not_confirmed() {
     let run = commanded(3);
     assert_eq!(was_commanded(&run, 3), Ok(()));
     assert_eq!(was_commanded(&run, 4), Err(Refusal::UnknownCommand));
@@ -163,13 +163,13 @@ fn an_outcome_acknowledges_the_command_that_it_follows() {
     let mut frozen = status(&run);
     confirm(&run, &mut frozen, &heard(RunnerState::Frozen, 3, 8));
     let mut ended = frozen.clone();
-    outcome(&run, &mut ended, &Report { seq: 3, ..report(TerminationType::Failed) }, &at(9));
+    outcome(&run, &mut ended, &EndReport { generation: 3, ..report(TerminationType::Failed) }, &at(9));
     assert_eq!(ended.acknowledged, frozen.acknowledged, "it ended under the command that was confirmed");
     let mut cancelled = frozen.clone();
-    outcome(&run, &mut cancelled, &Report { seq: 4, ..report(TerminationType::Cancelled) }, &at(9));
+    outcome(&run, &mut cancelled, &EndReport { generation: 4, ..report(TerminationType::Cancelled) }, &at(9));
     assert_eq!(seen(&cancelled), (RunnerState::Stopping, 4, at(9)));
     let mut forged = frozen;
-    outcome(&run, &mut forged, &Report { seq: 99, ..report(TerminationType::Cancelled) }, &at(9));
+    outcome(&run, &mut forged, &EndReport { generation: 99, ..report(TerminationType::Cancelled) }, &at(9));
     assert_eq!(seen(&forged).1, 4);
 }
 
@@ -191,7 +191,7 @@ fn an_outcome_that_was_recorded_otherwise_is_recorded() {
     let mut status = status(&run);
     let evicted = report(TerminationType::Evicted);
     outcome(&run, &mut status, &evicted, &at(9));
-    assert_eq!(status.termination.as_ref().unwrap().kind, TerminationType::Failed, "nobody evicts under Freeze");
+    assert_eq!(status.termination.as_ref().unwrap().kind, TerminationType::Failed, "no eviction under Freeze");
     run.status = Some(status);
     assert_eq!(is_recorded(&run, &evicted, &at(10)), Ok(()));
     let mut tombstone = fresh_run();
@@ -204,8 +204,8 @@ fn what_is_recorded_is_cut_whatever_the_runner_says() {
     let run = commanded(1);
     let mut status = status(&run);
     let mut big = report(TerminationType::Failed);
-    big.ending.result = Some(json!({ "text": "x".repeat(100_000) }));
-    big.ending.active_millis = -5;
+    big.end.result = Some(json!({ "text": "x".repeat(100_000) }));
+    big.end.active_millis = -5;
     outcome(&run, &mut status, &big, &at(1));
     let termination = status.termination.unwrap();
     assert!(termination.result.unwrap().get().contains("\"truncated\":true"));

@@ -1,5 +1,5 @@
-//! Status writes that no request waits for: at most one a second for each run, after a burst of five. What comes faster
-//! is merged, and only the newest is written.
+//! Background status writes: at most one a second for each run, after a burst of five. Faster updates are merged, and
+//! only the newest is written.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,15 +13,15 @@ use crate::{
     },
 };
 
-/// How long until a write that failed is tried again.
+/// The wait before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is to be written; that the runner was heard is always a part of it.
+/// An update to write; it always includes the contact with the runner.
 #[derive(Default)]
 pub struct News {
-    /// What it has said.
+    /// The runner's reported state.
     pub heard: Option<Heard>,
-    /// That it talks to this gateway.
+    /// That it is connected to this gateway.
     pub gateway: bool,
 }
 
@@ -34,14 +34,14 @@ fn merge(pending: &mut PendingUpdate, news: News) {
     }
 }
 
-/// Whether there is something to be written. If not, the task ends, and the next news start another.
+/// Whether there is something to write. If not, the task ends, and the next update starts another.
 fn has_news(session: &Session) -> bool {
     let mut pending = session.update.lock();
     pending.writing = pending.contact;
     pending.contact
 }
 
-/// Takes what is to be written.
+/// Takes the pending update.
 fn take(session: &Session) -> News {
     let mut pending = session.update.lock();
     pending.contact = false;
@@ -59,7 +59,7 @@ fn put_back(session: &Session, news: News) {
 }
 
 impl Gateway {
-    /// Writes news to a run's status as soon as its limit allows.
+    /// Writes updates to a run's status as soon as its limit allows.
     pub(super) fn write_later(self: &Arc<Self>, run: &Arc<AgentRun>, session: &Arc<Session>, news: News) {
         let mut pending = session.update.lock();
         merge(&mut pending, news);
@@ -75,7 +75,7 @@ impl Gateway {
         while has_news(session) {
             while let Err(wait) = session.may_write() {
                 tokio::select! {
-                    // The last news are not kept for a gateway that goes on.
+                    // A gateway that shuts down drops the last update.
                     () = self.stop.cancelled() => break,
                     () = tokio::time::sleep(wait) => {}
                 }
@@ -111,7 +111,7 @@ impl Gateway {
     }
 }
 
-/// Gives up what is left.
+/// Drops the pending update.
 fn drop_news(session: &Session) {
     *session.update.lock() = PendingUpdate::default();
 }

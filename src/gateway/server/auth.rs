@@ -13,19 +13,19 @@ use sha2::{Digest, Sha256};
 use super::error::Refusal;
 use crate::api::names;
 
-/// How long an answer is believed. A token is void when its pod is gone, so not for long.
+/// How long a review is cached. Short, because a token is invalid once its pod is gone.
 const POSITIVE: Duration = Duration::from_secs(60);
-/// How long a refusal is believed: only so that a storm of bad requests is not passed on.
+/// How long a refusal is cached: limits the reviews that a flood of bad requests causes.
 const NEGATIVE: Duration = Duration::from_secs(3);
-/// How many answers are kept.
+/// How many reviews are cached.
 const CAPACITY: usize = 65_536;
 /// No token of a service account is longer.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// How long a review may take.
 const REVIEW: Duration = Duration::from_secs(4);
-/// Where a bound token's review has the pod's UID.
+/// The review's field with the pod's UID, for a bound token.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// Where it has the pod's name.
+/// The field with the pod's name.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
 /// The pod that sends a request.
@@ -39,10 +39,10 @@ pub struct Caller {
     pub pod_uid: String,
 }
 
-/// What was answered about a token, by its digest, and when.
+/// Cached reviews, by the token's digest.
 type Known = HashMap<[u8; 32], (Option<Caller>, Instant)>;
 
-/// Asks the API server about tokens, and remembers its answers for a while. Only digests of tokens are kept.
+/// Has tokens reviewed by the API server and caches the results. Only digests of tokens are kept.
 pub struct Authenticator {
     api: Api<TokenReview>,
     known: Mutex<Known>,
@@ -109,10 +109,10 @@ fn bearer(header: Option<&str>) -> Result<&str, Refusal> {
     if scheme.eq_ignore_ascii_case("bearer") && looks_right { Ok(token) } else { Err(Refusal::NoToken) }
 }
 
-/// Whom a review vouches for: a pod, by a token of our audience.
+/// The pod of an authenticated review of a token with the gateway's audience.
 fn caller(review: Option<&TokenReviewStatus>) -> Option<Caller> {
     let review = review.filter(|r| r.authenticated == Some(true))?;
-    // A server that does not know of audiences leaves them out, and would take any token.
+    // A server without support for audiences omits them, and would accept any token.
     review.audiences.as_ref()?.iter().find(|a| *a == names::GATEWAY_AUDIENCE)?;
     let user = review.user.as_ref()?;
     let mut name = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?.split(':');

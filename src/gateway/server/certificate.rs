@@ -18,9 +18,9 @@ use rustls::{
 use crate::api::names;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long an authority is good for.
+/// The lifetime of an authority.
 const AUTHORITY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-/// How long a leaf is good for. It lives in memory only and is replaced far sooner.
+/// The lifetime of a leaf. It lives in memory only and is replaced far sooner.
 const LEAF: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// Why a certificate can't be made or used.
@@ -32,7 +32,7 @@ pub enum CertificateError {
     /// Not PEM.
     #[error("{0} is not PEM: {1}")]
     Pem(&'static str, String),
-    /// TLS won't work with it.
+    /// TLS can't use it.
     #[error("the certificate can't be used: {0}")]
     Tls(#[from] rustls::Error),
     /// Runners would refuse it.
@@ -66,7 +66,7 @@ fn valid(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) {
     params.not_after = now + lifetime;
 }
 
-/// What is the same in every certificate of the authority, so that its leaves can name it: issuing needs its key alone.
+/// The fixed fields of every authority certificate: with them, issuing a leaf needs only the key.
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -138,7 +138,7 @@ impl Identity {
     }
 }
 
-/// What a runner will check, before the first one does.
+/// Verifies a certificate as a runner would.
 fn check(chain: &[CertificateDer<'static>], ca: &str, now: Timestamp) -> Result<(), CertificateError> {
     let refused = |e: &dyn std::fmt::Display| CertificateError::Refused(e.to_string());
     let mut roots = RootCertStore::empty();

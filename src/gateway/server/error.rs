@@ -1,7 +1,7 @@
-//! Why the gateway refuses a request, as the runner is told. Used by everything in the gateway.
+//! Why the gateway refuses a request. Used by everything in the gateway.
 //!
-//! A runner that hears 403, 404 or 410 stops its agent for good. So these are for what no wait can mend; whatever may
-//! be right a little later is 409, 429 or 503.
+//! A runner that gets 403, 404 or 410 stops its agent for good. So these are for permanent refusals; those that may
+//! succeed later are 409, 429 or 503.
 
 use axum::{
     Json,
@@ -17,10 +17,10 @@ pub enum Refusal {
     /// No bearer token, or something that can't be one.
     #[error("the request carries no bearer token")]
     NoToken,
-    /// The API server does not vouch for it.
+    /// The API server doesn't authenticate it.
     #[error("the token is not that of a pod for this gateway")]
     BadToken,
-    /// A body that is not what the path takes.
+    /// An invalid body.
     #[error("the request can't be read: {0}")]
     Malformed(String),
     /// A body that is too big.
@@ -44,7 +44,7 @@ pub enum Refusal {
     /// The run is another pod's.
     #[error("the run is another pod's")]
     NotTheRunner,
-    /// The AgentRun of that name is not the one that the request speaks of.
+    /// The AgentRun of that name is not the one that the request names.
     #[error("the AgentRun of that name is another job's, or has another number")]
     ForeignRun,
     /// The job was not accepted by the controller yet.
@@ -63,25 +63,25 @@ pub enum Refusal {
     #[error("the job was cancelled before its runner was ready")]
     JobCancelled,
     /// The job has reached its terminal phase.
-    #[error("the job is over")]
+    #[error("the job has ended")]
     JobOver,
     /// The run has ended.
     #[error("the run is closed")]
     RunClosed,
-    /// The job's workflow is closed: nobody waits for this runner.
+    /// The job's workflow is closed.
     #[error("the job's workflow is closed")]
     WorkflowClosed,
     /// The run has ended otherwise.
-    #[error("another outcome of this run was first")]
+    #[error("another end of this run was recorded first")]
     OtherOutcome,
-    /// A confirmation of a command that nobody gave.
+    /// A confirmation of a command that was never given.
     #[error("the runner was never given a command of that number")]
     UnknownCommand,
     /// This pod asks too often.
     #[error("too many requests from this pod: try again")]
     TooOften,
-    /// Too much at once.
-    #[error("the gateway has too much to do: try again")]
+    /// Too many concurrent requests.
+    #[error("the gateway is overloaded: try again")]
     Busy,
     /// It took too long.
     #[error("the gateway took too long: try again")]
@@ -89,8 +89,8 @@ pub enum Refusal {
     /// This gateway is about to end.
     #[error("the gateway is shutting down: try another")]
     Draining,
-    /// The API server does not answer, or not as it should; its words are in our log.
-    #[error("the API server can't be asked: try again")]
+    /// A request to the API server failed; its message is in the gateway's log.
+    #[error("the API server is unavailable: try again")]
     ApiServer,
 }
 
@@ -127,7 +127,7 @@ impl Refusal {
         }
     }
 
-    /// The HTTP status; see [`crate::protocol::runner`] for what a runner makes of it.
+    /// The HTTP status; see [`crate::protocol::runner`] for how a runner reacts to it.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
@@ -158,8 +158,7 @@ impl Refusal {
         matches!(self, Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled)
     }
 
-    /// Whether it is this gateway's own failing, not the caller's: a request that got it would have been a sign of
-    /// life.
+    /// Whether it is the gateway's failure, not the caller's: such a request would have counted as contact.
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::ApiServer | Self::Draining | Self::Busy)
     }
@@ -180,7 +179,7 @@ impl From<RunError> for Refusal {
         match e {
             RunError::Store(e) => e.into(),
             RunError::Foreign(_) => {
-                tracing::warn!(error = %e, "an AgentRun is not what its name says");
+                tracing::warn!(error = %e, "an AgentRun doesn't match its name");
                 Self::ForeignRun
             }
             RunError::Random(_) => Self::ApiServer,
@@ -188,7 +187,7 @@ impl From<RunError> for Refusal {
     }
 }
 
-/// On the response of a refusal, for whoever counts them.
+/// The reason, attached to the response for metrics.
 #[derive(Clone, Copy)]
 pub struct Reason(pub &'static str);
 

@@ -23,28 +23,28 @@ use crate::{
     gateway::Gateway,
     platform::metrics::Metrics,
     protocol::runner::{
-        Confirm, Heartbeat, Hello, Job, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO, PATH_ORDERS, PATH_OUTCOME, Report,
-        Sender,
+        Confirm, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER,
+        Register, Sender,
     },
 };
 
-/// The largest body but an outcome's.
+/// The largest body, except of an end's report.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The largest outcome: what a runner sends after its own cuts, with room for longer ways to write a number.
+/// The largest report of an end: after the runner's own cuts, with room for longer encodings of numbers.
 const MAX_OUTCOME_BYTES: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY: Duration = Duration::from_secs(5);
-/// How long a request may take from there on; a stream of orders, until it begins.
+/// How long a request may take after that; a stream, until it begins.
 const REQUEST: Duration = Duration::from_secs(15);
 
 /// The paths that runners use.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
-        .route(PATH_HELLO, post(hello))
-        .route(PATH_ORDERS, post(orders))
+        .route(PATH_REGISTER, post(hello))
+        .route(PATH_MESSAGES, post(orders))
         .route(PATH_HEARTBEAT, post(heartbeat))
         .route(PATH_CONFIRM, post(confirm))
-        .route(PATH_OUTCOME, post(outcome).layer(DefaultBodyLimit::max(MAX_OUTCOME_BYTES)))
+        .route(PATH_END, post(outcome).layer(DefaultBodyLimit::max(MAX_OUTCOME_BYTES)))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(gateway.clone(), guard))
         .fallback(|| async { Refusal::NoSuchPath })
@@ -52,7 +52,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// Who it is, how much at once, how long; and what was refused is counted.
+/// Authentication, concurrency limit and time-out; counts refusals.
 async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).map(str::to_string);
     let admitted = async {
@@ -65,7 +65,7 @@ async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: 
             timeout(REQUEST, next.run(request)).await.unwrap_or_else(|_| Refusal::Timeout.into_response())
         }
         Err(refusal) => {
-            // Somebody's sign of life was turned away, and nobody knows whose. Once the caller is known, it is its own.
+            // A heartbeat may have been dropped, of an unknown runner: restart all liveness windows.
             if refusal.is_ours() {
                 gateway.sessions.reset_liveness();
             }
@@ -76,7 +76,7 @@ async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: 
         tracing::debug!(reason, "a request is refused");
         Metrics::count(&gateway.metrics.refused, reason);
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            // Another gateway may hear: the next request is to find its way anew.
+            // The next request is to use a new connection, maybe to another gateway.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -105,7 +105,7 @@ type Known = Extension<Caller>;
 async fn hello(
     State(gateway): SharedState,
     Extension(caller): Known,
-    Payload(hello): Payload<Hello>,
+    Payload(hello): Payload<Register>,
 ) -> Result<Json<Job>, Refusal> {
     gateway.hello(&caller, &hello).await.map(Json)
 }
@@ -138,7 +138,7 @@ async fn confirm(
 async fn outcome(
     State(gateway): SharedState,
     Extension(caller): Known,
-    Payload(report): Payload<Report>,
+    Payload(report): Payload<EndReport>,
 ) -> Result<StatusCode, Refusal> {
     gateway.outcome(&caller, &report).await.map(|()| StatusCode::NO_CONTENT)
 }

@@ -1,5 +1,5 @@
-//! The server's own part: TLS and its certificate, paths and limits, who calls, and what a refusal looks like. It knows
-//! nothing of AgentRuns. Used by [`crate::gateway::run`] and, for [`Caller`] and [`Refusal`], by everything in the
+//! The server's own part: TLS and its certificate, paths, limits, authentication and refusals. It doesn't know
+//! AgentRuns. Used by [`crate::gateway::run`] and, for [`Caller`] and [`Refusal`], by everything in the
 //! gateway.
 
 mod auth;

@@ -1,9 +1,9 @@
 //! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself
-//! from the authority that they share there. Publishes the authority in a ConfigMap, for those who create pods. Used by
-//! [`crate::gateway::run`].
+//! from the authority that they share there. Publishes the authority in a ConfigMap, for the roles that create pods.
+//! Used by [`crate::gateway::run`].
 //!
 //! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before
-//! know only the old one and find no gateway any more, so let running jobs end first.
+//! only trust the old one and can't connect any more, so let running jobs end first.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::certificate::{Authority, CertificateError, Identity};
 use crate::api::names;
 
-/// How often the Secret is looked at.
+/// How often the Secret is read.
 const LOOK: Duration = Duration::from_secs(120);
 /// How often while there is no certificate yet.
 const RETRY: Duration = Duration::from_secs(1);
-/// When a leaf of our own is replaced. Only the memory of this process knows it.
+/// The age at which a leaf is replaced. It is kept in memory only.
 const RENEW: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 
 /// Why there is no certificate.
@@ -35,15 +35,15 @@ pub enum TlsError {
     /// The Secret or the ConfigMap can't be read or written.
     #[error("{0}: {1}")]
     Api(&'static str, kube::Error),
-    /// The Secret holds something else than it should.
+    /// The Secret's contents are incomplete.
     #[error("Secret {0}: {1}")]
     Secret(String, &'static str),
-    /// What it holds can't be used.
+    /// Its contents can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
 
-/// What the Secret holds.
+/// The contents of the Secret.
 #[derive(PartialEq, Eq, Clone)]
 enum SecretContents {
     Nothing,
@@ -52,11 +52,11 @@ enum SecretContents {
         identity: Identity,
         ca: String,
     },
-    /// Our authority.
+    /// koco's authority.
     Ours(Authority),
 }
 
-/// Reads the Secret. Half of something is an error: nothing of a user's is ever overwritten.
+/// Reads the Secret. Incomplete contents are an error: a user's data is never overwritten.
 fn contents(secret: &Secret) -> Result<SecretContents, &'static str> {
     let get = |key: &str| {
         let bytes = secret.data.as_ref().and_then(|d| d.get(key)).filter(|b| !b.0.is_empty())?;
@@ -114,20 +114,20 @@ impl CertificateManager {
                     config.reload_from_config(new);
                 }
                 Ok(None) => {}
-                // The one that is in use goes on.
+                // The current one stays in use.
                 Err(error) => tracing::error!(%error, "the gateway's certificate can't be renewed"),
             }
         }
     }
 
-    /// A new server configuration, if one is due. The authority is published first, so that a pod created from now on
-    /// can check what it will see.
+    /// A new server configuration, if one is due. The authority is published first, so that pods created from now
+    /// on trust it.
     async fn look(&mut self) -> Result<Option<std::sync::Arc<rustls::ServerConfig>>, TlsError> {
         let contents = self.read().await?;
         let ca = match &contents {
             SecretContents::Given { ca, .. } => ca,
             SecretContents::Ours(authority) => &authority.certificate,
-            // Somebody else was faster at writing; what they wrote is read next time.
+            // A conflict: the other write is read next time.
             SecretContents::Nothing => return Ok(None),
         };
         let due = match &self.last {
@@ -150,7 +150,7 @@ impl CertificateManager {
         Ok(config)
     }
 
-    /// What the Secret holds; if nothing, a new authority is put there.
+    /// Reads the Secret; creates an authority if it is empty.
     async fn read(&self) -> Result<SecretContents, TlsError> {
         let failed = |e| TlsError::Api("the Secret with the gateway's certificate", e);
         let found = self.secrets.get_opt(&self.name).await.map_err(failed)?;
@@ -168,14 +168,14 @@ impl CertificateManager {
         let data = secret.data.get_or_insert_default();
         data.insert("ca.crt".into(), bytes(&authority.certificate));
         data.insert("ca.key".into(), bytes(&authority.key));
-        // With the version that was read: of two gateways at their first start one is told to read again.
+        // With the version that was read: if two gateways start for the first time, one gets a conflict.
         let params = PostParams::default();
         let written = match existed {
             true => self.secrets.replace(&self.name, &params, &secret).await,
             false => self.secrets.create(&params, &secret).await,
         };
         if let Some(()) = unless_overtaken(written).map_err(failed)? {
-            tracing::info!(secret = self.name, "made a certificate authority for the gateway");
+            tracing::info!(secret = self.name, "created a certificate authority for the gateway");
             return Ok(SecretContents::Ours(authority));
         }
         Ok(SecretContents::Nothing)
@@ -205,7 +205,7 @@ impl CertificateManager {
     }
 }
 
-/// `None` if somebody else wrote first.
+/// `None` on a conflict.
 fn unless_overtaken<T>(written: Result<T, kube::Error>) -> Result<Option<()>, kube::Error> {
     match written {
         Ok(_) => Ok(Some(())),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// So many at once, and so many a second from then on.
+/// A token bucket: a burst, and a rate a second.
 #[derive(Debug)]
 pub struct TokenBucket {
     burst: f64,
@@ -17,7 +17,7 @@ impl TokenBucket {
         Self { burst: f64::from(burst), per_second, tokens: f64::from(burst), filled: now }
     }
 
-    /// Takes one, or says how long it will be until there is one.
+    /// Takes a token, or returns the time until there is one.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
@@ -29,14 +29,14 @@ impl TokenBucket {
         Err(Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.001)))
     }
 
-    /// Whether it is full again, so that a new one would do as well.
+    /// Whether it is full again, so that it can be dropped.
     pub fn is_full(&self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens + passed * self.per_second >= self.burst
     }
 }
 
-/// Whether something is due that is done `every` so often at the most; then it is done.
+/// Whether something is due that may be done once in `every`; records it if so.
 pub fn due(last: &mut Option<Instant>, every: Duration, now: Instant) -> bool {
     let due = last.is_none_or(|at| now.saturating_duration_since(at) >= every);
     if due {

@@ -1,5 +1,5 @@
 //! What this process remembers of the runners that talk to it. Nothing here is needed for correctness: another gateway,
-//! or this one after a restart, begins with none of it. Used by the requests, by [`super::temporal_bridge`] and by
+//! or this one after a restart, starts without it. Used by the requests, by [`super::temporal_bridge`] and by
 //! [`silence`].
 
 mod limits;
@@ -20,26 +20,26 @@ use super::{requests::Heard, temporal_bridge::PendingSignals};
 
 /// How long Temporal isn't asked about the same workflow again.
 const DESCRIBE: Duration = Duration::from_secs(2);
-/// How many live reads a pod may cause at once, and a second.
+/// The limit of live reads for a pod: burst, and rate a second.
 const READS: (u32, f64) = (20, 4.0);
-/// How many pods are remembered for that.
+/// How many pods are tracked for that.
 const READERS: usize = 65_536;
-/// After a tick that came so late the process has stood still, and heard nobody.
+/// A tick that is later than this means that the process was suspended.
 const LATE: Duration = Duration::from_secs(3);
-/// So many heartbeats in a row, none missing between them, and no other gateway hears of the runner.
+/// After this many consecutive heartbeats without a gap no other gateway serves the runner.
 const ALL_HERE: u32 = 3;
 
 /// One run's runner.
 pub struct Session {
-    /// Whether a heartbeat is on its way to Temporal.
+    /// Whether a heartbeat to Temporal is in flight.
     pub beating: AtomicBool,
     /// Whether its workflow turned out to be closed.
     pub workflow_closed: watch::Sender<bool>,
-    /// The number of the newest stream of orders.
+    /// The number of the newest stream.
     pub stream: watch::Sender<u64>,
-    /// What to tell the workflow.
+    /// Signals to send to the workflow.
     pub signals: Mutex<PendingSignals>,
-    /// What is still to be written to the run's status.
+    /// The pending status write.
     pub update: Mutex<PendingUpdate>,
     /// The id of its job's workflow, as the AgentJob says it.
     pub workflow: Mutex<Option<String>>,
@@ -47,14 +47,14 @@ pub struct Session {
     limits: Mutex<Limits>,
 }
 
-/// What is still to be written to a run's status; of each kind only the newest counts.
+/// A pending write of a run's status; of each kind only the newest counts.
 #[derive(Default)]
 pub struct PendingUpdate {
-    /// What its runner has said.
+    /// The runner's reported state.
     pub heard: Option<Heard>,
-    /// That it was heard at all.
+    /// That there was contact.
     pub contact: bool,
-    /// That it talks to this gateway.
+    /// That it is connected to this gateway.
     pub gateway: bool,
     /// Whether a task is writing.
     pub writing: bool,
@@ -93,18 +93,18 @@ impl Default for Session {
 }
 
 impl Session {
-    /// The runner was heard now.
+    /// There was contact with the runner now.
     pub fn heard(&self) {
         self.times.lock().heard = Some(Instant::now());
     }
 
-    /// Time since it was heard last; one that this process never heard begins now.
+    /// Time since the last contact; begins now if there was none with this process.
     pub fn time_since_contact(&self) -> Duration {
         self.times.lock().heard.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Time since this gateway first knew of a binding that the runner has not acknowledged, `acknowledged` being the
-    /// last one that it has. A newer binding does not begin it anew, an acknowledgement does.
+    /// last one that it has. An acknowledgement restarts it, a newer binding doesn't.
     pub fn time_unacknowledged(&self, acknowledged: i32) -> Duration {
         let mut times = self.times.lock();
         match times.unacknowledged {
@@ -116,7 +116,8 @@ impl Session {
         }
     }
 
-    /// A heartbeat came. Whether all of them have come here for a while, so that no other gateway hears of the runner.
+    /// Records a heartbeat. Returns whether all of them have come here for a while, so that no other gateway serves the
+    /// runner.
     pub fn hears_all(&self, interval: Duration, now: Instant) -> bool {
         let mut times = self.times.lock();
         let near = |last: Instant| now.saturating_duration_since(last) < interval.mul_f64(1.5);
@@ -138,7 +139,7 @@ impl Session {
         due(&mut self.times.lock().forwarded, interval / 4, Instant::now())
     }
 
-    /// Whether the runner may say hello again already: each is a read of its whole job.
+    /// Whether the runner may register again already: each time the whole job is read.
     pub fn may_say_hello(&self) -> bool {
         self.limits.lock().hellos.take(Instant::now()).is_ok()
     }
@@ -158,7 +159,7 @@ impl Session {
 pub struct Sessions {
     all: Mutex<HashMap<String, Arc<Session>>>,
     readers: Mutex<HashMap<String, TokenBucket>>,
-    /// Since when this gateway has listened without a gap, if there was one.
+    /// The end of this gateway's last gap in listening, if there was one.
     listening: Mutex<Option<Instant>>,
     tick: Mutex<Instant>,
 }
@@ -175,7 +176,7 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// The one of a run.
+    /// The session of a run.
     pub fn of(&self, uid: &str) -> Arc<Session> {
         let mut all = self.all.lock();
         if let Some(session) = all.get(uid) {
@@ -184,12 +185,12 @@ impl Sessions {
         all.entry(uid.into()).or_default().clone()
     }
 
-    /// Heartbeats may have been dropped: no silence proves anything until this gateway has listened anew.
+    /// Heartbeats may have been dropped: restarts all liveness windows.
     pub fn reset_liveness(&self) {
         *self.listening.lock() = Some(Instant::now());
     }
 
-    /// The process runs at `now`. If it has stood still before, it heard nobody meanwhile.
+    /// A tick of the clock. If the process was suspended before, restarts all liveness windows.
     fn tick(&self, now: Instant) {
         let mut tick = self.tick.lock();
         if now.saturating_duration_since(*tick) > LATE {
@@ -201,12 +202,12 @@ impl Sessions {
         *tick = now;
     }
 
-    /// Whether the last tick is not so old that the process has stood still since.
+    /// Whether the last tick is recent, so that the process was not suspended since.
     fn is_awake(&self, now: Instant) -> bool {
         now.saturating_duration_since(*self.tick.lock()) <= LATE
     }
 
-    /// For how long a runner could have been heard and was not.
+    /// For how long a runner could have made contact and didn't.
     pub fn time_since_contact(&self, uid: &str) -> Duration {
         let listening = self.listening.lock().map_or(Duration::MAX, |since| since.elapsed());
         self.of(uid).time_since_contact().min(listening)
@@ -224,7 +225,7 @@ impl Sessions {
         readers.entry(pod_uid.into()).or_insert_with(new).take(now).is_ok()
     }
 
-    /// Forgets those that nobody uses and whose run `open` does not know.
+    /// Drops unused sessions whose run is not in `open`.
     pub fn prune(&self, open: impl Fn(&str) -> bool) {
         self.all.lock().retain(|uid, session| Arc::strong_count(session) > 1 || open(uid));
         let now = Instant::now();
@@ -236,7 +237,7 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    /// Lets the clock go on.
+    /// Advances the clock.
     fn pass() {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_could_not_hear_calls_nobody_silent() {
+    fn a_gateway_after_a_gap_deems_no_runner_unresponsive() {
         let sessions = Sessions::default();
         sessions.of("r").heard();
         pass();
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_needs_is_forgotten() {
+    fn only_unused_sessions_are_dropped() {
         let sessions = Sessions::default();
         let used = sessions.of("used");
         sessions.of("open").stream.send_replace(7);

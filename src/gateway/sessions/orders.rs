@@ -1,5 +1,5 @@
-//! A runner's stream of orders: at first how things stand, then what changes. What is said is decided by a pure
-//! function of the run and of what was said before. Used by [`crate::gateway::requests`].
+//! A runner's stream of control messages: first the current state, then changes. The messages are decided by a pure
+//! function of the run and of those sent before. Used by [`crate::gateway::requests`].
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,23 +15,23 @@ use super::Session;
 use crate::{
     api::AgentRun,
     gateway::{runs::RunUpdate, server::Refusal},
-    protocol::runner::{Order, PING_SECONDS},
+    protocol::runner::{ControlMessage, PING_SECONDS},
 };
 
 const PING: Duration = Duration::from_secs(PING_SECONDS);
-/// How long a runner that has closed its run itself has to get the answer to its outcome before it is told to stop.
+/// How long a runner that has reported its end may take to receive the response before Stop is sent.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What one stream has said already.
+/// What was sent on a stream already.
 #[derive(Default, Debug)]
 pub struct Cursor {
     granted: bool,
     generation: Option<i64>,
 }
 
-/// What is new to the runner. Commands come before the grant: a fresh runner must not start its agent while a pause
-/// stands.
-pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<Order> {
+/// The messages that the runner doesn't have yet. Commands come before the grant: a new runner must not start its agent
+/// while a pause is wanted.
+pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<ControlMessage> {
     if run.is_closed() {
         return vec![stop(&Refusal::RunClosed)];
     }
@@ -40,40 +40,40 @@ pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<Order> {
         && cursor.generation.is_none_or(|said| command.generation > said)
     {
         cursor.generation = Some(command.generation);
-        orders.push(Order::Command { desired: command.state, seq: command.generation });
+        orders.push(ControlMessage::Command { desired: command.state, generation: command.generation });
     }
     if run.spec.grant.is_some() && !std::mem::replace(&mut cursor.granted, true) {
-        orders.push(Order::Permit { attempt: run.spec.identity.attempt });
+        orders.push(ControlMessage::Grant { attempt: run.spec.identity.attempt });
     }
     orders
 }
 
-fn stop(why: &Refusal) -> Order {
-    Order::Stop { why: why.to_string() }
+fn stop(why: &Refusal) -> ControlMessage {
+    ControlMessage::Stop { why: why.to_string() }
 }
 
-/// What a stream lives on.
+/// The inputs of a stream.
 pub struct Source {
     /// The run as it was authorised, which may be ahead of the watch.
     pub run: Box<AgentRun>,
     /// Every change of the run.
     pub updates: watch::Receiver<RunUpdate>,
-    /// Whether its workflow turned out to be closed.
+    /// Whether its workflow is known to be closed.
     pub workflow_closed: watch::Receiver<bool>,
     /// The number of the run's newest stream, and of this one: an older stream ends.
     pub newest: (watch::Receiver<u64>, u64),
-    /// The runner's session: it is not forgotten while the stream is open.
+    /// The runner's session: kept while the stream is open.
     pub _session: Arc<Session>,
     /// Ends all streams, so that runners connect to another gateway.
     pub drain: CancellationToken,
-    /// This stream's place among those that are allowed.
+    /// This stream's share of the limit.
     pub _place: OwnedSemaphorePermit,
 }
 
 struct Stream {
     source: Source,
     cursor: Cursor,
-    waiting: VecDeque<Order>,
+    waiting: VecDeque<ControlMessage>,
     ping: Instant,
     farewell: Option<Instant>,
     ended: bool,
@@ -85,7 +85,7 @@ pub fn body(source: Source) -> Body {
     let waiting = pending_messages(&mut cursor, &source.run).into();
     let ping = Instant::now() + PING;
     let mut stream = Stream { source, cursor, waiting, ping, farewell: None, ended: false };
-    // What changed since the run was authorised is seen at once.
+    // Includes changes since the run was authorised.
     stream.source.updates.mark_changed();
     stream.source.workflow_closed.mark_changed();
     stream.source.newest.0.mark_changed();
@@ -128,15 +128,15 @@ impl Stream {
                     }
                 }
                 () = tokio::time::sleep_until(farewell.unwrap_or(self.ping)) => {
-                    self.waiting.push_back(if farewell.is_some() { stop(&Refusal::RunClosed) } else { Order::Ping {} });
+                    self.waiting.push_back(if farewell.is_some() { stop(&Refusal::RunClosed) } else { ControlMessage::Ping {} });
                 }
             }
         }
         self.ping = Instant::now() + PING;
-        self.ended = self.waiting.iter().any(|o| matches!(o, Order::Stop { .. }));
+        self.ended = self.waiting.iter().any(|o| matches!(o, ControlMessage::Stop { .. }));
         let mut lines = vec![];
         for order in self.waiting.drain(..) {
-            // Our own enums are always JSON.
+            // Always serializes.
             if serde_json::to_writer(&mut lines, &order).is_ok() {
                 lines.push(b'\n');
             }
@@ -153,10 +153,10 @@ mod tests {
         gateway::fixtures::{command, grant, run, termination},
     };
 
-    const PERMIT: Order = Order::Permit { attempt: 1 };
+    const PERMIT: ControlMessage = ControlMessage::Grant { attempt: 1 };
 
-    fn paused(seq: i64) -> Order {
-        Order::Command { desired: DesiredState::Paused, seq }
+    fn paused(generation: i64) -> ControlMessage {
+        ControlMessage::Command { desired: DesiredState::Paused, generation }
     }
 
     #[test]
@@ -187,6 +187,6 @@ mod tests {
         let mut run = run();
         run.spec.grant = Some(grant(0));
         run.status.as_mut().unwrap().termination = Some(termination());
-        assert!(matches!(pending_messages(&mut Cursor::default(), &run)[..], [Order::Stop { .. }]));
+        assert!(matches!(pending_messages(&mut Cursor::default(), &run)[..], [ControlMessage::Stop { .. }]));
     }
 }

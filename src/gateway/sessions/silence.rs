@@ -1,16 +1,15 @@
-//! Runners that have fallen silent: a gateway that listened for one all the while says so, once, in
-//! `status.unresponsiveSince`, and the next sign of life takes it back. Only this makes a runner lost while its
-//! container runs: that somebody's timer ran out while there was no gateway to talk to proves nothing. Run by
-//! [`crate::gateway::run`].
+//! Detects unresponsive runners: a gateway that was listening all the time records `status.unresponsiveSince`, and the
+//! next contact removes it. A runner whose container runs counts as lost only by this: a time-out while no gateway was
+//! reachable proves nothing. Run by [`crate::gateway::run`].
 //!
-//! In Temporal mode a runner is listened for once the worker, after a heartbeat time-out, has bound it anew; any
-//! gateway may judge, because an acknowledgement to any of them is in status. In Direct mode no binding asks for an
-//! answer, so only the gateway that `status.gateway` names judges, because no other hears of the runner. So one case
-//! remains there: a gateway and a runner that die at the same moment. It ends when the gateway comes back under its old
-//! name; if it does not, what Kubernetes says of the runner's container is all there is.
+//! In Temporal mode a runner is checked once the worker, after a heartbeat time-out, has bound it anew; any gateway may
+//! do it, because an acknowledgement through any of them is in the status. In Direct mode there is no new binding, so
+//! only the gateway in `status.gateway` does it, because the runner is connected to no other. One case remains there:
+//! if gateway and runner fail at the same time, and the gateway doesn't return under its name, only the container's
+//! status shows the loss.
 //!
-//! A process that stood still heard nobody, and does not know it: its first look at the clock shows every runner
-//! silent. So a ticker of its own notices gaps, and nobody is judged before it has ticked.
+//! After the process itself was suspended, all runners would look unresponsive. So a ticker detects such gaps, and no
+//! runner is checked before it has ticked.
 
 use std::{
     sync::Arc,
@@ -24,22 +23,22 @@ use crate::{
     gateway::Gateway,
 };
 
-/// How often silence is looked for.
+/// How often runners are checked.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often the process shows itself that it runs.
+/// The ticker's interval.
 const TICK: Duration = Duration::from_millis(500);
 
-/// A runner whose silence this gateway would have to notice.
+/// A runner that this gateway has to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Listening {
-    /// How long it may be silent.
+    /// The longest time without contact.
     limit: Duration,
     /// The newest binding that it has acknowledged, if a newer one is waiting.
     acknowledged: Option<i32>,
 }
 
-/// The runner of a run that this gateway listens for. `None` if it is not this gateway's to judge, may not run its
-/// agent yet, has ended, or is known to be silent.
+/// The runner of a run, if this gateway has to check it: `None` if that is another's task, it has no grant yet, has
+/// ended, or is deemed unresponsive already.
 fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
     let status = run.status.as_ref().filter(|s| s.unresponsive_since.is_none())?;
     let grant = run.spec.grant.as_ref().filter(|_| run.may_run())?;
@@ -52,14 +51,14 @@ fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
         ExecutionMode::Temporal => {
             let acknowledged = status.acknowledged.as_ref().map_or(-1, |a| a.binding);
             let asked = grant.binding >= 1 && grant.binding > acknowledged;
-            // Three heartbeats missed, and time left to say so before the worker asks, one time-out after its binding.
+            // Three missed heartbeats, and early enough for the worker, which looks one time-out after its binding.
             asked.then_some(Listening { limit: heartbeat / 4 * 3, acknowledged: Some(acknowledged) })
         }
     }
 }
 
 impl Gateway {
-    /// Looks for silent runners until the gateway ends, and forgets those of runs that are closed.
+    /// Checks runners until the gateway ends, and drops the sessions of closed runs.
     pub(in crate::gateway) async fn listen_for_silence(self: Arc<Self>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -79,7 +78,7 @@ impl Gateway {
         loop {
             tokio::time::sleep(LOOK).await;
             for run in self.runs.all() {
-                // A runner that this process has not heard yet has all the time that there is from now on.
+                // A runner that this process had no contact with yet gets the full time from now on.
                 let Some(listening) = listened_for(&run, &self.identity) else { continue };
                 if let Some(silence) = self.too_long(run.uid(), listening) {
                     self.note_silence(&run, listening, silence).await;
@@ -89,7 +88,7 @@ impl Gateway {
         }
     }
 
-    /// For how long the runner has been silent, if that is longer than it may be.
+    /// The time without contact, if that is too long.
     fn too_long(&self, uid: &str, listening: Listening) -> Option<Duration> {
         let unheard = self.sessions.time_since_contact(uid);
         let unacknowledged = |binding| self.sessions.of(uid).time_unacknowledged(binding);
@@ -107,10 +106,10 @@ impl Gateway {
             Ok(())
         };
         let job = run.job();
-        tracing::warn!(namespace = job.namespace, run = run.name(), ?silence, "a runner is silent");
-        // It is looked for again in a second.
+        tracing::warn!(namespace = job.namespace, run = run.name(), ?silence, "a runner is unresponsive");
+        // Retried in a second.
         if let Err(refusal) = self.runs.modify_status(run, note).await {
-            tracing::debug!(reason = refusal.reason(), "its silence is not recorded yet");
+            tracing::debug!(reason = refusal.reason(), "unresponsiveSince is not written yet");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Outcomes handed to the activity that waits for them.
+//! Completes the activity that waits for the end of a run.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use backon::Retryable;
 use super::{backoff, granted_workflow};
 use crate::{api::AgentRun, gateway::Gateway, temporal::TemporalError};
 
-/// How often it is tried; then it is the controller's to deliver again.
+/// How often it is tried; after that the controller does it.
 const TRIES: usize = 5;
 
 impl Gateway {
-    /// Hands the end of a closed run to whoever waits for it. If that fails, it is on record: the activity's next try
-    /// finds it there, and the controller delivers it again.
+    /// Completes the activity of a closed run. If that fails, the end is in the AgentRun: the activity's next try reads
+    /// it, and the controller completes the activity.
     pub(in crate::gateway) fn complete(self: &Arc<Self>, run: AgentRun) {
         let Some(workflow) = granted_workflow(&run).map(str::to_string) else { return };
         let temporal = self.temporal.clone();
@@ -20,8 +20,8 @@ impl Gateway {
             let attempt = || temporal.complete(&workflow, &run);
             match attempt.retry(backoff().with_max_times(TRIES)).when(TemporalError::is_transient).await {
                 Ok(()) => {}
-                Err(TemporalError::NotFound(_)) => tracing::debug!(workflow, "nobody waits yet"),
-                Err(error) => tracing::warn!(%error, workflow, "an outcome is only on record yet"),
+                Err(TemporalError::NotFound(_)) => tracing::debug!(workflow, "no activity is pending"),
+                Err(error) => tracing::warn!(%error, workflow, "an activity is not completed yet"),
             }
         });
     }

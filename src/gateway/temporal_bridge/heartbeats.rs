@@ -1,4 +1,4 @@
-//! Heartbeats on their way to Temporal: one at a time for each run, and no more than four in an interval.
+//! Forwards heartbeats to Temporal: one at a time for each run, and at most four in an interval.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Gateway {
-    /// Forwards a heartbeat of a run's runner, unless one is on its way or it was forwarded just now.
+    /// Forwards a heartbeat of a run's runner, unless one is in flight or was forwarded just now.
     pub(in crate::gateway) fn forward_heartbeat(self: &Arc<Self>, run: &Arc<AgentRun>, session: &Arc<Session>) {
         let Some(workflow) = granted_workflow(run).map(str::to_string) else { return };
         if session.beating.swap(true, Ordering::AcqRel) {
@@ -26,7 +26,7 @@ impl Gateway {
                 Ok(Heartbeat::Alive) => {}
                 // In back-off between two tries, reset, or closed.
                 Ok(Heartbeat::Unknown) => gateway.find_closed(&workflow, &run, &session).await,
-                Err(error) => tracing::debug!(%error, "a heartbeat did not reach Temporal"),
+                Err(error) => tracing::debug!(%error, "forwarding a heartbeat failed"),
             }
             session.beating.store(false, Ordering::Release);
         });

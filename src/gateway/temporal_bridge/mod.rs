@@ -1,6 +1,5 @@
-//! What the gateway does with Temporal: it forwards heartbeats, tells the workflow of its runner, and hands over
-//! outcomes. All of it in the background: no runner waits for Temporal, and a Temporal that is away costs nothing but
-//! news. Called by the requests.
+//! The gateway's calls to Temporal: forwards heartbeats, signals workflows, and completes activities. All in the
+//! background: no request of a runner waits for Temporal. Called by the requests.
 
 mod completion;
 mod heartbeats;
@@ -28,7 +27,7 @@ fn is_temporal(run: &AgentRun) -> bool {
     run.spec.identity.execution_mode == ExecutionMode::Temporal
 }
 
-/// The workflow whose activity waits for the end of a run. One that is not its job's is not spoken to.
+/// The workflow whose activity waits for the end of a run. A workflow that is not its job's is ignored.
 fn granted_workflow(run: &AgentRun) -> Option<&str> {
     let workflow = run.spec.grant.as_ref().filter(|_| is_temporal(run))?.workflow_id.as_deref()?;
     if is_of_job(workflow, &run.spec.identity.job_uid) {
@@ -38,14 +37,14 @@ fn granted_workflow(run: &AgentRun) -> Option<&str> {
     None
 }
 
-/// A job's workflow, as far as the controller has said it.
+/// A job's workflow, from the AgentJob's status.
 #[derive(Debug, PartialEq, Eq)]
 enum Recorded {
-    /// It is this one, in the Temporal namespace that we talk to.
+    /// Known, and in this gateway's Temporal namespace.
     Workflow(String),
-    /// Not yet.
+    /// Not known yet.
     NotYet,
-    /// It is none of ours: a NotFound from another Temporal namespace would prove nothing.
+    /// A foreign one: a NotFound from another Temporal namespace would prove nothing.
     Foreign,
 }
 
@@ -76,7 +75,7 @@ impl Gateway {
         }
     }
 
-    /// The workflow of a run's job: by the grant, by what is remembered, or by the job itself.
+    /// The workflow of a run's job: by the grant, by the session, or by the job itself.
     async fn workflow(&self, run: &AgentRun, session: &Session) -> Result<Recorded, Refusal> {
         if run.spec.grant.is_some() {
             let granted = granted_workflow(run).map(str::to_string);
@@ -90,8 +89,8 @@ impl Gateway {
         Ok(recorded(&job, self.temporal.namespace()))
     }
 
-    /// Asks whether the workflow still runs. If not, the runner is told to stop; else it holds and waits for its next
-    /// binding. Believed only if the job says that its workflow is in this Temporal namespace.
+    /// Asks whether the workflow still runs. If not, the runner is stopped; else it waits for its next binding. Only
+    /// valid if the job's workflow is in this Temporal namespace.
     async fn find_closed(&self, workflow: &str, run: &AgentRun, session: &Session) {
         if !session.may_describe() {
             return;
@@ -106,13 +105,13 @@ impl Gateway {
         }
         let job = self.read_job(&run.job()).await;
         if job.is_ok_and(|job| recorded(&job, self.temporal.namespace()) == Recorded::Workflow(workflow.into())) {
-            tracing::info!(workflow, run = run.name(), "the workflow is closed: its runner is told to stop");
+            tracing::info!(workflow, run = run.name(), "the workflow is closed: stopping its runner");
             session.workflow_closed.send_replace(true);
         }
     }
 }
 
-/// Waits that grow to 5 s at the most, without end.
+/// Endless exponential back-off, up to 5 s.
 fn backoff() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))

@@ -1,5 +1,5 @@
-//! What the workflow is told of its runner, by signals: that it is ready, and what it has confirmed. Told until the
-//! workflow knows, or need not know any more.
+//! Signals to the workflow: that its runner is ready, and what it has confirmed. Repeated until they are delivered or
+//! no longer needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,29 +13,29 @@ use crate::{
     temporal::TemporalError,
 };
 
-/// What to tell a workflow of a run's runner; of each kind only the newest counts.
+/// Pending signals about a run's runner; of each kind only the newest counts.
 #[derive(Default)]
 pub struct PendingSignals {
     /// The runner of the run of this number is ready.
     ready: Option<i32>,
-    /// What it has confirmed.
+    /// Its confirmation.
     confirmed: Option<RunnerConfirmed>,
     /// Whether a task is delivering.
     busy: bool,
 }
 
-/// How one round went.
+/// The result of one try.
 enum Round {
     /// It was sent.
     Sent,
     /// It can't be sent now.
     Failed,
-    /// Nobody will want it.
+    /// It is no longer needed.
     Pointless,
 }
 
 impl Gateway {
-    /// Tells the workflow that the runner is ready, and what it has confirmed.
+    /// Signals the workflow that the runner is ready, and what it has confirmed.
     pub(in crate::gateway) fn signal(
         self: &Arc<Self>,
         run: &AgentRun,
@@ -48,7 +48,7 @@ impl Gateway {
         }
         let mut pending = session.signals.lock();
         pending.ready = ready.or(pending.ready);
-        let order = |c: &RunnerConfirmed| c.seq;
+        let order = |c: &RunnerConfirmed| c.generation;
         if confirmed.as_ref().map(order) >= pending.confirmed.as_ref().map(order) {
             pending.confirmed = confirmed;
         }
@@ -68,7 +68,7 @@ impl Gateway {
             if confirmed.is_some()
                 && let Err(wait) = session.may_signal()
             {
-                // What comes meanwhile is newer, and only the newest is sent.
+                // Meanwhile a newer one may come; only the newest is sent.
                 tokio::select! { () = self.stop.cancelled() => {} () = tokio::time::sleep(wait) => continue }
             }
             match self.deliver_once(&run, session, ready, confirmed.as_ref()).await {
@@ -80,7 +80,7 @@ impl Gateway {
                 Round::Failed => {}
                 Round::Pointless => return give_up(session),
             }
-            // Whoever serves the runner next is told anew, by its hello.
+            // The next gateway sends them again when the runner registers.
             tokio::select! {
                 () = self.stop.cancelled() => return give_up(session),
                 () = tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))) => {}
@@ -113,7 +113,7 @@ impl Gateway {
                 if *session.workflow_closed.borrow() { Round::Pointless } else { Round::Failed }
             }
             Err(error) => {
-                tracing::debug!(%error, workflow, "a signal did not reach Temporal");
+                tracing::debug!(%error, workflow, "sending a signal failed");
                 Round::Failed
             }
         }
@@ -125,8 +125,8 @@ impl Gateway {
         ready: Option<i32>,
         confirmed: Option<&RunnerConfirmed>,
     ) -> Result<(), TemporalError> {
-        if let Some(epoch) = ready {
-            self.temporal.signal(workflow, SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await?;
+        if let Some(run) = ready {
+            self.temporal.signal(workflow, SIGNAL_RUNNER_READY, &RunnerReady { run }).await?;
         }
         if let Some(confirmed) = confirmed {
             self.temporal.signal(workflow, SIGNAL_RUNNER_CONFIRMED, confirmed).await?;
@@ -134,7 +134,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Our copy may only be late.
+    /// The cache may be stale.
     async fn is_closed(&self, run: &AgentRun) -> bool {
         match self.runs.read(&run.job(), run.number()).await {
             Ok(live) => live.is_closed() || live.uid() != run.uid(),
@@ -143,10 +143,10 @@ impl Gateway {
     }
 }
 
-/// What is still worth telling; `None` ends the task, so that the next news start another.
+/// The signals that are still needed; `None` ends the task, and the next signal starts another.
 fn due(session: &Session, run: &AgentRun) -> Option<(Option<i32>, Option<RunnerConfirmed>)> {
     let mut pending = session.signals.lock();
-    // A grant proves that the workflow knows of its runner.
+    // A grant proves that the workflow knows that its runner is ready.
     pending.ready = pending.ready.filter(|_| run.spec.grant.is_none());
     if pending.ready.is_none() && pending.confirmed.is_none() {
         pending.busy = false;
@@ -155,7 +155,7 @@ fn due(session: &Session, run: &AgentRun) -> Option<(Option<i32>, Option<RunnerC
     Some((pending.ready, pending.confirmed.clone()))
 }
 
-/// Takes out what was sent, unless something newer has come meanwhile.
+/// Removes what was sent, unless something newer has come meanwhile.
 fn delivered(session: &Session, ready: Option<i32>, confirmed: Option<&RunnerConfirmed>) {
     let mut pending = session.signals.lock();
     if pending.ready == ready {
@@ -166,7 +166,7 @@ fn delivered(session: &Session, ready: Option<i32>, confirmed: Option<&RunnerCon
     }
 }
 
-/// Gives up what is left.
+/// Drops what is pending.
 fn give_up(session: &Session) {
     *session.signals.lock() = PendingSignals::default();
 }
@@ -179,8 +179,8 @@ mod tests {
         gateway::fixtures::{grant, temporal_run},
     };
 
-    fn confirmed(seq: i64) -> RunnerConfirmed {
-        RunnerConfirmed { epoch: 2, seq, state: RunnerState::Frozen }
+    fn confirmed(generation: i64) -> RunnerConfirmed {
+        RunnerConfirmed { run: 2, generation, state: RunnerState::Frozen }
     }
 
     fn told(ready: Option<i32>, confirmed: Option<RunnerConfirmed>) -> Session {

@@ -2,13 +2,13 @@ use serde_json::json;
 
 use super::*;
 
-fn evidence(exit: Exit) -> Evidence {
-    Evidence {
+fn facts(exit: Exit) -> ExitFacts {
+    ExitFacts {
         exit,
         stopped: None,
         oom: false,
-        error: Left::Nothing,
-        result: Left::Nothing,
+        error: FileContents::Nothing,
+        result: FileContents::Nothing,
         active: Duration::from_millis(1500),
         limit: Some(Duration::from_secs(60)),
     }
@@ -18,73 +18,73 @@ fn signal(name: &str, number: i32) -> Exit {
     Exit::Signal { name: name.into(), number }
 }
 
-fn error(kind: Option<&str>, message: Option<&str>, non_retryable: Option<bool>) -> Left<AgentError> {
-    Left::Something(AgentError { kind: kind.map(Into::into), message: message.map(Into::into), non_retryable })
+fn error(kind: Option<&str>, message: Option<&str>, non_retryable: Option<bool>) -> FileContents<AgentError> {
+    FileContents::Something(AgentError { kind: kind.map(Into::into), message: message.map(Into::into), non_retryable })
 }
 
 /// Kind, error type and message.
-fn summary(evidence: Evidence) -> (TerminationType, String, String) {
-    let ending = classify(evidence);
+fn summary(facts: ExitFacts) -> (TerminationType, String, String) {
+    let ending = classify(facts);
     let error = ending.error.unwrap_or_default();
     (ending.kind, error.kind, error.message)
 }
 
-fn fails_as(evidence: Evidence, kind: &str, message: &str) {
-    let (outcome, error, said) = summary(evidence);
+fn fails_as(facts: ExitFacts, kind: &str, message: &str) {
+    let (outcome, error, said) = summary(facts);
     assert_eq!((outcome, error.as_str()), (TerminationType::Failed, kind));
     assert!(said.contains(message), "{said}");
 }
 
 #[test]
 fn exit_0_is_success_with_or_without_a_result() {
-    let ending = classify(evidence(Exit::Code(0)));
+    let ending = classify(facts(Exit::Code(0)));
     assert_eq!((ending.kind, ending.exit_code, ending.result), (TerminationType::Succeeded, Some(0), None));
     assert_eq!(ending.active_millis, 1500);
-    let ending = classify(Evidence { result: Left::Something(json!({"a": 1})), ..evidence(Exit::Code(0)) });
+    let ending = classify(ExitFacts { result: FileContents::Something(json!({"a": 1})), ..facts(Exit::Code(0)) });
     assert_eq!(ending.result, Some(json!({"a": 1})));
-    let deep = Evidence { result: Left::TooDeep(101), ..evidence(Exit::Code(0)) };
+    let deep = ExitFacts { result: FileContents::TooDeep(101), ..facts(Exit::Code(0)) };
     fails_as(deep, error_types::RESULT_TOO_DEEP, "101 levels");
-    let bad = Evidence { result: Left::Unreadable("EOF".into()), ..evidence(Exit::Code(0)) };
+    let bad = ExitFacts { result: FileContents::Unreadable("EOF".into()), ..facts(Exit::Code(0)) };
     assert!(classify(bad.clone()).non_retryable);
     fails_as(bad, error_types::INVALID_RESULT, "EOF");
 }
 
 #[test]
-fn other_exit_codes_fail_and_the_error_file_has_its_say() {
-    fails_as(evidence(Exit::Code(3)), error_types::AGENT_FAILED, "exit code 3");
-    let with = |error| Evidence { error, ..evidence(Exit::Code(3)) };
+fn other_exit_codes_fail_and_the_error_file_is_read() {
+    fails_as(facts(Exit::Code(3)), error_types::AGENT_FAILED, "exit code 3");
+    let with = |error| ExitFacts { error, ..facts(Exit::Code(3)) };
     fails_as(with(error(Some("Foo"), Some("bar"), None)), "Foo", "bar");
     fails_as(with(error(Some("Foo"), None, None)), "Foo", "exit code 3");
     fails_as(with(error(None, Some("bar"), None)), error_types::AGENT_FAILED, "bar");
-    fails_as(with(Left::Unreadable("EOF".into())), error_types::AGENT_FAILED, "error file was not readable");
+    fails_as(with(FileContents::Unreadable("EOF".into())), error_types::AGENT_FAILED, "error file was not readable");
     assert!(classify(with(error(None, None, Some(true)))).non_retryable);
     assert!(!classify(with(error(None, None, Some(false)))).non_retryable);
     fails_as(with(error(Some(error_types::DISRUPTED), None, None)), error_types::AGENT_FAILED, "not for an agent");
-    let ignored = classify(Evidence { error: error(Some("Foo"), None, None), ..evidence(Exit::Code(0)) });
+    let ignored = classify(ExitFacts { error: error(Some("Foo"), None, None), ..facts(Exit::Code(0)) });
     assert_eq!(ignored.kind, TerminationType::Succeeded);
 }
 
 #[test]
 fn signals_and_memory() {
-    fails_as(evidence(signal("SIGSEGV", 11)), error_types::AGENT_KILLED, "SIGSEGV");
-    fails_as(evidence(signal("SIGKILL", 9)), error_types::AGENT_KILLED, "SIGKILL");
-    fails_as(Evidence { oom: true, ..evidence(signal("SIGKILL", 9)) }, error_types::OOM_KILLED, "memory");
-    fails_as(Evidence { oom: true, ..evidence(signal("SIGSEGV", 11)) }, error_types::AGENT_KILLED, "SIGSEGV");
-    fails_as(Evidence { oom: true, ..evidence(Exit::Code(1)) }, error_types::AGENT_FAILED, "memory");
+    fails_as(facts(signal("SIGSEGV", 11)), error_types::AGENT_KILLED, "SIGSEGV");
+    fails_as(facts(signal("SIGKILL", 9)), error_types::AGENT_KILLED, "SIGKILL");
+    fails_as(ExitFacts { oom: true, ..facts(signal("SIGKILL", 9)) }, error_types::OOM_KILLED, "memory");
+    fails_as(ExitFacts { oom: true, ..facts(signal("SIGSEGV", 11)) }, error_types::AGENT_KILLED, "SIGSEGV");
+    fails_as(ExitFacts { oom: true, ..facts(Exit::Code(1)) }, error_types::AGENT_FAILED, "memory");
 }
 
 #[test]
 fn a_command_that_cannot_be_started_is_never_tried_again() {
-    let ending = classify(evidence(Exit::NotSpawned("No such file".into())));
+    let ending = classify(facts(Exit::NotSpawned("No such file".into())));
     assert!(ending.non_retryable && !ending.started);
-    fails_as(evidence(Exit::NotSpawned("No such file".into())), error_types::START_FAILED, "No such file");
+    fails_as(facts(Exit::NotSpawned("No such file".into())), error_types::START_FAILED, "No such file");
 }
 
 #[test]
 fn why_it_was_stopped_decides_unless_it_had_finished() {
-    let stopped = |why, exit| Evidence { stopped: Some(why), ..evidence(exit) };
+    let stopped = |why, exit| ExitFacts { stopped: Some(why), ..facts(exit) };
     let term = || signal("SIGTERM", 15);
-    let result = || Left::Something(json!(1));
+    let result = || FileContents::Something(json!(1));
     let kind = |e| summary(e).0;
 
     assert_eq!(kind(stopped(Stopped::Cancel, term())), TerminationType::Cancelled);
@@ -95,10 +95,10 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
         "no result file: it was not done"
     );
     assert_eq!(
-        kind(Evidence { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }),
+        kind(ExitFacts { result: result(), ..stopped(Stopped::Cancel, Exit::Code(0)) }),
         TerminationType::Succeeded
     );
-    let torn = Evidence { result: Left::Unreadable("EOF".into()), ..stopped(Stopped::Cancel, Exit::Code(0)) };
+    let torn = ExitFacts { result: FileContents::Unreadable("EOF".into()), ..stopped(Stopped::Cancel, Exit::Code(0)) };
     assert_eq!(kind(torn), TerminationType::Cancelled);
 
     assert_eq!(kind(stopped(Stopped::Evict, term())), TerminationType::Evicted);
@@ -107,9 +107,12 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
         TerminationType::Evicted,
         "no result file: it was not done"
     );
-    assert_eq!(kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(1)) }), TerminationType::Evicted);
     assert_eq!(
-        kind(Evidence { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }),
+        kind(ExitFacts { result: result(), ..stopped(Stopped::Evict, Exit::Code(1)) }),
+        TerminationType::Evicted
+    );
+    assert_eq!(
+        kind(ExitFacts { result: result(), ..stopped(Stopped::Evict, Exit::Code(0)) }),
         TerminationType::Succeeded
     );
 
@@ -117,32 +120,32 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
     fails_as(stopped(Stopped::Timeout, Exit::Code(0)), error_types::EXECUTION_TIMEOUT, "exit code 0");
 
     fails_as(stopped(Stopped::Sigterm, term()), error_types::DISRUPTED, "SIGTERM");
-    fails_as(Evidence { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");
+    fails_as(ExitFacts { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");
     fails_as(stopped(Stopped::Sigterm, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
     assert_eq!(
-        kind(Evidence { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }),
+        kind(ExitFacts { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }),
         TerminationType::Succeeded
     );
 }
 
 #[test]
 fn the_runners_exit_code_is_the_agents_and_never_0_without_success() {
-    let code = |e: Evidence| exit_code(&classify(e.clone()), &e.exit);
-    assert_eq!(code(evidence(Exit::Code(0))), 0);
-    assert_eq!(code(evidence(Exit::Code(3))), 3);
-    assert_eq!(code(evidence(signal("SIGSEGV", 11))), 139);
-    assert_eq!(code(evidence(Exit::NotSpawned(String::new()))), 1);
-    assert_eq!(code(Evidence { stopped: Some(Stopped::Evict), ..evidence(Exit::Code(0)) }), 1);
+    let code = |e: ExitFacts| exit_code(&classify(e.clone()), &e.exit);
+    assert_eq!(code(facts(Exit::Code(0))), 0);
+    assert_eq!(code(facts(Exit::Code(3))), 3);
+    assert_eq!(code(facts(signal("SIGSEGV", 11))), 139);
+    assert_eq!(code(facts(Exit::NotSpawned(String::new()))), 1);
+    assert_eq!(code(ExitFacts { stopped: Some(Stopped::Evict), ..facts(Exit::Code(0)) }), 1);
     assert_eq!(exit_code(&restarted(), &Exit::None), 1);
 }
 
 #[test]
 fn long_messages_are_cut_between_characters() {
     let long = "é".repeat(MAX_MESSAGE_BYTES);
-    let (_, _, message) = summary(Evidence { error: error(None, Some(&long), None), ..evidence(Exit::Code(1)) });
+    let (_, _, message) = summary(ExitFacts { error: error(None, Some(&long), None), ..facts(Exit::Code(1)) });
     assert!(message.len() <= MAX_MESSAGE_BYTES && message.len() > MAX_MESSAGE_BYTES - 8);
     assert!(message.ends_with("é…"));
-    let (_, kind, _) = summary(Evidence { error: error(Some(&long), None, None), ..evidence(Exit::Code(1)) });
+    let (_, kind, _) = summary(ExitFacts { error: error(Some(&long), None, None), ..facts(Exit::Code(1)) });
     assert!(kind.len() <= 128);
     for bytes in 0..12 {
         let mut text = "aéa".repeat(3);

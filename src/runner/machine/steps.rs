@@ -1,4 +1,4 @@
-//! The single steps of the [`Machine`]: freezing, stopping, limits, the end. Used by `machine.rs` alone.
+//! The steps of the [`Machine`]: freezing, stopping, limits, the end. Used by `machine.rs` alone.
 
 use super::*;
 
@@ -12,15 +12,15 @@ impl Machine {
         }
     }
 
-    /// Says that the newest command is carried out, or that the agent has started.
+    /// Confirms the newest command, or that the agent has started.
     pub(super) fn confirm(&mut self, actions: &mut Vec<Action>) {
-        self.carried = self.seq.max(0);
-        actions.push(Action::Confirm { state: self.state(), seq: self.carried, problem: None });
+        self.acknowledged = self.generation.max(0);
+        actions.push(Action::Confirm { state: self.state(), generation: self.acknowledged, problem: None });
     }
 
     pub(super) fn freeze(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        self.phase = Phase::Freezing { since: now, look: None, step: FIRST_LOOK, complained: false };
-        actions.push(Action::Freeze { nudge: false });
+        self.phase = Phase::Freezing { since: now, next_scan: None, step: FIRST_SCAN, reported: false };
+        actions.push(Action::Freeze { resume_vfork_children: false });
     }
 
     pub(super) fn scanned(&mut self, now: Duration, outcome: Result<Vec<i32>, String>, actions: &mut Vec<Action>) {
@@ -29,7 +29,7 @@ impl Machine {
             Phase::Frozen if clean => {}
             Phase::Frozen => {
                 self.active_since = Some(now);
-                self.phase = Phase::Freezing { since: now, look: Some(now), step: FIRST_LOOK, complained: false };
+                self.phase = Phase::Freezing { since: now, next_scan: Some(now), step: FIRST_SCAN, reported: false };
             }
             Phase::Freezing { .. } if clean => {
                 self.phase = Phase::Frozen;
@@ -37,20 +37,20 @@ impl Machine {
                 self.active_since = None;
                 self.confirm(actions);
             }
-            Phase::Freezing { since, look, step, complained } => {
-                *look = Some(now + *step);
-                *step = if *complained { PATIENT_LOOK } else { (*step * 2).min(LONGEST_LOOK) };
-                if !*complained && now.saturating_sub(*since) >= FREEZE_PATIENCE {
-                    *complained = true;
+            Phase::Freezing { since, next_scan, step, reported } => {
+                *next_scan = Some(now + *step);
+                *step = if *reported { SLOW_SCAN } else { (*step * 2).min(LONGEST_SCAN) };
+                if !*reported && now.saturating_sub(*since) >= FREEZE_LIMIT {
+                    *reported = true;
                     let problem = match outcome {
                         Ok(pids) => {
                             format!("{} process(es) did not stop, such as {:?}", pids.len(), &pids[..pids.len().min(5)])
                         }
-                        Err(error) => format!("it can't be seen whether every process stopped: {error}"),
+                        Err(error) => format!("whether every process stopped is unknown: {error}"),
                     };
                     actions.push(Action::Confirm {
                         state: RunnerState::Running,
-                        seq: self.seq.max(0),
+                        generation: self.generation.max(0),
                         problem: Some(problem),
                     });
                 }
@@ -59,7 +59,7 @@ impl Machine {
         }
     }
 
-    /// Stops the agent, or what is left of the wait for its start.
+    /// Stops the agent, or the wait for its start.
     pub(super) fn end(&mut self, now: Duration, why: Stopped, actions: &mut Vec<Action>) {
         match &mut self.phase {
             Phase::Done => {}
@@ -74,7 +74,7 @@ impl Machine {
         }
     }
 
-    /// SIGTERM, and the end of the grace period if it is ours to keep. A frozen agent is continued, but gets its signal first.
+    /// SIGTERM, and a deadline for SIGKILL unless the kubelet has its own. A frozen agent is resumed after the signal.
     pub(super) fn stop(&mut self, now: Duration, why: Stopped, actions: &mut Vec<Action>) {
         actions.push(Action::Term);
         if matches!(self.phase, Phase::Noticed { .. } | Phase::Freezing { .. } | Phase::Frozen) {
@@ -92,7 +92,7 @@ impl Machine {
         actions.push(Action::Finish { started, stopped });
     }
 
-    /// When the agent has been active for too long, as far as its clock runs now.
+    /// When the agent exceeds its limit; `None` while its clock is stopped.
     pub(super) fn limit_at(&self) -> Option<Duration> {
         if !matches!(self.phase, Phase::Running | Phase::Noticed { .. } | Phase::Freezing { .. }) {
             return None;
@@ -106,9 +106,10 @@ impl Machine {
         }
         match &mut self.phase {
             Phase::Noticed { until } if *until <= now => self.freeze(now, actions),
-            Phase::Freezing { since, look, .. } if look.is_some_and(|look| look <= now) => {
-                *look = None;
-                actions.push(Action::Freeze { nudge: now.saturating_sub(*since) >= NUDGE_AFTER });
+            Phase::Freezing { since, next_scan, .. } if next_scan.is_some_and(|at| at <= now) => {
+                *next_scan = None;
+                actions
+                    .push(Action::Freeze { resume_vfork_children: now.saturating_sub(*since) >= RESUME_VFORK_AFTER });
             }
             Phase::Stopping { kill_at, .. } if kill_at.is_some_and(|at| at <= now) => {
                 *kill_at = None;

@@ -19,24 +19,24 @@ fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn command(desired: DesiredState, seq: i64) -> Event {
-    Event::Command { desired, seq }
+fn command(desired: DesiredState, generation: i64) -> Event {
+    Event::Command { desired, generation }
 }
 
-fn running(seq: i64) -> Event {
-    command(DesiredState::Running, seq)
+fn running(generation: i64) -> Event {
+    command(DesiredState::Running, generation)
 }
 
-fn paused(seq: i64) -> Event {
-    command(DesiredState::Paused, seq)
+fn paused(generation: i64) -> Event {
+    command(DesiredState::Paused, generation)
 }
 
-fn cancelled(seq: i64) -> Event {
-    command(DesiredState::Cancelled, seq)
+fn cancelled(generation: i64) -> Event {
+    command(DesiredState::Cancelled, generation)
 }
 
-fn confirm(state: RunnerState, seq: i64) -> Action {
-    Confirm { state, seq, problem: None }
+fn confirm(state: RunnerState, generation: i64) -> Action {
+    Confirm { state, generation, problem: None }
 }
 
 fn finish(started: bool, stopped: Option<Stopped>) -> Action {
@@ -46,25 +46,25 @@ fn finish(started: bool, stopped: Option<Stopped>) -> Action {
 /// A machine whose agent started at second 0.
 fn started(policy: Policy) -> Machine {
     let mut m = Machine::new(policy);
-    assert_eq!(m.on(s(0), Event::Permit { attempt: 1 }), [Start { attempt: 1 }]);
+    assert_eq!(m.on(s(0), Event::Grant { attempt: 1 }), [Start { attempt: 1 }]);
     assert_eq!(m.on(s(0), Event::Started), [confirm(RunnerState::Running, 0)]);
     m
 }
 
-/// The same, frozen by seq 1 since second 1.
+/// The same, frozen by command 1 since second 1.
 fn frozen(policy: Policy) -> Machine {
     let mut m = started(policy);
-    assert_eq!(m.on(s(1), paused(1)), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(1), paused(1)), [Freeze { resume_vfork_children: false }]);
     assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)]);
     m
 }
 
 #[test]
-fn a_permit_starts_once() {
+fn a_grant_starts_once() {
     let mut m = started(policy());
-    assert_eq!(m.on(s(1), Event::Permit { attempt: 1 }), []);
+    assert_eq!(m.on(s(1), Event::Grant { attempt: 1 }), []);
     assert_eq!(m.on(s(2), running(1)), [confirm(RunnerState::Running, 1)]);
-    assert_eq!(m.on(s(3), Event::Permit { attempt: 2 }), []);
+    assert_eq!(m.on(s(3), Event::Grant { attempt: 2 }), []);
     assert_eq!(m.on(s(9), Event::AgentEnded), [finish(true, None)]);
     assert_eq!(m.active(s(99)), s(9));
 }
@@ -73,19 +73,19 @@ fn a_permit_starts_once() {
 fn a_pause_holds_the_start() {
     let mut m = Machine::new(policy());
     assert_eq!(m.on(s(0), paused(4)), [confirm(RunnerState::Waiting, 4)]);
-    assert_eq!(m.on(s(1), Event::Permit { attempt: 2 }), []);
+    assert_eq!(m.on(s(1), Event::Grant { attempt: 2 }), []);
     assert_eq!(m.on(s(1), paused(5)), [confirm(RunnerState::Waiting, 5)]);
-    assert_eq!(m.standing(), (RunnerState::Waiting, 5));
+    assert_eq!(m.snapshot(), (RunnerState::Waiting, 5));
     assert_eq!(m.on(s(2), running(6)), [Start { attempt: 2 }]);
     assert_eq!(m.on(s(2), Event::Started), [confirm(RunnerState::Running, 6)]);
     assert_eq!(m.active(s(5)), s(3), "time before the start does not count");
 }
 
 #[test]
-fn running_without_a_permit_is_confirmed_as_waiting() {
+fn running_without_a_grant_is_confirmed_as_waiting() {
     let mut m = Machine::new(policy());
     assert_eq!(m.on(s(0), running(1)), [confirm(RunnerState::Waiting, 1)]);
-    assert_eq!(m.on(s(0), Event::Permit { attempt: 1 }), [Start { attempt: 1 }]);
+    assert_eq!(m.on(s(0), Event::Grant { attempt: 1 }), [Start { attempt: 1 }]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn what_ends_it_before_the_start_starts_nothing() {
         let mut m = Machine::new(policy());
         assert_eq!(m.on(s(0), paused(0)), [confirm(RunnerState::Waiting, 0)]);
         assert_eq!(m.on(s(0), event), [finish(false, Some(why))]);
-        assert_eq!(m.on(s(1), Event::Permit { attempt: 1 }), []);
+        assert_eq!(m.on(s(1), Event::Grant { attempt: 1 }), []);
         assert_eq!(m.on(s(1), running(9)), []);
     }
 }
@@ -104,14 +104,14 @@ fn what_ends_it_before_the_start_starts_nothing() {
 #[test]
 fn a_failed_start_is_the_end() {
     let mut m = Machine::new(policy());
-    m.on(s(0), Event::Permit { attempt: 1 });
+    m.on(s(0), Event::Grant { attempt: 1 });
     assert_eq!(m.on(s(0), Event::NotStarted), [finish(false, None)]);
 }
 
 #[test]
 fn freeze_and_thaw() {
     let mut m = frozen(policy());
-    assert_eq!(m.standing(), (RunnerState::Frozen, 1));
+    assert_eq!(m.snapshot(), (RunnerState::Frozen, 1));
     assert_eq!(m.deadline(), None);
     assert_eq!(m.on(s(100), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
     assert_eq!(m.active(s(103)), s(4), "frozen time does not count");
@@ -139,14 +139,14 @@ fn a_process_that_will_not_stop_is_said_and_looked_at_again() {
     let mut nudged = false;
     while now < s(8) {
         said.extend(m.on(now, Event::Scanned(Ok(vec![12]))));
-        assert_eq!(m.standing(), (RunnerState::Running, 0));
+        assert_eq!(m.snapshot(), (RunnerState::Running, 0));
         now = m.deadline().unwrap();
         let looks = m.on(now, Event::Tick);
         assert!(matches!(looks[..], [Freeze { .. }]), "{looks:?}");
-        nudged |= looks == [Freeze { nudge: true }];
+        nudged |= looks == [Freeze { resume_vfork_children: true }];
     }
     assert!(nudged);
-    let [Confirm { state: RunnerState::Running, seq: 3, problem: Some(problem) }] = &said[..] else {
+    let [Confirm { state: RunnerState::Running, generation: 3, problem: Some(problem) }] = &said[..] else {
         panic!("{said:?}");
     };
     assert!(problem.contains("12"), "{problem}");
@@ -161,18 +161,18 @@ fn a_newer_command_ends_a_freeze_that_is_not_complete() {
     assert_eq!(m.on(s(0), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
     assert_eq!(m.deadline(), None);
     assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [], "a late answer freezes nothing");
-    assert_eq!(m.standing(), (RunnerState::Running, 2));
+    assert_eq!(m.snapshot(), (RunnerState::Running, 2));
 }
 
 #[test]
 fn the_end_of_a_process_is_a_reason_to_look_again() {
     let mut m = frozen(policy());
-    assert_eq!(m.on(s(2), Event::ChildEnded), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(2), Event::ChildEnded), [Freeze { resume_vfork_children: false }]);
     assert_eq!(m.on(s(2), Event::Scanned(Ok(vec![]))), []);
     m.on(s(3), Event::ChildEnded);
     assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![9]))), []);
-    assert_eq!(m.standing().0, RunnerState::Running);
-    assert_eq!(m.on(m.deadline().unwrap(), Event::Tick), [Freeze { nudge: false }]);
+    assert_eq!(m.snapshot().0, RunnerState::Running);
+    assert_eq!(m.on(m.deadline().unwrap(), Event::Tick), [Freeze { resume_vfork_children: false }]);
     assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)]);
 }
 
@@ -180,8 +180,8 @@ fn the_end_of_a_process_is_a_reason_to_look_again() {
 fn a_runner_that_cannot_freeze_says_so_and_goes_on() {
     let mut m = started(Policy { freeze_refusal: Some("not PID 1".into()), ..policy() });
     let problem = Some("not PID 1".to_owned());
-    assert_eq!(m.on(s(1), paused(1)), [Confirm { state: RunnerState::Running, seq: 1, problem }]);
-    assert_eq!(m.standing(), (RunnerState::Running, 0), "not carried out");
+    assert_eq!(m.on(s(1), paused(1)), [Confirm { state: RunnerState::Running, generation: 1, problem }]);
+    assert_eq!(m.snapshot(), (RunnerState::Running, 0), "not carried out");
     assert_eq!(m.on(s(1), cancelled(2)), [Term, confirm(RunnerState::Stopping, 2)]);
 }
 
@@ -190,12 +190,12 @@ fn a_notice_ends_with_the_agents_stop_or_its_time() {
     let with_notice = || started(Policy { notice: Some(s(2)), ..policy() });
     let mut m = with_notice();
     assert_eq!(m.on(s(1), paused(1)), [Notify]);
-    assert_eq!(m.on(s(2), Event::AgentStopped), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(2), Event::AgentStopped), [Freeze { resume_vfork_children: false }]);
 
     let mut m = with_notice();
     m.on(s(1), paused(1));
     assert_eq!(m.deadline(), Some(s(3)));
-    assert_eq!(m.on(s(3), Event::Tick), [Freeze { nudge: false }]);
+    assert_eq!(m.on(s(3), Event::Tick), [Freeze { resume_vfork_children: false }]);
 
     let mut m = with_notice();
     m.on(s(1), paused(1));
@@ -241,7 +241,7 @@ fn the_kubelets_sigterm_leaves_the_grace_to_the_kubelet() {
     let mut m = frozen(policy());
     assert_eq!(m.on(s(2), Event::Terminate), [Term, Thaw]);
     assert_eq!(m.deadline(), None);
-    assert_eq!(m.standing(), (RunnerState::Stopping, 1));
+    assert_eq!(m.snapshot(), (RunnerState::Stopping, 1));
     assert_eq!(m.on(s(3), cancelled(2)), [confirm(RunnerState::Stopping, 2)]);
     assert_eq!(m.on(s(4), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
 
@@ -268,7 +268,7 @@ fn the_limit_counts_active_time_only() {
 }
 
 #[test]
-fn gone_reports_to_nobody_whatever_stopped_it_before() {
+fn gone_suppresses_the_report_whatever_stopped_it_before() {
     let mut m = frozen(policy());
     assert_eq!(m.on(s(2), Event::Gone), [Term, Thaw]);
     assert_eq!(m.on(s(3), cancelled(2)), [confirm(RunnerState::Stopping, 2)]);
@@ -288,7 +288,7 @@ fn an_agent_may_end_while_it_is_frozen() {
     assert_eq!(m.active(s(10)), s(1));
 }
 
-/// Thousands of commands in any order of delivery: the state at the end is that of the highest seq.
+/// Thousands of commands in any message of delivery: the final state is that of the highest generation.
 #[test]
 fn any_storm_of_commands_ends_in_the_last_state() {
     let mut random = 88_172_645_463_325_252_u64;
@@ -300,12 +300,12 @@ fn any_storm_of_commands_ends_in_the_last_state() {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let seq = (random >> 8) as i64 & 0xffff;
+            let generation = (random >> 8) as i64 & 0xffff;
             let desired = if random & 1 == 0 { DesiredState::Running } else { DesiredState::Paused };
-            if seq > highest {
-                (highest, last) = (seq, desired);
+            if generation > highest {
+                (highest, last) = (generation, desired);
             }
-            for action in m.on(s(round), command(desired, seq)) {
+            for action in m.on(s(round), command(desired, generation)) {
                 if matches!(action, Freeze { .. }) && random & 2 == 0 {
                     m.on(s(round), Event::Scanned(Ok(vec![])));
                 }
@@ -313,6 +313,6 @@ fn any_storm_of_commands_ends_in_the_last_state() {
         }
         m.on(s(round), Event::Scanned(Ok(vec![])));
         let state = if last == DesiredState::Paused { RunnerState::Frozen } else { RunnerState::Running };
-        assert_eq!(m.standing(), (state, highest));
+        assert_eq!(m.snapshot(), (state, highest));
     }
 }

@@ -1,20 +1,20 @@
-//! `cleanup`: closes the newest run, or creates it closed, so that no agent starts once the workflow has ended. Its pod is the
-//! controller's to collect.
+//! `cleanup`: closes the newest run, or creates it closed, so that no agent starts after the workflow has ended. The
+//! controller deletes its pod.
 
 use super::{Activities, ActivityFailure, now};
 use crate::{lifecycle, protocol::workflow::Cleanup, runs};
 
 pub async fn run(a: &Activities, input: &Cleanup) -> Result<(), ActivityFailure> {
-    if input.epoch < 1 {
+    if input.run < 1 {
         return Ok(());
     }
     let runs = a.runs_in(&input.job);
-    let run = match runs.get(&input.job, input.epoch).await? {
+    let run = match runs.get(&input.job, input.run).await? {
         Some(run) => run,
         None => {
             let job = match a.read_job(&input.job).await {
                 Ok(job) => job,
-                // What is created now would have no owner, and go.
+                // A tombstone would have no owner and be garbage collected.
                 Err(ActivityFailure::JobGone(_)) => return Ok(()),
                 Err(e) => return Err(e),
             };
@@ -24,8 +24,8 @@ pub async fn run(a: &Activities, input: &Cleanup) -> Result<(), ActivityFailure>
             }
             let Some(status) = &job.status else { return Ok(()) };
             let Some(resolved) = &status.resolved else { return Ok(()) };
-            // A `start_runner` that is still on its way finds the name taken.
-            let tombstone = runs::tombstone(&job, resolved, input.epoch, status.attempt.unwrap_or(1))?;
+            // A late `start_runner` finds the name taken.
+            let tombstone = runs::tombstone(&job, resolved, input.run, status.attempt.unwrap_or(1))?;
             runs.create(&tombstone).await?.0
         }
     };

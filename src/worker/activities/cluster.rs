@@ -1,4 +1,4 @@
-//! The cluster's id, asked for when it is first needed: a worker starts without Kubernetes.
+//! The cluster's id, read when it is first needed: a worker starts without Kubernetes.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// With the id that is configured, or else the one that the cluster gives itself.
+    /// With the configured id, or else the one derived from the cluster.
     pub fn new(client: Client, configured: Option<String>) -> Self {
         Self { client, id: Arc::new(OnceCell::new_with(configured)) }
     }
 
-    /// The id, asked for once.
+    /// The id, read once.
     pub(super) async fn id(&self) -> Result<&str, ActivityFailure> {
         let asked = self.id.get_or_try_init(|| kubernetes::ask_cluster(&self.client)).await;
         asked.map(String::as_str).map_err(|e| ActivityFailure::Unavailable(format!("get Namespace kube-system: {e}")))

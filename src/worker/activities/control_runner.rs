@@ -6,7 +6,7 @@ use crate::{
     protocol::workflow::{ControlRunner, ControlledRunner},
 };
 
-/// Writes a command, unless the run is already further. Its own command again changes nothing.
+/// Writes a command, unless the run has a newer one. Repeating it changes nothing.
 pub fn command(spec: &mut AgentRunSpec, state: DesiredState, generation: i64) {
     let known = spec.command.as_ref().map_or(0, |c| c.generation);
     if known < generation {
@@ -14,36 +14,38 @@ pub fn command(spec: &mut AgentRunSpec, state: DesiredState, generation: i64) {
     }
 }
 
-/// The number under which the command stands, or the next that is free.
+/// The generation of the written command, or the next free one.
 fn taken(run: &AgentRun, input: &ControlRunner) -> i64 {
     match &run.spec.command {
-        // Nobody is left to read it. If there is another run, its start carries the newest command.
-        _ if run.is_closed() => input.seq,
-        Some(c) if c.generation == input.seq && c.state == input.desired => input.seq,
-        Some(c) => c.generation.saturating_add(1).max(input.seq),
-        None => input.seq,
+        // Its runner has ended. The next run is created with the newest command.
+        _ if run.is_closed() => input.generation,
+        Some(c) if c.generation == input.generation && c.state == input.desired => input.generation,
+        Some(c) => c.generation.saturating_add(1).max(input.generation),
+        None => input.generation,
     }
 }
 
-/// A run that isn't there has no runner to command, or gets the newest command with its grant: that is success.
+/// A missing run is success: it has no runner, or gets the newest command with its grant.
 pub async fn run(a: &Activities, input: &ControlRunner) -> Result<ControlledRunner, ActivityFailure> {
     let runs = a.runs_in(&input.job);
-    let Some(run) = runs.get(&input.job, input.epoch).await? else { return Ok(ControlledRunner { seq: input.seq }) };
+    let Some(run) = runs.get(&input.job, input.run).await? else {
+        return Ok(ControlledRunner { generation: input.generation });
+    };
     let written = runs.modify_spec::<ActivityFailure, _>(run, |_, spec| {
-        command(spec, input.desired, input.seq);
+        command(spec, input.desired, input.generation);
         Ok(())
     });
-    Ok(ControlledRunner { seq: taken(&written.await?, input) })
+    Ok(ControlledRunner { generation: taken(&written.await?, input) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::fake, *};
 
-    fn ask(run: &mut AgentRun, desired: DesiredState, seq: i64) -> i64 {
-        let input = ControlRunner { job: fake::job_ref(), desired, seq, epoch: 1 };
+    fn ask(run: &mut AgentRun, desired: DesiredState, generation: i64) -> i64 {
+        let input = ControlRunner { job: fake::job_ref(), desired, generation, run: 1 };
         if !run.is_closed() {
-            command(&mut run.spec, desired, seq);
+            command(&mut run.spec, desired, generation);
         }
         taken(run, &input)
     }
@@ -54,12 +56,12 @@ mod tests {
         assert_eq!(ask(&mut run, DesiredState::Paused, 1), 1);
         assert_eq!(ask(&mut run, DesiredState::Paused, 1), 1, "the same again");
         assert_eq!(ask(&mut run, DesiredState::Running, 4), 4);
-        // A workflow that was reset counts from less.
+        // A workflow that was reset counts from a lower number.
         assert_eq!(ask(&mut run, DesiredState::Paused, 2), 5);
         assert_eq!(ask(&mut run, DesiredState::Paused, 4), 5);
         assert_eq!(ask(&mut run, DesiredState::Paused, 5), 5);
         assert_eq!(run.spec.command.as_ref().unwrap().state, DesiredState::Paused);
         run.spec.identity.tombstone = true;
-        assert_eq!(ask(&mut run, DesiredState::Running, 2), 2, "nobody is left to read it");
+        assert_eq!(ask(&mut run, DesiredState::Running, 2), 2, "its runner has ended");
     }
 }

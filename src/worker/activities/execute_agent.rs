@@ -1,6 +1,6 @@
-//! `execute_agent`: grants the start to the runner that waits, or binds a runner that has started to this try of the activity.
-//! Short: whoever learns of the agent's end completes the activity. It is tried again after a heartbeat time-out, and then
-//! binds the same runner anew.
+//! `execute_agent`: grants the start to a waiting runner, or binds a runner that has started to this try of the
+//! activity. Short: the activity is completed asynchronously, by the role that learns of the agent's end. It is retried
+//! after a heartbeat time-out, and then binds the same runner anew.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,15 +17,15 @@ use crate::{
     runs::RunError,
 };
 
-/// How often the run is looked at, at the most: each look but the first answers one question, or follows somebody's write.
+/// How often the decision is repeated at the most: each time with one more fact, or after a conflict.
 const LOOKS: usize = 6;
 
-/// What is asked of a run.
+/// The facts for a decision on a run.
 struct Ask<'a> {
     task: &'a Task,
-    /// Whether Temporal was asked, and said that this task counts.
+    /// Whether Temporal has confirmed that this task is current.
     counts: bool,
-    /// The run's pod, if it was looked for before the run was read: a runner delivers before its pod ends.
+    /// The run's pod, if it was read before the run: a runner reports its end before its pod ends.
     pod: Option<Option<PodView>>,
     now: Time,
 }
@@ -33,15 +33,15 @@ struct Ask<'a> {
 /// What to do with an open run.
 #[derive(Debug, PartialEq)]
 enum Binding {
-    /// It is bound to this very try.
+    /// None: it is bound to this try.
     Ours,
     /// Write this grant.
     Grant(StartGrant),
     /// Close it: its agent has ended, or its runner is lost.
     Close(Box<Termination>),
-    /// First ask Temporal whether this task counts.
+    /// First ask Temporal whether this task is current.
     AskTemporal,
-    /// First look for the pod, and then at the run again.
+    /// First read the pod, and then the run again.
     LookAtPod,
 }
 
@@ -59,7 +59,8 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     if same && old.activity_attempt == Some(attempt) {
         return Binding::Ours;
     }
-    // A later try, or another execution of the workflow, has the runner: either this one is new, or it was frozen for long.
+    // A later try, or another execution of the workflow, has the runner: this task is either newer, or was delayed for
+    // long.
     let follows = same && old.activity_attempt < Some(attempt);
     if !follows && !ask.counts {
         return Binding::AskTemporal;
@@ -69,14 +70,14 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     if let Some(ended) = ending::derive(run, pod, &ask.now) {
         return Binding::Close(Box::new(ended));
     }
-    // A time-out alone proves nothing: Temporal, or every gateway, may have been away. That a gateway listened for an answer to
-    // a binding and heard none does. A runner that never registered can't have started its agent.
+    // A heartbeat time-out alone proves nothing: Temporal or all gateways may have been down. A gateway that received
+    // no acknowledgement of a binding does. A runner that never registered can't have started its agent.
     let acknowledged = run.acknowledged().map_or(-1, |a| a.binding);
     let unresponsive = run.status.as_ref().is_some_and(|s| s.unresponsive_since.is_some());
     let silent = !run.is_ready() || (unresponsive && acknowledged < old.binding);
     if same && old.binding >= 1 && silent {
-        // On record, so that a runner that comes back can't say otherwise, and the job's status knows that nothing runs.
-        let message = "the runner was silent for twice the heartbeat time-out".into();
+        // Recorded, so that a runner that reconnects can't report another end, and the job's status is right.
+        let message = "the runner sent nothing for twice the heartbeat time-out".into();
         return Binding::Close(Box::new(lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, &ask.now)));
     }
     Binding::Grant(grant(&old.time, old.binding.saturating_add(1)))
@@ -84,7 +85,7 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
 
 /// Why a write was not made.
 enum Stop {
-    /// The decision is another one.
+    /// The decision has changed.
     Other(Binding),
     /// It failed.
     Failed(ActivityFailure),
@@ -102,7 +103,7 @@ impl From<RunError> for Stop {
     }
 }
 
-/// The agent's result if it has ended already, `None` if its end will be delivered.
+/// The agent's result if it has ended already, `None` if the activity will be completed asynchronously.
 pub async fn run(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Option<AgentResult>, ActivityFailure> {
     let run = settle(a, task, input).await?;
     if !run.is_closed() {
@@ -123,37 +124,37 @@ fn end(run: &AgentRun) -> Result<AgentResult, ActivityFailure> {
             let result = result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())));
             Ok(AgentResult { result: result? })
         }
-        Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, last: non_retryable }),
+        Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, non_retryable }),
     }
 }
 
-/// A run that was closed before its start was granted, while the workflow already took it to be: it uses up no attempt.
+/// A run that was closed before it was granted, although the workflow has counted its attempt: it uses up none.
 fn never_granted(ended: Ended) -> ActivityFailure {
     match ended {
-        // Nothing came up in time: that fails the job.
+        // The pending time-out fails the job.
         Ended::Failed { error, .. } if error.kind == error_types::PENDING_TIMEOUT => {
-            ActivityFailure::AgentEnded { error, last: true }
+            ActivityFailure::AgentEnded { error, non_retryable: true }
         }
         Ended::Failed { error, .. } if error.kind == error_types::NOT_STARTED => {
-            ActivityFailure::AgentEnded { error, last: false }
+            ActivityFailure::AgentEnded { error, non_retryable: false }
         }
         other => {
             let message = match other {
                 Ended::Failed { error, .. } => format!("{}: {}", error.kind, error.message),
-                Ended::Succeeded => "it is said to have succeeded before it had started".into(),
+                Ended::Succeeded => "it was reported as succeeded before it had started".into(),
             };
             let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message };
-            ActivityFailure::AgentEnded { error, last: false }
+            ActivityFailure::AgentEnded { error, non_retryable: false }
         }
     }
 }
 
 async fn read(a: &Activities, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
-    let found = a.runs_in(&input.job).get(&input.job, input.epoch).await?;
+    let found = a.runs_in(&input.job).get(&input.job, input.run).await?;
     found.ok_or_else(|| {
-        // The same as a tombstone in its place would say.
+        // The same end as a tombstone's.
         let error = ErrorStatus { kind: error_types::DISRUPTED.into(), message: "its AgentRun was deleted".into() };
-        ActivityFailure::AgentEnded { error, last: false }
+        ActivityFailure::AgentEnded { error, non_retryable: false }
     })
 }
 
@@ -169,7 +170,7 @@ async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Age
                 Binding::Grant(grant) => spec.grant = Some(grant),
                 other => return Err(Stop::Other(other)),
             }
-            control_runner::command(spec, input.desired, input.seq);
+            control_runner::command(spec, input.desired, input.generation);
             Ok(())
         });
         match written.await {
@@ -194,13 +195,13 @@ async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Age
                 match closed.await {
                     Ok(run) => return Ok(run),
                     Err(Stop::Failed(e)) => return Err(e),
-                    // Somebody's write has changed the decision.
+                    // A concurrent write has changed the decision.
                     Err(Stop::Other(_)) => run = read(a, input).await?,
                 }
             }
         }
     }
-    Err(ActivityFailure::Unavailable(format!("AgentRun {} changes all the time", run.name())))
+    Err(ActivityFailure::Unavailable(format!("AgentRun {}: too many conflicts", run.name())))
 }
 
 #[cfg(test)]

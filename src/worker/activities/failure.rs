@@ -1,4 +1,4 @@
-//! Why an activity did not do what it was asked for, and how Temporal is told.
+//! Why an activity failed, and how that is reported to Temporal.
 
 use std::time::Duration;
 
@@ -14,34 +14,34 @@ use crate::{
     temporal::TemporalError,
 };
 
-/// Why an activity did not do what it was asked for.
+/// Why an activity failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivityFailure {
-    /// There is no such job any more, it has ended, or it is to end.
+    /// The job is gone, has ended, or is being ended.
     #[error("{0}")]
     JobGone(&'static str),
-    /// The workflow is not the job's own, whatever its input says.
+    /// The workflow's id is not that of the job in its input.
     #[error("{0} is not the workflow of the AgentJob that it names")]
     ForeignWorkflow(String),
-    /// Another try or execution has taken this one's place.
+    /// Another try or execution has replaced this one.
     #[error("{0}")]
     Superseded(&'static str),
-    /// The agent has ended, as this says.
+    /// The agent has ended with this error.
     #[error("{}: {}", .error.kind, .error.message)]
     AgentEnded {
-        /// How.
+        /// Its type and message.
         error: ErrorStatus,
         /// Whether no policy may retry it.
-        last: bool,
+        non_retryable: bool,
     },
-    /// The pod of the run before has not ended.
-    #[error("pod {0} of the run before has not ended yet")]
+    /// The previous run's pod has not ended.
+    #[error("pod {0} of the previous run has not ended yet")]
     PodNotEnded(String),
-    /// The API server refuses the pod. A person has to do something; it is tried again. Its words are in the AgentRun and not
-    /// here: a webhook may quote the pod's environment, which has no place in a workflow's history.
+    /// The API server refuses the pod. Retried, but a user or administrator must fix the cause. The message is in the
+    /// AgentRun and not here: a webhook may quote the pod's environment, which must not enter a workflow's history.
     #[error("the pod was refused: see the AgentJob's condition Stalled")]
     PodRefused,
-    /// A server did not answer, or not well; it is tried again.
+    /// A request failed; it is retried.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -60,26 +60,27 @@ impl ActivityFailure {
         }
     }
 
-    /// The type that Temporal is told.
+    /// The error type in Temporal.
     fn error_type(&self) -> &str {
         match self {
-            // For a workflow that isn't its own there is no such job: it ends instead of trying for ever.
+            // For a foreign workflow there is no such job: it ends instead of retrying for ever.
             Self::ForeignWorkflow(_) => error_types::JOB_GONE,
             other => other.reason(),
         }
     }
 
-    /// Whether Temporal is to try the activity again.
+    /// Whether Temporal retries the activity.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::PodNotEnded(_) | Self::PodRefused | Self::Unavailable(_))
     }
 
-    /// Whether it belongs to the ordinary course of things.
+    /// Whether it is expected in normal operation.
     pub fn is_expected(&self) -> bool {
         !matches!(self, Self::ForeignWorkflow(_) | Self::PodRefused | Self::Unavailable(_))
     }
 
-    /// The wait before the next try, where the activity's retry policy isn't right. `attempt` is the activity's own.
+    /// The wait before the next try, where it differs from the activity's retry policy. `attempt` is the activity's
+    /// own.
     fn delay(&self, attempt: u32) -> Option<Duration> {
         let doubled = |first: u64, most: u64| {
             let times = 1_u64 << attempt.saturating_sub(1).min(16);
@@ -92,10 +93,10 @@ impl ActivityFailure {
         }
     }
 
-    /// As Temporal is told. `attempt` is the activity's own.
+    /// The error for Temporal. `attempt` is the activity's own.
     pub fn into_error(self, attempt: u32) -> ActivityError {
-        if let Self::AgentEnded { error, last } = self {
-            return ActivityError::application(temporal::failure(&error, last));
+        if let Self::AgentEnded { error, non_retryable } = self {
+            return ActivityError::application(temporal::failure(&error, non_retryable));
         }
         let category =
             if self.is_expected() { ApplicationErrorCategory::Benign } else { ApplicationErrorCategory::Unspecified };

@@ -1,5 +1,5 @@
-//! An API server of a few lines for the tests of the activities: any object by its path, with optimistic locking, UIDs, and
-//! what was asked of it.
+//! A fake API server for the tests of the activities: any object by its path, with optimistic locking and UIDs. It
+//! records its calls.
 
 use std::{
     collections::BTreeMap,
@@ -90,7 +90,7 @@ struct Inner {
     objects: BTreeMap<String, Value>,
     calls: Vec<String>,
     version: u64,
-    /// The words with which pods are refused.
+    /// The message with which pods are refused.
     refusal: Option<String>,
 }
 
@@ -101,7 +101,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// The server, and activities of a worker that knows nothing else: the cluster is `c`, and there is no Temporal.
+    /// The server, and activities that use it: the cluster is `c`, and there is no Temporal.
     pub async fn start() -> (Self, Activities) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let fake = Self::default();
@@ -151,7 +151,7 @@ impl Fake {
         self.inner.lock().unwrap().refusal = words.map(str::to_string);
     }
 
-    /// What was asked since the last time, as `VERB plural[/status]`.
+    /// The calls since the last time, as `VERB plural[/status]`.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.inner.lock().unwrap().calls)
     }
@@ -175,12 +175,12 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
     let path = uri.path().to_string();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let parts: Vec<&str> = path.split('/').collect();
-    // Namespaces themselves are in none.
+    // Namespaces are not namespaced.
     let namespaces = parts.iter().position(|p| *p == "namespaces").unwrap_or(0);
     let place = if parts.len() > namespaces + 2 { namespaces + 2 } else { namespaces };
     let (plural, name, sub) = (parts[place], parts.get(place + 1), parts.get(place + 2));
     let mut inner = fake.inner.lock().unwrap();
-    // The watch of the gateway's authority goes on beside.
+    // The watch of the gateway's authority runs concurrently.
     if plural != "configmaps" {
         inner.calls.push(format!("{method} {plural}{}", sub.map(|s| format!("/{s}")).unwrap_or_default()));
     }
@@ -230,7 +230,7 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
             ok(&new)
         }
         (Method::DELETE, Some(_)) => match inner.objects.get_mut(&path) {
-            // It ends when its kubelet says so.
+            // A pod ends only when its kubelet reports it.
             Some(object) if object["metadata"]["uid"] == body["preconditions"]["uid"] => {
                 object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
                 ok(object)

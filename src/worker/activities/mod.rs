@@ -1,9 +1,10 @@
-//! What the workflow has done for it: short activities that read and write AgentRuns and create pods. None waits, for an agent
-//! or for a pod: what isn't so yet is a failure that Temporal tries again, so that no job holds a slot that others need. Run by
-//! the worker only; their definitions are in [`super::calls`].
+//! The workflow's activities, which read and write AgentRuns and create pods. None waits for an agent or a pod: it
+//! fails, and Temporal retries it, so that no job holds a slot that others need. Run by the worker only; their
+//! definitions are in [`super::calls`].
 //!
-//! A worker may be frozen anywhere in here and thaw when another has long done the same. So runs are created under names that
-//! exist only once, each write is bound to the version that was read, nothing changes a closed run, and pods are deleted by UID.
+//! A worker may be suspended anywhere in here and go on after another has done the same work. So names of runs are
+//! unique, each write names the resourceVersion that was read, nothing changes a closed run, and pods are deleted by
+//! UID.
 
 mod cleanup;
 mod cluster;
@@ -36,7 +37,7 @@ use crate::{
     temporal::Temporal,
 };
 
-/// How long one activity may take: a server that doesn't answer must not hold a slot.
+/// How long one activity may take: an unresponsive server must not hold a slot.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// What the activities need.
@@ -44,11 +45,11 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 pub struct Activities {
     /// Kubernetes.
     pub client: Client,
-    /// Temporal, to ask whether a task is still ours.
+    /// Temporal, to check whether a task is still current.
     pub temporal: Temporal,
-    /// What runner pods need of the operator.
+    /// The settings of runner pods.
     pub pods: PodConfig,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Metrics,
     /// The cluster's id, which is part of every workflow's.
     pub cluster: Cluster,
@@ -56,7 +57,7 @@ pub struct Activities {
 
 #[activities]
 impl Activities {
-    /// See [`super::calls::Calls::start_runner`].
+    /// See [`super::calls::ActivityDefinitions::start_runner`].
     #[activity(name = "start_runner")]
     pub async fn start_runner(
         self: Arc<Self>,
@@ -67,7 +68,7 @@ impl Activities {
         self.perform("start_runner", &task, &job, start_runner::run(&self, &task, &input)).await
     }
 
-    /// See [`super::calls::Calls::execute_agent`].
+    /// See [`super::calls::ActivityDefinitions::execute_agent`].
     #[activity(name = "execute_agent")]
     pub async fn execute_agent(
         self: Arc<Self>,
@@ -79,7 +80,7 @@ impl Activities {
         ended.ok_or(ActivityError::WillCompleteAsync)
     }
 
-    /// See [`super::calls::Calls::control_runner`].
+    /// See [`super::calls::ActivityDefinitions::control_runner`].
     #[activity(name = "control_runner")]
     pub async fn control_runner(
         self: Arc<Self>,
@@ -90,7 +91,7 @@ impl Activities {
         self.perform("control_runner", &task, &job, control_runner::run(&self, &input)).await
     }
 
-    /// See [`super::calls::Calls::cleanup`].
+    /// See [`super::calls::ActivityDefinitions::cleanup`].
     #[activity(name = "cleanup")]
     pub async fn cleanup(self: Arc<Self>, ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
         let (task, job) = (Task::of(ctx.info()), input.job.clone());
@@ -106,7 +107,7 @@ struct Task {
     run_id: String,
     /// Its own attempt, from 1.
     attempt: u32,
-    /// What Temporal knows it by.
+    /// Its token.
     token: Vec<u8>,
 }
 
@@ -122,7 +123,7 @@ impl Task {
 }
 
 impl Activities {
-    /// Does an activity's work for the job's own workflow, in bounded time.
+    /// Runs an activity, if its workflow is the job's own, with a time-out.
     async fn perform<T>(
         &self,
         activity: &'static str,
@@ -147,8 +148,8 @@ impl Activities {
         })
     }
 
-    /// Anybody who reaches Temporal may start a workflow of our type with any input: only the one whose id is the job's own
-    /// has something done for it.
+    /// Clients of Temporal may start a workflow of this type with any input: only the one with the job's own workflow
+    /// id may act for the job.
     async fn check(&self, task: &Task, job: &JobRef) -> Result<(), ActivityFailure> {
         if task.workflow_id == names::workflow(self.cluster.id().await?, &job.uid) {
             return Ok(());
@@ -156,7 +157,7 @@ impl Activities {
         Err(ActivityFailure::ForeignWorkflow(task.workflow_id.clone()))
     }
 
-    /// The job as the API server has it now.
+    /// Reads the job from the API server.
     async fn read_job(&self, job: &JobRef) -> Result<AgentJob, ActivityFailure> {
         let jobs: Api<AgentJob> = Api::namespaced(self.client.clone(), &job.namespace);
         match store::read(&jobs, &job.name, &job.uid).await {
@@ -174,7 +175,7 @@ impl Activities {
         Pods::new(self.client.clone(), &job.namespace)
     }
 
-    /// Whether Temporal still waits for this very task; [`ActivityFailure::Superseded`] if not.
+    /// Checks that this task is still current; [`ActivityFailure::Superseded`] if not.
     async fn still_ours(&self, task: &Task) -> Result<(), ActivityFailure> {
         if self.temporal.is_current(&task.token).await? {
             return Ok(());

@@ -1,7 +1,7 @@
-//! `start_runner`: creates a run and its pod, once the run before it is closed and its pod has ended.
+//! `start_runner`: creates a run and its pod, once the previous run is closed and its pod has ended.
 //!
-//! In ordinary life that costs a read of the job, of the run before and of its pod. Only where the cluster knows more than the
-//! workflow (it was reset, or Temporal was restored from a backup), or less (somebody deleted a run), are the job's runs listed.
+//! That normally costs reads of the job, of the previous run and of its pod. The job's runs are listed only if the
+//! AgentRuns are ahead of the workflow (it was reset, or Temporal was restored from a backup), or a run was deleted.
 
 use super::{Activities, ActivityFailure, Task, now};
 use crate::{
@@ -15,39 +15,39 @@ use crate::{
     runs::{self, NewRun},
 };
 
-/// What the job's runs mean for the number that is asked for.
+/// What the job's runs mean for the requested number.
 #[derive(Debug, PartialEq)]
-enum Place<'a> {
+enum RunState<'a> {
     /// There is none of this number, nor a higher one: create it.
     Free,
-    /// An earlier try has created it: go on with it.
+    /// An earlier try has created it: use it.
     Ours(&'a AgentRun),
-    /// It is further than this activity: the workflow hears of it, and `runner_ready` or `runner_failed` does the rest.
+    /// It is beyond this activity already: return its number, and `runner_ready` or `runner_failed` follows.
     Further(i32),
-    /// The workflow knows less than the cluster: create the one after it, if this task still counts.
+    /// The AgentRuns are ahead of the workflow: create the one after this, if this task is still current.
     After(&'a AgentRun),
 }
 
-/// `runs` are in order.
-fn place<'a>(runs: &'a [AgentRun], input: &StartRunner, run_id: &str) -> Place<'a> {
-    let Some(newest) = runs.last().filter(|r| r.number() >= input.epoch) else { return Place::Free };
+/// Decides. `runs` are sorted by number.
+fn place<'a>(runs: &'a [AgentRun], input: &StartRunner, run_id: &str) -> RunState<'a> {
+    let Some(newest) = runs.last().filter(|r| r.number() >= input.run) else { return RunState::Free };
     let id = &newest.spec.identity;
     match &newest.spec.grant {
-        // This very execution has granted it: it was restored to an earlier point, and the agent may be running.
-        Some(grant) if grant.run_id.as_deref() == Some(run_id) => Place::Further(newest.number()),
-        None if newest.is_closed() && id.number == input.epoch => Place::Further(id.number),
-        // A higher one is what an earlier try of this activity came to, or as good.
+        // This execution has granted it before it was restored to an earlier point: the agent may be running.
+        Some(grant) if grant.run_id.as_deref() == Some(run_id) => RunState::Further(newest.number()),
+        None if newest.is_closed() && id.number == input.run => RunState::Further(id.number),
+        // One of a higher number was created by an earlier try of this activity, or is equivalent.
         None if !newest.is_closed()
-            && (id.number == input.epoch || (id.attempt, id.resumed) == (input.attempt, input.resumed)) =>
+            && (id.number == input.run || (id.attempt, id.resumed) == (input.attempt, input.resumed)) =>
         {
-            Place::Ours(newest)
+            RunState::Ours(newest)
         }
-        _ => Place::After(newest),
+        _ => RunState::After(newest),
     }
 }
 
-/// What a job is resolved to that is to have a runner. None is made for a job that has ended, is to end, or isn't the
-/// workflow's to run.
+/// The resolved settings of a job that may have a runner: not one that has ended, is being ended, or has another
+/// workflow.
 fn wanted(job: &AgentJob) -> Result<&Resolved, ActivityFailure> {
     let status = job.status.as_ref();
     if job.metadata.deletion_timestamp.is_some() {
@@ -65,24 +65,24 @@ fn wanted(job: &AgentJob) -> Result<&Resolved, ActivityFailure> {
         .ok_or(ActivityFailure::JobGone("the AgentJob is not run by a workflow"))
 }
 
-/// The run of a number, after the one before it.
+/// Builds a run, given the previous one.
 fn new_run(input: &StartRunner, number: i32, before: Option<&AgentRun>) -> NewRun {
     let active = before.filter(|_| input.resumed).map_or(0, |b| {
         let last = b.termination().map_or(0, |t| t.active_millis);
         b.spec.identity.active_millis.saturating_add(last)
     });
-    let command = RunCommand { state: input.desired, generation: input.seq, time: now() };
+    let command = RunCommand { state: input.desired, generation: input.generation, time: now() };
     NewRun {
         number,
         attempt: input.attempt,
         resumed: input.resumed,
         active_millis: active,
         grant: None,
-        command: (input.seq > 0).then_some(command),
+        command: (input.generation > 0).then_some(command),
     }
 }
 
-/// Whether a run may get its pod from this activity.
+/// Whether this activity may create a run's pod.
 fn is_to_start(run: &AgentRun) -> bool {
     !run.is_closed() && run.spec.grant.is_none()
 }
@@ -101,51 +101,51 @@ pub async fn run(a: &Activities, task: &Task, input: &StartRunner) -> Result<Sta
     let job = a.read_job(&input.job).await?;
     let start = Start { a, task, input, job: &job, resolved: wanted(&job)?, settings: a.pods.settings()? };
     let number = start.go().await?;
-    Ok(StartedRunner { epoch: number })
+    Ok(StartedRunner { run: number })
 }
 
 impl Start<'_> {
     async fn go(&self) -> Result<i32, ActivityFailure> {
         let (input, runs) = (self.input, self.a.runs_in(&self.input.job));
-        let before = if input.epoch > 1 { runs.get(&input.job, input.epoch - 1).await? } else { None };
+        let before = if input.run > 1 { runs.get(&input.job, input.run - 1).await? } else { None };
         let newest = self.job.status.as_ref().and_then(|s| s.active_run).unwrap_or(0);
-        // The run before is the proof that none of this number was ever deleted.
-        if newest > input.epoch || (input.epoch > 1 && before.is_none()) {
+        // If the previous run exists, none of this number was ever deleted.
+        if newest > input.run || (input.run > 1 && before.is_none()) {
             return self.look_around().await;
         }
         if let Some(before) = &before {
             self.end(before.clone()).await?;
         }
-        let (run, new) = self.create(input.epoch, before.as_ref()).await?;
+        let (run, new) = self.create(input.run, before.as_ref()).await?;
         if new || is_to_start(&run) {
             return self.pod(run).await;
         }
         self.look_around().await
     }
 
-    /// Goes by all runs of the job.
+    /// Decides by all runs of the job.
     async fn look_around(&self) -> Result<i32, ActivityFailure> {
         let found = self.a.runs_in(&self.input.job).list(&self.input.job).await?;
         match place(&found, self.input, &self.task.run_id) {
-            Place::Ours(run) => self.pod(run.clone()).await,
-            Place::Further(number) => Ok(number),
-            Place::Free => {
+            RunState::Ours(run) => self.pod(run.clone()).await,
+            RunState::Further(number) => Ok(number),
+            RunState::Free => {
                 if let Some(last) = found.last() {
                     self.end(last.clone()).await?;
                 }
                 self.end_recorded_pod().await?;
-                let (run, _) = self.create(self.input.epoch, found.last()).await?;
+                let (run, _) = self.create(self.input.run, found.last()).await?;
                 self.pod_of_created(run).await
             }
-            Place::After(newest) => {
-                // After the list: if the task counts now, then nobody but us may go on from what was listed.
+            RunState::After(newest) => {
+                // After the list: if the task is current now, no other may continue from these runs.
                 self.a.still_ours(self.task).await?;
                 self.after(newest).await
             }
         }
     }
 
-    /// Goes on beyond the newest run.
+    /// Creates the run after the newest.
     async fn after(&self, newest: &AgentRun) -> Result<i32, ActivityFailure> {
         let newest = self.end(newest.clone()).await?;
         let (run, _) = self.create(newest.number().saturating_add(1), Some(&newest)).await?;
@@ -157,7 +157,7 @@ impl Start<'_> {
         Ok(self.a.runs_in(&self.input.job).create(&run).await?)
     }
 
-    /// Closes a run if nobody has, and sees to the end of its pod. The closed run, if nothing of it is left running.
+    /// Closes a run and deletes its pod. Returns the closed run once its pod has ended.
     async fn end(&self, run: AgentRun) -> Result<AgentRun, ActivityFailure> {
         let run = if run.is_closed() {
             run
@@ -178,7 +178,7 @@ impl Start<'_> {
         Ok(run)
     }
 
-    /// Sees to the end of the pod of a run that is gone: the job's status has its name.
+    /// Deletes the pod of a run that is gone: the job's status has its name.
     async fn end_recorded_pod(&self) -> Result<(), ActivityFailure> {
         let status = self.job.status.as_ref();
         let known = status.and_then(|s| s.runner_pod.as_ref().zip(s.runner_pod_uid.as_ref()));
@@ -200,7 +200,7 @@ impl Start<'_> {
         ActivityFailure::PodNotEnded(pod.name.clone())
     }
 
-    /// Makes the pod of a run that was created just now, unless somebody was faster and has gone on with it.
+    /// Creates the pod of a new run, unless another try has gone on with the run.
     async fn pod_of_created(&self, run: AgentRun) -> Result<i32, ActivityFailure> {
         if is_to_start(&run) {
             return self.pod(run).await;
@@ -225,7 +225,7 @@ impl Start<'_> {
             Err(e) if e.is_permanent() => Some(e.to_string()),
             Err(e) => return Err(ActivityFailure::Unavailable(e.to_string())),
         };
-        // For the controller to show, or to show no longer.
+        // The controller copies it to the job's status.
         let runs = self.a.runs_in(&self.input.job);
         let record = runs.modify_status::<ActivityFailure, _>(run, |_, status| {
             status.create_error = words.clone();

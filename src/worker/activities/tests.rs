@@ -1,4 +1,4 @@
-//! The activities against an API server of a few lines.
+//! The activities against a fake API server.
 
 use serde_json::{Value, json};
 
@@ -8,13 +8,13 @@ use super::{
 };
 use crate::api::DesiredState;
 
-fn start(epoch: i32) -> StartRunner {
+fn start(run: i32) -> StartRunner {
     let job = fake::job_ref();
-    StartRunner { job, epoch, attempt: 1, resumed: false, desired: DesiredState::Running, seq: 0 }
+    StartRunner { job, run, attempt: 1, resumed: false, desired: DesiredState::Running, generation: 0 }
 }
 
-fn execute(epoch: i32) -> ExecuteAgent {
-    ExecuteAgent { job: fake::job_ref(), epoch, attempt: 1, desired: DesiredState::Running, seq: 2 }
+fn execute(run: i32) -> ExecuteAgent {
+    ExecuteAgent { job: fake::job_ref(), run, attempt: 1, desired: DesiredState::Running, generation: 2 }
 }
 
 async fn with_job(change: impl FnOnce(&mut Value)) -> (Fake, Activities) {
@@ -26,7 +26,7 @@ async fn with_job(change: impl FnOnce(&mut Value)) -> (Fake, Activities) {
 }
 
 async fn started(a: &Activities, input: &StartRunner) -> Result<i32, ActivityFailure> {
-    start_runner::run(a, &fake::task(1), input).await.map(|s| s.epoch)
+    start_runner::run(a, &fake::task(1), input).await.map(|s| s.run)
 }
 
 fn pods(fake: &Fake) -> usize {
@@ -49,7 +49,7 @@ async fn a_first_run_costs_three_calls_and_its_grant_two() {
     let grant = run.spec.grant.clone().unwrap();
     assert_eq!((grant.binding, grant.run_id.as_deref(), grant.activity_attempt), (0, Some("run"), Some(1)));
     assert_eq!(run.command_generation(), 2, "the newest command comes with the grant");
-    // The answer was lost: the same try again writes nothing.
+    // The response was lost: the same try again writes nothing.
     assert_eq!(execute_agent::run(&a, &fake::task(1), &execute(1)).await.unwrap(), None);
     assert_eq!(fake.calls(), ["GET agentruns"]);
 }
@@ -159,7 +159,7 @@ async fn the_pod_of_a_run_that_somebody_deleted_is_seen_to() {
     fake.put(&format!("{PODS}/p-1"), other);
     assert_eq!(started(&a, &start(2)).await.unwrap(), 2);
     fake.calls();
-    // Tried again, the recorded pod may be its own: it is left alone.
+    // On a retry the recorded pod may be its own and is kept.
     assert_eq!(started(&a, &start(2)).await.unwrap(), 2);
     assert!(!fake.calls().contains(&"DELETE pods".to_string()));
 }
@@ -177,7 +177,7 @@ async fn an_earlier_try_is_gone_on_with() {
     assert_eq!(run.status.unwrap().create_error, None);
     assert_eq!(run.spec.identity.pod_name, refused.spec.identity.pod_name);
     fake.calls();
-    // The answer was lost: the pod is there.
+    // The response was lost: the pod exists.
     assert_eq!(started(&a, &start(1)).await.unwrap(), 1);
     let writes: Vec<_> = fake.calls().into_iter().filter(|c| c.starts_with("PUT")).collect();
     assert!(writes.is_empty(), "{writes:?}");
@@ -186,13 +186,13 @@ async fn an_earlier_try_is_gone_on_with() {
 #[tokio::test]
 async fn a_worker_that_thaws_creates_nothing_under_a_name_that_exists() {
     let (fake, a) = with_job(|_| {}).await;
-    // Granted by its own workflow, open or closed: nothing is made, and Temporal hears only from those that it waits for.
+    // Granted by its own workflow, open or closed: nothing is created, and only current tasks call Temporal.
     fake.put_run(1, |r| r["spec"]["grant"] = json!({ "time": now(), "binding": 0, "runID": "run" }));
     assert_eq!(started(&a, &start(1)).await.unwrap(), 1);
     fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));
     assert_eq!(started(&a, &start(1)).await.unwrap(), 1);
     assert_eq!(pods(&fake), 0);
-    // Another execution has gone on: Temporal is asked before anything is done.
+    // Another execution has gone on: Temporal is asked first.
     fake.put_run(1, |r| r["spec"]["grant"] = json!({ "time": now(), "binding": 0, "runID": "the next" }));
     let before = fake.get(&fake::run_path(1));
     assert!(matches!(started(&a, &start(1)).await, Err(ActivityFailure::Unavailable(e)) if e.contains("Temporal")));
@@ -208,7 +208,7 @@ async fn a_workflow_that_was_reset_begins_no_older_run() {
     assert!(started(&a, &start(1)).await.unwrap_err().is_retryable(), "there is no Temporal to ask");
     assert_eq!(started(&a, &StartRunner { attempt: 1, ..start(4) }).await.unwrap_err().reason(), "ApiServer");
     assert_eq!((pods(&fake), fake.run(1), fake.run(4)), (0, None, None));
-    // One that waits for its grant is as good as a new one.
+    // One that waits for its grant is used.
     fake.put_run(5, |_| {});
     assert_eq!(started(&a, &start(1)).await.unwrap(), 5);
 }
@@ -225,7 +225,9 @@ async fn the_end_of_a_run_is_answered() {
         r["status"]["termination"] = fake::closed("Runner");
     });
     let failed = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
-    assert!(matches!(failed, ActivityFailure::AgentEnded { error, last: false } if error.kind == "AgentFailed"));
+    assert!(
+        matches!(failed, ActivityFailure::AgentEnded { error, non_retryable: false } if error.kind == "AgentFailed")
+    );
     fake.put_run(1, |r| {
         r["spec"]["grant"] = granted();
         r["status"]["termination"] = json!({ "type": "Succeeded", "source": "Runner", "started": true, "time": now(),
@@ -234,14 +236,16 @@ async fn the_end_of_a_run_is_answered() {
     let done = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap().unwrap();
     assert_eq!(done.result, Some(json!({ "n": 1 })));
     assert_eq!(fake.calls(), ["GET agentruns"; 3]);
-    // Closed before its grant: no attempt is used up, and a run that nobody sees come up fails the job.
+    // Closed before its grant: no attempt is used up, and the pending time-out fails the job.
     for (kind, told, is_last) in [("Disrupted", "NotStarted", false), ("PendingTimeout", "PendingTimeout", true)] {
         fake.put_run(1, |r| {
             r["status"]["termination"] = fake::closed("Koco");
             r["status"]["termination"]["error"]["type"] = json!(kind);
         });
         let ended = execute_agent::run(&a, &fake::task(1), &execute_1).await.unwrap_err();
-        assert!(matches!(ended, ActivityFailure::AgentEnded { error, last } if error.kind == told && last == is_last));
+        assert!(
+            matches!(ended, ActivityFailure::AgentEnded { error, non_retryable } if error.kind == told && non_retryable == is_last)
+        );
     }
 }
 
@@ -259,7 +263,7 @@ async fn a_silent_runner_is_bound_anew_or_its_end_is_recorded() {
     assert_eq!(fake.calls(), ["GET agentruns", "GET pods", "GET agentruns", "PUT agentruns"]);
     let grant = fake.run(1).unwrap().spec.grant.unwrap();
     assert_eq!((grant.binding, grant.activity_attempt), (1, Some(2)));
-    // A try that was frozen meanwhile asks Temporal first.
+    // A delayed try asks Temporal first.
     assert!(execute_agent::run(&a, &fake::task(1), &execute(1)).await.unwrap_err().is_retryable());
     assert_eq!(fake.run(1).unwrap().spec.grant.unwrap().binding, 1);
 
@@ -275,22 +279,22 @@ async fn a_silent_runner_is_bound_anew_or_its_end_is_recorded() {
 #[tokio::test]
 async fn a_command_is_written_to_an_open_run_only() {
     let (fake, a) = with_job(|_| {}).await;
-    let input = ControlRunner { job: fake::job_ref(), desired: DesiredState::Paused, seq: 3, epoch: 1 };
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3, "its grant will carry it");
+    let input = ControlRunner { job: fake::job_ref(), desired: DesiredState::Paused, generation: 3, run: 1 };
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3, "its grant will carry it");
     fake.put_run(1, |_| {});
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3);
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3);
     assert_eq!(fake.run(1).unwrap().command_generation(), 3);
-    let older = ControlRunner { desired: DesiredState::Running, seq: 1, ..input.clone() };
-    assert_eq!(control_runner::run(&a, &older).await.unwrap().seq, 4);
+    let older = ControlRunner { desired: DesiredState::Running, generation: 1, ..input.clone() };
+    assert_eq!(control_runner::run(&a, &older).await.unwrap().generation, 4);
     fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));
-    assert_eq!(control_runner::run(&a, &input).await.unwrap().seq, 3);
+    assert_eq!(control_runner::run(&a, &input).await.unwrap().generation, 3);
     assert_eq!(fake.run(1).unwrap().command_generation(), 0);
 }
 
 #[tokio::test]
 async fn cleanup_leaves_no_run_open() {
     let (fake, a) = with_job(|_| {}).await;
-    let input = |epoch| Cleanup { job: fake::job_ref(), epoch, grace_seconds: 0 };
+    let input = |run| Cleanup { job: fake::job_ref(), run, grace_seconds: 0 };
     cleanup::run(&a, &input(0)).await.unwrap();
     assert!(fake.calls().is_empty());
     fake.put_run(1, |r| r["status"]["termination"] = fake::closed("Runner"));
@@ -302,7 +306,7 @@ async fn cleanup_leaves_no_run_open() {
     cleanup::run(&a, &input(2)).await.unwrap();
     assert!(fake.run(2).unwrap().spec.identity.tombstone);
     fake.calls();
-    // A `start_runner` that was on its way makes nothing of it.
+    // A late `start_runner` does not use it.
     assert_eq!(started(&a, &start(2)).await.unwrap(), 2);
     assert_eq!(pods(&fake), 0);
     fake.put(&format!("{JOBS}/j"), {

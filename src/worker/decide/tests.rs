@@ -32,21 +32,21 @@ fn state(change: impl FnOnce(&mut Input)) -> State {
     State::new(input)
 }
 
-fn failure(kind: &str) -> AgentEnd {
-    AgentEnd::Failed { error: error(kind), last: false }
+fn failure(kind: &str) -> ActivityEnd {
+    ActivityEnd::Failed { error: error(kind), non_retryable: false }
 }
 
 fn error(kind: &str) -> ErrorStatus {
     ErrorStatus { kind: kind.into(), message: "why".into() }
 }
 
-/// Carries it on until its agent may start.
+/// Advances it until its agent may start.
 fn run(s: &mut State) {
-    lifecycle::begin(s.at_mut());
-    s.started_runner(s.at().epoch);
-    s.runner_ready(&RunnerReady { epoch: s.at().epoch });
+    lifecycle::begin(s.progress_mut());
+    s.started_runner(s.progress().run);
+    s.runner_ready(&RunnerReady { run: s.progress().run });
     assert_eq!(s.after_start(), AfterStart::Grant);
-    lifecycle::grant(s.at_mut());
+    lifecycle::grant(s.progress_mut());
 }
 
 fn request(id: &str, desired: DesiredState) -> Option<Request> {
@@ -59,9 +59,9 @@ fn retries_until_the_attempts_are_used_up() {
     for attempt in 1..=2 {
         run(&mut s);
         assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
-        assert_eq!((s.at().attempt, s.stage()), (attempt, Stage::Retrying));
-        assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(attempt as u64)));
-        assert_eq!(lifecycle::back_off_left(s.at(), NOW + 60_000), None);
+        assert_eq!((s.progress().attempt, s.stage()), (attempt, Stage::Retrying));
+        assert_eq!(lifecycle::back_off_left(s.progress(), NOW), Some(Duration::from_secs(attempt as u64)));
+        assert_eq!(lifecycle::back_off_left(s.progress(), NOW + 60_000), None);
     }
     run(&mut s);
     let message = "attempt 3 of 3: why".to_string();
@@ -77,7 +77,7 @@ fn final_failures_are_not_retried() {
     assert!(matches!(s.run_ended(failure("Fatal"), NOW), Some(End::Failed(_))));
     let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
     run(&mut s);
-    let said_last = AgentEnd::Failed { error: error("Own"), last: true };
+    let said_last = ActivityEnd::Failed { error: error("Own"), non_retryable: true };
     let Some(End::Failed(e)) = s.run_ended(said_last, NOW) else { panic!("not final") };
     assert_eq!(e.message, "attempt 1: why");
 }
@@ -89,7 +89,7 @@ fn zero_is_no_limit() {
         run(&mut s);
         assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
     }
-    assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(100)));
+    assert_eq!(lifecycle::back_off_left(s.progress(), NOW), Some(Duration::from_secs(100)));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn success_clears_the_error() {
     s.run_ended(failure("AgentFailed"), NOW);
     run(&mut s);
     let result = AgentResult { result: Some(1.into()) };
-    assert_eq!(s.run_ended(AgentEnd::Succeeded(result.clone()), NOW), Some(End::Succeeded(result)));
+    assert_eq!(s.run_ended(ActivityEnd::Succeeded(result.clone()), NOW), Some(End::Succeeded(result)));
     assert_eq!(s.answer().error, None);
 }
 
@@ -119,28 +119,28 @@ fn success_clears_the_error() {
 fn an_evicted_attempt_goes_on_with_its_number() {
     let mut s = state(|i| i.pause_policy = PausePolicy::Evict);
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert!(!s.is_paused(), "its agent may still run");
     assert_eq!(s.run_ended(failure(error_types::EVICTED), NOW), None);
-    assert_eq!((s.stage(), s.is_paused(), lifecycle::back_off_left(s.at(), NOW)), (Stage::Evicted, true, None));
-    s.ask(DesiredState::Running, None);
-    lifecycle::begin(s.at_mut());
-    assert_eq!((lifecycle::next_attempt(s.at()), s.at().evicted), (1, true));
+    assert_eq!((s.stage(), s.is_paused(), lifecycle::back_off_left(s.progress(), NOW)), (Stage::Evicted, true, None));
+    s.request(DesiredState::Running, None);
+    lifecycle::begin(s.progress_mut());
+    assert_eq!((lifecycle::next_attempt(s.progress()), s.progress().evicted), (1, true));
     s.started_runner(2);
-    // Its pod ends before the permit: the same attempt again.
-    let failed = RunnerFailed { epoch: 2, error: error("NotStarted"), fatal: false };
+    // Its pod ends before the grant: the same attempt again.
+    let failed = RunnerFailed { run: 2, error: error("NotStarted"), fatal: false };
     s.runner_failed(failed.clone());
     assert_eq!(s.after_start(), AfterStart::Failed(failed));
     s.start_failed(error("NotStarted"), NOW);
     run(&mut s);
-    assert_eq!((s.at().attempt, s.at().epoch, s.at().resumed), (1, 3, true));
-    // It ends after the permit, and before its agent: still the same.
+    assert_eq!((s.progress().attempt, s.progress().run, s.progress().resumed), (1, 3, true));
+    // It ends after the grant, and before its agent starts: still the same.
     assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);
     run(&mut s);
-    assert_eq!((s.at().attempt, s.at().resumed), (1, true));
+    assert_eq!((s.progress().attempt, s.progress().resumed), (1, true));
     assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
     run(&mut s);
-    assert_eq!((s.at().attempt, s.at().resumed), (2, false));
+    assert_eq!((s.progress().attempt, s.progress().resumed), (2, false));
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn an_agent_that_never_started_uses_up_nothing() {
     for _ in 0..5 {
         run(&mut s);
         assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);
-        assert_eq!(s.at().attempt, 0);
+        assert_eq!(s.progress().attempt, 0);
     }
-    assert_eq!(lifecycle::back_off_left(s.at(), NOW), Some(Duration::from_secs(16)));
+    assert_eq!(lifecycle::back_off_left(s.progress(), NOW), Some(Duration::from_secs(16)));
     run(&mut s);
     assert!(matches!(s.run_ended(failure("AgentFailed"), NOW), Some(End::Failed(_))));
 }
@@ -167,9 +167,9 @@ fn what_a_disruption_does_is_the_jobs_policy() {
     assert!(matches!(ended(DisruptionPolicy::Count, 1).0, Some(End::Failed(_))));
     assert!(matches!(ended(DisruptionPolicy::FailJob, 9).0, Some(End::Failed(_))));
     let (end, mut s) = ended(DisruptionPolicy::Ignore, 1);
-    assert_eq!((end, s.at().forgiven), (None, 1));
+    assert_eq!((end, s.progress().ignored_disruptions), (None, 1));
     run(&mut s);
-    assert_eq!(s.at().attempt, 2, "attempt numbers go up");
+    assert_eq!(s.progress().attempt, 2, "attempt numbers go up");
     let Some(End::Failed(e)) = s.run_ended(failure("AgentFailed"), NOW) else { panic!("not counted") };
     assert_eq!(e.message, "attempt 1 of 1: why");
 }
@@ -179,20 +179,20 @@ fn after_a_cancel_only_success_wins() {
     for kind in ["AgentFailed", error_types::CANCELLED, error_types::EVICTED, error_types::NOT_STARTED, "Fatal"] {
         let mut s = state(|_| {});
         run(&mut s);
-        s.ask(DesiredState::Cancelled, None);
+        s.request(DesiredState::Cancelled, None);
         assert_eq!(s.run_ended(failure(kind), NOW), Some(End::Cancelled), "{kind}");
     }
     let mut s = state(|_| {});
     run(&mut s);
-    s.ask(DesiredState::Cancelled, None);
-    assert!(matches!(s.run_ended(AgentEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
+    s.request(DesiredState::Cancelled, None);
+    assert!(matches!(s.run_ended(ActivityEnd::Succeeded(AgentResult::default()), NOW), Some(End::Succeeded(_))));
 }
 
 #[test]
-fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
+fn an_unrequested_cancel_is_a_failure_like_others() {
     let mut s = state(|_| {});
     run(&mut s);
-    let end = AgentEnd::Failed { error: error(error_types::CANCELLED), last: true };
+    let end = ActivityEnd::Failed { error: error(error_types::CANCELLED), non_retryable: true };
     assert_eq!(s.run_ended(end, NOW), None);
     run(&mut s);
     assert_eq!(s.run_ended(failure(error_types::JOB_GONE), NOW), Some(End::Cancelled));
@@ -201,42 +201,42 @@ fn a_cancel_that_nobody_asked_for_is_a_failure_like_others() {
 #[test]
 fn requests_are_taken_once_and_cancel_is_final() {
     let mut s = state(|_| {});
-    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
-    s.ask(DesiredState::Running, None);
-    s.ask(DesiredState::Paused, request("a", DesiredState::Paused));
-    assert_eq!((s.at().desired, s.at().seq), (DesiredState::Running, 2));
-    s.ask(DesiredState::Running, request("b", DesiredState::Running));
-    assert_eq!((s.at().seq, s.at().last_request.clone()), (2, request("b", DesiredState::Running)));
-    s.ask(DesiredState::Cancelled, None);
-    s.ask(DesiredState::Running, request("c", DesiredState::Running));
-    assert_eq!((s.at().desired, s.at().seq), (DesiredState::Cancelled, 3));
-    s.ask(DesiredState::Running, request(&"x".repeat(9999), DesiredState::Running));
-    assert_eq!(s.at().last_request, request("c", DesiredState::Running));
+    s.request(DesiredState::Paused, request("a", DesiredState::Paused));
+    s.request(DesiredState::Running, None);
+    s.request(DesiredState::Paused, request("a", DesiredState::Paused));
+    assert_eq!((s.progress().desired, s.progress().generation), (DesiredState::Running, 2));
+    s.request(DesiredState::Running, request("b", DesiredState::Running));
+    assert_eq!((s.progress().generation, s.progress().last_request.clone()), (2, request("b", DesiredState::Running)));
+    s.request(DesiredState::Cancelled, None);
+    s.request(DesiredState::Running, request("c", DesiredState::Running));
+    assert_eq!((s.progress().desired, s.progress().generation), (DesiredState::Cancelled, 3));
+    s.request(DesiredState::Running, request(&"x".repeat(9999), DesiredState::Running));
+    assert_eq!(s.progress().last_request, request("c", DesiredState::Running));
 }
 
 #[test]
 fn paused_is_said_only_when_confirmed() {
     let mut s = state(|_| {});
     assert!(!s.is_paused());
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert_eq!((s.is_paused(), s.stage()), (true, Stage::Held));
-    s.ask(DesiredState::Running, None);
+    s.request(DesiredState::Running, None);
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
-    let seq = s.at().seq;
-    assert_eq!(s.command(), Some((DesiredState::Paused, seq)));
-    let confirm = |epoch, seq, state| RunnerConfirmed { epoch, seq, state };
-    s.runner_confirmed(&confirm(1, seq - 1, RunnerState::Frozen));
+    s.request(DesiredState::Paused, None);
+    let generation = s.progress().generation;
+    assert_eq!(s.command(), Some((DesiredState::Paused, generation)));
+    let confirm = |run, generation, state| RunnerConfirmed { run, generation, state };
+    s.runner_confirmed(&confirm(1, generation - 1, RunnerState::Frozen));
     assert!(!s.is_paused(), "an older command");
-    s.runner_confirmed(&confirm(7, seq, RunnerState::Frozen));
-    assert!(!s.is_paused(), "another epoch");
-    s.runner_confirmed(&confirm(1, seq, RunnerState::Running));
+    s.runner_confirmed(&confirm(7, generation, RunnerState::Frozen));
+    assert!(!s.is_paused(), "another run");
+    s.runner_confirmed(&confirm(1, generation, RunnerState::Running));
     assert!(!s.is_paused(), "not frozen");
-    s.runner_confirmed(&confirm(1, seq, RunnerState::Frozen));
+    s.runner_confirmed(&confirm(1, generation, RunnerState::Frozen));
     assert_eq!((s.is_paused(), s.stage()), (true, Stage::Running));
-    s.runner_confirmed(&confirm(1, seq - 1, RunnerState::Running));
+    s.runner_confirmed(&confirm(1, generation - 1, RunnerState::Running));
     assert!(s.is_paused(), "a late answer");
-    s.delivered(seq, seq);
+    s.delivered(generation, generation);
     assert_eq!(s.command(), None);
 }
 
@@ -244,7 +244,7 @@ fn paused_is_said_only_when_confirmed() {
 fn a_run_that_is_further_gets_the_command_under_its_next_number() {
     let mut s = state(|_| {});
     run(&mut s);
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     s.delivered(1, 8);
     assert_eq!(s.command(), Some((DesiredState::Paused, 8)));
     s.delivered(8, 8);
@@ -254,26 +254,26 @@ fn a_run_that_is_further_gets_the_command_under_its_next_number() {
 #[test]
 fn signals_of_other_epochs_are_ignored() {
     let mut s = state(|_| {});
-    s.runner_ready(&RunnerReady { epoch: 1 });
-    assert_eq!(s.at().ready, 0, "nothing is started");
-    lifecycle::begin(s.at_mut());
-    // The cluster was further, and the runner is faster than the answer of start_runner.
-    s.runner_ready(&RunnerReady { epoch: 5 });
+    s.runner_ready(&RunnerReady { run: 1 });
+    assert_eq!(s.progress().ready, 0, "nothing is started");
+    lifecycle::begin(s.progress_mut());
+    // The AgentRuns were ahead, and the runner is faster than the result of start_runner.
+    s.runner_ready(&RunnerReady { run: 5 });
     s.started_runner(5);
-    s.runner_ready(&RunnerReady { epoch: 4 });
-    s.runner_failed(RunnerFailed { epoch: 4, error: error("x"), fatal: true });
+    s.runner_ready(&RunnerReady { run: 4 });
+    s.runner_failed(RunnerFailed { run: 4, error: error("x"), fatal: true });
     assert_eq!(s.after_start(), AfterStart::Grant);
-    s.ask(DesiredState::Paused, None);
-    assert_eq!(s.after_start(), AfterStart::Wait, "held at the permit");
+    s.request(DesiredState::Paused, None);
+    assert_eq!(s.after_start(), AfterStart::Wait, "held before the grant");
 }
 
 #[test]
 fn commands_wait_for_a_runner() {
     let mut s = state(|_| {});
-    s.ask(DesiredState::Paused, None);
+    s.request(DesiredState::Paused, None);
     assert_eq!(s.command(), None);
-    s.ask(DesiredState::Running, None);
-    lifecycle::begin(s.at_mut());
+    s.request(DesiredState::Running, None);
+    lifecycle::begin(s.progress_mut());
     assert_eq!(s.command(), Some((DesiredState::Running, 2)));
 }
 
@@ -281,14 +281,14 @@ fn commands_wait_for_a_runner() {
 fn a_request_that_was_on_its_way_for_long_changes_nothing() {
     let request = |id: &str, desired| Some(Request { id: id.into(), desired });
     let mut s = state(|_| {});
-    s.ask(DesiredState::Running, request("6", DesiredState::Running));
-    s.ask(DesiredState::Paused, request("5/abc", DesiredState::Paused));
+    s.request(DesiredState::Running, request("6", DesiredState::Running));
+    s.request(DesiredState::Paused, request("5/abc", DesiredState::Paused));
     assert_eq!(
-        (s.at().desired, s.at().last_request.as_ref().map(|r| r.id.as_str())),
+        (s.progress().desired, s.progress().last_request.as_ref().map(|r| r.id.as_str())),
         (DesiredState::Running, Some("6"))
     );
-    s.ask(DesiredState::Paused, request("10", DesiredState::Paused));
-    s.ask(DesiredState::Running, request("somebody else's", DesiredState::Running));
-    s.ask(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
-    assert_eq!(s.at().desired, DesiredState::Cancelled);
+    s.request(DesiredState::Paused, request("10", DesiredState::Paused));
+    s.request(DesiredState::Running, request("somebody else's", DesiredState::Running));
+    s.request(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
+    assert_eq!(s.progress().desired, DesiredState::Cancelled);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use koco::{
     api::{AgentRun, TerminationType, conditions, names},
-    protocol::runner::Ending,
+    protocol::runner::AgentEnd,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 
 /// What a runner would leave that has succeeded.
 fn message() -> Option<String> {
-    let forged: Ending = succeeded(json!("forged"));
+    let forged: AgentEnd = succeeded(json!("forged"));
     Some(serde_json::to_string(&forged).expect("JSON"))
 }
 

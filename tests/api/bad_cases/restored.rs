@@ -1,4 +1,5 @@
-//! The cluster knows of more runs than the job's status says: it was restored to an earlier point, or the write was lost.
+//! The cluster knows of more runs than the job's status says: it was restored to an earlier point, or the write was
+//! lost.
 
 use koco::api::{StartGrant, TerminationType};
 use kube::api::{Patch, PatchParams};

@@ -34,11 +34,11 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     None,
-    /// The API server does it, and whoever asked hears of a time-out.
+    /// The API server does it, and the client gets a time-out.
     Unanswered,
     /// The API server does it, and the connection breaks in the middle of the answer.
     Broken,
-    /// What it streams comes later.
+    /// The streamed response is delayed.
     Late(Duration),
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Event, Pod};
 use koco::{
     api::{AgentRun, ErrorStatus, Phase, RunnerState, Termination, TerminationSource, TerminationType, names},
-    protocol::runner::Order,
+    protocol::runner::ControlMessage,
 };
 use kube::{
     Api,
@@ -27,7 +27,7 @@ pub async fn started(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner
     kubelet.run(&name).await;
     let runner = Runner::of(job.test, &pod).await;
     runner.welcome().await;
-    assert!(matches!(runner.orders().await.expect("a stream").permit().await, Order::Permit { .. }));
+    assert!(matches!(runner.messages().await.expect("a stream").grant().await, ControlMessage::Grant { .. }));
     runner.confirm(RunnerState::Running, 0, None).await.expect("204");
     job.phase(Phase::Running).await;
     (pod, runner)

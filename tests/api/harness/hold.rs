@@ -123,7 +123,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Waits until the request is here, and answers what it is. The API server has not heard of it.
+    /// Waits until the request is here, and answers what it is. The API server has not received it.
     pub async fn reached(&self) -> Asked {
         let mut stage = self.trap.stage.subscribe();
         let reached = stage.wait_for(|s| !matches!(s, Stage::Waits));
@@ -134,7 +134,7 @@ impl Hold {
         }
     }
 
-    /// Lets it through, whether or not its sender still lives.
+    /// Lets it through, even if its sender has ended.
     pub fn release(&self) {
         self.trap.stage.send_if_modified(|stage| {
             let not_yet = matches!(stage, Stage::Waits | Stage::Held(_));

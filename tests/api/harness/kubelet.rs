@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Test, within};
 
-/// The node that pods are on. There is no such object, and nobody looks for it.
+/// The node that pods are on. There is no such object.
 const NODE: &str = "played";
 
 /// How a container ended.
 #[derive(Clone, Debug)]
 pub struct End {
     pub exit_code: i32,
-    /// The kubelet's word for it: `Completed`, `Error`, `OOMKilled`.
+    /// The kubelet's reason: `Completed`, `Error`, `OOMKilled`.
     pub reason: String,
     /// What the runner left as its termination message.
     pub message: Option<String>,
@@ -30,7 +30,7 @@ impl End {
         Self { exit_code, reason: reason.into(), message }
     }
 
-    /// SIGKILL, and nothing left to say.
+    /// SIGKILL, without a termination message.
     pub fn killed() -> Self {
         Self::exit(137, None)
     }
@@ -116,7 +116,7 @@ impl Kubelet {
         self.write(pod, json!({ "conditions": conditions })).await;
     }
 
-    /// Waits until somebody deletes the pod. A pod that is gone already was deleted.
+    /// Waits until the pod is deleted. A pod that is gone already was deleted.
     pub async fn deleted(&self, pod: &str) {
         within(DEADLINE, &format!("pod {pod} to be deleted"), async || match self.find(pod).await {
             Some(object) if object.metadata.deletion_timestamp.is_none() => Err("it is not"),

@@ -1,4 +1,4 @@
-//! What the tests stand on: a namespace, the operator's roles as processes, and whoever plays the node.
+//! The fixture of a test: a namespace, the operator's roles as processes, and a simulated node.
 //!
 //! - [`Node`] plays it by itself: binds pods, writes their statuses, runs a [`player`] for each agent.
 //! - [`Kubelet`] and [`Runner`] are single steps of the same, for tests that decide when each happens.
@@ -6,7 +6,7 @@
 //! - [`Service`] stands between runners and a gateway, and can lead to another; or between a role and Temporal.
 //!
 //! What knows how a job's runs are recorded is in [`run`] alone, and in `job` of the cluster tests' harness, which this
-//! one shares as far as it needs no node. Nothing waits by the clock: everything waits for what is to be seen, with a
+//! one shares as far as it needs no node. Nothing waits by the clock: everything waits for conditions, with a
 //! deadline.
 
 pub mod api_proxy;
@@ -21,14 +21,16 @@ pub mod runner;
 pub mod service;
 
 // Shared with the cluster tests. Each of the two uses its part of them.
+#[path = "../../cluster/harness/agent_log.rs"]
+#[allow(dead_code)]
+pub mod agent_log;
 #[path = "../../cluster/harness/audit.rs"]
 #[allow(dead_code)]
 pub mod audit;
 #[path = "../../cluster/harness/dump.rs"]
 mod dump;
-#[path = "../../cluster/harness/evidence.rs"]
-#[allow(dead_code)]
-pub mod evidence;
+#[path = "../../cluster/harness/gateway_client.rs"]
+pub mod gateway_client;
 #[path = "../../cluster/harness/job.rs"]
 #[allow(dead_code)]
 pub mod job;
@@ -38,8 +40,6 @@ pub mod process;
 #[path = "../../cluster/harness/roles.rs"]
 #[allow(dead_code)]
 pub mod roles;
-#[path = "../../cluster/harness/speaker.rs"]
-pub mod speaker;
 #[path = "../../cluster/harness/temporal.rs"]
 #[allow(dead_code)]
 pub mod temporal;
@@ -51,8 +51,8 @@ mod tools;
 #[path = "../../cluster/harness/wait.rs"]
 pub mod wait;
 
+pub use agent_log::Tick;
 pub use api_proxy::ApiProxy;
-pub use evidence::Tick;
 pub use job::{Job, agent};
 pub use koco::api::{AgentJob, DesiredState, ExecutionMode, Phase};
 pub use kubelet::Kubelet;

@@ -59,7 +59,7 @@ impl Node {
                         }
                     }
                     watcher::Event::Delete(pod) => {
-                        // By force: nobody asked the kubelet.
+                        // A forced deletion, without the kubelet.
                         if let Some(life) = pods_here.remove(pod.meta().uid.as_deref().unwrap_or_default()) {
                             life.task.abort();
                         }

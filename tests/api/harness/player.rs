@@ -1,5 +1,5 @@
-//! An agent and its runner, played: does what the job's entry point says, obeys orders, and comes back after every lost
-//! connection, as the real runner does. No process stands still; what is tried is what everybody else makes of it.
+//! A simulated agent and runner: does what the job's entry point says, follows commands, and reconnects like the real
+//! runner. No process is stopped; this tests how the other components react.
 //!
 //! | entry point | what it does |
 //! |---|---|
@@ -20,7 +20,7 @@ use koco::{
     api::{DesiredState, ErrorStatus, PausePolicy, RunnerState, TerminationType},
     protocol::{
         error_types,
-        runner::{Ending, Job, Order},
+        runner::{AgentEnd, ControlMessage, Job},
     },
 };
 use serde_json::json;
@@ -36,15 +36,15 @@ use super::{
 const AGAIN: Duration = Duration::from_millis(50);
 
 enum News {
-    Order(Order),
-    /// The job is over or another's.
+    Message(ControlMessage),
+    /// The job has ended, or the run is another pod's.
     Gone,
 }
 
 /// What an agent is to do: after how much activity it ends, if by itself, and how.
 struct Plan {
     after: Option<Duration>,
-    end: Ending,
+    end: AgentEnd,
     /// Whether being told to stop makes it end with success.
     ends_well: bool,
 }
@@ -65,7 +65,7 @@ fn plan(job: &Job) -> Plan {
             Plan { after: Some(Duration::ZERO), end, ends_well: false }
         }
         "succeed" | "fail-until" => Plan { after, end: well, ends_well: false },
-        "exit0-after" => Plan { after, end: Ending { result: None, ..well }, ends_well: true },
+        "exit0-after" => Plan { after, end: AgentEnd { result: None, ..well }, ends_well: true },
         "exit" => {
             let end = failed(error_types::AGENT_FAILED, number("code").unwrap_or(1) as i32);
             Plan { after, end, ends_well: false }
@@ -106,7 +106,7 @@ impl Diary {
         let mut lives = self.0.lock().expect("the diary");
         let job = runner.sender.job.uid.clone();
         let beside = lives.iter().any(|l| l.job == job && l.end.is_none());
-        lives.push(Life { job, run: runner.sender.epoch, beside, end: None });
+        lives.push(Life { job, run: runner.sender.run, beside, end: None });
         lives.len() - 1
     }
 
@@ -125,7 +125,7 @@ struct Player {
     job: Job,
     state: RunnerState,
     desired: DesiredState,
-    seq: i64,
+    generation: i64,
     carried: i64,
     attempt: Option<i32>,
     active: Duration,
@@ -148,7 +148,7 @@ pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) ->
         job,
         state: RunnerState::Waiting,
         desired: DesiredState::Running,
-        seq: -1,
+        generation: -1,
         carried: 0,
         attempt: None,
         active: Duration::ZERO,
@@ -171,10 +171,10 @@ pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) ->
     left(&ending)
 }
 
-/// Waits for the job; `None` if this runner is not wanted.
+/// Waits for the job; `None` if this runner is refused.
 async fn meet(runner: &Runner) -> Option<Job> {
     loop {
-        match runner.hello(RunnerState::Waiting, 0).await {
+        match runner.register(RunnerState::Waiting, 0).await {
             Ok(job) => return Some(job),
             Err(refused) if refused.is_final() => return None,
             Err(_) => tokio::time::sleep(AGAIN).await,
@@ -184,20 +184,20 @@ async fn meet(runner: &Runner) -> Option<Job> {
 
 type Standing = tokio::sync::watch::Receiver<(RunnerState, i64)>;
 
-/// Streams, one after the other; a hello before each but the first.
+/// Streams, one after the other; registers before each but the first.
 async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>) {
     let mut first = true;
     loop {
-        let (state, seq) = *standing.borrow();
-        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.hello(state, seq).await.map(drop) };
+        let (state, generation) = *standing.borrow();
+        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.register(state, generation).await.map(drop) };
         let opened = match met {
-            Ok(()) => runner.orders().await,
+            Ok(()) => runner.messages().await,
             Err(refused) => Err(refused),
         };
         match opened {
             Ok(mut orders) => {
                 while let Some(order) = orders.next().await {
-                    let _ = tell.send(News::Order(order));
+                    let _ = tell.send(News::Message(order));
                 }
             }
             Err(refused) if refused.is_final() => {
@@ -212,8 +212,8 @@ async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSe
 
 async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mpsc::UnboundedSender<News>) {
     loop {
-        let (state, seq) = *standing.borrow();
-        if matches!(runner.heartbeat(state, seq).await, Err(Refused::Code(410, _))) {
+        let (state, generation) = *standing.borrow();
+        if matches!(runner.heartbeat(state, generation).await, Err(Refused::Code(410, _))) {
             let _ = tell.send(News::Gone);
             return;
         }
@@ -221,9 +221,9 @@ async fn beat(runner: Arc<Runner>, every: Duration, standing: Standing, tell: mp
     }
 }
 
-/// Until it is taken, or nobody wants it.
-async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
-    while let Err(refused) = runner.outcome(seq, ending.clone()).await {
+/// Until it is recorded or refused.
+async fn deliver(runner: &Runner, ending: &AgentEnd, generation: i64) {
+    while let Err(refused) = runner.outcome(generation, ending.clone()).await {
         if refused.is_final() || refused.code() == 409 {
             return;
         }
@@ -231,13 +231,13 @@ async fn deliver(runner: &Runner, ending: &Ending, seq: i64) {
     }
 }
 
-fn not_started() -> Ending {
+fn not_started() -> AgentEnd {
     let error = ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "told to end before its start".into() };
-    Ending { error: Some(error), ..ending(TerminationType::Failed, false) }
+    AgentEnd { error: Some(error), ..ending(TerminationType::Failed, false) }
 }
 
 /// What the kubelet sees.
-fn left(ending: &Ending) -> End {
+fn left(ending: &AgentEnd) -> End {
     let code = match ending.kind {
         TerminationType::Succeeded => 0,
         _ => ending.exit_code.filter(|c| *c != 0).unwrap_or(1),
@@ -246,13 +246,13 @@ fn left(ending: &Ending) -> End {
 }
 
 impl Player {
-    /// Until the end: how, and whether anybody is to be told.
+    /// Runs to the end: returns it, and whether to report it.
     async fn live(
         &mut self,
         mut news: mpsc::UnboundedReceiver<News>,
         stand: &tokio::sync::watch::Sender<(RunnerState, i64)>,
         terminate: &CancellationToken,
-    ) -> (Ending, bool) {
+    ) -> (AgentEnd, bool) {
         let plan = plan(&self.job);
         loop {
             stand.send_replace((self.state, self.carried));
@@ -272,8 +272,8 @@ impl Player {
                 async { if self.unconfirmed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await } };
             let (ended, why) = tokio::select! {
                 heard = news.recv() => match heard {
-                    Some(News::Order(order)) => {
-                        let stops = matches!(order, Order::Stop { .. });
+                    Some(News::Message(order)) => {
+                        let stops = matches!(order, ControlMessage::Stop { .. });
                         (self.take(order, &plan), if stops { LifeEnd::Stopped } else { LifeEnd::Commanded })
                     }
                     Some(News::Gone) | None => (Some((not_started(), false)), LifeEnd::Stopped),
@@ -300,46 +300,46 @@ impl Player {
         self.state != RunnerState::Waiting
     }
 
-    fn terminated(&self) -> Ending {
+    fn terminated(&self) -> AgentEnd {
         if !self.started() {
             return not_started();
         }
         failed(error_types::DISRUPTED, 143)
     }
 
-    fn take(&mut self, order: Order, plan: &Plan) -> Option<(Ending, bool)> {
+    fn take(&mut self, order: ControlMessage, plan: &Plan) -> Option<(AgentEnd, bool)> {
         match order {
-            Order::Ping {} => None,
-            Order::Stop { .. } => Some((not_started(), false)),
-            Order::Permit { attempt } => {
+            ControlMessage::Ping {} => None,
+            ControlMessage::Stop { .. } => Some((not_started(), false)),
+            ControlMessage::Grant { attempt } => {
                 self.attempt.get_or_insert(attempt);
                 if !self.started() && self.desired == DesiredState::Running {
                     self.go(RunnerState::Running);
                 }
                 None
             }
-            Order::Command { desired, seq } => {
-                if seq < self.seq || (seq == self.seq && desired != self.desired) {
+            ControlMessage::Command { desired, generation } => {
+                if generation < self.generation || (generation == self.generation && desired != self.desired) {
                     return None;
                 }
-                (self.desired, self.seq) = (desired, seq);
+                (self.desired, self.generation) = (desired, generation);
                 self.obey(plan)
             }
         }
     }
 
-    fn obey(&mut self, plan: &Plan) -> Option<(Ending, bool)> {
+    fn obey(&mut self, plan: &Plan) -> Option<(AgentEnd, bool)> {
         let stopped = |kind: TerminationType| {
-            if plan.ends_well { plan.end.clone() } else { Ending { exit_code: Some(143), ..ending(kind, true) } }
+            if plan.ends_well { plan.end.clone() } else { AgentEnd { exit_code: Some(143), ..ending(kind, true) } }
         };
         match (self.desired, self.started()) {
             (DesiredState::Cancelled, false) => return Some((ending(TerminationType::Cancelled, false), true)),
             (DesiredState::Cancelled, true) => {
-                self.carried = self.seq;
+                self.carried = self.generation;
                 return Some((stopped(TerminationType::Cancelled), true));
             }
             (DesiredState::Paused, true) if self.job.pause_policy == PausePolicy::Evict => {
-                self.carried = self.seq;
+                self.carried = self.generation;
                 return Some((stopped(TerminationType::Evicted), true));
             }
             (DesiredState::Paused, true) => self.go(RunnerState::Frozen),
@@ -357,7 +357,7 @@ impl Player {
         self.active = self.active();
         self.since = (state == RunnerState::Running).then(Instant::now);
         self.state = state;
-        self.carried = self.seq.max(0);
+        self.carried = self.generation.max(0);
         self.unconfirmed = true;
     }
 }

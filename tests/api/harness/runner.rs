@@ -11,8 +11,8 @@ use k8s_openapi::api::{
 use koco::{
     api::{ErrorStatus, JobRef, RunnerState, TerminationType, names},
     protocol::runner::{
-        Confirm, Ending, ErrorResponse, Heartbeat, Hello, Job, Order, PATH_CONFIRM, PATH_HEARTBEAT, PATH_HELLO,
-        PATH_ORDERS, PATH_OUTCOME, PING_SECONDS, Report, Sender, env,
+        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PATH_CONFIRM, PATH_END,
+        PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER, PING_SECONDS, Register, Sender, env,
     },
 };
 use kube::{Api, api::PostParams};
@@ -24,7 +24,7 @@ use super::{DEADLINE, Test, within};
 /// How long an answer may take to begin.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// What a gateway says that does not take a request.
+/// Why a gateway refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// With this code, and for this reason.
@@ -34,7 +34,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Whether it is of no use to ask again.
+    /// Whether a retry is pointless.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Code(403 | 404 | 410, _))
     }
@@ -69,7 +69,7 @@ impl Runner {
             found.unwrap_or_else(|| panic!("{name} is not in the pod's environment"))
         };
         let job = JobRef { namespace: get(env::NAMESPACE), name: get(env::NAME), uid: get(env::UID) };
-        let sender = Sender { job, epoch: get(env::EPOCH).parse().expect("a number") };
+        let sender = Sender { job, run: get(env::RUN_NUMBER).parse().expect("a number") };
         let url = reqwest::Url::parse(&get(env::GATEWAY_URL)).expect("a URL");
         let port = url.port().expect("a port");
         let address = format!("{}:{port}", url.host_str().expect("a host")).parse().expect("an address");
@@ -82,7 +82,7 @@ impl Runner {
             )
             .resolve(names::GATEWAY_TLS_NAME, address)
             .no_proxy()
-            // A gateway that stands still is none.
+            // A suspended gateway counts as unreachable.
             .connect_timeout(REQUEST)
             .read_timeout(3 * Duration::from_secs(PING_SECONDS))
             .build()
@@ -92,33 +92,34 @@ impl Runner {
         Self { sender, pod: name, client: http, url, token: token(client, pod).await }
     }
 
-    /// Reports in, once.
-    pub async fn hello(&self, state: RunnerState, seq: i64) -> Result<Job, Refused> {
-        let answer = self.post(PATH_HELLO, &Hello { sender: self.sender.clone(), state, seq }).await?;
+    /// Registers, once.
+    pub async fn register(&self, state: RunnerState, generation: i64) -> Result<Job, Refused> {
+        let answer = self.post(PATH_REGISTER, &Register { sender: self.sender.clone(), state, generation }).await?;
         answer.json().await.map_err(|e| Refused::Nobody(e.to_string()))
     }
 
-    /// Reports in until it gets its job.
+    /// Registers until it gets its job.
     pub async fn welcome(&self) -> Job {
-        within(DEADLINE, &format!("a job for {}", self.pod), async || self.hello(RunnerState::Waiting, 0).await).await
+        within(DEADLINE, &format!("a job for {}", self.pod), async || self.register(RunnerState::Waiting, 0).await)
+            .await
     }
 
-    /// Opens a stream of orders.
-    pub async fn orders(&self) -> Result<Orders, Refused> {
-        Ok(Orders { response: self.post(PATH_ORDERS, &self.sender).await?, buffer: Vec::new() })
+    /// Opens a stream of control messages.
+    pub async fn messages(&self) -> Result<ControlStream, Refused> {
+        Ok(ControlStream { response: self.post(PATH_MESSAGES, &self.sender).await?, buffer: Vec::new() })
     }
 
-    pub async fn heartbeat(&self, state: RunnerState, seq: i64) -> Result<(), Refused> {
-        self.post(PATH_HEARTBEAT, &Heartbeat { sender: self.sender.clone(), state, seq }).await.map(drop)
+    pub async fn heartbeat(&self, state: RunnerState, generation: i64) -> Result<(), Refused> {
+        self.post(PATH_HEARTBEAT, &Heartbeat { sender: self.sender.clone(), state, generation }).await.map(drop)
     }
 
-    pub async fn confirm(&self, state: RunnerState, seq: i64, problem: Option<&str>) -> Result<(), Refused> {
+    pub async fn confirm(&self, state: RunnerState, generation: i64, problem: Option<&str>) -> Result<(), Refused> {
         let problem = problem.map(str::to_string);
-        self.post(PATH_CONFIRM, &Confirm { sender: self.sender.clone(), state, seq, problem }).await.map(drop)
+        self.post(PATH_CONFIRM, &Confirm { sender: self.sender.clone(), state, generation, problem }).await.map(drop)
     }
 
-    pub async fn outcome(&self, seq: i64, ending: Ending) -> Result<(), Refused> {
-        self.post(PATH_OUTCOME, &Report { sender: self.sender.clone(), seq, ending }).await.map(drop)
+    pub async fn outcome(&self, generation: i64, ending: AgentEnd) -> Result<(), Refused> {
+        self.post(PATH_END, &EndReport { sender: self.sender.clone(), generation, end: ending }).await.map(drop)
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<reqwest::Response, Refused> {
@@ -156,15 +157,15 @@ async fn token(client: kube::Client, pod: &Pod) -> String {
     made.status.expect("a status").token
 }
 
-/// A stream of orders.
-pub struct Orders {
+/// A stream of control messages.
+pub struct ControlStream {
     response: reqwest::Response,
     buffer: Vec<u8>,
 }
 
-impl Orders {
-    /// The next order, pings included; `None` when the stream has ended, however.
-    pub async fn next(&mut self) -> Option<Order> {
+impl ControlStream {
+    /// The next message, pings included; `None` when the stream has ended.
+    pub async fn next(&mut self) -> Option<ControlMessage> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -174,8 +175,8 @@ impl Orders {
         }
     }
 
-    /// Waits for an order that is so; those before it are passed over.
-    pub async fn until(&mut self, what: &str, is: impl Fn(&Order) -> bool) -> Order {
+    /// Waits for a matching message; skips those before it.
+    pub async fn until(&mut self, what: &str, is: impl Fn(&ControlMessage) -> bool) -> ControlMessage {
         let found = async {
             loop {
                 match self.next().await {
@@ -188,14 +189,14 @@ impl Orders {
         tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 
-    pub async fn permit(&mut self) -> Order {
-        self.until("the permit", |o| matches!(o, Order::Permit { .. })).await
+    pub async fn grant(&mut self) -> ControlMessage {
+        self.until("the grant", |o| matches!(o, ControlMessage::Grant { .. })).await
     }
 }
 
 /// How an agent ended: as the real runner puts it.
-pub fn ending(kind: TerminationType, started: bool) -> Ending {
-    Ending {
+pub fn ending(kind: TerminationType, started: bool) -> AgentEnd {
+    AgentEnd {
         kind,
         started,
         error: None,
@@ -207,11 +208,11 @@ pub fn ending(kind: TerminationType, started: bool) -> Ending {
     }
 }
 
-pub fn succeeded(result: Value) -> Ending {
-    Ending { exit_code: Some(0), result: Some(result), ..ending(TerminationType::Succeeded, true) }
+pub fn succeeded(result: Value) -> AgentEnd {
+    AgentEnd { exit_code: Some(0), result: Some(result), ..ending(TerminationType::Succeeded, true) }
 }
 
-pub fn failed(kind: &str, exit_code: i32) -> Ending {
+pub fn failed(kind: &str, exit_code: i32) -> AgentEnd {
     let error = ErrorStatus { kind: kind.into(), message: format!("exit code {exit_code}") };
-    Ending { exit_code: Some(exit_code), error: Some(error), ..ending(TerminationType::Failed, true) }
+    AgentEnd { exit_code: Some(exit_code), error: Some(error), ..ending(TerminationType::Failed, true) }
 }

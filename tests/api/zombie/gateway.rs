@@ -33,16 +33,16 @@ impl Drop for Heart {
 }
 
 /// Lets the write through and thaws the gateway, which then gets the runner back; and only when it has taken it is it
-/// told to end: then it stops looking at who is silent.
+/// told to end: it drops its looks at who is silent at once, and hands the runner over.
 async fn works_on(zombie: &mut Zombie<'_>, held: &Hold, runner: &Runner) -> u16 {
     let code = held.late().await;
     zombie.process().thaw();
     let (service, _) = zombie.gateways.as_ref().expect("a Service");
     service.lead_to(&zombie.roles);
-    within(DEADLINE, "the thawed gateway", async || runner.hello(RunnerState::Running, 0).await).await;
+    within(DEADLINE, "the thawed gateway", async || runner.register(RunnerState::Running, 0).await).await;
     let (service, others) = zombie.gateways.as_ref().expect("a Service");
     service.lead_to(others);
-    within(DEADLINE, "the other gateway", async || runner.hello(RunnerState::Running, 0).await).await;
+    within(DEADLINE, "the other gateway", async || runner.register(RunnerState::Running, 0).await).await;
     zombie.last_words().await;
     code
 }
@@ -112,7 +112,7 @@ async fn silence() {
     let (runner, name) = started(&test, &job, 1).await;
     zombie.take_over(&held).await;
     let before = job.run().await.and_then(|run| run.status?.gateway);
-    within(DEADLINE, "the other gateway", async || runner.hello(RunnerState::Running, 0).await).await;
+    within(DEADLINE, "the other gateway", async || runner.register(RunnerState::Running, 0).await).await;
     job.until_run("the other gateway on record", |r| r.status.as_ref().is_some_and(|s| s.gateway != before)).await;
     let (runner, _heart) = Heart::of(runner);
     assert_eq!(works_on(&mut zombie, &held, &runner).await, 409);
@@ -192,10 +192,10 @@ async fn gateway_of_a_stream() {
     let held = zombie.hold((STATUS, "/status/gateway", Value::Null));
     let (service, _) = zombie.gateways.as_ref().expect("a Service");
     service.lead_to(&zombie.roles);
-    let stream = within(DEADLINE, "a stream", async || runner.orders().await).await;
+    let stream = within(DEADLINE, "a stream", async || runner.messages().await).await;
     zombie.take_over(&held).await;
     drop(stream);
-    let _stream = within(DEADLINE, "a stream", async || runner.orders().await).await;
+    let _stream = within(DEADLINE, "a stream", async || runner.messages().await).await;
     let (runner, _heart) = Heart::of(runner);
     let code = held.late().await;
     assert!([200, 409].contains(&code), "{code}");

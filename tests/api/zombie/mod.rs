@@ -212,7 +212,7 @@ async fn in_hand(test: &Test, job: &Job<'_>, run: i32) -> (Runner, String) {
 async fn started(test: &Test, job: &Job<'_>, run: i32) -> (Runner, String) {
     let (runner, name) = in_hand(test, job, run).await;
     runner.welcome().await;
-    runner.orders().await.expect("a stream").permit().await;
+    runner.messages().await.expect("a stream").grant().await;
     job.until_run("the grant", |run| run.may_have_started()).await;
     (runner, name)
 }

@@ -1,5 +1,5 @@
-//! The API server's audit log: who really created and deleted pods, who wrote jobs and runs, and all requests of the roles.
-//! It is written before a request is answered, so what is not there has not happened.
+//! The API server's audit log: who really created and deleted pods, who wrote jobs and runs, and all requests of the
+//! roles. It is written before a request is answered, so a request that is not in it was not answered.
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,7 @@ pub fn run_writes(namespace: &str) -> usize {
     of_namespace(namespace).iter().filter(about).filter(succeeded).count()
 }
 
-/// Requests of one kind: the role, or `client` for whoever creates jobs; the verb; the resource with its subresource.
+/// Requests of one kind: the role, or `client` for the creator of jobs; the verb; the resource with its subresource.
 pub type Kind = (String, String, String);
 
 /// How many requests of a kind there were.
@@ -73,8 +73,8 @@ pub struct Count {
 }
 
 /// How many requests of each kind a test's roles have made, which must run with accounts of their own (see
-/// [`super::chart`]), and how many jobs were created. Nobody else's: not the node's, the scheduler's, nor those of a test that
-/// looks. A watch counts once it has ended.
+/// [`super::chart`]), and how many jobs were created. Not those of the node, the scheduler, or a test that
+/// reads. A watch counts once it has ended.
 pub fn requests(namespace: &str) -> BTreeMap<Kind, Count> {
     let account = format!("system:serviceaccount:{namespace}:");
     let mut counted: BTreeMap<Kind, Count> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! The chart's rights for one test: accounts, roles and policies as Helm would install them, but for the test's namespace
-//! alone. Roles that run with them are told apart in the audit log, and can do no more than the chart allows.
+//! The chart's rights for one test: accounts, roles and policies as Helm would install them, but for the test's
+//! namespace alone. The audit log then distinguishes the roles, and they can do no more than the chart allows.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ const KINDS: [&str; 9] = [
     "ValidatingAdmissionPolicyBinding",
 ];
 
-/// While it is kept.
+/// Installed until it is dropped.
 pub struct Chart<'t> {
     test: &'t Test,
     release: String,
@@ -70,7 +70,7 @@ impl<'t> Chart<'t> {
         roles
     }
 
-    /// That of the administrator, with a token of the role's account in place of what he proves himself with.
+    /// That of the administrator, with a token of the role's account instead of his credentials.
     fn kubeconfig(&self, role: &str) -> PathBuf {
         let ns = self.test.namespace.as_str();
         let token = kubectl(&["create", "token", &self.account(role), "-n", ns]).expect("a token");
@@ -86,7 +86,7 @@ impl<'t> Chart<'t> {
 
 impl Drop for Chart<'_> {
     fn drop(&mut self) {
-        // What is in the namespace goes with it.
+        // Objects in the namespace are deleted with it.
         let kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings";
         let label = format!("app.kubernetes.io/instance={}", self.release);
         let _ = kubectl(&["delete", kinds, "-l", &label, "--wait=false"]);

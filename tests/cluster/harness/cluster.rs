@@ -12,7 +12,7 @@ pub use super::tools::{feed, kubectl, port, run};
 
 /// The node's address in the cluster's network, which pods reach us at.
 pub const NODE_IP: &str = "10.244.0.1";
-/// What servers of a test listen at: Temporal's services find each other at no other.
+/// The address of a test's servers: Temporal's services only work on it.
 pub const SERVER_IP: &str = "0.0.0.0";
 pub const IMAGE: &str = "localhost/koco:dev";
 pub const AGENT_IMAGE: &str = "localhost/koco-test-agent:dev";
@@ -28,7 +28,7 @@ pub struct Cluster {
     pub temporal: String,
 }
 
-/// The cluster, made ready by whoever comes first.
+/// The cluster, prepared by the first caller.
 pub fn get() -> &'static Cluster {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     match CLUSTER.get_or_init(prepare) {
@@ -50,7 +50,7 @@ fn prepare() -> Result<Cluster, String> {
     let nodes = run(&cluster.dev, "kubectl", &["get", "node", "node1", "-o", "jsonpath={.status.images[*].names}"])?;
     for image in [IMAGE, AGENT_IMAGE] {
         if !nodes.contains(image) {
-            // The kubelet reports images now and then only; the runtime knows.
+            // The kubelet reports images only now and then; the runtime has the current list.
             let there = run(&cluster.dev, "ctr", &["images", "ls", "-q"])?;
             if !there.lines().any(|l| l == image) {
                 return Err(format!("The image {image} is not on the node."));
@@ -76,7 +76,7 @@ fn prepare() -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The CRDs of this build, and the chart's policy that refuses what their own rules overlook. Not the one that reserves pods:
+/// The CRDs of this build, and the chart's policy for what the CRDs' rules don't cover. Not the one that reserves pods:
 /// it is for an installed release, and [`super::chart`] installs it where a test asks for it.
 fn install_crd(dev: &Path) -> Result<(), String> {
     let crd = Command::new(KOCO).arg("crd").output().map_err(|e| e.to_string())?;

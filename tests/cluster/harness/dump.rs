@@ -1,4 +1,4 @@
-//! What there is to see of a test that failed.
+//! Diagnostics of a failed test.
 
 use std::path::Path;
 

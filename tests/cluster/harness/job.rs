@@ -1,4 +1,4 @@
-//! A job of a test: what is asked of it, and what it, its pods and its agent say.
+//! A job of a test: requests to it, and the state of it, its pods and its agent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use super::{
     AgentJob, DesiredState, Phase, Test, Tick,
+    agent_log::{starts, ticks},
     cluster::AGENT_IMAGE,
-    evidence::{starts, ticks},
     temporal,
     wait::{DEADLINE, within},
 };
@@ -77,7 +77,7 @@ impl<'t> Job<'t> {
         self
     }
 
-    // ---- what is asked of it
+    // ---- requests
 
     pub async fn patch(&self, patch: Value) {
         let sent = self.test.jobs().patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await;
@@ -92,7 +92,7 @@ impl<'t> Job<'t> {
         self.test.jobs().delete(&self.name, &params).await.expect("delete");
     }
 
-    // ---- what it says
+    // ---- its status
 
     pub async fn get(&self) -> AgentJob {
         self.find().await.unwrap_or_else(|| panic!("job {} is gone", self.name))
@@ -133,7 +133,7 @@ impl<'t> Job<'t> {
         .await
     }
 
-    /// Waits for a phase; a final one that is another fails at once.
+    /// Waits for a phase; another final one fails immediately.
     pub async fn phase(&self, phase: Phase) -> AgentJobStatus {
         let over = |s: &AgentJobStatus| s.phase.is_some_and(Phase::is_terminal);
         let status = self.until(&format!("phase {phase:?}"), |s| s.phase == Some(phase) || over(s)).await;
@@ -347,7 +347,7 @@ pub fn stalled(status: &AgentJobStatus) -> bool {
     conditions::is_true(&status.conditions, conditions::STALLED)
 }
 
-/// What the agent left.
+/// The agent's result.
 pub fn result(status: &AgentJobStatus) -> Value {
     status.result.as_ref().expect("a result").read().expect("JSON")
 }

@@ -1,25 +1,25 @@
-//! What the tests stand on: a namespace, an operator and, where a test disturbs it, a Temporal server each of their own,
-//! in the dev cluster that is up. Nothing here waits by the clock: everything waits for what is to be seen, with a deadline.
+//! The fixture of a test: a namespace, an operator and, where a test disturbs it, a Temporal server each of its own,
+//! in the dev cluster that is up. Nothing here waits by the clock: everything waits for conditions, with a deadline.
 //!
-//! `tests/api` uses these files, too, all but `cluster` and `node`: it has no node, and knows itself where things are.
+//! `tests/api` uses these files, too, all but `cluster` and `node`: it has no node, and finds the servers itself.
 
-#[allow(dead_code)] // tests/api asks more
+pub mod agent_log;
+#[allow(dead_code)] // tests/api uses more
 pub mod audit;
 pub mod chart;
 pub mod cluster;
 mod dump;
-pub mod evidence;
+pub mod gateway_client;
 pub mod job;
 pub mod node;
 pub mod process;
 pub mod roles;
-pub mod speaker;
 pub mod temporal;
 pub mod test;
 mod tools;
 pub mod wait;
 
-pub use evidence::{Tick, ticks};
+pub use agent_log::{Tick, ticks};
 pub use job::{Job, agent};
 pub use koco::api::{AgentJob, DesiredState, ExecutionMode, Phase};
 pub use roles::{Roles, Server};
@@ -27,7 +27,7 @@ pub use temporal::TemporalServer;
 pub use test::Test;
 pub use wait::{DEADLINE, within};
 
-/// Both modes, for what works the same in both.
+/// Both modes, for tests of both.
 pub const MODES: [ExecutionMode; 2] = [ExecutionMode::Direct, ExecutionMode::Temporal];
 
 /// As it is written in the resource.

@@ -49,7 +49,8 @@ impl Process {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("the log");
-        // setpriv, because a process that dies with us needs unsafe code otherwise; it becomes the program, same pid.
+        // setpriv, because a process that dies with its parent needs unsafe code otherwise; it becomes the program,
+        // same pid.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program).args(&self.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);

@@ -20,7 +20,7 @@ use super::{
 pub enum Server<'a> {
     Shared,
     Own(&'a TemporalServer),
-    /// One that nobody is at.
+    /// An address without a server.
     Nobody,
     /// None is configured.
     None,
@@ -53,7 +53,7 @@ impl Roles {
         Self { gateway_port, list }
     }
 
-    /// One more process of a role; it is not started.
+    /// Adds a process of a role; it is not started.
     pub fn add(&mut self, test: &Test, temporal: Server<'_>, name: &'static str) -> usize {
         self.list.push(role(test, temporal, name, self.gateway_port));
         self.list.len() - 1

@@ -1,4 +1,4 @@
-//! Temporal servers that tests may disturb, and what Temporal says of a workflow, through its own CLI.
+//! Temporal servers that tests may disturb, and workflows as Temporal's own CLI shows them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -58,7 +58,7 @@ impl TemporalServer {
         .await;
     }
 
-    /// As an outage: no farewell.
+    /// SIGKILL, as an outage.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -87,7 +87,7 @@ pub fn events(address: &str, id: &str) -> Vec<Value> {
     all["events"].as_array().cloned().expect("events")
 }
 
-/// How a workflow stands: `RUNNING`, `COMPLETED`, `FAILED`, `CANCELED`, ...
+/// A workflow's status: `RUNNING`, `COMPLETED`, `FAILED`, `CANCELED`, ...
 pub fn state(address: &str, id: &str) -> String {
     let text = cli(address, &["workflow", "describe", "-w", id, "-o", "json"]).expect("describe");
     let all: Value = serde_json::from_str(&text).expect("JSON");

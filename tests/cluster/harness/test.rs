@@ -1,4 +1,4 @@
-//! One test's part of the cluster: a namespace of its own, which goes with it whatever happens.
+//! One test's part of the cluster: a namespace of its own, which is always deleted with it.
 
 use std::{
     path::PathBuf,
@@ -84,7 +84,7 @@ impl Test {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Jobs as they are on the wire, for what our types would not let through.
+    /// Jobs as they are on the wire, for what the Rust types would not allow.
     pub fn raw_jobs(&self) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::erase::<AgentJob>(&()))
     }
@@ -120,7 +120,7 @@ impl Drop for Test {
         if std::thread::panicking() {
             dump::print(&self.namespace, &[&self.log]);
         }
-        // The operator has ended before us, so nobody else takes the finalizers off.
+        // The operator has ended before, so the finalizers must be removed here.
         let ns = self.namespace.as_str();
         let names = kubectl(&["get", "agentjobs", "-n", ns, "-o", "name"]).unwrap_or_default();
         for name in names.lines() {
@@ -134,6 +134,6 @@ impl Drop for Test {
 
 fn suffix() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let n = u64::from(COUNT.fetch_add(1, Ordering::Relaxed)) * 7919 + super::evidence::now();
+    let n = u64::from(COUNT.fetch_add(1, Ordering::Relaxed)) * 7919 + super::agent_log::now();
     format!("{:05x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44)
 }

@@ -1,4 +1,4 @@
-//! The dev tools' programs, as the tests call them, and what is worked out with them.
+//! The dev tools' programs, as the tests call them, and helpers that use them.
 
 use std::{
     io::Write,
@@ -46,7 +46,7 @@ pub fn run(dev: &Path, tool: &str, args: &[&str]) -> Result<String, String> {
 
 /// The same, with something on its standard input.
 pub fn feed(dev: &Path, tool: &str, args: &[&str], input: &[u8]) -> Result<String, String> {
-    // ctr is told its socket by a wrapper; the others are called directly, as we are inside already.
+    // A wrapper passes ctr its socket; the others are called directly, as we are inside already.
     let program = if tool == "ctr" { dev.join("bin/ctr") } else { dev.join("tools").join(tool) };
     let mut command = Command::new(&program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -65,7 +65,7 @@ pub fn kubectl(args: &[&str]) -> Result<String, String> {
     run(&cluster::get().dev, "kubectl", args)
 }
 
-/// A port that nobody has and that no outgoing connection gets by chance, so that a server may come back to it.
+/// A free port that no outgoing connection gets by chance, so that a server can be restarted on it.
 pub fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {

@@ -1,4 +1,4 @@
-//! Waiting for what is to be seen.
+//! Waiting for conditions.
 
 use std::{
     fmt::Debug,
@@ -9,7 +9,7 @@ use std::{
 pub const DEADLINE: Duration = Duration::from_secs(90);
 const EVERY: Duration = Duration::from_millis(75);
 
-/// Looks until `look` answers `Ok`, and panics with `what` and its last `Err` if that takes longer than `limit`.
+/// Polls until `look` returns `Ok`, and panics with `what` and its last `Err` if that takes longer than `limit`.
 pub async fn within<T, E: Debug>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let began = Instant::now();
     loop {
@@ -21,7 +21,7 @@ pub async fn within<T, E: Debug>(limit: Duration, what: &str, mut look: impl Asy
     }
 }
 
-/// Looks all the while for `how_long`, and panics with what `look` answers if it is an `Err`: for what must not happen.
+/// Polls for `how_long`, and panics if `look` returns an `Err`: for what must not happen.
 pub async fn always<E: Debug>(how_long: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<(), E>) {
     let began = Instant::now();
     while began.elapsed() < how_long {

@@ -1,5 +1,5 @@
-//! What to remove: pods of closed runs that do not end by themselves, ended pods and closed runs beyond their limits, and runs
-//! that somebody who stood still has created anew under an old number. While the job runs and afterwards.
+//! What to remove: pods of closed runs that do not end by themselves, ended pods and closed runs beyond their limits,
+//! and runs that a suspended process has created again under an old number. While the job runs and afterwards.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) struct Collected {
 
 pub(super) fn plan(view: &JobView<'_>, phase: Phase) -> Collected {
     if view.job.metadata.deletion_timestamp.is_some() {
-        // Garbage collection takes all of it.
+        // Garbage collection removes everything.
         return Collected::default();
     }
     let mut collected = Collected::default();
@@ -53,14 +53,14 @@ pub(super) fn plan(view: &JobView<'_>, phase: Phase) -> Collected {
     collected
 }
 
-/// An open run that is not the newest, or of a job that has ended: it was created by somebody who stood still meanwhile. Its
-/// runner is refused anyway.
+/// An open run that is not the newest, or of a job that has ended: it was created by a process that had been suspended.
+/// Its runner is refused anyway.
 fn superseded(view: &JobView<'_>, run: &AgentRun, phase: Phase) -> Option<Action> {
     let newest = view.active_run().unwrap_or(0);
     if run.number() >= newest && !(phase.is_terminal() && view.is_terminal()) {
         return None;
     }
-    let message = "another run has taken its place, or the job has ended".to_string();
+    let message = "another run has replaced it, or the job has ended".to_string();
     let termination = Box::new(lifecycle::koco(run, error_types::SUPERSEDED, message, view.now()));
     Some(Action::CloseRun { run: Box::new(run.clone()), termination, guard: Guard::None })
 }

@@ -32,21 +32,23 @@ fn ready(decision: &Decision) -> ConditionUpdate {
     if decision.phase.is_terminal() {
         return update(READY, Some(true), Reason::Finished, "the job has ended");
     }
-    update(READY, Some(true), Reason::Accepted, "this generation is accepted and handed on")
+    update(READY, Some(true), Reason::Accepted, "this generation is accepted and passed on")
 }
 
 fn paused(view: &JobView<'_>, phase: Phase) -> ConditionUpdate {
     let run = view.run.filter(|r| !r.is_closed());
     let problem = run.and_then(AgentRun::problem);
     let command = view.command().filter(|_| run.is_some());
-    let heard = heard(view);
-    let wanted = command.filter(|_| heard).unwrap_or(view.desired());
+    let received = request_received(view);
+    let wanted = command.filter(|_| received).unwrap_or(view.desired());
     match (phase, problem) {
         (Phase::Paused, _) => {
             let still = match unresponsive_since(view) {
-                Some(since) => format!("every process of the agent stood still when its runner fell silent at {since}"),
+                Some(since) => {
+                    format!("every process of the agent was stopped at the last contact with its runner, {since}")
+                }
                 None if view.agent_may_run() && view.acknowledged() == Some(RunnerState::Frozen) => {
-                    "every process of the agent stands still".into()
+                    "every process of the agent is stopped".into()
                 }
                 None => "no agent is started".into(),
             };
@@ -56,27 +58,28 @@ fn paused(view: &JobView<'_>, phase: Phase) -> ConditionUpdate {
         (_, Some(problem)) => update(PAUSED, Some(false), Reason::CannotPause, problem),
         (p, None) if wanted == DesiredState::Paused && !p.is_terminal() => {
             let what = match command {
-                _ if view.is_lost() => "the runner is lost, and Kubernetes can't say yet that its agent has ended",
-                _ if !heard => "the workflow has not taken the request yet: are Temporal and a worker up?",
-                Some(DesiredState::Paused) => "the runner has not confirmed yet that the agent stands still",
-                _ => "the command is on its way to the runner",
+                _ if view.is_lost() => "the runner is lost, and Kubernetes doesn't report yet that its agent has ended",
+                _ if !received => "the workflow has not received the request yet: are Temporal and a worker up?",
+                Some(DesiredState::Paused) => "the runner has not confirmed yet that the agent is stopped",
+                _ => "the command is being sent to the runner",
             };
             update(PAUSED, Some(false), Reason::Pausing, what)
         }
         _ if resuming(view) => {
-            let message = "the runner has not confirmed yet that the agent goes on";
+            let message = "the runner has not confirmed yet that the agent is resumed";
             update(PAUSED, Some(false), Reason::Resuming, message)
         }
         (p, _) if view.desired() == DesiredState::Paused && !p.is_terminal() => {
-            let message = "resumed from elsewhere, though the spec asks for a pause; kubectl koco pause asks again";
+            let message =
+                "resumed by a signal, though spec.desiredState is Paused; kubectl koco pause requests it again";
             update(PAUSED, Some(false), Reason::NotPaused, message)
         }
-        _ => update(PAUSED, Some(false), Reason::NotPaused, "nobody asked for a pause"),
+        _ => update(PAUSED, Some(false), Reason::NotPaused, "no pause is requested"),
     }
 }
 
-/// Whether the workflow, where there is one, has heard what the spec asks for.
-fn heard(view: &JobView<'_>) -> bool {
+/// Whether the workflow, if any, has received the spec's desired state.
+fn request_received(view: &JobView<'_>) -> bool {
     let Some(answer) = view.answer() else {
         return !view.is_temporal() || view.old.workflow.is_none();
     };
@@ -86,8 +89,8 @@ fn heard(view: &JobView<'_>) -> bool {
     sent.is_some_and(|s| s.state == view.desired() && last.is_some_and(|l| l.id == s.id))
 }
 
-/// Whether the newest word of the running agent is that it stands still, and it was told to go on since. It is not called
-/// Paused then: it may run already.
+/// Whether the running agent's last acknowledgement is Frozen, and it was commanded to run since. It doesn't count as
+/// paused then: it may run already.
 fn resuming(view: &JobView<'_>) -> bool {
     let Some(run) = view.run.filter(|r| r.may_run()) else { return false };
     let (Some(command), Some(answer)) = (&run.spec.command, run.acknowledged()) else { return false };
@@ -110,7 +113,7 @@ fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -
         }
         Phase::Cancelled => update(SUCCEEDED, Some(false), Reason::Cancelled, "the job was cancelled"),
         Phase::Retrying => {
-            let message = format!("attempt {attempt} failed: {}; the next is to come", error.message);
+            let message = format!("attempt {attempt} failed: {}; a retry follows", error.message);
             update(SUCCEEDED, None, Reason::Retrying, message)
         }
         Phase::Cancelling => update(SUCCEEDED, None, Reason::Cancelling, "the agent is being stopped"),
@@ -118,33 +121,33 @@ fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -
         Phase::Running => match unresponsive_since(view) {
             Some(since) => {
                 let message =
-                    format!("the runner of attempt {attempt} is silent since {since}: is its node reachable?");
+                    format!("the runner of attempt {attempt} is unresponsive since {since}: is its node reachable?");
                 update(SUCCEEDED, None, Reason::RunnerUnresponsive, message)
             }
-            None => update(SUCCEEDED, None, Reason::Running, format!("attempt {attempt} runs")),
+            None => update(SUCCEEDED, None, Reason::Running, format!("attempt {attempt} is running")),
         },
         Phase::Pending => update(SUCCEEDED, None, Reason::Pending, pending(view, decision)),
     }
 }
 
-/// Since when a gateway has listened for the running agent's runner in vain.
+/// Since when the running agent's runner is unresponsive.
 fn unresponsive_since(view: &JobView<'_>) -> Option<Timestamp> {
     let run = view.run.filter(|r| r.may_run())?;
     run.status.as_ref()?.unresponsive_since.as_ref().map(|since| since.0)
 }
 
 fn pending(view: &JobView<'_>, decision: &Decision) -> String {
-    // A name is told only once the pod exists: until then nobody needs to know it.
+    // The name is shown only once the pod exists: until then it is secret.
     match (&decision.blocked, view.pod) {
         (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
         (None, None) => "the job is being submitted".into(),
-        (None, Some(pod)) => format!("pod {} is on its way", pod.name),
+        (None, Some(pod)) => format!("pod {} is starting", pod.name),
     }
 }
 
 fn stalled(decision: &Decision) -> ConditionUpdate {
     match &decision.blocked {
         Some((reason, message)) => update(STALLED, Some(true), reason.clone(), message),
-        None => update(STALLED, Some(false), Reason::Moving, "nobody needs to do anything"),
+        None => update(STALLED, Some(false), Reason::Moving, "no action is needed"),
     }
 }

@@ -1,4 +1,4 @@
-//! What both modes do alike: ending a job, and where its phase comes from while an agent may run.
+//! The rules that both modes share: ending a job, and its phase while an agent may run.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{
     pods::collect::{self, Fate},
 };
 
-/// What a cancelled job's pods get beyond the agent's grace period, before the job counts as ended without them.
+/// How long to wait beyond the agent's grace period for a cancelled job's pod to end.
 const CANCEL_MARGIN: Duration = Duration::from_secs(60);
 
-/// Ends the job. A terminal phase comes only after the newest run is closed, so that nothing can start under it any more; and
-/// Cancelled only after its pod has ended, or has had its time.
+/// Ends the job. A terminal phase comes only after the newest run is closed, so that nothing can start under it any
+/// more; and Cancelled only after its pod has ended, or that time is over.
 pub(super) fn finish(view: &JobView<'_>, phase: Phase, error: Option<ErrorStatus>) -> Decision {
     let going = if phase == Phase::Cancelled { Phase::Cancelling } else { view.old.phase.unwrap_or_default() };
     let unchanged = Decision::unchanged(view);
@@ -23,7 +23,7 @@ pub(super) fn finish(view: &JobView<'_>, phase: Phase, error: Option<ErrorStatus
     if phase == Phase::Cancelled
         && let Some(left) = still_ending(view)
     {
-        // Its pod is deleted by what collects closed runs.
+        // Its pod is deleted with those of closed runs.
         return Decision { phase: going, ..unchanged }.again(left);
     }
     let error = match phase {
@@ -34,7 +34,7 @@ pub(super) fn finish(view: &JobView<'_>, phase: Phase, error: Option<ErrorStatus
     Decision { phase, error, pending_since: None, ..unchanged }
 }
 
-/// What closes the newest run, if it isn't.
+/// The action that closes the newest run, if it is open.
 fn close_newest(view: &JobView<'_>) -> Option<Action> {
     let active = view.active_run()?;
     match view.run {

@@ -1,5 +1,5 @@
-//! A job that is being deleted: its workflow is cancelled first, but never for ever. Direct jobs have no finalizer: their
-//! runs and pods go with them, by Kubernetes' own garbage collection.
+//! A job that is being deleted: its workflow is cancelled first, with a time-out. Direct jobs have no finalizer: their
+//! runs and pods are garbage collected.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// How long the finalizer may wait for the workflow's end beyond the agent's grace period. A workflow that could not be
-/// reached finds itself without its job later, and ends.
+/// reached ends by itself once it finds its job gone.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// How often the workflow is asked meanwhile.
+/// How often the workflow is polled meanwhile.
 const ASK: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {

@@ -1,7 +1,7 @@
-//! Direct mode: the controller takes the workflow's part. Nothing but Kubernetes is needed.
+//! Direct mode: the controller does the workflow's work. Only Kubernetes is needed.
 //!
-//! The intent comes first: `status.activeRun` and `status.retry` are written before the run of that number is created, so a
-//! controller that is killed at any point neither loses nor repeats an attempt.
+//! Intent is recorded first: `status.activeRun` and `status.retry` are written before the run of that number is
+//! created, so a controller that is killed at any point neither loses nor repeats an attempt.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// How long a runner may take beyond its agent's grace period to report its end, before its run is closed without it.
 const CANCEL_MARGIN: Duration = Duration::from_secs(30);
-/// When to look again at a pod that has to end, beside what the watch tells.
+/// When to recheck a pod that has to end, besides changes from the watch.
 const STILL_ENDING: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
@@ -33,7 +33,7 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
     let Some(active) = view.old.active_run else { return first_run(view) };
     match view.run {
         None if view.observed.active_is_missing => {
-            // Somebody deleted it: it counts as a deleted pod does.
+            // Its AgentRun was deleted: the same as a deleted pod.
             let attempt = lifecycle::upcoming(&retry(view)).attempt;
             Decision::unchanged(view).with(Action::CreateTombstone { number: active, attempt }).again(Duration::ZERO)
         }
@@ -44,8 +44,8 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
     }
 }
 
-/// There is a run that the record does not know: the cluster's data was restored, or somebody created it. Numbers are never
-/// given twice, so the job goes on from there.
+/// There is a run beyond the status: the cluster's data was restored, or it was created by hand. Numbers are never
+/// reused, so the job continues from there.
 fn beyond_the_record(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let before = retry(view);
     let attempts = before.attempts.max(run.spec.identity.attempt.saturating_sub(1));
@@ -84,7 +84,7 @@ fn waiting_phase(retry: &RetryStatus) -> Phase {
     if retry.attempts > 0 && !retry.resumed { Phase::Retrying } else { Phase::Pending }
 }
 
-/// The run is on record and not created yet: it waits for a resume, for the back-off, and for the pod before it.
+/// The run is in the status and not created yet: it waits for a resume, the back-off, and the end of the previous pod.
 fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
     let (retry, pending) = (retry(view), pending::of(view));
     let unchanged = Decision {
@@ -111,7 +111,7 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
     if let Some(pod) = &view.observed.previous_pod {
         let delete = Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
         let decision = unchanged.again(STILL_ENDING);
-        // That of a run that is there goes, or ends by itself, as all pods of closed runs do.
+        // The pods of closed runs that exist are handled by `collect`.
         let is_of = |run: &AgentRun| run.number() == number - 1 && ending::is_pod_of(run, pod);
         let collected = view.observed.runs.iter().any(is_of);
         return if pod.deleting() || collected { decision } else { decision.with(delete) };
@@ -141,7 +141,7 @@ fn starting(view: &JobView<'_>, run: &AgentRun) -> Decision {
         let termination = lifecycle::koco(run, &error.kind, error.message, view.now());
         return unchanged.with(close(run, termination, Guard::NotReady)).again(Duration::ZERO);
     }
-    // Its runner finds the command before the grant, so from here on no agent starts.
+    // Its runner receives the command before the grant, so no agent starts any more.
     let held = view.desired() == DesiredState::Paused && view.command() == Some(DesiredState::Paused);
     let phase = if held { Phase::Paused } else { unchanged.phase };
     let decision = with_command(view, run, Decision { phase, ..unchanged });
@@ -165,10 +165,10 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
     if let Some(since) = run.status.as_ref().and_then(|s| s.unresponsive_since.as_ref()) {
         let (limit, waited) = (view.resolved.timeouts.heartbeat.get() * 2, view.since(since));
         if waited <= limit {
-            // Whole seconds: a moment later than just over.
+            // Whole seconds: certainly past the limit.
             return decision.again(limit - waited + Duration::from_secs(1));
         }
-        let message = format!("the runner was silent for {} s", waited.as_secs());
+        let message = format!("the runner sent nothing for {} s", waited.as_secs());
         let lost = lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, view.now());
         return decision.with(close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
     }
@@ -181,7 +181,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
     decision.with(close(run, lifecycle::given_up(run, view.now()), Guard::None)).again(Duration::ZERO)
 }
 
-/// The newest run has ended: what follows is put on record.
+/// The newest run has ended: records what follows.
 fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let cancelled = view.desired() == DesiredState::Cancelled;
     if !run.may_have_started()
@@ -191,7 +191,7 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
         return finish(view, Phase::Failed, Some(error));
     }
     let retry = retry(view);
-    // What a tombstone stands for had started if its attempt was counted.
+    // The run in whose place a tombstone is had started if its attempt was counted.
     let counted = view.old.attempt >= Some(lifecycle::upcoming(&retry).attempt);
     let started = run.may_have_started() || (run.spec.identity.tombstone && counted);
     let after = lifecycle::after_run(&retry, run, started, &view.policy(), cancelled, view.now());
@@ -205,7 +205,8 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
                 DesiredState::Paused if heard || !view.pod_may_run() => Phase::Paused,
                 _ => waiting_phase(&after.retry),
             };
-            // The clock of a run that never started goes on with the next one, but for the back-off between them.
+            // The pending time of a run that never started continues with the next one, without the back-off between
+            // them.
             let back_off = after.retry.retry_after.as_ref().map(|at| view.until(at)).unwrap_or_default();
             let pending_since = view.old.pending_since.clone().filter(|_| !started);
             Decision {
@@ -227,7 +228,7 @@ fn pending_error(view: &JobView<'_>, run: &AgentRun) -> Option<ErrorStatus> {
     said.filter(|e| e.kind == error_types::PENDING_TIMEOUT).or_else(|| pending::of(view).timed_out)
 }
 
-/// The command for the runner: given only when it differs, so that it follows from states and never from edges.
+/// The command for the runner, if its state differs: level-triggered.
 fn with_command(view: &JobView<'_>, run: &AgentRun, decision: Decision) -> Decision {
     let told = view.command().unwrap_or_default();
     if told == view.desired() {

@@ -1,4 +1,4 @@
-//! A job that has ended: it goes when its TTL has expired.
+//! A job that has ended: it is deleted when its TTL has expired.
 
 use std::time::Duration;
 

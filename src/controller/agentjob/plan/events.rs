@@ -1,31 +1,31 @@
-//! Events: what changed, in words that say what to do. From two statuses, so that each transition is told once. An undisturbed
-//! job has two: its start and its end.
+//! Events for transitions, with messages that say what to do. Derived from two statuses, so that each is published
+//! once. A job without problems has two: its start and its end.
 
 use crate::api::{AgentJobStatus, Phase, conditions};
 
-/// How grave an event is.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// As it should be.
+    /// Normal operation.
     Normal,
-    /// Worth a look.
+    /// Needs attention.
     Warning,
 }
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// How grave.
+    /// Its type.
     pub level: Level,
-    /// One stable word.
+    /// A stable reason in CamelCase.
     pub reason: String,
-    /// For people.
+    /// Human-readable.
     pub message: String,
 }
 
 fn event(level: Level, reason: &str, message: impl Into<String>) -> Event {
     let mut message = message.into();
-    // The API server takes 1,024 bytes.
+    // The API server's limit is 1,024 bytes.
     if let Some((cut, _)) =
         message.char_indices().take_while(|(i, _)| *i < 1000).last().filter(|_| message.len() > 1000)
     {
@@ -48,7 +48,11 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Event> 
         found.map(|c| (c.reason.clone(), c.message.clone()))
     };
     if let Some((reason, message)) = stalled(new).filter(|new| stalled(old).is_none_or(|old| old.0 != new.0)) {
-        events.push(event(Warning, &reason, format!("{}. The job waits for this", message.trim_end_matches('.'))));
+        events.push(event(
+            Warning,
+            &reason,
+            format!("{}. The job waits until this is fixed", message.trim_end_matches('.')),
+        ));
     }
     if old.phase != new.phase
         && let Some(phase) = new.phase
@@ -69,9 +73,9 @@ fn phase_event(phase: Phase, old: &AgentJobStatus, status: &AgentJobStatus) -> O
         Phase::Running => event(
             Normal,
             "Started",
-            format!("attempt {attempt} runs in pod {pod}; follow it with kubectl logs -f {pod}"),
+            format!("attempt {attempt} is running in pod {pod}; follow it with kubectl logs -f {pod}"),
         ),
-        Phase::Paused => event(Normal, "Paused", "the job stands still; resume with spec.desiredState: Running"),
+        Phase::Paused => event(Normal, "Paused", "the job is paused; resume with spec.desiredState: Running"),
         Phase::Cancelling => event(Normal, "Cancelling", "the agent gets SIGTERM, its grace period, then SIGKILL"),
         Phase::Succeeded => event(Normal, "Succeeded", "the agent ended with success; its result is in status.result"),
         Phase::Cancelled => event(Normal, "Cancelled", "the job was cancelled; no pod of it runs"),

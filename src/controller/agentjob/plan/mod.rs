@@ -1,9 +1,9 @@
 //! What to do about a job, from what was observed of it: pure, so that every rule is tested without a cluster.
 //! Called by [`super::reconcile`] alone.
 //!
-//! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`] (with
-//! [`pending`]) decides on the attempts, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to
-//! remove, [`status`] composes the new status, [`conditions`] and [`events`] put it into words.
+//! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`]
+//! (with [`pending`]) decides on the attempts, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on
+//! what to remove, [`status`] composes the new status, [`conditions`] and [`events`] derive the rest.
 
 mod collect;
 mod conditions;
@@ -41,42 +41,42 @@ use view::JobView;
 pub struct ObservedState {
     /// Its runs, by number.
     pub runs: Vec<AgentRun>,
-    /// Whether the API server, and no cache, says that the run `status.activeRun`, which existed, exists no more.
+    /// Whether the run `status.activeRun` existed and is gone now, according to the API server, not a cache.
     pub active_is_missing: bool,
     /// The pods of its runs.
     pub pods: Vec<PodView>,
-    /// Whether the API server, and no cache, says that the pod of the newest run, which existed, exists no more.
+    /// Whether the pod of the newest run existed and is gone now, according to the API server, not a cache.
     pub pod_is_gone: bool,
     /// The pod of the run before `status.activeRun`, if it may still run. No other is created before it has ended.
     pub previous_pod: Option<PodView>,
-    /// What its workflow answered last, since this process began.
+    /// The last snapshot of its workflow, since this process started.
     pub answer: Option<WorkflowSnapshot>,
     /// The run of its workflow that this process started.
     pub started: Option<String>,
-    /// What this process has asked of the workflow, if that is not in the status yet.
+    /// The last request to the workflow, if that is not in the status yet.
     pub sent: Option<SentRequest>,
-    /// When the workflow was told last of a run of its.
+    /// The last signals to the workflow about a run.
     pub told: Option<Told>,
-    /// What keeps the next run from being created, if a person is needed.
+    /// Why the next run can't be created, if a user or administrator must fix that.
     pub blocked: Option<(Reason, String)>,
-    /// Why Temporal could not be asked or told, if so.
+    /// Why the last call to Temporal failed, if so.
     pub temporal_trouble: Option<(Reason, String)>,
 }
 
-/// What a workflow answered, or how it was closed.
+/// A workflow's status from its queries, or how it was closed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkflowSnapshot {
-    /// The three queries' answers; none if no worker answered.
+    /// The result of its query; none if no worker answered.
     pub status: Option<StatusAnswer>,
     /// How the execution was closed, if it is.
     pub closed: Option<Closed>,
     /// The newest run.
     pub run_id: Option<String>,
-    /// Temporal knows no such workflow.
+    /// There is no such workflow.
     pub missing: bool,
 }
 
-/// What the controller has told a workflow of a run: that its runner is ready, that it failed, how it ended.
+/// The controller's signals to a workflow about a run: that its runner is ready, that it failed, how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The run.
@@ -87,7 +87,7 @@ pub struct Told {
     pub ago: Duration,
 }
 
-/// What doesn't change between jobs.
+/// The context that all jobs share.
 pub struct OperatorContext<'a> {
     /// The operator's defaults.
     pub defaults: &'a Defaults,
@@ -101,23 +101,23 @@ pub struct OperatorContext<'a> {
     pub now: Time,
 }
 
-/// Under which circumstances a run may still be closed when its newest version is looked at.
+/// The precondition under which a run may be closed, checked on its newest version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// Always.
     None,
     /// While its runner has not registered.
     NotReady,
-    /// While a gateway still says that it is unresponsive, since the same time.
+    /// While it is still recorded as unresponsive since the same time.
     Unresponsive,
 }
 
-/// One thing to do. Each may be done again without harm.
+/// An action. Each is idempotent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Put our finalizer on the job. Nothing is started before.
+    /// Add the finalizer. Nothing is started before.
     AddFinalizer,
-    /// Take it off.
+    /// Remove it.
     RemoveFinalizer,
     /// Delete the job, whose TTL has expired.
     DeleteJob,
@@ -125,23 +125,23 @@ pub enum Action {
     CreateRun(Box<NewRun>),
     /// Create the pod of a run that exists (Direct mode).
     CreatePod(Box<AgentRun>),
-    /// Tell the runner of a run what is wanted (Direct mode).
+    /// Command the runner of a run (Direct mode).
     CommandRun {
         /// The run.
         run: Box<AgentRun>,
         /// The state.
         state: DesiredState,
     },
-    /// Record how a run ended, unless somebody was first.
+    /// Close a run, unless it is closed.
     CloseRun {
         /// The run.
         run: Box<AgentRun>,
         /// How it ended.
         termination: Box<Termination>,
-        /// Under which circumstances.
+        /// The precondition.
         guard: Guard,
     },
-    /// Create the run of this number closed, in place of one that never was or that somebody deleted.
+    /// Create the run of this number closed, in place of one that never existed or was deleted.
     CreateTombstone {
         /// The number.
         number: i32,
@@ -164,11 +164,11 @@ pub enum Action {
     },
     /// Start the workflow. Starting it again is no error.
     StartWorkflow(Box<Input>),
-    /// Ask the workflow for a state.
+    /// Signal the workflow the desired state.
     Signal(Request),
-    /// Tell the workflow that a runner has registered, which it seems to have missed.
+    /// Signal the workflow that a runner has registered, if it seems to have missed that.
     RunnerReady(i32),
-    /// Tell the workflow that a run has ended before its grant.
+    /// Signal the workflow that a run has ended before its grant.
     RunnerFailed(RunnerFailed),
     /// Complete the activity that waits for the end of a closed run.
     CompleteActivity(Box<AgentRun>),
@@ -177,38 +177,38 @@ pub enum Action {
         /// The run's number.
         number: i32,
     },
-    /// Ask the workflow how it stands, in the background.
+    /// Query the workflow in the background.
     QueryWorkflow,
 }
 
 impl Action {
-    /// Whether the spec alone makes it right, so that it need not wait for the status write. What is not may follow only from
-    /// what is on record.
+    /// Whether it follows from the spec alone, so that it need not wait for the status write. All others must follow
+    /// from the recorded status.
     pub fn follows_from_spec(&self) -> bool {
         matches!(self, Self::Signal(_) | Self::CommandRun { .. })
     }
 
-    /// Whether it comes last of all.
+    /// Whether it must come last.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::RemoveFinalizer | Self::DeleteJob)
     }
 }
 
-/// What to do, and what the status is to say.
+/// The new status and the actions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// The whole new status; equal to the old one where nothing is to be written.
+    /// The whole new status; equal to the old one if nothing is to be written.
     pub status: AgentJobStatus,
     /// In this order.
     pub actions: Vec<Action>,
-    /// For people.
+    /// Events to publish.
     pub events: Vec<Event>,
-    /// When to look again although nothing happens.
+    /// When to reconcile again even without a change.
     pub requeue: Option<Duration>,
 }
 
-/// What is decided about the attempts of a job: the parts of the status that follow from it, and what to do. A part that is
-/// not decided stays as it was.
+/// What is decided about the attempts of a job: the parts of the status that follow from it, and what to do. A part
+/// that is not decided stays as it was.
 #[derive(Clone, Debug)]
 struct Decision {
     phase: Phase,
@@ -218,9 +218,9 @@ struct Decision {
     sent: Option<SentRequest>,
     error: Option<ErrorStatus>,
     pending_since: Option<Time>,
-    /// A person is needed.
+    /// Why the job is stalled.
     blocked: Option<(Reason, String)>,
-    /// This generation could not be handed on.
+    /// Why this generation could not be passed on.
     not_ready: Option<(Reason, String)>,
     actions: Vec<Action>,
     requeue: Option<Duration>,
@@ -250,7 +250,7 @@ impl Decision {
         self
     }
 
-    /// Look again after `wait`, or earlier if something else asked for that.
+    /// Requeue after `wait`, or earlier if that was set before.
     fn again(mut self, wait: Duration) -> Self {
         self.requeue = sooner(self.requeue, Some(wait));
         self

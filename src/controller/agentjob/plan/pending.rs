@@ -1,5 +1,4 @@
-//! A run on its way to a ready runner: what keeps it, in the words of the kubelet, the scheduler or the API server, and for
-//! how long.
+//! A run that is not ready yet: why, as reported by the kubelet, the scheduler or the API server, and for how long.
 
 use std::time::Duration;
 
@@ -12,33 +11,33 @@ use crate::{
     protocol::error_types,
 };
 
-/// How long after the end of its grace period a pod may still be there before somebody is told.
+/// How long after the end of its grace period a pod may exist before the job counts as stalled.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How a run that is not ready stands.
+/// The state of a run that is not ready.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
-    /// Since when it is pending; `None` while it is held back on purpose.
+    /// Since when it is pending; `None` while a gate or a pause holds it.
     pub since: Option<Time>,
-    /// What keeps it, if a person is needed.
+    /// Why it is stalled, if it is.
     pub blocked: Option<(Reason, String)>,
-    /// The error with which the job fails, if its time is over.
+    /// The error with which the job fails, if the pending time-out is over.
     pub timed_out: Option<ErrorStatus>,
-    /// When to look again.
+    /// When to check again.
     pub requeue: Option<Duration>,
 }
 
-/// How the newest run stands, or the one that is to come.
+/// The state of the newest run, or of the next one.
 pub(super) fn of(view: &JobView<'_>) -> Pending {
     let blocked = blocked(view);
     let leftover = not_ending(view);
     let requeue = leftover.as_ref().and_then(|l| l.requeue);
     let blocked = leftover.and_then(|l| l.blocked).or(blocked);
-    // A gate or a pause holds it back on purpose: the clock does not run.
+    // A gate or a pause holds it: the time-out doesn't run.
     if view.pod.is_some_and(|p| p.gated) || view.is_held() {
         return Pending { blocked, requeue, ..Pending::default() };
     }
-    // It runs from the pod's creation: what keeps a pod from being created is no matter of its own time.
+    // The time-out runs from the pod's creation.
     if view.pod.is_none() {
         return Pending { since: view.old.pending_since.clone(), blocked, timed_out: None, requeue };
     }
@@ -64,7 +63,7 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     Pending { since: Some(since), blocked, timed_out, requeue }
 }
 
-/// What keeps the newest run's pod.
+/// Why the newest run's pod is not running.
 fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
     if let Some((reason, message)) = &view.observed.blocked {
         return Some((reason.clone(), message.clone()));
@@ -85,8 +84,7 @@ pub(super) struct NotEnding {
     pub requeue: Option<Duration>,
 }
 
-/// A pod of a run that is over, which should have ended long ago: no other is created before Kubernetes says that it has, and
-/// somebody may have to see to its node.
+/// A closed run's pod that is overdue: no other is created before it has ended, and its node may need attention.
 pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
     let of_closed = |run: &&AgentRun| run.is_closed();
     let closed = view.observed.runs.iter().filter(of_closed);

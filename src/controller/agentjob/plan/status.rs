@@ -1,11 +1,11 @@
-//! The new status, from what was decided and what the newest run shows.
+//! The new status, from the decisions and the newest run.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Decision, view::JobView};
 use crate::api::{AgentJobStatus, Confirmed, ControlStatus, ObservedDesiredState, Phase, RawJson, fid};
 
-/// All of it but the conditions.
+/// The status without the conditions.
 pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus {
     let (job, old) = (view.job, &view.old);
     let created = job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
@@ -32,8 +32,8 @@ pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus
     }
 }
 
-/// The newest run's pod, once it was seen. The one before it stays until then, for its logs; but not its UID, by which a pod
-/// of the newest run would be missed.
+/// The newest run's pod, once it was observed. Until then the previous pod's name stays, for its logs; but not its UID,
+/// or the newest run's pod would look deleted.
 fn pod(view: &JobView<'_>, decision: &Decision) -> (Option<String>, Option<String>) {
     let old = (view.old.runner_pod.clone(), view.old.runner_pod_uid.clone());
     let run = view.run.filter(|r| Some(r.number()) == decision.active_run);

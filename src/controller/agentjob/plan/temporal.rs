@@ -1,5 +1,5 @@
-//! Temporal mode: the workflow decides; the controller starts it, passes on what the spec asks for and what Kubernetes says, and
-//! mirrors.
+//! Temporal mode: the workflow decides; the controller starts it, signals it changes of the spec and of the cluster,
+//! and copies its state to the status.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use crate::{
     temporal::Closed,
 };
 
-/// How long to wait before Temporal is tried again, when it did not answer.
+/// The wait before a failed call to Temporal is retried.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a gateway may take to tell the workflow what a runner said, before the controller tells it, too; and the first wait
-/// before the controller tells it again.
+/// How long a gateway may take to signal the workflow before the controller does it, too; and the first wait before the
+/// controller repeats it.
 const DELIVERY: Duration = Duration::from_secs(5);
-/// The longest wait before the workflow is told again.
+/// The longest wait before a signal is repeated.
 const LONGEST: Duration = Duration::from_secs(600);
 
 pub(super) fn decide(view: &JobView<'_>) -> Decision {
@@ -39,12 +39,12 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
         return Decision { blocked, ..unchanged };
     }
     if !view.job.has_finalizer() {
-        // Nothing is started that nothing would end.
+        // Without the finalizer nothing is started, because nothing would cancel it.
         return unchanged.with(Action::AddFinalizer);
     }
     let ours = view.operator.temporal_namespace;
     if let Some(workflow) = view.old.workflow.as_ref().filter(|w| w.namespace != ours) {
-        // What this one knows of it proves nothing.
+        // This Temporal namespace says nothing about the workflow.
         let message = format!(
             "its workflow is in the Temporal namespace {}, and koco is set to {ours}: set it back until this job has \
              ended, or delete the job",
@@ -56,7 +56,7 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
     if view.observed.active_is_missing
         && let Some(number) = view.old.active_run
     {
-        // Somebody deleted it: it counts as a deleted pod does.
+        // Its AgentRun was deleted: the same as a deleted pod.
         let attempt = view.old.attempt.unwrap_or(1);
         return unchanged.with(Action::CreateTombstone { number, attempt }).again(Duration::ZERO);
     }
@@ -72,14 +72,14 @@ fn is_submitted(view: &JobView<'_>) -> bool {
     recorded || view.observed.started.is_some() || view.active_run().is_some()
 }
 
-/// Whether Temporal could not be asked or told, as the condition Ready says it.
+/// Why the last call to Temporal failed, for the condition Ready.
 fn not_ready(view: &JobView<'_>) -> Option<(Reason, String)> {
     let (reason, message) = view.observed.temporal_trouble.as_ref()?;
-    Some((reason.clone(), format!("{message}. It is tried again; running agents go on.")))
+    Some((reason.clone(), format!("{message}. It is retried; agents keep running.")))
 }
 
 fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
-    // Cancelled before anything was put on record: nothing ever is started.
+    // Cancelled before anything was recorded: nothing is started.
     if view.desired() == DesiredState::Cancelled && view.old.workflow.is_none() {
         return finish(view, Phase::Cancelled, None);
     }
@@ -122,7 +122,7 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
     .with(Action::QueryWorkflow)
 }
 
-/// The id of what the spec asks for at present.
+/// The id of the request for the spec's current desired state.
 fn request_id(view: &JobView<'_>) -> String {
     let generation = view.job.metadata.generation.unwrap_or_default();
     match view.job.control_request() {
@@ -131,7 +131,7 @@ fn request_id(view: &JobView<'_>) -> String {
     }
 }
 
-/// The workflow is there: what it answered goes into the status, what the spec and the cluster say goes to it.
+/// The workflow exists: copies its state to the status, and signals it changes of the spec and the cluster.
 fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let (workflow, error) = (workflow(view), error(view));
     let mirrored = Decision { workflow, error, ..unchanged };
@@ -160,13 +160,13 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     }
 }
 
-/// What `status.workflow` says.
+/// The new `status.workflow`.
 fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     let mut workflow = view.old.workflow.clone()?;
     if let Some(started) = &view.observed.started {
         workflow.run_id.get_or_insert_with(|| started.clone());
     }
-    // The grant is given by the workflow's own activity, so no question needs to be asked to know where it stands.
+    // The workflow's own activity writes the grant, so no query is needed to know its stage.
     if view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed()) && view.desired() == DesiredState::Running {
         workflow.status = Some(Stage::Running.as_str().into());
     }
@@ -174,8 +174,8 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     if answer.run_id.is_some() {
         workflow.run_id.clone_from(&answer.run_id);
     }
-    if let Some(status) = answer.status.as_ref().filter(|s| Some(s.epoch) >= view.run.map(AgentRun::number)) {
-        // Before it is closed, an end is not told: the closing follows in a moment, and says it, too.
+    if let Some(status) = answer.status.as_ref().filter(|s| Some(s.run) >= view.run.map(AgentRun::number)) {
+        // A final stage is not shown before the workflow is closed, which follows in a moment.
         let ends = matches!(status.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
         let granted = view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed());
         let behind = granted && matches!(status.status, Stage::Pending | Stage::Retrying);
@@ -192,14 +192,14 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     Some(workflow)
 }
 
-/// The newest attempt's error: of the newest run that has failed, or as the workflow answered.
+/// The newest attempt's error: of the newest run that has failed, or from the workflow's query.
 fn error(view: &JobView<'_>) -> Option<ErrorStatus> {
     let failed = view.termination().filter(|t| t.kind == TerminationType::Failed);
     if let Some(error) = failed.and_then(|t| t.error.clone()) {
         return Some(error);
     }
     match view.answer() {
-        Some(answer) if Some(answer.epoch) >= view.run.map(AgentRun::number) => answer.error.clone(),
+        Some(answer) if Some(answer.run) >= view.run.map(AgentRun::number) => answer.error.clone(),
         _ => view.old.error.clone(),
     }
 }
@@ -213,13 +213,13 @@ fn closed(view: &JobView<'_>) -> Option<(Phase, Option<ErrorStatus>)> {
     };
     let succeeded = view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded);
     if answer.missing || matches!(answer.closed, Some(Closed::Terminated | Closed::TimedOut)) {
-        // The agent's success is on record: what became of its workflow later takes nothing of that away.
+        // The agent's success is recorded: the workflow's later end doesn't change that.
         if succeeded {
             return Some((Phase::Succeeded, None));
         }
     }
     if answer.missing {
-        let message = "Temporal knows no workflow of this job: it was deleted, or its retention is over".to_string();
+        let message = "Temporal has no workflow of this job: it was deleted, or its retention is over".to_string();
         let error = ErrorStatus { kind: error_types::WORKFLOW_CLOSED.into(), message };
         return Some((Phase::Failed, Some(error)));
     }
@@ -227,7 +227,7 @@ fn closed(view: &JobView<'_>) -> Option<(Phase, Option<ErrorStatus>)> {
         Closed::Completed => (Phase::Succeeded, None),
         Closed::Cancelled => (Phase::Cancelled, None),
         Closed::Failed => {
-            // An answer from before the end speaks of an earlier attempt.
+            // A query from before the end may be about an earlier attempt.
             let said = answer.status.as_ref().filter(|s| s.status == Stage::Failed).and_then(|s| s.error.clone());
             (Phase::Failed, said.or_else(|| view.run_error()))
         }
@@ -246,13 +246,13 @@ fn closed_word(closed: Closed) -> &'static str {
     }
 }
 
-/// What was last asked of the workflow, and the signal that is due: if and only if what the spec asks for differs from that.
+/// The last request to the workflow, and the signal that is due: if and only if the spec's desired state differs.
 fn request(view: &JobView<'_>) -> (Option<SentRequest>, Option<Action>) {
     let (state, request) = (view.desired(), view.job.control_request().map(str::to_string));
     let sent = recover_signal(view);
     let asked = match (&sent, view.answer()) {
         (Some(sent), _) => sent.state == state && sent.request == request,
-        // Nothing is on record: the workflow knows what it was started with, or what was sent before a crash.
+        // Nothing is recorded: the workflow has the initial state, or a request sent before a crash.
         (None, Some(answer)) => {
             let last = answer.last_request.as_ref().filter(|l| l.desired == state);
             if let Some(last) = last {
@@ -261,15 +261,15 @@ fn request(view: &JobView<'_>) -> (Option<SentRequest>, Option<Action>) {
             }
             false
         }
-        // No worker has answered yet. Asking to run can wait for that; the others can't.
+        // No worker has answered yet. A request to run can wait for that; the others can't.
         (None, None) => state == DesiredState::Running,
     };
     let signal = (!asked).then(|| Action::Signal(Request { id: request_id(view), desired: state }));
     (sent, signal)
 }
 
-/// What was last sent, also if its record was lost to a conflict or a crash: the workflow has heard it. Without this a state
-/// that changed to and fro would seem to have been sent already.
+/// The last request that the workflow received, also if its record was lost to a conflict or a crash: else
+/// Paused→Running→Paused would look already sent.
 fn recover_signal(view: &JobView<'_>) -> Option<SentRequest> {
     let recorded = view.old.control.as_ref().and_then(|c| c.sent.clone());
     let ours = view.observed.sent.clone();
@@ -292,28 +292,28 @@ fn generation(id: &str) -> i64 {
     id.split('/').next().and_then(|g| g.parse().ok()).unwrap_or(0)
 }
 
-/// Whether the workflow's answer knows all that matters of what the status knows; if not, it is asked again.
+/// Whether the workflow's query has caught up with the status; if not, it is queried again.
 fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
     let Some(answer) = view.answer() else { return view.agent_may_run() && sent.is_none() };
     let taken = sent.is_none_or(|s| answer.last_request.as_ref().is_some_and(|l| l.id == s.id));
     let cancelling = answer.desired == DesiredState::Cancelled;
     let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
     let Some(run) = view.run else {
-        return taken && !cancelling && !ends && (answer.epoch == 0 || answer.status == Stage::Held);
+        return taken && !cancelling && !ends && (answer.run == 0 || answer.status == Stage::Held);
     };
     if run.is_closed() {
-        // What follows from its end is the workflow's to say.
-        let knows = answer.epoch == run.number() && answer.status != Stage::Running && !ends && !cancelling;
+        // The workflow decides what follows from its end.
+        let knows = answer.run == run.number() && answer.status != Stage::Running && !ends && !cancelling;
         return taken && knows && (answer.status != Stage::Retrying);
     }
-    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.seq >= c.generation);
+    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.generation >= c.generation);
     let paused_is_known = answer.desired != DesiredState::Paused
         || answer.is_paused
         || (run.spec.grant.is_some() && !view.stands_still());
     taken && commanded && !cancelling && !ends && paused_is_known
 }
 
-/// What to tell the workflow of its newest run, and how a run on its way stands.
+/// The signals about the newest run, and its pending state.
 #[derive(Default)]
 struct Tell {
     actions: Vec<Action>,
@@ -329,12 +329,12 @@ fn tell(view: &JobView<'_>) -> Tell {
     let tell = Tell { blocked, requeue, ..Tell::default() };
     let Some(run) = view.run else { return tell };
     if let Some(termination) = view.derived_termination() {
-        // Written first; what follows from it is the next round's.
+        // Closed first; the next reconcile does the rest.
         let close =
             Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard: Guard::None };
         return Tell { actions: vec![close], requeue: Some(Duration::ZERO), ..tell };
     }
-    let moved_on = view.answer().is_some_and(|s| s.epoch > run.number());
+    let moved_on = view.answer().is_some_and(|s| s.run > run.number());
     match (run.is_closed(), run.spec.grant.is_some()) {
         _ if moved_on => tell,
         (true, true) => deliver(view, run, tell),
@@ -344,16 +344,16 @@ fn tell(view: &JobView<'_>) -> Tell {
     }
 }
 
-/// Whether the workflow may be told something about a run now, or how long to wait: the same again ever less often, because a
-/// worker that is away for long would find all of it.
+/// Whether a signal about a run may be sent now, or how long to wait: with back-off, because signals pile up while no
+/// worker runs.
 fn due(view: &JobView<'_>, run: i32) -> Result<(), Duration> {
     let Some(told) = view.observed.told.filter(|t| t.run == run) else { return Ok(()) };
     let wait = DELIVERY.saturating_mul(1 << told.times.saturating_sub(1).min(16)).min(LONGEST);
     wait.checked_sub(told.ago).filter(|left| !left.is_zero()).map_or(Ok(()), Err)
 }
 
-/// Tells the workflow something about a run if that is due, and asks what became of it.
-fn tell_again(view: &JobView<'_>, run: i32, actions: Vec<Action>, tell: Tell) -> Tell {
+/// Sends signals about a run if they are due, and queries the workflow.
+fn signal_again(view: &JobView<'_>, run: i32, actions: Vec<Action>, tell: Tell) -> Tell {
     let (actions, wait) = match due(view, run) {
         Ok(()) => (actions.into_iter().chain([Action::QueryWorkflow]).collect(), DELIVERY),
         Err(left) => (vec![], left),
@@ -361,10 +361,10 @@ fn tell_again(view: &JobView<'_>, run: i32, actions: Vec<Action>, tell: Tell) ->
     Tell { actions, requeue: super::sooner(tell.requeue, Some(wait)), ..tell }
 }
 
-/// A granted run has ended: whoever was there first tells the workflow, and the controller where nobody did.
+/// A granted run has ended: completes the activity if no other role has done so.
 fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     let waits = view.answer().is_none_or(|s| {
-        s.epoch <= run.number() && matches!(s.status, Stage::Running | Stage::Cancelling | Stage::Pending)
+        s.run <= run.number() && matches!(s.status, Stage::Running | Stage::Cancelling | Stage::Pending)
     });
     if !waits {
         return tell;
@@ -376,43 +376,43 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
             let requeue = super::sooner(tell.requeue, Some(DELIVERY - since));
             Tell { requeue, ..tell }
         }
-        // Again after a while, for as long as the workflow seems to wait.
-        _ => tell_again(view, run.number(), vec![complete], tell),
+        // Repeated for as long as the activity seems pending.
+        _ => signal_again(view, run.number(), vec![complete], tell),
     }
 }
 
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
-    // The clock goes on with the next run: `timeouts.pending` bounds all that end before they start.
+    // The pending time continues with the next run: `timeouts.pending` covers all runs that end before they start.
     let tell = Tell { pending_since: view.old.pending_since.clone().filter(|_| !view.is_held()), ..tell };
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
     let error = view.run_error().unwrap_or_else(unknown);
-    // Its error is the workflow's newest: it was taken.
+    // The workflow has its error: the signal was received.
     let taken =
-        |s: &StatusAnswer| s.epoch == run.number() && (s.status == Stage::Retrying || s.error.as_ref() == Some(&error));
+        |s: &StatusAnswer| s.run == run.number() && (s.status == Stage::Retrying || s.error.as_ref() == Some(&error));
     if view.answer().is_some_and(taken) {
         return tell;
     }
     let fatal = error.kind == error_types::PENDING_TIMEOUT;
-    let failed = RunnerFailed { epoch: run.number(), error, fatal };
-    // Whether a run that somebody deleted had its grant, only the workflow knows.
+    let failed = RunnerFailed { run: run.number(), error, fatal };
+    // Whether a deleted run was granted only the workflow knows.
     let granted = run.spec.identity.tombstone.then(|| Action::CompleteActivity(Box::new(run.clone())));
     let actions = [Action::RunnerFailed(failed)].into_iter().chain(granted).collect();
-    tell_again(view, run.number(), actions, tell)
+    signal_again(view, run.number(), actions, tell)
 }
 
 fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     if let Some(ready) = run.status.as_ref().and_then(|s| s.ready_time.as_ref()) {
-        // A workflow that waits for its runner has not heard of it: it was restored to an earlier point, or the gateway ended.
+        // A workflow that waits for its runner has missed the signal: it was reset, or the gateway ended.
         let held = view.is_held() || view.desired() == DesiredState::Cancelled;
         let since = view.since(ready);
         return match since < DELIVERY {
             _ if held => tell,
             true => Tell { requeue: super::sooner(tell.requeue, Some(DELIVERY - since)), ..tell },
-            false => tell_again(view, run.number(), vec![Action::RunnerReady(run.number())], tell),
+            false => signal_again(view, run.number(), vec![Action::RunnerReady(run.number())], tell),
         };
     }
     let pending = pending::of(view);
-    // The workflow is told once that is on record: a cache that is old fails no run that is ready.
+    // Signalled once that is recorded, so that a stale cache fails no ready run.
     let close = pending.timed_out.map(|error| Action::CloseRun {
         termination: Box::new(lifecycle::koco(run, &error.kind, error.message, view.now())),
         run: Box::new(run.clone()),
@@ -426,7 +426,7 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     }
 }
 
-/// The summary: from what the cluster shows, so that it is true also while no worker answers.
+/// The phase: from the cluster's state, so that it is right also while no worker answers.
 fn phase(view: &JobView<'_>) -> Phase {
     let answer = view.answer();
     let wanted = answer.map_or(view.desired(), |a| a.desired);

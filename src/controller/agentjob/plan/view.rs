@@ -1,4 +1,4 @@
-//! The facts about a job that rules ask for, read once from what was observed.
+//! The facts about a job that the rules need, read once from the observed state.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::{
     protocol::{error_types, workflow::StatusAnswer},
 };
 
-/// What is known of a job.
+/// A job with its observed state.
 pub(super) struct JobView<'a> {
     pub job: &'a AgentJob,
     pub observed: &'a ObservedState,
     pub operator: &'a OperatorContext<'a>,
-    /// The status as it was.
+    /// The old status.
     pub old: AgentJobStatus,
-    /// What was left to the operator's defaults.
+    /// The resolved defaults.
     pub resolved: Resolved,
-    /// The newest run, if it is the one that the status speaks of or a later one.
+    /// The newest run, if it is the one in the status or a later one.
     pub run: Option<&'a AgentRun>,
     /// Its pod, if it is there.
     pub pod: Option<&'a PodView>,
@@ -78,13 +78,13 @@ impl<'a> JobView<'a> {
         self.observed.answer.as_ref()?.status.as_ref()
     }
 
-    /// Whether a pause is wanted, whoever asked for it.
+    /// Whether a pause is wanted, by the spec or by a signal.
     pub fn is_held(&self) -> bool {
         let wanted = self.answer().filter(|_| self.is_temporal()).map_or(self.desired(), |a| a.desired);
         wanted == DesiredState::Paused
     }
 
-    /// The newest number: of a run, or one that is on record and has none yet.
+    /// The newest number: of a run, or of one in the status that is not created yet.
     pub fn active_run(&self) -> Option<i32> {
         self.old.active_run.max(self.run.map(AgentRun::number))
     }
@@ -104,23 +104,23 @@ impl<'a> JobView<'a> {
         self.run.is_some_and(AgentRun::may_run)
     }
 
-    /// What the newest run's agent does, if its runner has acknowledged the newest command.
+    /// The state of the newest run's agent, if its runner has acknowledged the newest command.
     pub fn acknowledged(&self) -> Option<RunnerState> {
         self.run?.acknowledged_state()
     }
 
-    /// What the newest run's runner is told.
+    /// The newest run's command.
     pub fn command(&self) -> Option<DesiredState> {
         self.run?.spec.command.as_ref().map(|c| c.state)
     }
 
-    /// Whether the newest run's agent is acknowledged to stand still under a command to pause.
+    /// Whether the newest run's agent is acknowledged as frozen under a command to pause.
     pub fn stands_still(&self) -> bool {
         self.command() == Some(DesiredState::Paused)
             && matches!(self.acknowledged(), Some(RunnerState::Frozen | RunnerState::Waiting))
     }
 
-    /// Whether the newest run's runner was lost, and its agent may run on where nobody hears of it.
+    /// Whether the newest run's runner was lost, and its agent may run on, on an unreachable node.
     pub fn is_lost(&self) -> bool {
         let error = self.termination().and_then(|t| t.error.as_ref());
         error.is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT) && self.pod_may_run()

@@ -59,10 +59,10 @@ fn silence_under_a_binding_is_loss_and_a_time_out_alone_is_not() {
     for binding in 0..4 {
         assert_eq!(number(decide(&granted(binding, "run", 1, answers(0, false)), 2, false, running())), binding + 1);
     }
-    // A gateway listened for an answer and heard none.
+    // A gateway received no acknowledgement.
     let lost = decide(&granted(3, "run", 1, answers(2, true)), 2, false, running());
     assert_eq!(closed_as(lost), error_types::HEARTBEAT_TIMEOUT);
-    // It answered under the newest binding, or was not asked under one yet: it is asked again.
+    // It acknowledged the newest binding, or has none yet: it is bound anew.
     assert_eq!(number(decide(&granted(3, "run", 1, answers(3, true)), 2, false, running())), 4);
     assert_eq!(number(decide(&granted(0, "run", 1, answers(-1, true)), 2, false, running())), 1);
     let again = decide(&granted(3, "run", 1, answers(0, false)), 2, false, running());
@@ -92,11 +92,11 @@ fn a_silent_runners_pod_is_looked_at() {
 #[test]
 fn whoever_comes_late_asks_temporal_first() {
     let running = || looked(Some(pod(AgentContainer::Running)));
-    // A try that was frozen, and one of an execution that has continued as new.
+    // A delayed try, and one of an execution that has continued as new.
     for late in [granted(1, "run", 3, |_| {}), granted(1, "the next", 1, |_| {})] {
         assert_eq!(decide(&late, 2, false, running()), Binding::AskTemporal);
         assert_eq!(number(decide(&late, 2, true, running())), 2);
     }
-    // The first try of the next execution judges nobody.
+    // The first try of the next execution closes nothing.
     assert_eq!(number(decide(&granted(1, "before", 2, answers(0, true)), 1, true, running())), 2);
 }

@@ -13,32 +13,36 @@ fn run(number: i32, granted_by: Option<&str>, closed: bool) -> AgentRun {
     serde_json::from_value(run).unwrap()
 }
 
-fn input(epoch: i32, attempt: i32, resumed: bool) -> StartRunner {
-    StartRunner { job: fake::job_ref(), epoch, attempt, resumed, desired: DesiredState::Paused, seq: 4 }
+fn input(run: i32, attempt: i32, resumed: bool) -> StartRunner {
+    StartRunner { job: fake::job_ref(), run, attempt, resumed, desired: DesiredState::Paused, generation: 4 }
 }
 
 #[test]
 fn a_run_is_begun_only_beyond_all_others() {
     let ask = input(2, 1, false);
-    assert_eq!(place(&[], &ask, "run"), Place::Free);
-    assert_eq!(place(&[run(1, Some("run"), true)], &ask, "run"), Place::Free);
+    assert_eq!(place(&[], &ask, "run"), RunState::Free);
+    assert_eq!(place(&[run(1, Some("run"), true)], &ask, "run"), RunState::Free);
     let open = [run(2, None, false)];
-    assert_eq!(place(&open, &ask, "run"), Place::Ours(&open[0]), "an earlier try");
-    assert_eq!(place(&[run(2, None, true)], &ask, "run"), Place::Further(2), "it has failed to start");
+    assert_eq!(place(&open, &ask, "run"), RunState::Ours(&open[0]), "an earlier try");
+    assert_eq!(place(&[run(2, None, true)], &ask, "run"), RunState::Further(2), "it has failed to start");
     for closed in [false, true] {
-        assert_eq!(place(&[run(2, Some("run"), closed)], &ask, "run"), Place::Further(2), "this execution granted it");
-        assert_eq!(place(&[run(7, Some("run"), closed)], &ask, "run"), Place::Further(7), "restored from a backup");
+        assert_eq!(
+            place(&[run(2, Some("run"), closed)], &ask, "run"),
+            RunState::Further(2),
+            "this execution granted it"
+        );
+        assert_eq!(place(&[run(7, Some("run"), closed)], &ask, "run"), RunState::Further(7), "restored from a backup");
         let reset = [run(2, Some("before"), closed)];
-        assert_eq!(place(&reset, &ask, "run"), Place::After(&reset[0]), "granted before the reset");
+        assert_eq!(place(&reset, &ask, "run"), RunState::After(&reset[0]), "granted before the reset");
         let further = [run(2, Some("before"), true), run(5, Some("before"), closed)];
-        assert_eq!(place(&further, &ask, "run"), Place::After(&further[1]));
+        assert_eq!(place(&further, &ask, "run"), RunState::After(&further[1]));
     }
     let waits = [run(5, None, false)];
-    assert_eq!(place(&waits, &ask, "run"), Place::Ours(&waits[0]), "what an earlier try came to");
-    assert_eq!(place(&waits, &input(2, 2, false), "run"), Place::After(&waits[0]), "it is for another attempt");
-    assert_eq!(place(&waits, &input(2, 1, true), "run"), Place::After(&waits[0]));
+    assert_eq!(place(&waits, &ask, "run"), RunState::Ours(&waits[0]), "what an earlier try came to");
+    assert_eq!(place(&waits, &input(2, 2, false), "run"), RunState::After(&waits[0]), "it is for another attempt");
+    assert_eq!(place(&waits, &input(2, 1, true), "run"), RunState::After(&waits[0]));
     let failed = [run(5, None, true)];
-    assert_eq!(place(&failed, &ask, "run"), Place::After(&failed[0]));
+    assert_eq!(place(&failed, &ask, "run"), RunState::After(&failed[0]));
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn a_resumed_attempt_has_used_up_what_its_earlier_runs_have() {
     assert_eq!((command.state, command.generation), (DesiredState::Paused, 4));
     assert_eq!(new_run(&input(2, 1, false), 2, Some(&before)).active_millis, 0);
     assert_eq!(new_run(&input(2, 1, true), 2, None).active_millis, 0);
-    assert_eq!(new_run(&StartRunner { seq: 0, ..input(2, 1, true) }, 2, None).command, None);
+    assert_eq!(new_run(&StartRunner { generation: 0, ..input(2, 1, true) }, 2, None).command, None);
 }
 
 #[tokio::test]
@@ -72,9 +76,9 @@ async fn a_workflow_that_was_reset_goes_on_beyond_the_newest_run() {
     ended["status"]["phase"] = json!("Failed");
     fake.put(&format!("{}/p-5", fake::PODS), ended);
     assert_eq!(start.after(&closed).await.unwrap(), 6);
-    // The next try finds it, as it is for the same attempt.
+    // The next try finds it by its attempt.
     assert_eq!(start.look_around().await.unwrap(), 6);
-    // One that thaws only now finds it granted, and leaves it alone.
+    // A delayed try finds it granted and changes nothing.
     let granted = run(6, Some("run"), false);
     fake.put(&fake::run_path(6), serde_json::to_value(&granted).unwrap());
     assert!(start.after(&closed).await.unwrap_err().is_retryable());

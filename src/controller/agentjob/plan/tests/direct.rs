@@ -19,11 +19,11 @@ fn the_intent_is_written_with_what_follows_from_it() {
     let (written, first) = next(&job(json!({}), Value::Null), &ObservedState::default());
     assert_eq!((first.status.active_run, created(&first)), (Some(1), vec![(1, 1, false)]));
     assert!(!first.actions.iter().any(Action::follows_from_spec), "nothing is created before the write");
-    // A controller that was killed before the create creates it from the record.
+    // A controller that was killed before the create does it from the status.
     let (_, second) = next(&written, &ObservedState::default());
     assert_eq!(created(&second), [(1, 1, false)]);
     assert_eq!(Some(second.status), written.status);
-    // The run is there, its pod isn't.
+    // The run exists, its pod doesn't.
     let (_, third) = next(&written, &observed(&[run(1, granted())], &[]));
     assert!(matches!(&third.actions[..], [Action::CreatePod(run)] if run.number() == 1));
 }
@@ -180,13 +180,13 @@ fn a_cancel_closes_the_run_before_the_job_ends() {
     let waiting = observed(&[run(1, granted())], &[pod(1, AgentContainer::Waiting)]);
     let first = decide(&cancelled, &waiting);
     assert_eq!((first.status.phase, closes(&first)), (Some(Phase::Cancelling), vec![(1, "Cancelled".into())]));
-    // The pod has its time to end, and is deleted.
+    // The pod gets time to end, and is deleted.
     let closed = || run(1, ended("Cancelled", None, "Koco"));
     let second = decide(&cancelled, &observed(&[closed()], &[pod(1, AgentContainer::Running)]));
     assert_eq!((second.status.phase, second.actions.clone()), (Some(Phase::Cancelling), vec![delete(1)]));
     let third = decide(&cancelled, &observed(&[closed()], &[]));
     assert_eq!(third.status.phase, Some(Phase::Cancelled));
-    // One that is on record and was never created is created closed.
+    // One in the status that was never created is created closed.
     let fourth = decide(&cancelled, &ObservedState::default());
     assert_eq!(fourth.actions, [Action::CreateTombstone { number: 1, attempt: 1 }]);
     assert_eq!(fourth.status.phase, Some(Phase::Cancelling));

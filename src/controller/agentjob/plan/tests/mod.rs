@@ -1,4 +1,4 @@
-//! The rules, each from a job and what was observed of it.
+//! The rules, each from a job and its observed state.
 
 mod direct;
 mod ended;
@@ -29,7 +29,7 @@ fn job(spec: Value, status: Value) -> AgentJob {
     job
 }
 
-/// Plans with the defaults of an operator that is told nothing.
+/// Plans with the operator's defaults.
 fn planned(job: &AgentJob, observed: &ObservedState, temporal_configured: bool) -> Plan {
     #[derive(clap::Parser)]
     struct Arguments {
@@ -47,7 +47,7 @@ fn decide(job: &AgentJob, observed: &ObservedState) -> Plan {
     planned(job, observed, true)
 }
 
-/// Plans, and answers the job as it would be after the write.
+/// Plans, and returns the job as after the write.
 fn next(job: &AgentJob, observed: &ObservedState) -> (AgentJob, Plan) {
     let planned = decide(job, observed);
     (AgentJob { status: Some(planned.status.clone()), ..job.clone() }, planned)
@@ -66,19 +66,19 @@ fn run(number: i32, over: Value) -> AgentRun {
     serde_json::from_value(run).unwrap()
 }
 
-/// It has a grant.
+/// The same, granted.
 fn granted() -> Value {
     json!({ "spec": { "grant": { "time": "2026-01-01T00:59:10Z", "binding": 0 } } })
 }
 
-/// Its runner has registered, too.
+/// The same, with a registered runner.
 fn started() -> Value {
     let status = json!({ "status": { "podUID": "p1", "readyTime": "2026-01-01T00:59:20Z", "acknowledged": {
         "binding": 0, "generation": 0, "state": "Waiting", "time": "2026-01-01T00:59:20Z" } } });
     merged(granted(), status)
 }
 
-/// And it has ended.
+/// The same, closed.
 fn ended(kind: &str, error: Option<&str>, source: &str) -> Value {
     let mut end = json!({ "type": kind, "source": source, "time": "2026-01-01T00:59:55Z", "started": true });
     if let Some(error) = error {

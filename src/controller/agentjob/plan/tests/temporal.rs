@@ -15,7 +15,7 @@ fn temporal(state: &str, generation: i64, sent: Option<(&str, &str)>, status: Va
     job
 }
 
-/// Its agent has its grant.
+/// The same, granted.
 fn with_agent(state: &str, generation: i64, sent: (&str, &str)) -> AgentJob {
     temporal(state, generation, Some(sent), json!({ "activeRun": 1, "attempt": 1, "phase": "Running" }))
 }
@@ -49,14 +49,14 @@ fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
     assert!(matches!(&plan.actions[..], [Action::StartWorkflow(_), Action::QueryWorkflow]));
     assert!(!plan.actions.iter().any(Action::follows_from_spec));
     assert_eq!(plan.status.workflow.as_ref().map(|w| w.run_id.is_none()), Some(true));
-    // What Temporal did not take is tried again, and told.
+    // A failed call to Temporal is retried, and shown.
     let trouble = Some((Reason::other("TemporalUnavailable"), "no".to_string()));
     let mut recorded = ready.clone();
     recorded.status = Some(plan.status);
     let failed = decide(&recorded, &ObservedState { temporal_trouble: trouble, ..ObservedState::default() });
     assert!(failed.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
     assert_eq!(condition(&failed, "Ready").1, "TemporalUnavailable");
-    // What it took is on record with the next write, and not submitted again.
+    // A successful one is recorded with the next write, and not repeated.
     let started = ObservedState { started: Some("x".into()), ..ObservedState::default() };
     let done = decide(&recorded, &started);
     assert!(!done.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
@@ -65,7 +65,7 @@ fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
 
 #[test]
 fn a_job_cancelled_after_the_intent_is_submitted_and_cancelled_there() {
-    // Whether its workflow was started nobody knows.
+    // Whether its workflow was started is unknown.
     let mut cancelled = temporal("Cancelled", 2, None, json!({}));
     cancelled.status.as_mut().unwrap().workflow.as_mut().unwrap().run_id = None;
     let plan = decide(&cancelled, &ObservedState::default());
@@ -83,11 +83,11 @@ fn a_signal_whose_record_was_lost_is_not_forgotten() {
 #[test]
 fn what_was_asked_already_is_not_asked_again() {
     let none = |job: AgentJob, state: ObservedState| assert_eq!(signals(&decide(&job, &state)), []);
-    // An older answer, one from outside, and an edit of something else: nothing to ask.
+    // An older answer, one from outside, and an edit of something else: nothing to send.
     none(with_agent("Paused", 5, ("Paused", "5")), answering("Running", "4"));
     none(with_agent("Running", 5, ("Running", "5")), answering("Paused", "5"));
     none(with_agent("Running", 9, ("Running", "5")), answering("Running", "5"));
-    // The lost one is what is wanted: it is recorded, and not sent again.
+    // The lost one is desired: it is recorded, and not sent again.
     let plan = decide(&with_agent("Running", 6, ("Paused", "5")), &answering("Running", "6"));
     assert_eq!(signals(&plan), []);
     assert_eq!(plan.status.control.unwrap().sent.unwrap().id, "6");
@@ -137,22 +137,22 @@ fn a_pause_on_its_way_says_where_it_is() {
         (reason, message)
     };
     let (reason, message) = paused(&answering("Running", "4"));
-    assert!(reason == "Pausing" && message.contains("the workflow has not taken"), "{reason}: {message}");
+    assert!(reason == "Pausing" && message.contains("the workflow has not received"), "{reason}: {message}");
     let (reason, message) = paused(&answering("Paused", "5"));
-    assert!(reason == "Pausing" && message.contains("on its way to the runner"), "{reason}: {message}");
+    assert!(reason == "Pausing" && message.contains("being sent to the runner"), "{reason}: {message}");
     let told = |state: &str, desired: &str| {
         let runs = vec![run(1, commanded(state, 1, answered("Running", 0)))];
         ObservedState { runs, ..answering(desired, "5") }
     };
     let (reason, message) = paused(&told("Paused", "Paused"));
     assert!(reason == "Pausing" && message.contains("the runner has not confirmed"), "{reason}: {message}");
-    // Somebody resumed it by a signal.
+    // It was resumed by a signal.
     let (reason, message) = paused(&told("Running", "Running"));
-    assert!(reason == "NotPaused" && message.contains("from elsewhere"), "{reason}: {message}");
+    assert!(reason == "NotPaused" && message.contains("by a signal"), "{reason}: {message}");
 }
 
 #[test]
-fn an_end_is_delivered_again_only_if_nobody_else_did() {
+fn an_activity_is_completed_only_if_no_other_role_did() {
     let job = with_agent("Running", 1, ("Running", "1"));
     let delivers = |source: &str, time: &str| {
         let mut over = ended("Succeeded", None, source);
@@ -230,7 +230,7 @@ fn a_workflow_closed_from_outside_ends_the_job_only_after_its_run() {
     let second = closed(ended("Cancelled", None, "Koco"));
     let error = second.status.error.clone().unwrap();
     assert_eq!((second.status.phase, error.kind.as_str()), (Some(Phase::Failed), "WorkflowClosed"));
-    // A success that is on record stays one.
+    // A recorded success stays one.
     assert_eq!(closed(ended("Succeeded", None, "Runner")).status.phase, Some(Phase::Succeeded));
 }
 

@@ -1,4 +1,4 @@
-//! Somebody who speaks to a gateway as a runner does: with a token, about a job and the number of a run.
+//! A client of the gateway with any token, job and run number.
 
 use koco::{api::names, protocol::runner::Sender};
 use kube::Api;
@@ -29,7 +29,7 @@ impl Gateway {
         Self { client, port: roles.gateway_port }
     }
 
-    /// The code of the answer.
+    /// The response's status code.
     pub async fn say(&self, path: &str, token: Option<&str>, body: &impl Serialize) -> u16 {
         let url = format!("https://{}:{}{path}", names::GATEWAY_TLS_NAME, self.port);
         let request = self.client.post(url).json(body);
@@ -53,8 +53,8 @@ pub fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
     kubectl(&args).expect("a token").trim().to_string()
 }
 
-/// Who a runner says that it is.
+/// The sender of a runner's requests.
 pub fn sender(job: &Job<'_>, run: i32) -> Sender {
     let job = koco::api::JobRef { namespace: job.test.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() };
-    Sender { job, epoch: run }
+    Sender { job, run }
 }

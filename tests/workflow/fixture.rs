@@ -1,5 +1,5 @@
-//! The steps of a runner, a gateway and a controller for tests to take, and the workers that the tests share. Everything goes
-//! through a real Temporal server.
+//! The steps of a simulated runner, gateway and controller, and the workers that the tests share, with a real Temporal
+//! server.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -20,25 +20,25 @@ use temporalio_sdk::{Runtime, Worker, WorkerOptions, runtime::RuntimeOptions};
 
 use crate::cluster::{Record, Records, Simulated};
 
-struct World {
+struct Environment {
     temporal: Temporal,
     records: Records,
 }
 
-/// A worker that keeps no workflow in memory: each task replays the whole history, so that what isn't deterministic fails.
-fn forgetful() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| begin(0))
+/// A worker without a cache: each task replays the whole history, so that code that isn't deterministic fails.
+fn uncached_worker() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| start_worker(0))
 }
 
-/// One with a memory, for long histories.
-fn lasting() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| begin(1000))
+/// A worker with a cache, for long histories.
+fn cached_worker() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| start_worker(1000))
 }
 
 /// Starts a worker, which all tests of this process share, on a thread that outlives each of them.
-fn begin(cached: usize) -> World {
+fn start_worker(cached: usize) -> Environment {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -66,7 +66,7 @@ fn begin(cached: usize) -> World {
                 .max_heartbeat_throttle_interval(Duration::from_secs(2))
                 .build();
             let mut worker = Worker::new(&sdk, client, options).unwrap();
-            tell.send(World { temporal, records }).unwrap();
+            tell.send(Environment { temporal, records }).unwrap();
             worker.run().await.unwrap();
         });
     });
@@ -95,7 +95,7 @@ pub fn input(name: &str) -> Input {
 
 /// One job, its workflow and its simulated runner.
 pub struct Job {
-    world: &'static World,
+    environment: &'static Environment,
     name: &'static str,
     pub id: String,
     uid: String,
@@ -116,7 +116,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn()
     }
 }
 
-/// A run that has ended as a runner says.
+/// A closed run.
 fn ended(number: i32, kind: TerminationType, error: Option<&str>) -> AgentRun {
     let time = k8s_openapi::jiff::Timestamp::now();
     let mut run = json!({
@@ -150,22 +150,22 @@ impl Job {
         Self::prepare(name, change, |_| {}).await
     }
 
-    /// The same, with something to answer.
+    /// The same, with results to return.
     pub async fn prepare(
         name: &'static str,
         change: impl FnOnce(&mut Input),
         answers: impl FnOnce(&mut Record),
     ) -> Self {
-        Self::begin(forgetful(), name, change, answers).await
+        Self::begin(uncached_worker(), name, change, answers).await
     }
 
     /// The same, for one with a long history.
     pub async fn long(name: &'static str, change: impl FnOnce(&mut Input), answers: impl FnOnce(&mut Record)) -> Self {
-        Self::begin(lasting(), name, change, answers).await
+        Self::begin(cached_worker(), name, change, answers).await
     }
 
     async fn begin(
-        world: &'static World,
+        environment: &'static Environment,
         name: &'static str,
         change: impl FnOnce(&mut Input),
         answers: impl FnOnce(&mut Record),
@@ -173,17 +173,17 @@ impl Job {
         let mut input = input(name);
         change(&mut input);
         let uid = input.job.uid.clone();
-        answers(world.records.lock().unwrap().entry(uid.clone()).or_default());
+        answers(environment.records.lock().unwrap().entry(uid.clone()).or_default());
         let id = names::workflow("test", &uid);
-        world.temporal.start(&id, &input).await.unwrap();
-        Self { world, name, id, uid }
+        environment.temporal.start(&id, &input).await.unwrap();
+        Self { environment, name, id, uid }
     }
 
     pub fn record<R>(&self, look: impl FnOnce(&mut Record) -> R) -> R {
-        look(self.world.records.lock().unwrap().entry(self.uid.clone()).or_default())
+        look(self.environment.records.lock().unwrap().entry(self.uid.clone()).or_default())
     }
 
-    /// Waits for what was asked on the job's behalf to fulfil a condition.
+    /// Waits for the job's record to fulfil a condition.
     pub async fn seen(&self, what: &str, condition: impl Fn(&Record) -> bool) {
         until(what, || async { self.record(|r| condition(r)).then_some(()) }).await;
     }
@@ -193,9 +193,9 @@ impl Job {
         T: temporalio_common::data_converters::TemporalSerializable + Serialize + Send + Sync + 'static,
     {
         until("the signal is taken", || async {
-            match self.world.temporal.signal(&self.id, signal, payload).await {
+            match self.environment.temporal.signal(&self.id, signal, payload).await {
                 Ok(()) => Some(()),
-                // It is continuing as new: the server wants us to come again.
+                // It is continuing as new: the server requires a retry.
                 Err(e) if e.is_transient() => None,
                 Err(e) => panic!("{e}"),
             }
@@ -214,13 +214,13 @@ impl Job {
     }
 
     fn handle(&self) -> WorkflowHandle<temporalio_client::Client, UntypedWorkflow> {
-        self.world.temporal.client().unwrap().get_workflow_handle::<UntypedWorkflow>(&self.id)
+        self.environment.temporal.client().unwrap().get_workflow_handle::<UntypedWorkflow>(&self.id)
     }
 
     pub async fn query<T: DeserializeOwned + 'static>(&self, query: &'static str) -> T {
         // The worker may be busy replaying; a query waits 3 s at most.
         until("the query is answered", || async {
-            match self.world.temporal.query(&self.id, query).await {
+            match self.environment.temporal.query(&self.id, query).await {
                 Ok(answer) => Some(answer),
                 Err(e @ TemporalError::Answer(_)) => panic!("{e}"),
                 Err(_) => None,
@@ -237,31 +237,31 @@ impl Job {
         until(stage.as_str(), || async { Some(self.status().await).filter(|s| s.status == stage) }).await
     }
 
-    /// The runner of an epoch reports in, once its pod is made.
-    pub async fn ready(&self, epoch: i32) {
-        self.seen("start_runner", |r| r.starts.iter().any(|s| s.epoch == epoch)).await;
-        self.signal(SIGNAL_RUNNER_READY, &RunnerReady { epoch }).await;
+    /// The runner of a run is ready, once its pod is created.
+    pub async fn ready(&self, run: i32) {
+        self.seen("start_runner", |r| r.starts.iter().any(|s| s.run == run)).await;
+        self.signal(SIGNAL_RUNNER_READY, &RunnerReady { run }).await;
     }
 
     /// The `n`th `execute_agent`, from 1.
     pub async fn bound(&self, n: usize) -> (ExecuteAgent, Bound) {
         self.seen("execute_agent", |r| r.binds.len() >= n).await;
         let (input, task) = self.record(|r| r.binds[n - 1].clone());
-        let number = input.epoch;
+        let number = input.run;
         (input, Bound { number, task })
     }
 
-    /// Reports in, and is bound as the `n`th.
-    pub async fn run(&self, epoch: i32, n: usize) -> Bound {
-        self.ready(epoch).await;
+    /// A ready runner, bound as the `n`th.
+    pub async fn run(&self, run: i32, n: usize) -> Bound {
+        self.ready(run).await;
         let (input, bound) = self.bound(n).await;
-        assert_eq!(input.epoch, epoch);
+        assert_eq!(input.run, run);
         bound
     }
 
-    /// Says how a run has ended: by its number, whichever try waits for it.
+    /// Completes the activity of a run by its number, whichever try is pending.
     pub async fn deliver(&self, bound: &Bound, kind: TerminationType, error: Option<&str>) {
-        self.world.temporal.complete(&self.id, &ended(bound.number, kind, error)).await.unwrap();
+        self.environment.temporal.complete(&self.id, &ended(bound.number, kind, error)).await.unwrap();
     }
 
     pub async fn succeed(&self, bound: &Bound) {
@@ -272,31 +272,32 @@ impl Job {
         self.deliver(bound, TerminationType::Failed, Some(error)).await;
     }
 
-    /// Whether Temporal waits for this very try.
+    /// Whether this try is pending.
     pub async fn is_current(&self, bound: &Bound) -> bool {
-        self.world.temporal.is_current(&bound.task).await.unwrap()
+        self.environment.temporal.is_current(&bound.task).await.unwrap()
     }
 
-    /// A gateway has heard of the runner. Whether Temporal waits for its end.
+    /// A heartbeat. Returns whether the activity is pending.
     pub async fn heartbeat(&self, number: i32) -> bool {
-        self.world.temporal.heartbeat(&self.id, number).await.unwrap() == Heartbeat::Alive
+        self.environment.temporal.heartbeat(&self.id, number).await.unwrap() == Heartbeat::Alive
     }
 
     pub async fn native_cancel(&self) {
-        self.world.temporal.cancel(&self.id, "test").await.unwrap();
+        self.environment.temporal.cancel(&self.id, "test").await.unwrap();
     }
 
     pub async fn run_id(&self) -> String {
-        self.world.temporal.describe(&self.id).await.unwrap().1
+        self.environment.temporal.describe(&self.id).await.unwrap().1
     }
 
-    /// How the workflow was closed. Cleaned up exactly once, and asked after that, whatever happened.
+    /// How the workflow was closed. Checks that it was cleaned up exactly once and still answers queries.
     pub async fn closed(&self) -> Closed {
-        let closed = until("it is closed", || async { self.world.temporal.describe(&self.id).await.ok()?.0 }).await;
+        let closed =
+            until("it is closed", || async { self.environment.temporal.describe(&self.id).await.ok()?.0 }).await;
         let cleanups = self.record(|r| r.cleanups.clone());
         assert_eq!(cleanups.len(), 1, "{cleanups:?}");
         let answer = self.status().await;
-        assert_eq!(cleanups[0].epoch, answer.epoch);
+        assert_eq!(cleanups[0].run, answer.run);
         let stage = answer.status;
         assert!(!self.query::<bool>(QUERY_IS_PAUSED).await);
         let told = match stage {
@@ -318,11 +319,11 @@ impl Job {
     /// One run, or the newest.
     fn of_run(&self, run: Option<&str>) -> WorkflowHandle<temporalio_client::Client, UntypedWorkflow> {
         let info = WorkflowExecutionInfo::builder()
-            .namespace(self.world.temporal.namespace())
+            .namespace(self.environment.temporal.namespace())
             .workflow_id(&self.id)
             .maybe_run_id(run)
             .build();
-        WorkflowHandle::new(self.world.temporal.client().unwrap(), info)
+        WorkflowHandle::new(self.environment.temporal.client().unwrap(), info)
     }
 
     /// How many events a run has.
@@ -331,7 +332,7 @@ impl Job {
         history.into_events().await.unwrap().len()
     }
 
-    /// Keeps a run's history for tests/replay.rs, if that is asked for.
+    /// Saves a run's history for tests/replay.rs, if enabled.
     pub async fn save(&self, run: Option<&str>, name: &str) {
         if std::env::var_os("KOCO_RECORD_HISTORIES").is_none() {
             return;

@@ -1,4 +1,4 @@
-//! What agents write of themselves: lines with the wall clock, which no status of ours can make up.
+//! Reads agents' own logs: lines with the wall clock, independent of koco's status.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,12 +10,12 @@ pub struct Tick {
     pub at: u64,
 }
 
-/// Now, as agents tell the time.
+/// Now, on the agents' clock.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
-/// The agent's own ticks; those of its children say so.
+/// The agent's own ticks; those of its children have a prefix.
 pub fn ticks(log: &str) -> Vec<Tick> {
     ticks_of(log, "")
 }
@@ -29,13 +29,13 @@ pub fn ticks_of(log: &str, prefix: &str) -> Vec<Tick> {
         .collect()
 }
 
-/// When the agent said a word, such as `sigterm`.
+/// When the agent logged a word, such as `sigterm`.
 pub fn said(log: &str, word: &str) -> Vec<u64> {
     let lines = log.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
     lines.filter_map(|at| at.trim().parse().ok()).collect()
 }
 
-/// How many agents began: each says its pid once.
+/// How many agents started: each logs its pid once.
 pub fn starts(log: &str) -> usize {
     log.lines().filter(|line| line.starts_with("pid ")).count()
 }

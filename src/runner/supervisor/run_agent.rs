@@ -1,5 +1,5 @@
-//! One job, from its permit to its agent's end: events into the [`Machine`], its actions out to the processes and to the
-//! tasks of [`super::super::link`]. Called by `supervisor.rs` alone.
+//! Runs the agent, from the grant to its end: feeds events into the [`Machine`] and carries out its actions on the
+//! processes and the tasks of [`super::super::link`]. Called by `supervisor.rs` alone.
 
 use std::{collections::VecDeque, ffi::OsString, time::Duration};
 
@@ -8,9 +8,9 @@ use tokio::time::sleep_until;
 
 use super::{End, Runner};
 use crate::{
-    protocol::runner::{Job, Order},
+    protocol::runner::{ControlMessage, Job},
     runner::{
-        ending::{self, Evidence, Exit},
+        ending::{self, Exit, ExitFacts},
         link::Incoming,
         log::say,
         machine::{Action, Event, Machine, Policy, Stopped},
@@ -20,8 +20,8 @@ use crate::{
 };
 
 impl Runner {
-    /// Carries the job from its permit to its agent's end.
-    pub(super) async fn carry(&mut self, job: Job) -> End {
+    /// Waits for the grant, runs the agent and returns its end.
+    pub(super) async fn run_agent(&mut self, job: Job) -> End {
         let notice = job.pause_notice.as_ref();
         let mut machine = Machine::new(Policy {
             pause: job.pause_policy,
@@ -30,24 +30,24 @@ impl Runner {
             limit: job.execution_limit_millis.map(Duration::from_millis),
             freeze_refusal: self.processes.freeze_refusal(),
         });
-        say(format_args!("waiting for the permit"));
+        say(format_args!("waiting for the grant"));
         let mut exit = Exit::None;
         loop {
             let mut events: VecDeque<Event> = self.next(&machine, &mut exit).await.into();
             while let Some(event) = events.pop_front() {
                 for action in machine.on(self.begun.elapsed(), event) {
                     if let Action::Finish { started, stopped } = action {
-                        self.standing.send_replace(machine.standing());
+                        self.snapshot.send_replace(machine.snapshot());
                         return self.conclude(&job, exit, started, stopped, machine.active(self.begun.elapsed())).await;
                     }
                     events.extend(self.act(&job, action, &mut exit));
                 }
-                self.standing.send_replace(machine.standing());
+                self.snapshot.send_replace(machine.snapshot());
             }
         }
     }
 
-    /// Waits for what happens next.
+    /// Waits for the next event.
     async fn next(&mut self, machine: &Machine, exit: &mut Exit) -> Vec<Event> {
         let deadline = machine.deadline().map(|at| self.begun + at);
         let tick = async {
@@ -66,23 +66,23 @@ impl Runner {
                 Reaped::Other => Event::ChildEnded,
             }).collect(),
             () = self.ends.recv() => {
-                say(format_args!("told to end"));
+                say(format_args!("the pod is being terminated"));
                 vec![Event::Terminate]
             }
             Some(message) = self.incoming.recv() => match message {
-                Incoming::Order(Order::Permit { attempt }) => vec![Event::Permit { attempt }],
-                Incoming::Order(Order::Command { desired, seq }) => vec![Event::Command { desired, seq }],
-                Incoming::Order(Order::Stop { why }) | Incoming::Gone(why) => {
-                    say(format_args!("told to stop and report to nobody: {why}"));
+                Incoming::Message(ControlMessage::Grant { attempt }) => vec![Event::Grant { attempt }],
+                Incoming::Message(ControlMessage::Command { desired, generation }) => vec![Event::Command { desired, generation }],
+                Incoming::Message(ControlMessage::Stop { why }) | Incoming::Gone(why) => {
+                    say(format_args!("stopped by the gateway, without a report: {why}"));
                     vec![Event::Gone]
                 }
-                Incoming::Order(Order::Ping {}) | Incoming::Job(_) => vec![],
+                Incoming::Message(ControlMessage::Ping {}) | Incoming::Job(_) => vec![],
             },
             () = tick => vec![Event::Tick],
         }
     }
 
-    /// Does it, and returns what came of it.
+    /// Carries out an action and returns the event that follows.
     fn act(&mut self, job: &Job, action: Action, exit: &mut Exit) -> Option<Event> {
         match action {
             Action::Start { attempt } => match self.start(job, attempt) {
@@ -101,7 +101,9 @@ impl Runner {
                     self.processes.signal_agent(signal);
                 }
             }
-            Action::Freeze { nudge } => return Some(Event::Scanned(self.processes.freeze(nudge))),
+            Action::Freeze { resume_vfork_children } => {
+                return Some(Event::Scanned(self.processes.freeze(resume_vfork_children)));
+            }
             Action::Thaw => self.processes.signal_all(Signal::SIGCONT),
             Action::Term => {
                 self.processes.signal_agent(Signal::SIGTERM);
@@ -111,14 +113,14 @@ impl Runner {
                 self.processes.signal_all(Signal::SIGKILL);
                 say(format_args!("the grace period is over, SIGKILL sent to every process"));
             }
-            Action::Confirm { state, seq, problem } => {
+            Action::Confirm { state, generation, problem } => {
                 match &problem {
-                    Some(problem) => say(format_args!("command {seq} can't be carried out: {problem}")),
-                    None => say(format_args!("{state:?} (command {seq})")),
+                    Some(problem) => say(format_args!("command {generation} can't be carried out: {problem}")),
+                    None => say(format_args!("{state:?} (command {generation})")),
                 }
-                self.answers.send_replace(Some(((state, seq), problem)));
+                self.answers.send_replace(Some(((state, generation), problem)));
             }
-            // Taken by the loop.
+            // Handled by the loop.
             Action::Finish { .. } => {}
         }
         None
@@ -127,7 +129,7 @@ impl Runner {
     fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, String> {
         let files = &self.files;
         files.prepare(&job.inputs, &job.extra).map_err(|e| format!("its files: {e}"))?;
-        files.mark_started(self.config.sender.epoch).map_err(|e| format!("its marker: {e}"))?;
+        files.mark_started(self.config.sender.run).map_err(|e| format!("its marker: {e}"))?;
         let mut kodo: Vec<(&str, OsString)> = vec![
             ("KODO_FID", job.fid.clone().into()),
             ("KODO_ENTRY_POINT", job.entry_point.clone().into()),
@@ -144,7 +146,7 @@ impl Runner {
         self.processes.start(program, arguments, &kodo).map_err(|e| format!("{}: {e}", program.display()))
     }
 
-    /// Ends what is left of the agent, and works out how it ended.
+    /// Kills the remaining processes and determines how the agent ended.
     async fn conclude(
         &mut self,
         job: &Job,
@@ -157,24 +159,22 @@ impl Runner {
         if !started && exit == Exit::None {
             let ending = match stopped {
                 Some(Stopped::Cancel) => ending::cancelled_before_start(),
-                Some(Stopped::Gone) => {
-                    ending::not_started("the gateway told the runner to stop before its agent started")
-                }
-                _ => ending::not_started("the pod was told to end before its agent started"),
+                Some(Stopped::Gone) => ending::not_started("the gateway stopped the runner before its agent started"),
+                _ => ending::not_started("the pod was terminated before its agent started"),
             };
             return End::unstarted(ending, report);
         }
-        self.processes.bury().await;
+        self.processes.kill_remaining().await;
         let files = self.files.clone();
-        // Up to 64 MiB to read: not while heartbeats wait.
+        // Up to 64 MiB to read: must not delay heartbeats.
         let left = tokio::task::spawn_blocking(move || (files.read_error(), files.read_result())).await;
         let (error, result) = left.unwrap_or_else(|e| {
             let why = e.to_string();
-            (ending::Left::Unreadable(why.clone()), ending::Left::Unreadable(why))
+            (ending::FileContents::Unreadable(why.clone()), ending::FileContents::Unreadable(why))
         });
         let limit = job.execution_limit_millis.map(Duration::from_millis);
         let oom = procfs::oom_kills() > self.oom_kills;
-        let ending = ending::classify(Evidence { exit: exit.clone(), stopped, oom, error, result, active, limit });
+        let ending = ending::classify(ExitFacts { exit: exit.clone(), stopped, oom, error, result, active, limit });
         let why = ending.error.as_ref().map(|e| format!(": {}", e.kind)).unwrap_or_default();
         say(format_args!("agent ended ({exit:?}): {:?}{why}", ending.kind));
         End { ending, exit, report }

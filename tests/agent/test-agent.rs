@@ -59,6 +59,7 @@ impl Args {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of words")]
 fn main() {
     let entry_point = env::var("KODO_ENTRY_POINT").expect("KODO_ENTRY_POINT");
     let (name, query) = entry_point.split_once('?').unwrap_or((&entry_point, ""));

@@ -24,6 +24,7 @@ fn pod(patch: Value) -> Value {
     agent("succeed").with(json!({ "template": { "spec": patch } }))
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
     let test = Test::new().await;
@@ -118,6 +119,7 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_immutable_does_not_change() {
     let test = Test::new().await;

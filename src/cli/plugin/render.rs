@@ -6,7 +6,10 @@ use std::fmt::{Display, Write};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{events::Happened, text::plain};
-use crate::api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Termination, conditions};
+use crate::api::{
+    Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, RunnerState, Termination,
+    conditions,
+};
 
 /// How many events are shown.
 const EVENTS: usize = 10;
@@ -151,8 +154,24 @@ fn ended(run: &AgentRun, end: Option<&Termination>) -> String {
         None if status.is_some_and(|s| s.unresponsive_since.is_some()) => "not yet (its runner is unresponsive)".into(),
         None if !run.is_ready() => "not yet (no runner)".into(),
         None if run.spec.grant.is_none() => "not yet (no start grant)".into(),
-        None => format!("not yet ({:?})", run.acknowledged().map(|a| a.state).unwrap_or_default()),
+        None => format!("not yet ({:?})", doing(run)),
     }
+}
+
+/// The state of a granted run's agent. Its start is not recorded, so a runner that was waiting without a pause or
+/// cancel counts as running.
+fn doing(run: &AgentRun) -> RunnerState {
+    let told = run.spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
+    match answer(run).map(|a| a.state) {
+        None => RunnerState::Running,
+        Some(RunnerState::Waiting) if told == DesiredState::Running => RunnerState::Running,
+        Some(state) => state,
+    }
+}
+
+/// A runner's acknowledgement, if it is of a command.
+fn answer(run: &AgentRun) -> Option<&Acknowledged> {
+    run.acknowledged().filter(|a| run.spec.command.is_some() && a.generation > 0)
 }
 
 /// Pause, resume and cancel in progress: a line for each step done.
@@ -164,8 +183,8 @@ fn control(
     now: Timestamp,
 ) {
     let control = status.control.clone().unwrap_or_default();
-    let (command, answer) = (run.and_then(|r| r.spec.command.as_ref()), run.and_then(AgentRun::acknowledged));
-    if control == Default::default() && command.is_none() && answer.is_none() {
+    let (command, answer) = (run.and_then(|r| r.spec.command.as_ref()), run.and_then(answer));
+    if control == Default::default() && command.is_none() {
         return;
     }
     out.add("Control:");
@@ -246,7 +265,7 @@ pub(super) fn summary(job: &AgentJob, run: Option<&AgentRun>) -> String {
         if let Some(c) = &run.spec.command {
             let _ = write!(text, " command={}#{}", c.state.as_str(), c.generation);
         }
-        if let Some(a) = run.acknowledged() {
+        if let Some(a) = answer(run) {
             let _ = write!(text, " acknowledged={:?}#{}", a.state, a.generation);
         }
     }

@@ -133,6 +133,18 @@ fn a_command_from_elsewhere_and_an_old_answer_say_so() {
 }
 
 #[test]
+fn a_start_that_answers_no_command_is_no_acknowledgement() {
+    let started = json!({ "acknowledged": { "binding": 0, "generation": 0, "state": "Waiting", "time": "2026-01-01T00:04:01Z" } });
+    let command = json!({ "command": { "state": "Paused", "generation": 1, "time": "2026-01-01T00:04:00Z" } });
+    for spec in [json!({}), command] {
+        let run = run(2, spec, started.clone());
+        let text = view(&job(), std::slice::from_ref(&run), &[], at("2026-01-01T00:05:00Z"));
+        assert!(text.contains("not yet (Running)") && !text.contains("acknowledged"), "{text}");
+        assert!(!summary(&job(), Some(&run)).contains("acknowledged"));
+    }
+}
+
+#[test]
 fn a_run_says_how_far_it_has_come() {
     let tombstone = json!({ "identity": { "tombstone": true }, "grant": null });
     let refused = json!({ "readyTime": null, "createError": "quota" });

@@ -32,7 +32,7 @@ use crate::{
         Request, RunnerFailed, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED,
         SIGNAL_RUNNER_READY,
     },
-    runs::{self, NewRun},
+    runs::{self, NewRun, RunError},
     temporal::TemporalError,
 };
 
@@ -86,7 +86,8 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     let of = job.reference();
     let created = context.runs_in(&of.namespace).create(&run).await;
     let blocked = match &created {
-        Err(e) if e.is_permanent() => Some((Reason::RunNameTaken, e.to_string())),
+        Err(e @ RunError::Foreign(_)) => Some((Reason::RunNameTaken, e.to_string())),
+        Err(e) if e.is_permanent() => Some((Reason::other(e.reason()), e.to_string())),
         _ => None,
     };
     if context.memory(&of.uid).blocked != blocked {
@@ -256,6 +257,10 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             Metrics::count(&context.metrics.signals, SIGNAL_RUNNER_FAILED);
             taken(context, &of.uid, told)
         }
+        Action::CompleteMissing { number } => match runs::tombstone(job, &resolved(job, context), *number, 1) {
+            Ok(run) => taken(context, &of.uid, context.temporal.complete(&workflow, &run).await),
+            Err(_) => false,
+        },
         Action::CompleteActivity(run) => {
             tell(context, &of, run.number());
             let told = taken(context, &of.uid, context.temporal.complete(&workflow, run).await);

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, channel::mpsc::UnboundedSender, stream::BoxStream};
 use kube::{Resource, runtime::reflector::ObjectRef};
+
+/// The queue of each namespace's loop (`None`: of all).
+type Routes<K> = Vec<(Option<String>, UnboundedSender<ObjectRef<K>>)>;
 
 /// Requeues objects. Cheap to clone.
 pub struct Requeue<K: Resource<DynamicType = ()>> {
-    routes: Arc<Vec<(Option<String>, futures::channel::mpsc::UnboundedSender<ObjectRef<K>>)>>,
+    routes: Arc<Routes<K>>,
 }
 
 impl<K: Resource<DynamicType = ()>> Clone for Requeue<K> {

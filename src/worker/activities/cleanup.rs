@@ -18,6 +18,10 @@ pub async fn run(a: &Activities, input: &Cleanup) -> Result<(), ActivityFailure>
                 Err(ActivityFailure::JobGone(_)) => return Ok(()),
                 Err(e) => return Err(e),
             };
+            // Nothing is started for a job that is being deleted; and in a namespace that is, nothing can be created.
+            if job.metadata.deletion_timestamp.is_some() {
+                return Ok(());
+            }
             let Some(status) = &job.status else { return Ok(()) };
             let Some(resolved) = &status.resolved else { return Ok(()) };
             // A late `start_runner` finds the name taken.

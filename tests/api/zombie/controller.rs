@@ -8,7 +8,8 @@ use crate::harness::{DesiredState, ExecutionMode::*, Kubelet, MODES, job, kubele
 
 /// The job goes to its end while the write is held.
 macro_rules! writes {
-    ($($name:ident: $mode:ident $agent:literal, $words:literal $place:literal $value:tt => $late:expr, $runs:expr;)*) => {$(
+    ($($name:ident: $mode:ident $agent:literal,
+        $words:literal $place:literal $value:tt => $late:expr, $runs:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             to_the_end("controller", $mode, agent($agent), ($words, $place, json!($value)), &$late, &$runs).await;

@@ -31,8 +31,8 @@ pub(super) struct Pending {
 pub(super) fn of(view: &JobView<'_>) -> Pending {
     let blocked = blocked(view);
     let leftover = not_ending(view);
-    let requeue = leftover.as_ref().and_then(|(_, wait)| *wait);
-    let blocked = leftover.and_then(|(reason, _)| reason).or(blocked);
+    let requeue = leftover.as_ref().and_then(|l| l.requeue);
+    let blocked = leftover.and_then(|l| l.blocked).or(blocked);
     // A gate or a pause holds it: the time-out doesn't run.
     if view.pod.is_some_and(|p| p.gated) || view.is_held() {
         return Pending { blocked, requeue, ..Pending::default() };
@@ -76,9 +76,16 @@ fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
     Some((Reason::other(&reason), message))
 }
 
-/// A closed run's pod that is overdue: no other is created before it has ended, and its node may need attention. Or
-/// when to check again, if it is not overdue yet.
-pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>, Option<Duration>)> {
+/// A closed run's pod, which has to end.
+pub(super) struct NotEnding {
+    /// Why the job is stalled, if the pod is overdue.
+    pub blocked: Option<(Reason, String)>,
+    /// When to check again, if it is not overdue yet.
+    pub requeue: Option<Duration>,
+}
+
+/// A closed run's pod that is overdue: no other is created before it has ended, and its node may need attention.
+pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
     let of_closed = |run: &&AgentRun| run.is_closed();
     let closed = view.observed.runs.iter().filter(of_closed);
     let left = closed.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
@@ -87,12 +94,12 @@ pub(super) fn not_ending(view: &JobView<'_>) -> Option<(Option<(Reason, String)>
     let (pod, by): (&PodView, &Time) = due.min_by_key(|(_, by)| by.0)?;
     let late = view.since(by);
     if late < PATIENCE {
-        return Some((None, Some(view.until(by) + PATIENCE - late)));
+        return Some(NotEnding { blocked: None, requeue: Some(view.until(by) + PATIENCE - late) });
     }
     let message = format!(
         "pod {} was to end by {}, and Kubernetes can't say that it has: no second runner is started before. Bring its \
          node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service",
         pod.name, by.0
     );
-    Some((Some((Reason::PodNotEnding, message)), None))
+    Some(NotEnding { blocked: Some((Reason::PodNotEnding, message)), requeue: None })
 }

@@ -316,8 +316,8 @@ struct Tell {
 
 fn tell(view: &JobView<'_>) -> Tell {
     let leftover = pending::not_ending(view);
-    let blocked = leftover.as_ref().and_then(|(reason, _)| reason.clone());
-    let requeue = leftover.and_then(|(_, wait)| wait);
+    let requeue = leftover.as_ref().and_then(|l| l.requeue);
+    let blocked = leftover.and_then(|l| l.blocked);
     let tell = Tell { blocked, requeue, ..Tell::default() };
     let Some(run) = view.run else { return tell };
     if let Some(termination) = view.derived_termination() {

@@ -66,3 +66,15 @@ fn a_deletion_waits_for_the_workflow_but_not_for_ever() {
     assert_eq!(deleted("2026-01-01T00:59:58Z", Some(closed)), [Action::RemoveFinalizer]);
     assert_eq!(deleted("2026-01-01T00:58:00Z", None), [Action::RemoveFinalizer]);
 }
+
+#[test]
+fn a_deleted_jobs_run_that_went_first_keeps_no_workflow_waiting() {
+    let status = json!({ "workflow": { "id": "w", "namespace": "t" }, "activeRun": 1 });
+    let mut job = job(json!({ "executionMode": "Temporal" }), status);
+    job.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    job.metadata.deletion_timestamp = Some(Time("2026-01-01T00:59:58Z".parse().unwrap()));
+    let missing = decide(&job, &ObservedState::default());
+    assert!(missing.actions.contains(&Action::CompleteMissing { number: 1 }));
+    let there = decide(&job, &observed(&[run(1, started())], &[]));
+    assert!(!there.actions.contains(&Action::CompleteMissing { number: 1 }));
+}

@@ -158,8 +158,8 @@ fn ended(run: &AgentRun, end: Option<&Termination>) -> String {
     }
 }
 
-/// What the agent of a granted run does. That it has started is not written, so a runner that was last heard waiting with
-/// nothing to hold it has gone on.
+/// The state of a granted run's agent. Its start is not recorded, so a runner that was waiting without a pause or
+/// cancel counts as running.
 fn doing(run: &AgentRun) -> RunnerState {
     let told = run.spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
     match answer(run).map(|a| a.state) {
@@ -169,7 +169,7 @@ fn doing(run: &AgentRun) -> RunnerState {
     }
 }
 
-/// What a runner has acknowledged, if that answers a command.
+/// A runner's acknowledgement, if it is of a command.
 fn answer(run: &AgentRun) -> Option<&Acknowledged> {
     run.acknowledged().filter(|a| run.spec.command.is_some() && a.generation > 0)
 }

@@ -34,7 +34,7 @@ pub(super) fn decide(view: &JobView<'_>) -> Decision {
     if !told {
         decision = decision.with(Action::Signal(Request { id: "deleted".into(), desired: DesiredState::Cancelled }));
     }
-    // Garbage collection, or the deletion of the namespace, was faster: nobody else can say how the run ended.
+    // Garbage collection, or the deletion of the namespace, came first: only this can report how the run ended.
     let missing = view.active_run().filter(|n| view.observed.runs.iter().all(|r| r.number() != *n));
     if let Some(number) = missing {
         decision = decision.with(Action::CompleteMissing { number });

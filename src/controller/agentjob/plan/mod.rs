@@ -172,7 +172,8 @@ pub enum Action {
     RunnerFailed(RunnerFailed),
     /// Complete the activity that waits for the end of a closed run.
     CompleteActivity(Box<AgentRun>),
-    /// Complete the activity that waits for the end of a run that is gone and can't get a tombstone: its job is being deleted.
+    /// Complete the activity that waits for the end of a run that is gone and can't get a tombstone: its job is being
+    /// deleted.
     CompleteMissing {
         /// The run's number.
         number: i32,

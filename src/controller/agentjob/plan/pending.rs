@@ -76,11 +76,11 @@ fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
     Some((Reason::other(&reason), message))
 }
 
-/// A pod of a run that is over, which has to end.
+/// A closed run's pod, which has to end.
 pub(super) struct NotEnding {
-    /// Why a person is needed, if it is late.
+    /// Why the job is stalled, if the pod is overdue.
     pub blocked: Option<(Reason, String)>,
-    /// When to look again, if it is not late yet.
+    /// When to check again, if it is not overdue yet.
     pub requeue: Option<Duration>,
 }
 

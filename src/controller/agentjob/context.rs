@@ -57,8 +57,9 @@ pub(super) struct Memory {
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
     pub created: Option<CreatedPod>,
-    /// When the status was written last.
+    /// When the status was written last, and the version that came of it.
     pub written: Option<Instant>,
+    pub version: Option<u64>,
     /// How many reconciles in a row have failed.
     pub failures: u32,
 }

@@ -26,7 +26,9 @@ use crate::{
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
-const COALESCE: Duration = Duration::from_secs(1);
+const COALESCE: Duration = Duration::from_secs(2);
+/// How long the watch may take to show a write of ours.
+const WATCH_LAG: Duration = Duration::from_secs(4);
 /// The wait before a failed call to Temporal is retried.
 const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,12 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
 }
 
 async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
+    let memory = context.memory(job.uid());
+    if memory.version > version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
+        // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
+        // cluster that was restored from a backup, versions begin anew.
+        return Ok(controller::Action::requeue(WATCH_LAG / 4));
+    }
     let mut observed = observe(job, context).await?;
     let mut plan = decide(job, &observed, context);
     let mut target = Target { job: job.clone(), whole: false };
@@ -110,6 +118,11 @@ fn sooner(a: Option<Duration>, b: Duration) -> Option<Duration> {
     Some(a.map_or(b, |a| a.min(b)))
 }
 
+/// The version of an object, as a number that grows.
+fn version(job: &AgentJob) -> Option<u64> {
+    job.metadata.resource_version.as_ref()?.parse().ok()
+}
+
 /// When to reconcile again: also after a failed call to Temporal.
 fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
     let wait = if taken { wait } else { sooner(wait, TEMPORAL_AGAIN) };
@@ -148,6 +161,8 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
     if let Some(workflow) = &mut status.workflow {
         (workflow.status, workflow.run_id) = (None, None);
+        // In Direct mode it is the intent.
+        status.active_run = None;
     }
     if let Some(control) = &mut status.control {
         control.confirmed = None;
@@ -167,6 +182,7 @@ fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: b
     context.remember(&job.reference(), |memory| {
         memory.open = temporal && status.workflow.is_some();
         if wrote {
+            memory.version = version(job);
             memory.written = Some(Instant::now());
             let recorded = status.control.as_ref().and_then(|c| c.sent.as_ref());
             if memory.sent.as_ref() == recorded {

@@ -85,6 +85,13 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
     }
     let resolved = &view.resolved;
     let request = Request { id: request_id(view), desired: view.desired() };
+    // It is started with what the spec asks for, which needs no signal any more.
+    let sent = SentRequest {
+        state: request.desired,
+        id: request.id.clone(),
+        request: view.job.control_request().map(str::to_string),
+        time: view.now().clone(),
+    };
     let input = Input {
         job: view.job.reference(),
         retry_policy: resolved.retry_policy.clone(),
@@ -106,6 +113,7 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
     Decision {
         phase: phase(view),
         workflow: Some(view.old.workflow.clone().unwrap_or(workflow)),
+        sent: Some(unchanged.sent.clone().unwrap_or(sent)),
         not_ready,
         requeue,
         ..unchanged

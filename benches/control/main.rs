@@ -5,8 +5,8 @@
 //! - to frozen and to thawed: until the kernel shows it. The node is this machine, so `/proc/PID/stat` of the agent's
 //!   process is read every half millisecond; unlike the agent's ticks it is exact to that and costs the agent nothing.
 //! - to SIGTERM: until the agent has it. It writes the wall clock (milliseconds; half of one is added) to its log, and
-//!   the clock is the same. An agent each round, one after the other; their pods are created a batch at a time, and each
-//!   cancel waits until the processors are idle again after the previous pod's end.
+//!   the clock is the same. An agent each round, one after the other; their pods are created a batch at a time, and
+//!   each cancel waits until the processors are idle again after the previous pod's end.
 //!
 //! Next to each round, on the same server, a bare round trip through the Rust SDK: [`bare`]. The operator is the one
 //! that is installed. Limits are printed, never asserted: the exit code tells of a bench that could not measure, and of

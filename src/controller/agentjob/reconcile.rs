@@ -73,8 +73,8 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
 async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
     let memory = context.memory(job.uid());
     if memory.version > version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
-        // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a cluster
-        // that was restored from a backup, versions begin anew.
+        // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
+        // cluster that was restored from a backup, versions begin anew.
         return Ok(controller::Action::requeue(WATCH_LAG / 4));
     }
     let mut observed = observe(job, context).await?;

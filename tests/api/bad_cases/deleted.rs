@@ -150,7 +150,7 @@ async fn a_pod_without_its_labels_is_still_the_runs() {
         })
         .await;
         succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
-        // And one that ends without a word: the watch of pods tells nobody.
+        // And one that ends without a report: the watch of pods requeues no job.
         let job = test.apply(agent("anything").mode(mode).heartbeat("1s").with(twice("Count"))).await;
         let (pod, _runner) = unlabelled(&kubelet, &job).await;
         kubelet.end(&pod_name(&pod), &End::killed()).await;

@@ -228,7 +228,7 @@ async fn termination_for_a_pending_timeout() {
     assert_eq!((job.run_number().await, zombie.pods()), (1, 1));
 }
 
-/// The container has ended without a word, and another has gone on with the job.
+/// The container has ended without a report, and another controller has continued the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn termination_by_the_kubelet() {
     for mode in MODES {

@@ -33,7 +33,7 @@ impl Drop for Heart {
 }
 
 /// Lets the write through and thaws the gateway, which then gets the runner back; and only when it has taken it is it
-/// told to end: then it stops looking at who is silent.
+/// told to end: it drops its looks at who is silent at once, and hands the runner over.
 async fn works_on(zombie: &mut Zombie<'_>, held: &Hold, runner: &Runner) -> u16 {
     let code = held.late().await;
     zombie.process().thaw();

@@ -180,7 +180,7 @@ async fn the_names_of_pods_can_not_be_guessed() {
         assert_eq!(held.late().await, 409);
         let status = job.until("Stalled", stalled).await;
         let (_, reason, message) = condition(&status, conditions::STALLED);
-        assert!(message.contains("is in the way"), "{reason}: {message}");
+        assert!(message.contains("is not this run's"), "{reason}: {message}");
         assert_eq!((status.phase, status.runner_pod_uid), (Some(Phase::Pending), None), "in {mode:?}");
     }
 }

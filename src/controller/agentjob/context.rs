@@ -15,7 +15,7 @@ use super::{
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
-    api::{JobRef, Reason, SentRequest},
+    api::{AgentJob, JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
     platform::{metrics::Metrics, settings::Defaults},
     pods::{PodConfig, Pods},
@@ -87,6 +87,11 @@ impl Memory {
     }
 }
 
+/// The version of an object, as a number that grows.
+pub(super) fn version(job: &AgentJob) -> Option<u64> {
+    job.metadata.resource_version.as_ref()?.parse().ok()
+}
+
 impl Context {
     pub fn new(parts: Parts, cluster: String, requeue: Requeue<JobItem>) -> Self {
         let Parts { client, temporal, common, pods, defaults, metrics, settings, .. } = parts;
@@ -129,6 +134,11 @@ impl Context {
         let entry = memory.entry(job.uid.clone()).or_default();
         entry.job.get_or_insert_with(|| job.clone());
         change(entry);
+    }
+
+    /// The job was written, as this is the answer: the watch will show it.
+    pub fn wrote(&self, job: &AgentJob) {
+        self.remember(&job.reference(), |m| (m.version, m.written) = (version(job), Some(Instant::now())));
     }
 
     /// The watch has a pod, or its deletion: drops the record of its creation.

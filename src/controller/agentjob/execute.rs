@@ -314,7 +314,7 @@ async fn remove_finalizer(job: &AgentJob, context: &Context) -> Result<(), Contr
     list.retain(|f| f != names::FINALIZER);
     match finalizers(job, context, list).await {
         Err(ControllerError::Store(StoreError::Gone { .. })) => Ok(()),
-        other => other.map(drop),
+        other => other.map(|written| context.wrote(&written)),
     }
 }
 

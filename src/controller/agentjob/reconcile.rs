@@ -10,7 +10,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::runtime::controller;
 
 use super::{
-    Context, JobItem,
+    Context, JobItem, context,
     execute::{self, Target},
     index::readable,
     observe::observe,
@@ -26,7 +26,7 @@ use crate::{
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
-const COALESCE: Duration = Duration::from_secs(2);
+const COALESCE: Duration = Duration::from_secs(5);
 /// How long the watch may take to show a write of ours.
 const WATCH_LAG: Duration = Duration::from_secs(4);
 /// The wait before a failed call to Temporal is retried.
@@ -72,7 +72,7 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
 
 async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
     let memory = context.memory(job.uid());
-    if memory.version > version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
+    if memory.version > context::version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
         // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
         // cluster that was restored from a backup, versions begin anew.
         return Ok(controller::Action::requeue(WATCH_LAG / 4));
@@ -116,11 +116,6 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
 
 fn sooner(a: Option<Duration>, b: Duration) -> Option<Duration> {
     Some(a.map_or(b, |a| a.min(b)))
-}
-
-/// The version of an object, as a number that grows.
-fn version(job: &AgentJob) -> Option<u64> {
-    job.metadata.resource_version.as_ref()?.parse().ok()
 }
 
 /// When to reconcile again: also after a failed call to Temporal.
@@ -177,13 +172,18 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
 fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
     let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
     if status.phase.is_some_and(|p| p.is_terminal()) {
-        return context.forget(job.uid());
+        context.forget(job.uid());
+        if wrote {
+            context.wrote(job);
+        }
+        return;
+    }
+    if wrote {
+        context.wrote(job);
     }
     context.remember(&job.reference(), |memory| {
         memory.open = temporal && status.workflow.is_some();
         if wrote {
-            memory.version = version(job);
-            memory.written = Some(Instant::now());
             let recorded = status.control.as_ref().and_then(|c| c.sent.as_ref());
             if memory.sent.as_ref() == recorded {
                 memory.sent = None;

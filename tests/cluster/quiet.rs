@@ -19,7 +19,7 @@ async fn an_idle_running_job_is_not_written() {
     for job in &jobs {
         let mut last = Vec::new();
         crate::harness::within(Duration::from_secs(30), "the status to settle", async || {
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            tokio::time::sleep(Duration::from_secs(6)).await;
             let now = versions(job).await;
             let same = now == last;
             last = now;

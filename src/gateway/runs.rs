@@ -21,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::server::Refusal;
 use crate::{
     api::{AgentRun, AgentRunStatus, JobRef, TerminationSource},
-    platform::watch::{Item, config, items},
+    platform::{
+        store,
+        watch::{Item, config, items},
+    },
     runs::Runs,
 };
 
@@ -245,7 +248,7 @@ fn closing(run: &AgentRun) -> RunUpdate {
 /// Whether `new` was written after `old`. A write's response and the watch come in any order.
 fn is_newer(new: &RunUpdate, old: &RunUpdate) -> bool {
     let version = |update: &RunUpdate| match update {
-        RunUpdate::Open(run) => run.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()),
+        RunUpdate::Open(run) => store::version(&**run),
         RunUpdate::ClosedByRunner | RunUpdate::Closed => None,
     };
     match (version(new), version(old)) {

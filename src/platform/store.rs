@@ -3,7 +3,11 @@
 //! resourceVersion that were read. Used by the roles and by [`crate::runs`].
 
 use backon::{ExponentialBuilder, Retryable};
-use kube::{Api, Client, Resource, api::PostParams, core::Request};
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, PostParams, Preconditions},
+    core::Request,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -92,6 +96,12 @@ pub fn what<K: Stored>(verb: &str, object: &K) -> String {
     format!("{verb} {} {namespace}/{name}", K::kind(&()))
 }
 
+/// The version of an object as a number that grows with each write, so that a copy can be told from an older one. Not
+/// across a restore of the cluster's data.
+pub fn version(object: &impl Resource) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
+}
+
 /// The body of a status write.
 fn status_body<K: Stored>(object: &K, status: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let meta = object.meta();
@@ -132,6 +142,20 @@ where
     let what = || format!("get {} {}/{name}", K::kind(&()), api.namespace().unwrap_or_default());
     let found = api.get(name).await.map_err(|e| StoreError::of(what(), e))?;
     if found.meta().uid.as_deref() == Some(uid) { Ok(found) } else { Err(StoreError::Gone { what: what() }) }
+}
+
+/// Deletes exactly the object of this UID. Succeeds if it is gone already, also if another one has its name by now.
+pub async fn delete<K>(api: &Api<K>, name: &str, uid: &str, params: DeleteParams) -> Result<(), kube::Error>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
+    match api.delete(name, &DeleteParams { preconditions: Some(exact), ..params }).await {
+        Ok(_) => Ok(()),
+        // 404: gone. 409: another object has the name.
+        Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 /// Repeats a read-decide-write cycle while it ends in a conflict: 20 times, with growing waits up to 200 ms.

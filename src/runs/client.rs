@@ -2,7 +2,7 @@
 
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams, Preconditions},
+    api::{DeleteParams, PostParams},
 };
 use parking_lot::Mutex;
 
@@ -174,14 +174,8 @@ impl Runs {
 
     /// Deletes a run, identified by its UID, and with it its pod. Succeeds if it is gone already.
     pub async fn delete(&self, name: &str, uid: &str) -> Result<(), RunError> {
-        let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::background() };
-        match self.api.delete(name, &params).await {
-            Ok(_) => Ok(()),
-            // 404: gone. 409: another run has the name by now.
-            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
-            Err(e) => Err(StoreError::of(format!("delete AgentRun {name}"), e).into()),
-        }
+        let deleted = store::delete(&self.api, name, uid, DeleteParams::background()).await;
+        deleted.map_err(|e| StoreError::of(format!("delete AgentRun {name}"), e).into())
     }
 }
 

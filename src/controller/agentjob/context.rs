@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{AgentJob, JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
-    platform::{metrics::Metrics, settings::Defaults},
+    platform::{metrics::Metrics, settings::Defaults, store},
     pods::{PodConfig, Pods},
     runs::Runs,
     temporal::Temporal,
@@ -87,11 +87,6 @@ impl Memory {
     }
 }
 
-/// The version of an object, as a number that grows.
-pub(super) fn version(job: &AgentJob) -> Option<u64> {
-    job.metadata.resource_version.as_ref()?.parse().ok()
-}
-
 impl Context {
     pub fn new(parts: Parts, cluster: String, requeue: Requeue<JobItem>) -> Self {
         let Parts { client, temporal, common, pods, defaults, metrics, settings, .. } = parts;
@@ -138,7 +133,7 @@ impl Context {
 
     /// The job was written, as this is the answer: the watch will show it.
     pub fn wrote(&self, job: &AgentJob) {
-        self.remember(&job.reference(), |m| (m.version, m.written) = (version(job), Some(Instant::now())));
+        self.remember(&job.reference(), |m| (m.version, m.written) = (store::version(job), Some(Instant::now())));
     }
 
     /// The watch has a pod, or its deletion: drops the record of its creation.

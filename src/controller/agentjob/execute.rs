@@ -5,7 +5,7 @@ use std::time::Instant;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -333,11 +333,7 @@ async fn finalizers(job: &AgentJob, context: &Context, list: Vec<String>) -> Res
 /// Deletes a job whose TTL has expired. The UID as a precondition spares a successor of the same name.
 async fn delete_job(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
     let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &job.reference().namespace);
-    let exact = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
-    let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::background() };
-    match api.delete(job.metadata.name.as_deref().unwrap_or_default(), &params).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
-        Err(e) => Err(StoreError::of(store::what("delete", job), e).into()),
-    }
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let deleted = store::delete(&api, name, job.uid(), DeleteParams::background()).await;
+    deleted.map_err(|e| StoreError::of(store::what("delete", job), e).into())
 }

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::JobItem;
 use crate::{
     api::{AgentJob, AgentRun, JobRef},
+    platform::store::version,
     pods::PodView,
 };
 
@@ -75,10 +76,6 @@ impl RunIndex {
     pub fn job_of(&self, run_uid: &str) -> Option<JobRef> {
         self.inner.lock().jobs.get(run_uid).map(|(job, _)| job.clone())
     }
-}
-
-fn version(run: &AgentRun) -> u64 {
-    run.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// Pods by namespace and the UID of the run that owns them.

@@ -10,7 +10,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::runtime::controller;
 
 use super::{
-    Context, JobItem, context,
+    Context, JobItem,
     execute::{self, Target},
     index::readable,
     observe::observe,
@@ -72,7 +72,7 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
 
 async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
     let memory = context.memory(job.uid());
-    if memory.version > context::version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
+    if memory.version > store::version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
         // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
         // cluster that was restored from a backup, versions begin anew.
         return Ok(controller::Action::requeue(WATCH_LAG / 4));

@@ -277,6 +277,11 @@ impl AgentRun {
         }
     }
 
+    /// Whether a workflow decides on its job's attempts.
+    pub fn is_temporal(&self) -> bool {
+        self.spec.identity.execution_mode == ExecutionMode::Temporal
+    }
+
     /// Its number.
     pub fn number(&self) -> i32 {
         self.spec.identity.number
@@ -327,6 +332,11 @@ impl AgentRun {
     /// What its runner has acknowledged.
     pub fn acknowledged(&self) -> Option<&Acknowledged> {
         self.status.as_ref()?.acknowledged.as_ref()
+    }
+
+    /// The newest binding that its runner has acknowledged; -1 if none.
+    pub fn acknowledged_binding(&self) -> i32 {
+        self.acknowledged().map_or(-1, |a| a.binding)
     }
 
     /// The generation of the newest command, 0 if there is none.

@@ -13,6 +13,7 @@ use crate::{
         runner::{
             AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result, cut_text, result_digest,
         },
+        workflow::AgentResult,
     },
 };
 
@@ -42,6 +43,12 @@ pub fn end_of(run: &AgentRun) -> Ended {
             ),
         },
     }
+}
+
+/// The result of a run that has succeeded, for its workflow. Fails on one that nests too deeply to be read.
+pub fn result_of(run: &AgentRun) -> Result<AgentResult, serde_json::Error> {
+    let result = run.termination().and_then(|t| t.result.as_ref());
+    Ok(AgentResult { result: result.map(RawJson::read).transpose()? })
 }
 
 /// An end as the runner reported it, cut to the limits. The source is [`TerminationSource::Runner`] also for a

@@ -15,9 +15,9 @@ use temporalio_sdk::ApplicationFailure;
 
 use super::{Temporal, TemporalError};
 use crate::{
-    api::{AgentRun, ErrorStatus, RawJson, names},
+    api::{AgentRun, ErrorStatus, names},
     lifecycle::{self, Ended},
-    protocol::workflow::{AgentResult, Input, WORKFLOW_TYPE},
+    protocol::workflow::{Input, WORKFLOW_TYPE},
 };
 
 /// The time-out of a call. Callers retry in their own way.
@@ -167,9 +167,7 @@ impl Temporal {
         let handle = self.client()?.get_async_activity_handle(by_id(workflow, run.number()));
         match lifecycle::end_of(run) {
             Ended::Succeeded => {
-                let result = run.termination().and_then(|t| t.result.as_ref());
-                let result = result.map(RawJson::read).transpose();
-                let result = AgentResult { result: result.map_err(|e| TemporalError::Answer(e.to_string()))? };
+                let result = lifecycle::result_of(run).map_err(|e| TemporalError::Answer(e.to_string()))?;
                 Ok(handle.complete(Some(result), bounded(CALL)).await?)
             }
             Ended::Failed { error, non_retryable } => {

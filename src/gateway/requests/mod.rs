@@ -71,7 +71,7 @@ impl Gateway {
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
             authorise(run, sender, caller)?;
             is_wanted(&job, run)?;
-            let gateway = updates::is_direct(run).then_some(self.identity.as_str());
+            let gateway = (!run.is_temporal()).then_some(self.identity.as_str());
             updates::hello(run, status, &caller.pod_uid, &heard, gateway);
             Ok(())
         };
@@ -278,7 +278,7 @@ impl Gateway {
     /// Whether it is a Direct run's runner that is recorded as connected to another gateway.
     fn is_named_elsewhere(&self, run: &AgentRun) -> bool {
         let named = run.status.as_ref().and_then(|s| s.gateway.as_ref());
-        updates::is_direct(run) && named != Some(&self.identity)
+        !run.is_temporal() && named != Some(&self.identity)
     }
 
     /// The changes of a run, once the watch knows it.

@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Acknowledged, AgentRun, AgentRunStatus, ExecutionMode, RunnerState},
+    api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState},
     gateway::server::Refusal,
     lifecycle,
     protocol::runner::{EndReport, MAX_MESSAGE_BYTES, cut_text},
@@ -21,11 +21,6 @@ pub struct Heard {
     pub problem: Option<String>,
     /// When it was received.
     pub time: Time,
-}
-
-/// Whether the run is in Direct mode.
-pub fn is_direct(run: &AgentRun) -> bool {
-    run.spec.identity.execution_mode == ExecutionMode::Direct
 }
 
 /// The newest binding; -1 before the grant.

@@ -49,7 +49,7 @@ fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
             ours.then_some(Listening { limit: heartbeat, acknowledged: None })
         }
         ExecutionMode::Temporal => {
-            let acknowledged = status.acknowledged.as_ref().map_or(-1, |a| a.binding);
+            let acknowledged = run.acknowledged_binding();
             let asked = grant.binding >= 1 && grant.binding > acknowledged;
             // Three missed heartbeats, and early enough for the worker, which looks one time-out after its binding.
             asked.then_some(Listening { limit: heartbeat / 4 * 3, acknowledged: Some(acknowledged) })

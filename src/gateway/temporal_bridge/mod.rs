@@ -12,7 +12,7 @@ use backon::ExponentialBuilder;
 pub use self::signals::PendingSignals;
 use super::{Gateway, server::Refusal, sessions::Session};
 use crate::{
-    api::{AgentJob, AgentRun, ExecutionMode},
+    api::{AgentJob, AgentRun},
     temporal::TemporalError,
 };
 
@@ -23,13 +23,9 @@ fn is_of_job(workflow: &str, job_uid: &str) -> bool {
     head.is_some_and(|head| head.starts_with(PREFIX) && head.len() > PREFIX.len() && head.ends_with('-'))
 }
 
-fn is_temporal(run: &AgentRun) -> bool {
-    run.spec.identity.execution_mode == ExecutionMode::Temporal
-}
-
 /// The workflow whose activity waits for the end of a run. A workflow that is not its job's is ignored.
 fn granted_workflow(run: &AgentRun) -> Option<&str> {
-    let workflow = run.spec.grant.as_ref().filter(|_| is_temporal(run))?.workflow_id.as_deref()?;
+    let workflow = run.spec.grant.as_ref().filter(|_| run.is_temporal())?.workflow_id.as_deref()?;
     if is_of_job(workflow, &run.spec.identity.job_uid) {
         return Some(workflow);
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use backon::BackoffBuilder;
 
-use super::{Recorded, backoff, is_temporal};
+use super::{Recorded, backoff};
 use crate::{
     api::AgentRun,
     gateway::{Gateway, server::Refusal, sessions::Session},
@@ -43,7 +43,7 @@ impl Gateway {
         ready: Option<i32>,
         confirmed: Option<RunnerConfirmed>,
     ) {
-        if (ready.is_none() && confirmed.is_none()) || !is_temporal(run) {
+        if (ready.is_none() && confirmed.is_none()) || !run.is_temporal() {
             return;
         }
         let mut pending = session.signals.lock();

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Activities, ActivityFailure, Task, control_runner, now};
 use crate::{
-    api::{AgentRun, ErrorStatus, RawJson, StartGrant, Termination},
+    api::{AgentRun, ErrorStatus, StartGrant, Termination},
     lifecycle::{self, Ended},
     platform::store::StoreError,
     pods::{PodView, ending},
@@ -72,9 +72,8 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     }
     // A heartbeat time-out alone proves nothing: Temporal or all gateways may have been down. A gateway that received
     // no acknowledgement of a binding does. A runner that never registered can't have started its agent.
-    let acknowledged = run.acknowledged().map_or(-1, |a| a.binding);
     let unresponsive = run.status.as_ref().is_some_and(|s| s.unresponsive_since.is_some());
-    let silent = !run.is_ready() || (unresponsive && acknowledged < old.binding);
+    let silent = !run.is_ready() || (unresponsive && run.acknowledged_binding() < old.binding);
     if same && old.binding >= 1 && silent {
         // Recorded, so that a runner that reconnects can't report another end, and the job's status is right.
         let message = "the runner sent nothing for twice the heartbeat time-out".into();
@@ -120,9 +119,8 @@ fn end(run: &AgentRun) -> Result<AgentResult, ActivityFailure> {
     }
     match ended {
         Ended::Succeeded => {
-            let result = run.termination().and_then(|t| t.result.as_ref()).map(RawJson::read).transpose();
-            let result = result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())));
-            Ok(AgentResult { result: result? })
+            let result = lifecycle::result_of(run);
+            result.map_err(|e| ActivityFailure::Unavailable(format!("the result of {}: {e}", run.name())))
         }
         Ended::Failed { error, non_retryable } => Err(ActivityFailure::AgentEnded { error, non_retryable }),
     }

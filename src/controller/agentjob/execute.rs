@@ -216,16 +216,17 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
 /// One call to Temporal. Returns whether it succeeded.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
-    let Ok(_slot) = context.temporal_slots.try_acquire() else { return *action == Action::QueryWorkflow };
+    let poll = || context.workflows.poll(of.clone(), workflow.clone());
+    if *action == Action::QueryWorkflow {
+        // In the background, so it takes no slot.
+        poll();
+        return true;
+    }
+    let Ok(_slot) = context.temporal_slots.try_acquire() else { return false };
     if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { run, .. }) = action {
         tell(context, &of, *run);
     }
-    let poll = || context.workflows.poll(of.clone(), workflow.clone());
     match action {
-        Action::QueryWorkflow => {
-            poll();
-            true
-        }
         Action::StartWorkflow(input) => match context.temporal.start(&workflow, input).await {
             Ok(run_id) => {
                 context.workflows.started(&of.uid, run_id);

@@ -100,6 +100,13 @@ pub struct AgentJobStatus {
     pub control: Option<ControlStatus>,
 }
 
+impl AgentJobStatus {
+    /// The resolved execution mode, once it is recorded.
+    pub fn execution_mode(&self) -> Option<ExecutionMode> {
+        self.resolved.as_ref().map(|r| r.execution_mode)
+    }
+}
+
 /// The state of a Direct job's attempts before its newest run: written together with `activeRun`, before the run is
 /// created, so that a controller that is killed neither loses nor repeats an attempt.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]

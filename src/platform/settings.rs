@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::telemetry::LogFormat;
 use crate::api::{
-    AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds, Timeouts,
+    AgentJob, AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds,
+    Timeouts,
 };
 
 /// The settings of every role.
@@ -97,8 +98,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Defaults {
+    /// The settings of a job: as recorded in its status, or resolved now.
+    pub fn of(&self, job: &AgentJob) -> Resolved {
+        let recorded = job.status.as_ref().and_then(|s| s.resolved.clone());
+        recorded.unwrap_or_else(|| self.resolve(&job.spec))
+    }
+
     /// Resolves the fields that a job omits.
-    pub fn resolve(&self, spec: &AgentJobSpec) -> Resolved {
+    fn resolve(&self, spec: &AgentJobSpec) -> Resolved {
         let retry: RetryPolicy = spec.retry_policy.clone().unwrap_or_default();
         let timeouts: Timeouts = spec.timeouts.clone().unwrap_or_default();
         let mode = match self.default_execution_mode {

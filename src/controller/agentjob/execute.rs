@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     api::{
-        AgentJob, AgentRun, DesiredState, JobRef, Reason, Resolved, RunCommand, SentRequest, Termination,
-        TerminationSource, names,
+        AgentJob, AgentRun, DesiredState, JobRef, Reason, RunCommand, SentRequest, Termination, TerminationSource,
+        names,
     },
     controller::ControllerError,
     lifecycle,
@@ -69,11 +69,6 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
     Ok(!temporal_failed)
 }
 
-fn resolved(job: &AgentJob, context: &Context) -> Resolved {
-    let recorded = job.status.as_ref().and_then(|s| s.resolved.clone());
-    recorded.unwrap_or_else(|| context.defaults.resolve(&job.spec))
-}
-
 async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let of = job.reference();
     let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &of.namespace);
@@ -82,7 +77,7 @@ async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerE
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
     let job = &target.job;
-    let run = runs::build(job, &resolved(job, context), new.clone())?;
+    let run = runs::build(job, &context.defaults.of(job), new.clone())?;
     let of = job.reference();
     let created = context.runs_in(&of.namespace).create(&run).await;
     let blocked = match &created {
@@ -207,7 +202,7 @@ async fn close_run(
 /// If the run exists after all, it is closed instead.
 async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attempt: i32) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
-    let (run, new) = runs.create(&runs::tombstone(job, &resolved(job, context), number, attempt)?).await?;
+    let (run, new) = runs.create(&runs::tombstone(job, &context.defaults.of(job), number, attempt)?).await?;
     let run = if new { run } else { runs.close(run, |run| lifecycle::given_up(run, &now())).await? };
     context.runs.put(run);
     Ok(())
@@ -258,7 +253,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
             Metrics::count(&context.metrics.signals, SIGNAL_RUNNER_FAILED);
             taken(context, &of.uid, told)
         }
-        Action::CompleteMissing { number } => match runs::tombstone(job, &resolved(job, context), *number, 1) {
+        Action::CompleteMissing { number } => match runs::tombstone(job, &context.defaults.of(job), *number, 1) {
             Ok(run) => taken(context, &of.uid, context.temporal.complete(&workflow, &run).await),
             Err(_) => false,
         },

@@ -51,7 +51,7 @@ async fn find_active_run(
     if observed.runs.iter().any(|r| r.number() >= active) {
         return Ok(());
     }
-    let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
+    let temporal = status.execution_mode() == Some(ExecutionMode::Temporal);
     // A Direct job's run that was never observed is yet to be created.
     if !temporal && status.runner_pod_uid.is_none() {
         return Ok(());
@@ -97,7 +97,7 @@ async fn find_previous_pod(
     observed: &mut ObservedState,
 ) -> Result<(), ControllerError> {
     let Some(status) = job.status.as_ref() else { return Ok(()) };
-    let direct = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Direct);
+    let direct = status.execution_mode() == Some(ExecutionMode::Direct);
     let Some(active) = status.active_run.filter(|n| direct && *n > 1) else { return Ok(()) };
     let to_come = match observed.runs.last() {
         Some(run) if run.number() >= active => {
@@ -114,16 +114,12 @@ async fn find_previous_pod(
         observed.previous_pod = Some(pod.clone());
         return Ok(());
     }
-    // A tombstone never had a pod: the deleted run's pod is in the status.
+    // A tombstone never had a pod: like a deleted run's, the pod's name is in the job's status.
     let previous = observed.runs.iter().find(|r| r.number() == active - 1 && !r.spec.identity.tombstone);
-    let cached = previous.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
-    if let Some(pod) = cached {
-        // That it has ended holds even if the cache is stale.
-        observed.previous_pod = Some(pod.clone()).filter(|p| !p.agent_ended());
+    if previous.is_some_and(|run| observed.pods.iter().any(|p| ending::is_pod_of(run, p))) {
+        // It has ended, which holds even if the cache is stale.
         return Ok(());
     }
-    // Of a run that was deleted, the job's status has the pod's name.
-    let previous = previous.filter(|run| !run.spec.identity.tombstone);
     let name = previous.map(|r| r.spec.identity.pod_name.clone()).or(status.runner_pod.clone());
     let Some(name) = name else { return Ok(()) };
     let found = context.pods_in(&job.reference().namespace).get(&name).await?;

@@ -98,7 +98,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     let old = target.job.status.clone().unwrap_or_default();
     if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
         taken &= execute::all(&target, context, &plan.actions).await?;
-        return Ok(requeue(sooner(plan.requeue, wait), taken));
+        return Ok(requeue(plan::sooner(plan.requeue, Some(wait)), taken));
     }
     let wrote = plan.status != old;
     if wrote {
@@ -114,13 +114,9 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     Ok(requeue(wait, taken))
 }
 
-fn sooner(a: Option<Duration>, b: Duration) -> Option<Duration> {
-    Some(a.map_or(b, |a| a.min(b)))
-}
-
 /// When to reconcile again: also after a failed call to Temporal.
 fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
-    let wait = if taken { wait } else { sooner(wait, TEMPORAL_AGAIN) };
+    let wait = if taken { wait } else { plan::sooner(wait, Some(TEMPORAL_AGAIN)) };
     match wait {
         Some(wait) => controller::Action::requeue(wait.max(Duration::from_millis(10))),
         None => controller::Action::await_change(),
@@ -170,17 +166,17 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
 
 /// Tracks the jobs whose workflows may be closed from outside, and drops the others.
 fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
-    let temporal = status.resolved.as_ref().is_some_and(|r| r.execution_mode == ExecutionMode::Temporal);
-    if status.phase.is_some_and(|p| p.is_terminal()) {
+    let ended = status.phase.is_some_and(|p| p.is_terminal());
+    if ended {
         context.forget(job.uid());
-        if wrote {
-            context.wrote(job);
-        }
-        return;
     }
     if wrote {
         context.wrote(job);
     }
+    if ended {
+        return;
+    }
+    let temporal = status.execution_mode() == Some(ExecutionMode::Temporal);
     context.remember(&job.reference(), |memory| {
         memory.open = temporal && status.workflow.is_some();
         if wrote {

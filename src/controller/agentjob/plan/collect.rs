@@ -61,6 +61,6 @@ fn superseded(view: &JobView<'_>, run: &AgentRun, phase: Phase) -> Option<Action
         return None;
     }
     let message = "another run has replaced it, or the job has ended".to_string();
-    let termination = Box::new(lifecycle::koco(run, error_types::SUPERSEDED, message, view.now()));
-    Some(Action::CloseRun { run: Box::new(run.clone()), termination, guard: Guard::None })
+    let termination = lifecycle::koco(run, error_types::SUPERSEDED, message, view.now());
+    Some(Action::close(run, termination, Guard::None))
 }

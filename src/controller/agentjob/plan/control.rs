@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Decision, Guard, view::JobView};
 use crate::{
-    api::{DesiredState, ErrorStatus, Phase, RunnerState},
+    api::{DesiredState, ErrorStatus, Phase},
     lifecycle,
     pods::collect::{self, Fate},
 };
@@ -39,11 +39,10 @@ fn close_newest(view: &JobView<'_>) -> Option<Action> {
     let active = view.active_run()?;
     match view.run {
         Some(run) if run.is_closed() => None,
-        Some(run) => Some(Action::CloseRun {
-            termination: Box::new(view.derived_termination().unwrap_or_else(|| lifecycle::given_up(run, view.now()))),
-            run: Box::new(run.clone()),
-            guard: Guard::None,
-        }),
+        Some(run) => {
+            let termination = view.derived_termination().unwrap_or_else(|| lifecycle::given_up(run, view.now()));
+            Some(Action::close(run, termination, Guard::None))
+        }
         None => Some(Action::CreateTombstone { number: active, attempt: view.old.attempt.unwrap_or(1) }),
     }
 }
@@ -65,10 +64,9 @@ fn still_ending(view: &JobView<'_>) -> Option<Duration> {
 
 /// The phase while an agent may run.
 pub(super) fn phase_of_agent(view: &JobView<'_>, wanted: DesiredState) -> Phase {
-    let still = matches!(view.acknowledged(), Some(RunnerState::Frozen | RunnerState::Waiting));
     match wanted {
         DesiredState::Cancelled => Phase::Cancelling,
-        DesiredState::Paused if still && view.command() == Some(DesiredState::Paused) => Phase::Paused,
+        DesiredState::Paused if view.stands_still() => Phase::Paused,
         _ => Phase::Running,
     }
 }

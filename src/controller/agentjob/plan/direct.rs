@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     Action, Decision, Guard,
     control::{finish, phase_of_agent},
-    pending,
+    pending::{self, Pending},
     view::JobView,
 };
 use crate::{
@@ -84,16 +84,21 @@ fn waiting_phase(retry: &RetryStatus) -> Phase {
     if retry.attempts > 0 && !retry.resumed { Phase::Retrying } else { Phase::Pending }
 }
 
-/// The run is in the status and not created yet: it waits for a resume, the back-off, and the end of the previous pod.
-fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
-    let (retry, pending) = (retry(view), pending::of(view));
-    let unchanged = Decision {
-        phase: waiting_phase(&retry),
+/// Everything as it was, for a run whose agent has not started.
+fn waiting(view: &JobView<'_>, pending: &Pending) -> Decision {
+    Decision {
+        phase: waiting_phase(&retry(view)),
         pending_since: pending.since.clone(),
         blocked: pending.blocked.clone(),
         requeue: pending.requeue,
         ..Decision::unchanged(view)
-    };
+    }
+}
+
+/// The run is in the status and not created yet: it waits for a resume, the back-off, and the end of the previous pod.
+fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
+    let (retry, pending) = (retry(view), pending::of(view));
+    let unchanged = waiting(view, &pending);
     if view.desired() == DesiredState::Cancelled {
         return finish(view, Phase::Cancelled, None);
     }
@@ -123,23 +128,17 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
 /// Its runner has not registered.
 fn starting(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let pending = pending::of(view);
-    let unchanged = Decision {
-        phase: waiting_phase(&retry(view)),
-        pending_since: pending.since.clone(),
-        blocked: pending.blocked.clone(),
-        requeue: pending.requeue,
-        ..Decision::unchanged(view)
-    };
+    let unchanged = waiting(view, &pending);
     if view.desired() == DesiredState::Cancelled {
-        let close = close(run, lifecycle::given_up(run, view.now()), Guard::NotReady);
+        let close = Action::close(run, lifecycle::given_up(run, view.now()), Guard::NotReady);
         return Decision { phase: Phase::Cancelling, ..unchanged }.with(close).again(Duration::ZERO);
     }
     if let Some(termination) = view.derived_termination() {
-        return unchanged.with(close(run, termination, Guard::None)).again(Duration::ZERO);
+        return unchanged.with(Action::close(run, termination, Guard::None)).again(Duration::ZERO);
     }
     if let Some(error) = pending.timed_out {
         let termination = lifecycle::koco(run, &error.kind, error.message, view.now());
-        return unchanged.with(close(run, termination, Guard::NotReady)).again(Duration::ZERO);
+        return unchanged.with(Action::close(run, termination, Guard::NotReady)).again(Duration::ZERO);
     }
     // Its runner receives the command before the grant, so no agent starts any more.
     let held = view.desired() == DesiredState::Paused && view.command() == Some(DesiredState::Paused);
@@ -159,7 +158,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let phase = phase_of_agent(view, view.desired());
     let decision = Decision { phase, pending_since: None, ..Decision::unchanged(view) };
     if let Some(termination) = view.derived_termination() {
-        return decision.with(close(run, termination, Guard::None)).again(Duration::ZERO);
+        return decision.with(Action::close(run, termination, Guard::None)).again(Duration::ZERO);
     }
     let decision = with_command(view, run, decision);
     if let Some(since) = run.status.as_ref().and_then(|s| s.unresponsive_since.as_ref()) {
@@ -170,7 +169,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
         }
         let message = format!("the runner sent nothing for {} s", waited.as_secs());
         let lost = lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, view.now());
-        return decision.with(close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
+        return decision.with(Action::close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
     }
     let told = run.spec.command.as_ref().filter(|c| c.state == DesiredState::Cancelled);
     let Some(told) = told else { return decision };
@@ -178,7 +177,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
     if waited < limit {
         return decision.again(limit - waited);
     }
-    decision.with(close(run, lifecycle::given_up(run, view.now()), Guard::None)).again(Duration::ZERO)
+    decision.with(Action::close(run, lifecycle::given_up(run, view.now()), Guard::None)).again(Duration::ZERO)
 }
 
 /// The newest run has ended: records what follows.
@@ -235,8 +234,4 @@ fn with_command(view: &JobView<'_>, run: &AgentRun, decision: Decision) -> Decis
         return decision;
     }
     decision.with(Action::CommandRun { run: Box::new(run.clone()), state: view.desired() })
-}
-
-fn close(run: &AgentRun, termination: crate::api::Termination, guard: Guard) -> Action {
-    Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard }
 }

@@ -189,6 +189,11 @@ impl Action {
         matches!(self, Self::Signal(_) | Self::CommandRun { .. })
     }
 
+    /// The closing of a run.
+    fn close(run: &AgentRun, termination: Termination, guard: Guard) -> Self {
+        Self::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard }
+    }
+
     /// Whether it must come last.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::RemoveFinalizer | Self::DeleteJob)
@@ -258,7 +263,8 @@ impl Decision {
     }
 }
 
-fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+/// The earlier of two times to reconcile again.
+pub fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::view::JobView;
+use super::{sooner, view::JobView};
 use crate::{
     api::{AgentRun, ErrorStatus, Reason},
     pods::{PodView, ending},
@@ -48,7 +48,7 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     let since = since.unwrap_or_else(|| created.filter(|_| !seen_before).unwrap_or_else(|| view.now().clone()));
     let (limit, waited) = (view.resolved.timeouts.pending.get(), view.since(&since));
     if waited < limit {
-        let requeue = Some(requeue.map_or(limit - waited, |r| r.min(limit - waited)));
+        let requeue = sooner(requeue, Some(limit - waited));
         return Pending { since: Some(since), blocked, timed_out: None, requeue };
     }
     let why = match (&blocked, view.run_error()) {

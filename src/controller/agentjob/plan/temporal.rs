@@ -330,8 +330,7 @@ fn tell(view: &JobView<'_>) -> Tell {
     let Some(run) = view.run else { return tell };
     if let Some(termination) = view.derived_termination() {
         // Closed first; the next reconcile does the rest.
-        let close =
-            Action::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard: Guard::None };
+        let close = Action::close(run, termination, Guard::None);
         return Tell { actions: vec![close], requeue: Some(Duration::ZERO), ..tell };
     }
     let moved_on = view.answer().is_some_and(|s| s.run > run.number());
@@ -413,10 +412,9 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     }
     let pending = pending::of(view);
     // Signalled once that is recorded, so that a stale cache fails no ready run.
-    let close = pending.timed_out.map(|error| Action::CloseRun {
-        termination: Box::new(lifecycle::koco(run, &error.kind, error.message, view.now())),
-        run: Box::new(run.clone()),
-        guard: Guard::NotReady,
+    let close = pending.timed_out.map(|error| {
+        let termination = lifecycle::koco(run, &error.kind, error.message, view.now());
+        Action::close(run, termination, Guard::NotReady)
     });
     Tell {
         requeue: super::sooner(pending.requeue, close.as_ref().map(|_| Duration::ZERO)).or(tell.requeue),

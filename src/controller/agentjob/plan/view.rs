@@ -33,7 +33,7 @@ pub(super) struct JobView<'a> {
 impl<'a> JobView<'a> {
     pub fn new(job: &'a AgentJob, observed: &'a ObservedState, operator: &'a OperatorContext<'a>) -> Self {
         let old = job.status.clone().unwrap_or_default();
-        let resolved = old.resolved.clone().unwrap_or_else(|| operator.defaults.resolve(&job.spec));
+        let resolved = operator.defaults.of(job);
         let active = old.active_run.unwrap_or(0);
         let run = observed.runs.iter().max_by_key(|r| r.number()).filter(|r| r.number() >= active);
         let pod = run.and_then(|run| observed.pods.iter().find(|p| ending::is_pod_of(run, p)));

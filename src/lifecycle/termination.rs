@@ -126,7 +126,12 @@ fn limited(error: &ErrorStatus) -> ErrorStatus {
 fn duration(run: &AgentRun, now: &Time) -> Option<String> {
     let granted = run.spec.grant.as_ref()?;
     let started = run.status.as_ref()?.ready_time.as_ref()?.max(&granted.time);
-    Some(duration_text(Duration::try_from(now.0.duration_since(started.0)).unwrap_or_default()))
+    Some(duration_text(elapsed(started, now)))
+}
+
+/// The time from `since` to `now`; zero if that is in the future, as clocks differ.
+pub fn elapsed(since: &Time, now: &Time) -> Duration {
+    Duration::try_from(now.0.duration_since(since.0)).unwrap_or_default()
 }
 
 /// A duration as kubectl writes one: `42s`, `5m`, `5m3s`, `1h3m`, `2d4h`.

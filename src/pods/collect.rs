@@ -5,7 +5,10 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{PodView, ending};
-use crate::api::{AgentRun, TerminationSource};
+use crate::{
+    api::{AgentRun, TerminationSource},
+    lifecycle,
+};
 
 /// How long a pod may live on after its agent has ended before it is deleted because of its sidecars.
 pub const LINGER: Duration = Duration::from_secs(15);
@@ -31,7 +34,7 @@ pub fn of_closed(run: &AgentRun, pod: &PodView, now: &Time) -> Fate {
     // The runner of a run that was closed otherwise may still be running on an unreachable node.
     let leaving = run.termination().filter(|t| t.source == TerminationSource::Runner || pod.agent_ended());
     let Some(termination) = leaving else { return Fate::Delete };
-    let since = Duration::try_from(now.0.duration_since(termination.time.0)).unwrap_or_default();
+    let since = lifecycle::elapsed(&termination.time, now);
     let patience = if pod.agent_ended() { LINGER } else { SLOW_KUBELET };
     if since < patience { Fate::Wait(patience - since) } else { Fate::Delete }
 }

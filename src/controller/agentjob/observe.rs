@@ -13,7 +13,6 @@ use crate::{
 
 pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<ObservedState, ControllerError> {
     let reference = job.reference();
-    let status = job.status.clone().unwrap_or_default();
     let memory = context.memory(&reference.uid);
     let snapshot = context.workflows.last(&reference.uid);
     let mut observed = ObservedState {
@@ -26,7 +25,8 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
         blocked: memory.blocked.clone(),
         ..ObservedState::default()
     };
-    let over = status.phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();
+    let phase = job.status.as_ref().and_then(|s| s.phase);
+    let over = phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();
     if !over {
         find_active_run(job, context, &mut observed).await?;
     }
@@ -68,7 +68,6 @@ async fn find_active_run(
 
 /// The newest run's pod, if it existed and is not in the cache.
 async fn find_pod(job: &AgentJob, context: &Context, observed: &mut ObservedState) -> Result<(), ControllerError> {
-    let status = job.status.clone().unwrap_or_default();
     let Some(run) = observed.runs.last().filter(|r| !r.is_closed()) else { return Ok(()) };
     if observed.pods.iter().any(|p| ending::is_pod_of(run, p)) {
         return Ok(());
@@ -80,8 +79,8 @@ async fn find_pod(job: &AgentJob, context: &Context, observed: &mut ObservedStat
         return Ok(());
     }
     let registered = run.status.as_ref().and_then(|s| s.pod_uid.clone());
-    let recorded = status.runner_pod_uid.filter(|_| status.active_run == Some(run.number()));
-    let Some(uid) = registered.or(recorded) else { return Ok(()) };
+    let status = job.status.as_ref().filter(|s| s.active_run == Some(run.number()));
+    let Some(uid) = registered.or_else(|| status?.runner_pod_uid.clone()) else { return Ok(()) };
     let found = context.pods_in(&job.reference().namespace).get(&run.spec.identity.pod_name).await?;
     match found.filter(|p| p.uid == uid) {
         Some(pod) => observed.pods.push(pod),

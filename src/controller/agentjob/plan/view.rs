@@ -10,7 +10,7 @@ use crate::{
         AgentJob, AgentJobStatus, AgentRun, DesiredState, ErrorStatus, ExecutionMode, Phase, Resolved, RunnerState,
         Termination,
     },
-    lifecycle::Policy,
+    lifecycle::{self, Policy},
     pods::{PodView, ending},
     protocol::{error_types, workflow::StatusAnswer},
 };
@@ -46,12 +46,12 @@ impl<'a> JobView<'a> {
 
     /// How long ago something was; zero if it lies in the future, as clocks differ.
     pub fn since(&self, time: &Time) -> Duration {
-        Duration::try_from(self.now().0.duration_since(time.0)).unwrap_or_default()
+        lifecycle::elapsed(time, self.now())
     }
 
     /// How long until something; zero if it is over.
     pub fn until(&self, time: &Time) -> Duration {
-        Duration::try_from(time.0.duration_since(self.now().0)).unwrap_or_default()
+        lifecycle::elapsed(self.now(), time)
     }
 
     pub fn is_temporal(&self) -> bool {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Kubelet, MODES, Node, Phase, Runner, Server, Test, agent, audit,
+    by_hand::started,
     job::{With, condition, error_type, pod_name, stalled},
     kubelet::End,
     runner::{failed, succeeded},
@@ -91,15 +92,8 @@ async fn what_the_kubelet_says_of_an_end_is_believed() {
             (End::killed(), true, "Disrupted"),
         ] {
             let job = test.apply(agent("anything").mode(mode).with(once.clone())).await;
-            let pod = job.pod(1).await;
+            let (pod, _runner) = started(&kubelet, &job, 1).await;
             let name = pod_name(&pod);
-            kubelet.schedule(&name).await;
-            kubelet.run(&name).await;
-            let runner = Runner::of(&test, &pod).await;
-            runner.welcome().await;
-            runner.messages().await.expect("a stream").grant().await;
-            runner.confirm(RunnerState::Running, 0, None).await.expect("204");
-            job.phase(Phase::Running).await;
             if disrupted {
                 kubelet.disrupt(&name, "EvictionByEvictionAPI", "a drain").await;
             }
@@ -116,15 +110,8 @@ async fn a_pod_that_is_deleted_is_a_disruption() {
     let once = json!({ "retryPolicy": { "maximumAttempts": 1 } });
     for mode in MODES {
         let job = test.apply(agent("anything").mode(mode).with(once.clone())).await;
-        let pod = job.pod(1).await;
+        let (pod, _runner) = started(&kubelet, &job, 1).await;
         let name = pod_name(&pod);
-        kubelet.schedule(&name).await;
-        kubelet.run(&name).await;
-        let runner = Runner::of(&test, &pod).await;
-        runner.welcome().await;
-        runner.messages().await.expect("a stream").grant().await;
-        runner.confirm(RunnerState::Running, 0, None).await.expect("204");
-        job.phase(Phase::Running).await;
         job.delete_pod(&name, &DeleteParams::default()).await;
         kubelet.deleted(&name).await;
         assert_eq!(job.status().await.phase, Some(Phase::Running), "the node has not said that it ended");

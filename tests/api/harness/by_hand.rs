@@ -19,13 +19,19 @@ use super::{
     within,
 };
 
-/// The pod of the job's run of that number, with an agent that has started, and its runner.
-pub async fn started(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner) {
+/// The pod of the job's run of that number, up and running on a node that does nothing by itself, and its runner.
+pub async fn in_hand(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner) {
     let pod = job.pod(run).await;
     let name = pod_name(&pod);
     kubelet.schedule(&name).await;
     kubelet.run(&name).await;
     let runner = Runner::of(job.test, &pod).await;
+    (pod, runner)
+}
+
+/// The same, with an agent that has started.
+pub async fn started(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner) {
+    let (pod, runner) = in_hand(kubelet, job, run).await;
     runner.welcome().await;
     assert!(matches!(runner.messages().await.expect("a stream").grant().await, ControlMessage::Grant { .. }));
     runner.confirm(RunnerState::Running, 0, None).await.expect("204");

@@ -4,7 +4,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::*;
-use crate::harness::{DesiredState, ExecutionMode::*, Kubelet, MODES, job, kubelet::End, runner::succeeded};
+use crate::harness::{ExecutionMode::*, Kubelet, MODES, job, kubelet::End, runner::succeeded};
 
 /// The job goes to its end while the write is held.
 macro_rules! writes {
@@ -47,17 +47,11 @@ async fn run_that_was_removed() {
     let node = Node::automatic(&test);
     let mut zombie = Zombie::of(&test, "controller", Direct).await;
     let held = zombie.hold(("create agentruns", "/spec/identity/number", json!(1)));
-    let none_kept = json!({ "runHistoryLimit": 0, "failedPodsHistoryLimit": 0 });
-    let spec = agent("fail-until?attempt=2&ms=60000").mode(Direct).with(quick_retries(3)).with(none_kept);
-    let job = test.apply(spec).await;
+    let job = test.apply(second_attempt(Direct)).await;
     zombie.take_over(&held).await;
     job.until_run("the second run", |run| run.number() == 2 && run.may_run()).await;
     job.phase(Phase::Running).await;
-    within(DEADLINE, "the first run to be removed", async || match job.runs().await.len() {
-        1 => Ok(()),
-        n => Err(n),
-    })
-    .await;
+    first_is_removed(&job).await;
     // Whoever leads would close it at once; this is about its runner, if it is faster.
     let leader = zombie.roles.list.len() - 1;
     zombie.roles.list[leader].freeze();
@@ -69,15 +63,7 @@ async fn run_that_was_removed() {
     .await;
     zombie.roles.list[leader].thaw();
     zombie.judge(&node, &job, Phase::Running, &[1, 2]).await;
-    within(DEADLINE, "the first run to be closed or gone", async || {
-        let runs = job.runs().await;
-        if runs.iter().all(|run| run.number() == 2 || run.is_closed()) { Ok(()) } else { Err(runs) }
-    })
-    .await;
-    job.want(DesiredState::Cancelled).await;
-    job.phase(Phase::Cancelled).await;
-    job.nothing_runs().await;
-    assert_eq!(node.diary.of(&job.uid).len(), 2);
+    first_comes_to_nothing(&node, &job).await;
 }
 
 /// The job was cancelled before its run was there: a tombstone has the name.
@@ -122,18 +108,7 @@ async fn run_of_a_deleted_job() {
 /// The run was closed before its pod was there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_of_a_cancelled_job() {
-    let test = Test::new().await;
-    let node = Node::automatic(&test);
-    let mut zombie = Zombie::of(&test, "controller", Direct).await;
-    let held = zombie.hold(("create pods", "/metadata/name", Value::Null));
-    let job = test.apply(agent("succeed").mode(Direct)).await;
-    zombie.freeze(&held).await;
-    job.want(DesiredState::Cancelled).await;
-    zombie.another().await;
-    job.phase(Phase::Cancelled).await;
-    zombie.comes_late(&held, &[201], &node, &job, Phase::Cancelled, &[]).await;
-    job.nothing_runs().await;
-    assert!(node.diary.of(&job.uid).is_empty(), "its runner was refused");
+    super::pod_of_a_cancelled_job("controller", Direct).await;
 }
 
 /// The words of a refusal that does not hold any more.
@@ -329,11 +304,7 @@ async fn run_deletion() {
     let job = test.apply(spec).await;
     zombie.take_over(&held).await;
     job.phase(Phase::Succeeded).await;
-    within(DEADLINE, "one run to be left", async || match job.runs().await.len() {
-        1 => Ok(()),
-        n => Err(n),
-    })
-    .await;
+    first_is_removed(&job).await;
     zombie.comes_late(&held, &[404], &node, &job, Phase::Succeeded, &[1, 2]).await;
 }
 

@@ -20,8 +20,8 @@ use temporalio_client::{ActivityIdentifier, RpcOptions};
 use temporalio_sdk::ApplicationFailure;
 
 use crate::harness::{
-    ApiProxy, DEADLINE, ExecutionMode, Job, Kubelet, Node, Phase, Role, Roles, Runner, Server, Service, Test, agent,
-    audit,
+    ApiProxy, DEADLINE, DesiredState, ExecutionMode, Job, Kubelet, Node, Phase, Role, Roles, Runner, Server, Service,
+    Test, agent, audit, by_hand,
     hold::{Asked, Hold},
     job::{With, pod_name},
     player::LifeEnd,
@@ -173,6 +173,53 @@ async fn to_the_end(
     assert_eq!(zombie.pods(), runs.len());
 }
 
+/// The job is cancelled while the creation of its pod is held: its run is closed before its pod is there.
+async fn pod_of_a_cancelled_job(role: &'static str, mode: ExecutionMode) {
+    let test = Test::new().await;
+    let node = Node::automatic(&test);
+    let mut zombie = Zombie::of(&test, role, mode).await;
+    let held = zombie.hold(("create pods", "/metadata/name", Value::Null));
+    let job = test.apply(agent("succeed").mode(mode)).await;
+    zombie.freeze(&held).await;
+    job.want(DesiredState::Cancelled).await;
+    zombie.another().await;
+    if role == "temporal-worker" {
+        retried(&job).await;
+    }
+    job.phase(Phase::Cancelled).await;
+    zombie.comes_late(&held, &[201], &node, &job, Phase::Cancelled, &[]).await;
+    job.nothing_runs().await;
+    assert!(node.diary.of(&job.uid).is_empty(), "its runner was refused");
+}
+
+/// A job that keeps no run but its newest: the first agent fails, the second runs until the test ends it.
+fn second_attempt(mode: ExecutionMode) -> Value {
+    let none_kept = json!({ "runHistoryLimit": 0, "failedPodsHistoryLimit": 0 });
+    agent("fail-until?attempt=2&ms=60000").mode(mode).with(quick_retries(3)).with(none_kept)
+}
+
+/// Waits until a job has one run, and the one before it is removed.
+async fn first_is_removed(job: &Job<'_>) {
+    within(DEADLINE, "the first run to be removed", async || match job.runs().await.len() {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+}
+
+/// The first run was brought back while the second has the job: nothing comes of it, also after a cancel.
+async fn first_comes_to_nothing(node: &Node, job: &Job<'_>) {
+    within(DEADLINE, "the first run to be closed or gone", async || {
+        let runs = job.runs().await;
+        if runs.iter().all(|run| run.number() == 2 || run.is_closed()) { Ok(()) } else { Err(runs) }
+    })
+    .await;
+    job.want(DesiredState::Cancelled).await;
+    job.phase(Phase::Cancelled).await;
+    job.nothing_runs().await;
+    assert_eq!(node.diary.of(&job.uid).len(), 2);
+}
+
 /// So many attempts, with next to no wait between them.
 fn quick_retries(attempts: i32) -> Value {
     json!({ "retryPolicy": { "maximumAttempts": attempts, "initialInterval": "100ms" } })
@@ -201,11 +248,8 @@ async fn retried(job: &Job<'_>) {
 
 /// The job's pod of that number, up and running on a node that does nothing by itself, with the runner in it.
 async fn in_hand(test: &Test, job: &Job<'_>, run: i32) -> (Runner, String) {
-    let (kubelet, pod) = (Kubelet::of(test), job.pod(run).await);
-    let name = pod_name(&pod);
-    kubelet.schedule(&name).await;
-    kubelet.run(&name).await;
-    (Runner::of(test, &pod).await, name)
+    let (pod, runner) = by_hand::in_hand(&Kubelet::of(test), job, run).await;
+    (runner, pod_name(&pod))
 }
 
 /// The same, with its agent started.

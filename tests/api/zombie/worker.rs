@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::harness::{
-    DesiredState, job,
+    job,
     kubelet::End,
     runner::{failed, succeeded},
 };
@@ -46,46 +46,20 @@ async fn run_that_was_removed() {
     let node = Node::automatic(&test);
     let mut zombie = Zombie::of(&test, WORKER, TEMPORAL).await;
     let held = zombie.hold(("create agentruns", "/spec/identity/number", json!(1)));
-    let none_kept = json!({ "runHistoryLimit": 0, "failedPodsHistoryLimit": 0 });
-    let spec = agent("fail-until?attempt=2&ms=60000").mode(TEMPORAL).with(quick_retries(3)).with(none_kept);
-    let job = test.apply(spec).await;
+    let job = test.apply(second_attempt(TEMPORAL)).await;
     zombie.take_over(&held).await;
     retried(&job).await;
     job.until_run("the second run", |run| run.number() == 2 && run.may_run()).await;
-    within(DEADLINE, "the first run to be removed", async || match job.runs().await.len() {
-        1 => Ok(()),
-        n => Err(n),
-    })
-    .await;
+    first_is_removed(&job).await;
     job.phase(Phase::Running).await;
     zombie.comes_late(&held, &[201], &node, &job, Phase::Running, &[1, 2]).await;
-    within(DEADLINE, "the first run to be closed or gone", async || {
-        let runs = job.runs().await;
-        if runs.iter().all(|run| run.number() == 2 || run.is_closed()) { Ok(()) } else { Err(runs) }
-    })
-    .await;
-    job.want(DesiredState::Cancelled).await;
-    job.phase(Phase::Cancelled).await;
-    job.nothing_runs().await;
-    assert_eq!(node.diary.of(&job.uid).len(), 2);
+    first_comes_to_nothing(&node, &job).await;
 }
 
 /// The run was closed before its pod was there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_of_a_cancelled_job() {
-    let test = Test::new().await;
-    let node = Node::automatic(&test);
-    let mut zombie = Zombie::of(&test, WORKER, TEMPORAL).await;
-    let held = zombie.hold(("create pods", "/metadata/name", Value::Null));
-    let job = test.apply(agent("succeed").mode(TEMPORAL)).await;
-    zombie.freeze(&held).await;
-    job.want(DesiredState::Cancelled).await;
-    zombie.another().await;
-    retried(&job).await;
-    job.phase(Phase::Cancelled).await;
-    zombie.comes_late(&held, &[201], &node, &job, Phase::Cancelled, &[]).await;
-    job.nothing_runs().await;
-    assert!(node.diary.of(&job.uid).is_empty(), "its runner was refused");
+    super::pod_of_a_cancelled_job(WORKER, TEMPORAL).await;
 }
 
 /// The words of a refusal that does not hold any more.

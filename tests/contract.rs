@@ -156,6 +156,15 @@ fn nothing_panics_outside_tests() {
     }
 }
 
+/// What the plugin says on stderr may quote agents, so it passes the one function that escapes it.
+#[test]
+fn the_plugin_writes_to_stderr_in_one_place() {
+    for path in sources(&root().join("src/cli/plugin")).into_iter().filter(|p| !p.ends_with("text.rs")) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("eprint") && !text.contains("stderr()"), "{}: use text::say", path.display());
+    }
+}
+
 #[test]
 fn files_can_be_read_at_one_sitting() {
     for folder in ["src", "tests", "benches", "deploy"] {

@@ -13,4 +13,5 @@ mod harness;
 mod held;
 mod life;
 mod memory;
+mod terminal;
 mod zombie;

@@ -12,7 +12,6 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use super::text::plain;
 use crate::api::{AgentJob, AgentRun};
 
 /// Which cluster and namespace.
@@ -110,7 +109,7 @@ fn words(status: &kube::core::Status, name: &str, namespace: &str) -> String {
                 CRD agentjobs.kodosumi.io, or agentruns.kodosumi.io)"
             .into(),
         401 => "not authenticated: the API server refuses the kubeconfig's credentials".into(),
-        _ => plain(&status.message).into_owned(),
+        _ => status.message.clone(),
     }
 }
 

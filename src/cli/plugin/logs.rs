@@ -1,4 +1,5 @@
 //! `logs`: the agent's log, from run to run until the job ends. After a lost connection it continues where it was.
+//! The log itself is passed on as it is, as `kubectl logs` does: agents may use colours, and pipes want every byte.
 
 use std::{cell::Cell, collections::BTreeMap, io::Write};
 
@@ -10,7 +11,7 @@ use kube::api::LogParams;
 
 use super::{
     connect::Session,
-    text::plain,
+    text::say,
     watch::{self, RunChange},
 };
 use crate::api::{AgentJob, AgentRun};
@@ -69,7 +70,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
         }
     };
     match state(&found, &container) {
-        Container::Waiting(why) => bail!("the agent in pod {pod} has not started: {}", plain(&why)),
+        Container::Waiting(why) => bail!("the agent in pod {pod} has not started: {why}"),
         _ => Ok(reader().read(pod, false).await?),
     }
 }
@@ -136,7 +137,7 @@ async fn follow<'a>(
             let mut reader = reader();
             if read.replace(run.number()).is_some() {
                 reader.tail = None;
-                eprintln!("--- pod {}", run.spec.identity.pod_name);
+                say(format_args!("--- pod {}", run.spec.identity.pod_name));
             }
             one(session, &mut followed, reader, &run).await?;
         } else if watch::finished(&followed.job) {
@@ -199,7 +200,7 @@ impl Reader<'_> {
             let last = over.get() || seen;
             let Some(found) = self.session.pods().get_opt(pod).await? else {
                 if last {
-                    eprintln!("--- the pod {pod} is gone, and its log with it");
+                    say(format_args!("--- the pod {pod} is gone, and its log with it"));
                     return Ok(());
                 }
                 // A run is created before its pod.
@@ -216,7 +217,7 @@ impl Reader<'_> {
                         if e.kind() == std::io::ErrorKind::BrokenPipe {
                             return Err(e.into());
                         }
-                        eprintln!("--- the log of pod {pod}: {e}");
+                        say(format_args!("--- the log of pod {pod}: {e}"));
                         watch::a_little().await;
                     } else if before == Container::Ended {
                         return Ok(());

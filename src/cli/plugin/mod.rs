@@ -105,7 +105,7 @@ pub fn run(plugin: Plugin) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            text::say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ use super::{
     connect::Session,
     events::{self, Happened},
     render,
-    text::plain,
+    text::{plain, say},
     watch::{self, RunChange},
 };
 use crate::api::{AgentJob, AgentRun};
@@ -39,7 +39,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     }
     let job = session.job(&arguments.name).await?;
     // Users who may read jobs may lack the right to read these.
-    let or_none = |what: &str, e| eprintln!("warning: no {what}: {:#}", session.explain(e, &arguments.name));
+    let or_none = |what: &str, e| say(format_args!("warning: no {what}: {:#}", session.explain(e, &arguments.name)));
     let runs = session.runs_of(&job).await.unwrap_or_else(|e| {
         or_none("runs", e);
         Vec::new()

@@ -7,7 +7,7 @@ use clap::Args;
 use futures::TryStreamExt;
 use serde_json::json;
 
-use super::{connect::Session, watch};
+use super::{connect::Session, text::say, watch};
 use crate::api::{AgentJob, Phase, Seconds};
 
 pub(super) const EXIT_CODES: &str = "\
@@ -64,7 +64,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     };
     let name = &arguments.name;
     let Ok(ended) = ended else {
-        eprintln!("error: timed out waiting for agentjob.kodosumi.io/{name}");
+        say(format_args!("error: timed out waiting for agentjob.kodosumi.io/{name}"));
         return Ok(ExitCode::from(124));
     };
     let (phase, reached) = ended?;

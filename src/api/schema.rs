@@ -53,6 +53,24 @@ pub fn template(_: &mut SchemaGenerator) -> Schema {
     let keep = "x-kubernetes-preserve-unknown-fields";
     let text = |max: u32| json_schema!({ "type": "string", "maxLength": max });
     let named = json_schema!({ "type": "object", keep: true, "properties": { "name": text(253) } });
+    let mounts = json_schema!({ "type": "array", "maxItems": 128, "items": {
+        "type": "object", keep: true, "properties": { "name": text(253), "mountPath": text(1024) },
+    } });
+    let rules = json_schema!({ "type": "array", "maxItems": 32, "items": { "type": "object", keep: true } });
+    let volume = json_schema!({
+        "type": "object",
+        keep: true,
+        "properties": {
+            "name": text(253),
+            "projected": { "type": "object", keep: true, "properties": {
+                "sources": { "type": "array", "maxItems": 64, "items": {
+                    "type": "object", keep: true, "properties": { "serviceAccountToken": {
+                        "type": "object", keep: true, "properties": { "audience": text(1024) },
+                    } },
+                } },
+            } },
+        },
+    });
     let container = json_schema!({
         "type": "object",
         keep: true,
@@ -62,14 +80,17 @@ pub fn template(_: &mut SchemaGenerator) -> Schema {
             "image": text(1024),
             "command": { "type": "array", "maxItems": 256, "items": { "type": "string" } },
             "env": { "type": "array", "maxItems": 512, "items": named },
-            "volumeMounts": { "type": "array", "maxItems": 128, "items": {
-                "type": "object", keep: true, "properties": { "mountPath": text(1024) },
-            } },
+            "volumeMounts": mounts,
             "restartPolicy": text(32),
-            "restartPolicyRules": { "type": "array", "maxItems": 32, "items": { "type": "object", keep: true } },
+            "restartPolicyRules": rules,
             "livenessProbe": { "type": "object", keep: true },
             "startupProbe": { "type": "object", keep: true },
         },
+    });
+    let init_container = json_schema!({
+        "type": "object",
+        keep: true,
+        "properties": { "name": text(253), "volumeMounts": mounts, "restartPolicyRules": rules },
     });
     json_schema!({
         "type": "object",
@@ -90,8 +111,8 @@ pub fn template(_: &mut SchemaGenerator) -> Schema {
                 "required": ["containers"],
                 "properties": {
                     "containers": { "type": "array", "minItems": 1, "maxItems": 16, "items": container },
-                    "initContainers": { "type": "array", "maxItems": 16, "items": named },
-                    "volumes": { "type": "array", "maxItems": 128, "items": named },
+                    "initContainers": { "type": "array", "maxItems": 16, "items": init_container },
+                    "volumes": { "type": "array", "maxItems": 128, "items": volume },
                     "restartPolicy": text(32),
                     "hostPID": { "type": "boolean" },
                     "shareProcessNamespace": { "type": "boolean" },

@@ -24,7 +24,23 @@ fn pod(patch: Value) -> Value {
     agent("succeed").with(json!({ "template": { "spec": patch } }))
 }
 
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
+/// Those of the specs that are accepted, or refused without the field's name.
+async fn refused(test: &Test, cases: Vec<(Value, &str)>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (spec, field) in cases {
+        let object: DynamicObject = serde_json::from_value(manifest("job", spec.clone())).expect("an object");
+        match test.raw_jobs().create(&PostParams::default(), &object).await {
+            Err(kube::Error::Api(e)) if e.code == 422 && e.message.contains(field) => {}
+            Err(e) => wrong.push(format!("{field} is not named: {e}")),
+            Ok(_) => {
+                wrong.push(format!("accepted, in spite of {field}: {spec}"));
+                test.raw_jobs().delete("job", &Default::default()).await.expect("delete");
+            }
+        }
+    }
+    wrong
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
     let test = Test::new().await;
@@ -83,10 +99,6 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (container(json!({ "livenessProbe": { "exec": {} } })), "spec.template.spec.containers[0].livenessProbe"),
         (container(json!({ "startupProbe": { "exec": {} } })), "spec.template.spec.containers[0].startupProbe"),
         (container(json!({ "env": [{ "name": "KODO_FID", "value": "x" }] })), "spec.template.spec.containers[0].env"),
-        (
-            container(json!({ "volumeMounts": [{ "name": "v", "mountPath": "/koco/bin" }] })),
-            "spec.template.spec.containers[0].volumeMounts",
-        ),
         (pod(json!({ "containers": [] })), "spec.template.spec.containers"),
         (pod(json!({ "restartPolicy": "OnFailure" })), "spec.template.spec.restartPolicy"),
         (pod(json!({ "hostPID": true })), "spec.template.spec.hostPID"),
@@ -98,18 +110,7 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
             "spec.template.spec.initContainers",
         ),
     ];
-    let mut wrong = Vec::new();
-    for (spec, field) in cases {
-        let object: DynamicObject = serde_json::from_value(manifest("job", spec.clone())).expect("an object");
-        match test.raw_jobs().create(&PostParams::default(), &object).await {
-            Err(kube::Error::Api(e)) if e.code == 422 && e.message.contains(field) => {}
-            Err(e) => wrong.push(format!("{field} is not named: {e}")),
-            Ok(_) => {
-                wrong.push(format!("accepted, in spite of {field}: {spec}"));
-                test.raw_jobs().delete("job", &Default::default()).await.expect("delete");
-            }
-        }
-    }
+    let mut wrong = refused(&test, cases).await;
     let long = "a".repeat(64);
     let object: DynamicObject = serde_json::from_value(manifest(&long, agent("succeed"))).expect("an object");
     let refused = test.raw_jobs().create(&PostParams::default(), &object).await;
@@ -117,6 +118,49 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         wrong.push("a name of 64 characters".into());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What koco puts into the pod, no container of the template gets hold of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_volumes_the_path_and_the_token_of_the_runner_are_not_for_templates() {
+    let test = Test::new().await;
+    let mut cases = Vec::new();
+    for path in ["/koco", "/koco/", "/koco/bin", "//koco", "//koco//bin", "/./koco", "koco", "./koco/bin"] {
+        let field = "spec.template.spec.containers[0].volumeMounts[*].mountPath: /koco is the operator's";
+        cases.push((container(json!({ "volumeMounts": [{ "name": "v", "mountPath": path }] })), field));
+    }
+    for path in ["/koco/../koco", "/data/../koco", "..", "/data/.."] {
+        let field = "spec.template.spec.containers[0].volumeMounts[*].mountPath: ";
+        cases.push((container(json!({ "volumeMounts": [{ "name": "v", "mountPath": path }] })), field));
+    }
+    let one_of = |name: &str, more: Value| json!({ "name": name, "image": "i", "command": ["/x"] }).with(more);
+    for volume in ["koco-bin", "koco-token", "koco-state", "koco-x"] {
+        let mounts = json!({ "volumeMounts": [{ "name": volume, "mountPath": "/x" }] });
+        cases.push((container(mounts.clone()), "spec.template.spec.containers[*].volumeMounts[*].name"));
+        let sidecar = json!({ "containers": [one_of("agent", json!({})), one_of("side", mounts.clone())] });
+        cases.push((pod(sidecar), "spec.template.spec.containers[*].volumeMounts[*].name"));
+        let init = json!({ "initContainers": [one_of("init", mounts)] });
+        cases.push((pod(init), "spec.template.spec.initContainers[*].volumeMounts[*].name"));
+    }
+    let rules = json!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "NotIn", "values": [0] } }]);
+    let init = one_of("init", json!({ "restartPolicy": "Always", "restartPolicyRules": rules }));
+    cases.push((pod(json!({ "initContainers": [init] })), "spec.template.spec.initContainers[*].restartPolicyRules"));
+    let token = |audience: &str| {
+        let source = json!({ "serviceAccountToken": { "audience": audience, "path": "token" } });
+        pod(json!({ "volumes": [{ "name": "v", "projected": { "sources": [{ "downwardAPI": {} }, source] } }] }))
+    };
+    let field = "spec.template.spec.volumes[*].projected.sources[*].serviceAccountToken.audience";
+    cases.push((token("koco-gateway"), field));
+    let wrong = refused(&test, cases).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What only looks like it is taken: native sidecars, other audiences, other paths.
+    test.apply(token("vault")).await;
+    test.apply(pod(json!({ "initContainers": [one_of("side", json!({ "restartPolicy": "Always" }))] }))).await;
+    for path in ["/kocoa", "/data/koco", "/.koco", "/a..b"] {
+        let volume = json!([{ "name": "v", "emptyDir": {} }]);
+        let spec = container(json!({ "volumeMounts": [{ "name": "v", "mountPath": path }] }));
+        test.apply(spec.with(json!({ "template": { "spec": { "volumes": volume } } }))).await;
+    }
 }
 
 #[expect(clippy::too_many_lines, reason = "a table of cases")]

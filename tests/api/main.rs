@@ -13,5 +13,6 @@ mod harness;
 mod held;
 mod life;
 mod memory;
+mod rights;
 mod terminal;
 mod zombie;

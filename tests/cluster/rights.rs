@@ -146,7 +146,7 @@ async fn each_role_and_user_may_do_what_it_needs_and_nothing_else() {
         found.extend(wrong(&test, &chart.user(role), rights).await);
     }
     // Elsewhere, and of the cluster. The group, the resource, its namespace, its name, and whether.
-    let ns = test.namespace.as_str();
+    let ns = chart.namespace.as_str();
     let cases = [
         ("gateway", "create", "authentication.k8s.io", "tokenreviews", "", "", true),
         ("gateway", "update", "", "secrets", ns, "koco-gateway-tls", true),
@@ -161,6 +161,7 @@ async fn each_role_and_user_may_do_what_it_needs_and_nothing_else() {
         ("controller", "update", "coordination.k8s.io", "leases", ns, "koco-controller", true),
         ("controller", "update", "coordination.k8s.io", "leases", ns, "another", false),
         ("controller", "create", "", "pods", "default", "", false),
+        ("controller", "create", "", "pods", ns, "", false),
         ("temporal-worker", "watch", "", "configmaps", ns, "koco-gateway-ca", true),
         ("temporal-worker", "create", "", "pods", "default", "", false),
         ("temporal-worker", "create", "kodosumi.io", "agentruns", "default", "", false),

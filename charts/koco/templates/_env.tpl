@@ -24,7 +24,7 @@
 {{/* What those need who create pods. */}}
 {{- define "koco.env.pods" -}}
 - name: KOCO_RUNNER_IMAGE
-  value: {{ default (include "koco.image" .) .Values.runner.image | quote }}
+  value: {{ include "koco.runnerImage" . | quote }}
 - name: KOCO_RUNNER_IMAGE_PULL_POLICY
   value: {{ default .Values.image.pullPolicy .Values.runner.imagePullPolicy | quote }}
 - name: KOCO_GATEWAY_URL

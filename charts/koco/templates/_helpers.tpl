@@ -60,6 +60,16 @@ app.kubernetes.io/component: {{ .role }}
 {{- end }}
 {{- end }}
 
+{{/* The image that the runner is copied from. */}}
+{{- define "koco.runnerImage" -}}
+{{- default (include "koco.image" .) .Values.runner.image }}
+{{- end }}
+
+{{/* The same without its tag and digest. */}}
+{{- define "koco.runnerRepository" -}}
+{{- regexReplaceAll ":[^:/]*$" (include "koco.runnerImage" . | regexFind "^[^@]*") "" }}
+{{- end }}
+
 {{- define "koco.serviceAccount" -}}
 {{- $sa := (index .root.Values .role).serviceAccount }}
 {{- default (printf "%s-%s" (include "koco.fullname" .root) .role) $sa.name }}
@@ -81,6 +91,11 @@ app.kubernetes.io/component: {{ .role }}
 {{- end }}
 {{- if and (or $t.tls.caSecret $t.tls.clientCertSecret $t.tls.serverName) (not $t.tls.enabled) }}
 {{- fail "temporal.tls.caSecret, clientCertSecret or serverName is set, but temporal.tls.enabled is false" }}
+{{- end }}
+{{- range list "kube-system" .Release.Namespace }}
+{{- if has . $.Values.watchNamespaces }}
+{{- fail (printf "watchNamespaces: AgentJobs are not served in %s: who may create them there could use the accounts of the cluster's or the operator's own pods" .) }}
+{{- end }}
 {{- end }}
 {{- range $role := list "controller" "worker" "gateway" }}
 {{- $sa := (index $.Values $role).serviceAccount }}

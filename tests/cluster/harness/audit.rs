@@ -72,11 +72,16 @@ pub struct Count {
     pub conflicts: usize,
 }
 
+/// The namespace of a test's operator, where that has one of its own.
+pub fn operators(namespace: &str) -> String {
+    format!("{namespace}-k")
+}
+
 /// How many requests of each kind a test's roles have made, which must run with accounts of their own (see
 /// [`super::chart`]), and how many jobs were created. Not those of the node, the scheduler, or a test that
 /// reads. A watch counts once it has ended.
 pub fn requests(namespace: &str) -> BTreeMap<Kind, Count> {
-    let account = format!("system:serviceaccount:{namespace}:");
+    let account = format!("system:serviceaccount:{}:", operators(namespace));
     let mut counted: BTreeMap<Kind, Count> = BTreeMap::new();
     for event in about(namespace) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();

@@ -1,5 +1,6 @@
-//! The chart's rights for one test: accounts, roles and policies as Helm would install them, but for the test's
-//! namespace alone. The audit log then distinguishes the roles, and they can do no more than the chart allows.
+//! The chart's rights for one test: accounts, roles and policies as Helm would install them, in a namespace of their own
+//! and for the test's namespace alone. The audit log then distinguishes the roles, and they can do no more than the chart
+//! allows.
 
 use std::path::PathBuf;
 
@@ -7,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Roles, Server, Test,
-    cluster::{feed, kubectl, run},
+    Roles, Server, Test, audit,
+    cluster::{IMAGE, feed, kubectl, run},
 };
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
@@ -28,17 +29,21 @@ const KINDS: [&str; 9] = [
 /// Installed until it is dropped.
 pub struct Chart<'t> {
     test: &'t Test,
+    /// The operator's: jobs are not served there.
+    pub namespace: String,
     release: String,
 }
 
 impl<'t> Chart<'t> {
     pub fn install(test: &'t Test) -> Self {
         let random = &test.namespace[test.namespace.len() - 5..];
-        let chart = Self { test, release: format!("koco-{random}") };
+        let chart = Self { test, namespace: audit::operators(&test.namespace), release: format!("koco-{random}") };
         let dev = &test.cluster.dev;
+        kubectl(&["create", "namespace", &chart.namespace]).expect("a namespace");
         let namespaces = format!("watchNamespaces={{{}}}", test.namespace);
-        let args = ["template", &chart.release, CHART, "--namespace", &test.namespace, "--set", &namespaces];
-        let more = ["--set", "crds.install=false", "--set", "temporal.address=temporal:7233"];
+        let args = ["template", &chart.release, CHART, "--namespace", &chart.namespace, "--set", &namespaces];
+        let image = format!("runner.image={IMAGE}");
+        let more = ["--set", "crds.install=false", "--set", "temporal.address=temporal:7233", "--set", &image];
         let text = run(dev, "helm", &[args.as_slice(), &more].concat()).expect("helm template");
         let documents = serde_yaml_ng::Deserializer::from_str(&text);
         let objects = documents.map(|d| Value::deserialize(d).expect("YAML"));
@@ -51,7 +56,7 @@ impl<'t> Chart<'t> {
 
     /// The account of a role, as the API server calls it.
     pub fn user(&self, role: &str) -> String {
-        format!("system:serviceaccount:{}:{}", self.test.namespace, self.account(role))
+        format!("system:serviceaccount:{}:{}", self.namespace, self.account(role))
     }
 
     /// The account of a role, by the name of its command.
@@ -65,6 +70,7 @@ impl<'t> Chart<'t> {
         for role in &mut roles.list {
             let kubeconfig = self.kubeconfig(role.name).display().to_string();
             role.process.set("KUBECONFIG", Some(kubeconfig));
+            role.process.set("KOCO_NAMESPACE", Some(self.namespace.clone()));
         }
         roles.start().await;
         roles
@@ -72,7 +78,7 @@ impl<'t> Chart<'t> {
 
     /// That of the administrator, with a token of the role's account instead of his credentials.
     fn kubeconfig(&self, role: &str) -> PathBuf {
-        let ns = self.test.namespace.as_str();
+        let ns = self.namespace.as_str();
         let token = kubectl(&["create", "token", &self.account(role), "-n", ns]).expect("a token");
         let text = std::fs::read_to_string(std::env::var("KUBECONFIG").expect("KUBECONFIG")).expect("the kubeconfig");
         let mut config: Value = serde_yaml_ng::from_str(&text).expect("a kubeconfig");
@@ -86,12 +92,13 @@ impl<'t> Chart<'t> {
 
 impl Drop for Chart<'_> {
     fn drop(&mut self) {
-        // Objects in the namespace are deleted with it.
+        // Objects in the namespaces are deleted with them.
+        let _ = kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
         let kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings";
         let label = format!("app.kubernetes.io/instance={}", self.release);
         let _ = kubectl(&["delete", kinds, "-l", &label, "--wait=false"]);
         for role in ["controller", "gateway", "temporal-worker"] {
-            let file = format!("data/tests/kubeconfig-{}-{role}", self.test.namespace);
+            let file = format!("data/tests/kubeconfig-{}-{role}", self.namespace);
             let _ = std::fs::remove_file(self.test.cluster.dev.join(file));
         }
     }

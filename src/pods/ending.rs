@@ -3,9 +3,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{AgentContainer, PodView};
+use super::{AgentContainer, NodeState, PodView};
 use crate::{
-    api::{AgentRun, Termination},
+    api::{AgentRun, Termination, TerminationSource},
     lifecycle,
     protocol::error_types,
 };
@@ -13,7 +13,8 @@ use crate::{
 /// How a run ended whose agent's container has ended, or whose pod is gone; `None` while it may still run.
 ///
 /// `pod` must be the run's own (see [`is_pod_of`]); `None` means that the API server, not a cache, has no such pod.
-pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termination> {
+/// `node` is the pod's, once it was read: see [`depends_on_node`].
+pub fn derive(run: &AgentRun, pod: Option<&PodView>, node: Option<&NodeState>, now: &Time) -> Option<Termination> {
     let observed = |kind: &str, message: String, exit_code| lifecycle::observed(run, kind, message, exit_code, now);
     let Some(pod) = pod else {
         return Some(observed(error_types::DISRUPTED, "the pod was deleted".into(), None));
@@ -34,6 +35,12 @@ pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termi
     }
     let taken = pod.disruption.as_ref().map(|(reason, message)| format!("{reason}: {message}"));
     let taken = taken.or_else(|| pod.reason.clone()).or_else(|| pod.deleting().then(|| "the pod was deleted".into()));
+    let taken = taken.or_else(|| {
+        let unknown = is_unknown(reason, *exit_code);
+        unknown.then(|| format!("the node does not know how the container ended: {reason}"))
+    });
+    let lost = node.and_then(NodeState::lost).map(|why| format!("the container ended without a word, and {why}"));
+    let taken = taken.or(lost);
     Some(match taken {
         Some(why) => observed(error_types::DISRUPTED, why, code),
         None => {
@@ -43,6 +50,25 @@ pub fn derive(run: &AgentRun, pod: Option<&PodView>, now: &Time) -> Option<Termi
             observed(error_types::RUNNER_LOST, message, code)
         }
     })
+}
+
+/// Whether the kubelet or the container runtime lost sight of a container, as after a reboot of its node.
+fn is_unknown(reason: &str, exit_code: i32) -> bool {
+    reason == "ContainerStatusUnknown" || (reason == "Unknown" && exit_code == 255)
+}
+
+/// The end of a run whose runner is silent: a disruption if its node is lost, else its own fault.
+pub fn unresponsive(run: &AgentRun, node: Option<&NodeState>, message: &str, now: &Time) -> Termination {
+    match node.and_then(NodeState::lost) {
+        Some(why) => lifecycle::koco(run, error_types::DISRUPTED, format!("{message}, and {why}"), now),
+        None => lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message.into(), now),
+    }
+}
+
+/// Whether an end would be another if the pod's node is lost, so that the node is to be read before it is recorded.
+pub fn depends_on_node(end: &Termination) -> bool {
+    let lost = [error_types::RUNNER_LOST, error_types::HEARTBEAT_TIMEOUT];
+    end.source != TerminationSource::Runner && end.error.as_ref().is_some_and(|e| lost.contains(&e.kind.as_str()))
 }
 
 /// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it,
@@ -82,7 +108,10 @@ mod tests {
         AgentContainer::Ended { exit_code, reason: reason.into(), ending: None }
     }
     fn kind(pod: Option<&PodView>, started: bool) -> Option<String> {
-        derive(&run(started), pod, &Time(Timestamp::UNIX_EPOCH)).map(|t| t.error.unwrap().kind)
+        kind_on(None, pod, started)
+    }
+    fn kind_on(node: Option<&NodeState>, pod: Option<&PodView>, started: bool) -> Option<String> {
+        derive(&run(started), pod, node, &Time(Timestamp::UNIX_EPOCH)).map(|t| t.error.unwrap().kind)
     }
 
     #[test]
@@ -102,6 +131,31 @@ mod tests {
         let drained =
             PodView { disruption: Some(("EvictionByEvictionAPI".into(), "".into())), ..pod(ended(143, "Error")) };
         assert_eq!(kind(Some(&drained), true).as_deref(), Some("Disrupted"));
+    }
+
+    #[test]
+    fn an_end_without_a_word_on_a_lost_node_is_a_disruption() {
+        let (lost, silent) = (NodeState::Lost("node n is gone".into()), pod(ended(137, "Error")));
+        assert_eq!(kind_on(Some(&NodeState::Ready), Some(&silent), true).as_deref(), Some("RunnerLost"));
+        assert_eq!(kind_on(Some(&lost), Some(&silent), true).as_deref(), Some("Disrupted"));
+        assert_eq!(kind_on(Some(&lost), Some(&pod(ended(137, "OOMKilled"))), true).as_deref(), Some("OOMKilled"));
+        assert_eq!(kind_on(Some(&lost), Some(&silent), false).as_deref(), Some("NotStarted"));
+        for (code, reason) in [(137, "ContainerStatusUnknown"), (255, "Unknown")] {
+            assert_eq!(kind(Some(&pod(ended(code, reason))), true).as_deref(), Some("Disrupted"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn silence_is_the_runners_own_unless_its_node_is_lost() {
+        let end = |node| unresponsive(&run(true), node, "nothing was heard", &Time(Timestamp::UNIX_EPOCH));
+        let (lost, alone) = (end(Some(&NodeState::Lost("node n is gone".into()))), end(Some(&NodeState::Ready)));
+        assert!(depends_on_node(&alone) && !depends_on_node(&lost));
+        assert_eq!(alone.error.unwrap().kind, "HeartbeatTimeout");
+        let error = lost.error.unwrap();
+        assert_eq!(
+            (error.kind.as_str(), error.message.as_str()),
+            ("Disrupted", "nothing was heard, and node n is gone")
+        );
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct PodView {
     pub uid: String,
     /// The UID of the AgentRun that owns it, if one does.
     pub run_uid: Option<String>,
+    /// The node that it is bound to.
+    pub node: Option<String>,
     /// When it was created.
     pub created: Option<Time>,
     /// If it is being deleted, the end of its grace period.
@@ -88,6 +90,7 @@ impl PodView {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
             run_uid: owner(pod),
+            node: spec.and_then(|s| s.node_name.clone()),
             created: meta.creation_timestamp.clone(),
             deletion_deadline: meta.deletion_timestamp.clone(),
             gated,

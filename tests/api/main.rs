@@ -12,6 +12,7 @@ mod forged;
 mod harness;
 mod held;
 mod life;
+mod lost_node;
 mod memory;
 mod rights;
 mod terminal;

@@ -160,9 +160,13 @@ async fn each_role_and_user_may_do_what_it_needs_and_nothing_else() {
         ("controller", "get", "", "namespaces", "", "default", false),
         ("controller", "update", "coordination.k8s.io", "leases", ns, "koco-controller", true),
         ("controller", "update", "coordination.k8s.io", "leases", ns, "another", false),
+        ("controller", "get", "", "nodes", "", "", true),
+        ("controller", "list", "", "nodes", "", "", false),
         ("controller", "create", "", "pods", "default", "", false),
         ("controller", "create", "", "pods", ns, "", false),
         ("temporal-worker", "watch", "", "configmaps", ns, "koco-gateway-ca", true),
+        ("temporal-worker", "get", "", "nodes", "", "", true),
+        ("temporal-worker", "list", "", "nodes", "", "", false),
         ("temporal-worker", "create", "", "pods", "default", "", false),
         ("temporal-worker", "create", "kodosumi.io", "agentruns", "default", "", false),
     ];

@@ -37,6 +37,10 @@
 {{- end }}
 
 {{- define "koco.rules.controller.cluster" -}}
+# Sees whether the node of a run whose runner is lost is lost, too: that is a disruption. Never by list or watch.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
@@ -94,6 +98,10 @@
 {{- end }}
 
 {{- define "koco.rules.worker.cluster" -}}
+# Sees whether the node of a run whose runner is lost is lost, too: that is a disruption. Never by list or watch.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]

@@ -21,6 +21,7 @@ use crate::{
     api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef},
     controller::ControllerError,
     platform::{metrics::Metrics, store},
+    pods::node,
 };
 
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
@@ -78,11 +79,11 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         return Ok(controller::Action::requeue(WATCH_LAG / 4));
     }
     let mut observed = observe(job, context).await?;
-    let mut plan = decide(job, &observed, context);
+    let mut plan = decide(job, &mut observed, context).await?;
     let mut target = Target { job: job.clone(), whole: false };
     if plan.actions.contains(&Action::AddFinalizer) {
         target = Target { job: execute::add_finalizer(job, context).await?, whole: true };
-        plan = decide(&target.job, &observed, context);
+        plan = decide(&target.job, &mut observed, context).await?;
     }
     let before = |action: &&Action| action.follows_from_spec();
     let mut taken = true;
@@ -91,7 +92,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         taken = execute::all(&target, context, &first).await?;
         // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
-        let mut again = decide(&target.job, &observed, context);
+        let mut again = decide(&target.job, &mut observed, context).await?;
         again.actions.retain(|a| !a.follows_from_spec());
         plan = again;
     }
@@ -128,7 +129,8 @@ pub(super) fn now() -> Time {
     Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }
 
-fn decide(job: &AgentJob, observed: &ObservedState, context: &Context) -> Plan {
+/// Plans, with the node of the newest run's pod if the plan depends on that.
+async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context) -> Result<Plan, ControllerError> {
     let operator = OperatorContext {
         defaults: &context.defaults,
         cluster: &context.cluster,
@@ -136,7 +138,10 @@ fn decide(job: &AgentJob, observed: &ObservedState, context: &Context) -> Plan {
         temporal_configured: context.temporal.is_configured(),
         now: now(),
     };
-    plan::plan(job, observed, &operator)
+    let plan = plan::plan(job, observed, &operator);
+    let Some(node) = plan.node_to_read(observed) else { return Ok(plan) };
+    observed.node = Some(node::read(&context.client, node).await?);
+    Ok(plan::plan(job, observed, &operator))
 }
 
 /// How long the write may be delayed, if all changes are informative and the last write was recent.

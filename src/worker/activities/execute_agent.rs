@@ -9,7 +9,7 @@ use crate::{
     api::{AgentRun, ErrorStatus, StartGrant, Termination},
     lifecycle::{self, Ended},
     platform::store::StoreError,
-    pods::{PodView, ending},
+    pods::{NodeState, PodView, ending, node},
     protocol::{
         error_types,
         workflow::{AgentResult, ExecuteAgent},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often the decision is repeated at the most: each time with one more fact, or after a conflict.
-const LOOKS: usize = 6;
+const LOOKS: usize = 7;
 
 /// The facts for a decision on a run.
 struct Ask<'a> {
@@ -27,6 +27,8 @@ struct Ask<'a> {
     counts: bool,
     /// The run's pod, if it was read before the run: a runner reports its end before its pod ends.
     pod: Option<Option<PodView>>,
+    /// The node of the pod, if it was read.
+    node: Option<NodeState>,
     now: Time,
 }
 
@@ -43,6 +45,8 @@ enum Binding {
     AskTemporal,
     /// First read the pod, and then the run again.
     LookAtPod,
+    /// First read this node.
+    LookAtNode(String),
 }
 
 fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
@@ -67,8 +71,13 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     }
     let Some(pod) = &ask.pod else { return Binding::LookAtPod };
     let pod = pod.as_ref().filter(|p| ending::is_pod_of(run, p));
-    if let Some(ended) = ending::derive(run, pod, &ask.now) {
-        return Binding::Close(Box::new(ended));
+    let node = ask.node.as_ref();
+    let close = |end| match pod.and_then(|p| p.node.clone()) {
+        Some(name) if node.is_none() && ending::depends_on_node(&end) => Binding::LookAtNode(name),
+        _ => Binding::Close(Box::new(end)),
+    };
+    if let Some(ended) = ending::derive(run, pod, node, &ask.now) {
+        return close(ended);
     }
     // A heartbeat time-out alone proves nothing: Temporal or all gateways may have been down. A gateway that received
     // no acknowledgement of a binding does. A runner that never registered can't have started its agent.
@@ -76,8 +85,8 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     let silent = !run.is_ready() || (unresponsive && run.acknowledged_binding() < old.binding);
     if same && old.binding >= 1 && silent {
         // Recorded, so that a runner that reconnects can't report another end, and the job's status is right.
-        let message = "the runner sent nothing for twice the heartbeat time-out".into();
-        return Binding::Close(Box::new(lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, &ask.now)));
+        let message = "the runner sent nothing for twice the heartbeat time-out";
+        return close(ending::unresponsive(run, node, message, &ask.now));
     }
     Binding::Grant(grant(&old.time, old.binding.saturating_add(1)))
 }
@@ -159,7 +168,7 @@ async fn read(a: &Activities, input: &ExecuteAgent) -> Result<AgentRun, Activity
 /// The run, bound to this task or closed.
 async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
     let runs = a.runs_in(&input.job);
-    let mut ask = Ask { task, counts: false, pod: None, now: now() };
+    let mut ask = Ask { task, counts: false, pod: None, node: None, now: now() };
     let mut run = read(a, input).await?;
     for _ in 0..LOOKS {
         let written = runs.modify_spec(run.clone(), |run, spec| {
@@ -182,6 +191,7 @@ async fn settle(a: &Activities, task: &Task, input: &ExecuteAgent) -> Result<Age
                 ask.pod = Some(a.pods_in(&input.job).get(&run.spec.identity.pod_name).await?);
                 run = read(a, input).await?;
             }
+            Err(Stop::Other(Binding::LookAtNode(name))) => ask.node = Some(node::read(&a.client, &name).await?),
             Err(Stop::Other(_)) => {
                 let closed = runs.modify_status(run.clone(), |run, status| match bind(run, &ask) {
                     Binding::Close(termination) => {

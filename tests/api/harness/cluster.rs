@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::OnceLock};
 
-use super::tools::policy_in_force;
 pub use super::tools::{feed, kubectl, port, run};
+use super::{kubelet, tools::policy_in_force};
 
 /// Where the roles listen, and runners reach the gateway.
 pub const NODE_IP: &str = "127.0.0.1";
@@ -40,5 +40,7 @@ fn prepare() -> Result<Cluster, String> {
     let cluster = Cluster { dev: variable("KOCO_DEV_DIR")?.into(), temporal: variable("TEMPORAL_ADDRESS")? };
     variable("KUBECONFIG")?;
     policy_in_force(&cluster.dev)?;
+    let node = kubelet::node(kubelet::NODE, "True").to_string();
+    feed(&cluster.dev, "kubectl", &["apply", "--server-side", "-f", "-"], node.as_bytes())?;
     Ok(cluster)
 }

@@ -1,7 +1,10 @@
 //! A kubelet without a node, and the scheduler with it: writes the statuses of pods as they would, step by step, when
 //! the test says so. [`super::Node`] takes these steps by itself.
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -10,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Test, within};
 
-/// The node that pods are on. There is no such object.
-const NODE: &str = "played";
+/// The node that pods are on, if the test says nothing else. It is always ready.
+pub const NODE: &str = "played";
 
 /// How a container ended.
 #[derive(Clone, Debug)]
@@ -43,18 +46,40 @@ impl End {
 #[derive(Clone)]
 pub struct Kubelet {
     pods: Api<Pod>,
+    nodes: Api<Node>,
+    node: String,
 }
 
 impl Kubelet {
     pub fn of(test: &Test) -> Self {
-        Self { pods: test.pods() }
+        Self { pods: test.pods(), nodes: Api::all(test.client.clone()), node: NODE.into() }
+    }
+
+    /// That of a node of its own, which is ready.
+    pub async fn on_a_node(test: &Test) -> Self {
+        let kubelet = Self { node: test.namespace.clone(), ..Self::of(test) };
+        let node = serde_json::from_value(node(&kubelet.node, "True")).expect("a node");
+        kubelet.nodes.create(&PostParams::default(), &node).await.expect("a node");
+        kubelet
+    }
+
+    /// The node is not ready any more, as the node controller says of one that nothing is heard of.
+    pub async fn is_lost(&self) {
+        let lost = Patch::Merge(node(&self.node, "Unknown"));
+        self.nodes.patch_status(&self.node, &PatchParams::default(), &lost).await.expect("a node's status");
+    }
+
+    /// The node is ready again.
+    pub async fn is_back(&self) {
+        let back = Patch::Merge(node(&self.node, "True"));
+        self.nodes.patch_status(&self.node, &PatchParams::default(), &back).await.expect("a node's status");
     }
 
     /// The scheduler binds it; its containers are being created.
     pub async fn schedule(&self, pod: &str) {
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod },
-            "target": { "apiVersion": "v1", "kind": "Node", "name": NODE },
+            "target": { "apiVersion": "v1", "kind": "Node", "name": self.node },
         });
         let bound = self.pods.create_subresource::<_, Value>("binding", pod, &PostParams::default(), &binding).await;
         bound.unwrap_or_else(|e| panic!("binding {pod}: {e}"));
@@ -151,6 +176,15 @@ impl Kubelet {
         let written = self.pods.patch_status(pod, &PatchParams::default(), &patch).await;
         written.unwrap_or_else(|e| panic!("the status of {pod}: {e}"));
     }
+}
+
+/// A node, and whether it is ready.
+pub fn node(name: &str, ready: &str) -> Value {
+    let condition = json!({ "type": "Ready", "status": ready, "reason": "Played" });
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "spec": { "unschedulable": true },
+        "status": { "conditions": [condition] },
+    })
 }
 
 fn now() -> String {

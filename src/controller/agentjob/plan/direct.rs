@@ -168,7 +168,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
             return decision.again(limit - waited + Duration::from_secs(1));
         }
         let message = format!("the runner sent nothing for {} s", waited.as_secs());
-        let lost = lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message, view.now());
+        let lost = ending::unresponsive(run, view.observed.node.as_ref(), &message, view.now());
         return decision.with(Action::close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
     }
     let told = run.spec.command.as_ref().filter(|c| c.state == DesiredState::Cancelled);

@@ -27,7 +27,7 @@ use crate::{
         SentRequest, Termination, WorkflowStatus,
     },
     platform::settings::Defaults,
-    pods::PodView,
+    pods::{NodeState, PodView, ending},
     protocol::workflow::{Input, Request, RunnerFailed, StatusAnswer},
     runs::NewRun,
     temporal::Closed,
@@ -47,6 +47,8 @@ pub struct ObservedState {
     pub pods: Vec<PodView>,
     /// Whether the pod of the newest run existed and is gone now, according to the API server, not a cache.
     pub pod_is_gone: bool,
+    /// The node of the newest run's pod, if a decision depends on it: see [`Plan::node_to_read`].
+    pub node: Option<NodeState>,
     /// The pod of the run before `status.activeRun`, if it may still run. No other is created before it has ended.
     pub previous_pod: Option<PodView>,
     /// The last snapshot of its workflow, since this process started.
@@ -211,6 +213,19 @@ pub struct Plan {
     pub events: Vec<Event>,
     /// When to reconcile again even without a change.
     pub requeue: Option<Duration>,
+}
+
+impl Plan {
+    /// The node to read before this plan is carried out: it closes the run of this pod because its runner is lost, which
+    /// is a disruption if its node is.
+    pub fn node_to_read<'a>(&self, observed: &'a ObservedState) -> Option<&'a str> {
+        let closed = self.actions.iter().find_map(|action| match action {
+            Action::CloseRun { run, termination, .. } if ending::depends_on_node(termination) => Some(run),
+            _ => None,
+        });
+        let run = closed.filter(|_| observed.node.is_none())?;
+        observed.pods.iter().find(|pod| ending::is_pod_of(run, pod))?.node.as_deref()
+    }
 }
 
 /// What is decided about the attempts of a job: the parts of the status that follow from it, and what to do. A part

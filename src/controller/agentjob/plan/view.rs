@@ -8,7 +8,7 @@ use super::{ObservedState, OperatorContext};
 use crate::{
     api::{
         AgentJob, AgentJobStatus, AgentRun, DesiredState, ErrorStatus, ExecutionMode, Phase, Resolved, RunnerState,
-        Termination,
+        Termination, TerminationSource,
     },
     lifecycle::{self, Policy},
     pods::{PodView, ending},
@@ -122,8 +122,9 @@ impl<'a> JobView<'a> {
 
     /// Whether the newest run's runner was lost, and its agent may run on, on an unreachable node.
     pub fn is_lost(&self) -> bool {
-        let error = self.termination().and_then(|t| t.error.as_ref());
-        error.is_some_and(|e| e.kind == error_types::HEARTBEAT_TIMEOUT) && self.pod_may_run()
+        let judged = self.termination().filter(|t| t.source == TerminationSource::Koco).and_then(|t| t.error.as_ref());
+        let lost = [error_types::HEARTBEAT_TIMEOUT, error_types::DISRUPTED];
+        judged.is_some_and(|e| lost.contains(&e.kind.as_str())) && self.pod_may_run()
     }
 
     /// Whether the newest run's pod is there and its agent has not ended.
@@ -135,8 +136,8 @@ impl<'a> JobView<'a> {
     pub fn derived_termination(&self) -> Option<Termination> {
         let run = self.run.filter(|r| !r.is_closed())?;
         match self.pod {
-            Some(pod) => ending::derive(run, Some(pod), self.now()),
-            None if self.observed.pod_is_gone => ending::derive(run, None, self.now()),
+            Some(pod) => ending::derive(run, Some(pod), self.observed.node.as_ref(), self.now()),
+            None if self.observed.pod_is_gone => ending::derive(run, None, None, self.now()),
             None => None,
         }
     }

@@ -21,7 +21,7 @@ fn looked(pod: Option<PodView>) -> Option<Option<PodView>> {
 }
 
 fn decide(run: &AgentRun, attempt: u32, counts: bool, pod: Option<Option<PodView>>) -> Binding {
-    bind(run, &Ask { task: &fake::task(attempt), counts, pod, now: now() })
+    bind(run, &Ask { task: &fake::task(attempt), counts, pod, node: None, now: now() })
 }
 
 fn number(binding: Binding) -> i32 {
@@ -68,6 +68,24 @@ fn silence_under_a_binding_is_loss_and_a_time_out_alone_is_not() {
     let again = decide(&granted(3, "run", 1, answers(0, false)), 2, false, running());
     let Binding::Grant(grant) = again else { panic!("{again:?}") };
     assert_eq!(grant.time, granted(3, "run", 1, |_| {}).spec.grant.unwrap().time, "it started when it started");
+}
+
+#[test]
+fn the_node_of_a_lost_runner_decides_whether_it_was_disrupted() {
+    let run = granted(3, "run", 1, answers(2, true));
+    let on = |agent| Some(Some(PodView { node: Some("n".into()), ..pod(agent) }));
+    let killed = || AgentContainer::Ended { exit_code: 137, reason: "Error".into(), ending: None };
+    let decided = |agent, node| {
+        let task = fake::task(2);
+        bind(&run, &Ask { task: &task, counts: false, pod: on(agent), node, now: now() })
+    };
+    for agent in [|| AgentContainer::Running, killed] {
+        assert_eq!(decided(agent(), None), Binding::LookAtNode("n".into()));
+        let lost = NodeState::Lost("node n is gone".into());
+        assert_eq!(closed_as(decided(agent(), Some(lost))), error_types::DISRUPTED);
+    }
+    assert_eq!(closed_as(decided(AgentContainer::Running, Some(NodeState::Ready))), error_types::HEARTBEAT_TIMEOUT);
+    assert_eq!(closed_as(decided(killed(), Some(NodeState::Ready))), error_types::RUNNER_LOST);
 }
 
 #[test]

@@ -222,6 +222,27 @@ fn silence_is_a_verdict_only_after_twice_the_heartbeat_and_only_if_it_lasts() {
 }
 
 #[test]
+fn a_lost_runners_node_is_read_first_and_its_loss_is_a_disruption() {
+    let silent = merged(started(), json!({ "status": { "unresponsiveSince": "2026-01-01T00:50:00Z" } }));
+    let killed = AgentContainer::Ended { exit_code: 137, reason: "Error".into(), ending: None };
+    for (over, agent, kind) in
+        [(silent, AgentContainer::Running, "HeartbeatTimeout"), (started(), killed, "RunnerLost")]
+    {
+        let on = PodView { node: Some("n".into()), ..pod(1, agent) };
+        let (running, mut state) = (job(json!({}), active(1)), observed(&[run(1, over)], &[on]));
+        let plan = decide(&running, &state);
+        assert_eq!((plan.node_to_read(&state), closes(&plan)), (Some("n"), vec![(1, kind.to_string())]));
+        state.node = Some(NodeState::Ready);
+        let plan = decide(&running, &state);
+        assert_eq!((plan.node_to_read(&state), closes(&plan)), (None, vec![(1, kind.to_string())]));
+        state.node = Some(NodeState::Lost("node n is gone".into()));
+        assert_eq!(closes(&decide(&running, &state)), [(1, "Disrupted".to_string())]);
+    }
+    let fine = observed(&[run(1, started())], &[PodView { node: Some("n".into()), ..pod(1, AgentContainer::Running) }]);
+    assert_eq!(decide(&job(json!({}), active(1)), &fine).node_to_read(&fine), None, "no node is read for its own sake");
+}
+
+#[test]
 fn a_pod_that_does_not_come_up_says_why_and_has_its_time() {
     let mut waiting = pod(1, AgentContainer::Waiting);
     waiting.waiting_reason = Some(("ErrImagePull".into(), "no such image".into()));

@@ -2,19 +2,10 @@
 //! one stream that waits for it and costs nothing else. Used by everything in the gateway; all its reads and writes of
 //! AgentRuns pass here.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use futures::StreamExt;
-use kube::{
-    Client, Resource,
-    api::ObjectMeta,
-    runtime::{WatchStreamExt, watcher},
-};
-use parking_lot::{Mutex, RwLock};
+use kube::Client;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +13,12 @@ use super::server::Refusal;
 use crate::{
     api::{AgentRun, AgentRunStatus, JobRef, TerminationSource},
     platform::{
+        follow::{Change, follow},
+        notices::Notices,
         store,
-        watch::{Item, config, items},
     },
     runs::Runs,
 };
-
-/// How many objects that can't be read are remembered, so that each is logged once.
-const UNREADABLE: usize = 1024;
 
 /// What a stream sees of its run.
 #[derive(Clone, Debug)]
@@ -53,7 +42,7 @@ struct Index {
 pub struct RunCache {
     client: Client,
     open: RwLock<Index>,
-    unreadable: Mutex<HashMap<String, Option<String>>>,
+    notices: Notices,
 }
 
 fn key(run: &AgentRun) -> (String, String) {
@@ -70,7 +59,7 @@ fn opened(sender: &watch::Sender<RunUpdate>) -> Option<Arc<AgentRun>> {
 impl RunCache {
     /// None yet; see [`RunCache::follow`].
     pub fn new(client: Client) -> Self {
-        Self { client, open: RwLock::default(), unreadable: Mutex::default() }
+        Self { client, open: RwLock::default(), notices: Notices::default() }
     }
 
     /// The copy of a run of that name, if it is open. May be stale.
@@ -121,59 +110,20 @@ impl RunCache {
 
     /// Keeps the copies up to date until `stop`. Calls `synced` whenever it has seen all runs.
     pub async fn follow(&self, namespace: Option<&str>, synced: impl Fn(), stop: &CancellationToken) {
-        let api = items::<AgentRun>(self.client.clone(), namespace);
-        let mut events = pin!(watcher(api, config()).default_backoff());
-        let mut listed = HashSet::new();
-        loop {
-            let event = tokio::select! {
-                () = stop.cancelled() => return,
-                event = events.next() => event,
-            };
-            match event {
-                None => return,
-                Some(Ok(watcher::Event::Init)) => listed.clear(),
-                Some(Ok(watcher::Event::InitApply(item))) => listed.extend(self.take(item)),
-                Some(Ok(watcher::Event::InitDone)) => {
-                    self.retain(namespace, &std::mem::take(&mut listed));
-                    synced();
-                }
-                Some(Ok(watcher::Event::Apply(item))) => {
-                    self.take(item);
-                }
-                Some(Ok(watcher::Event::Delete(item))) => {
-                    self.close(item.meta().uid.as_deref().unwrap_or_default(), RunUpdate::Closed);
-                }
-                Some(Err(error)) => tracing::warn!(%error, "watching AgentRuns"),
-            }
+        let watch = follow::<AgentRun>(self.client.clone(), namespace, None, synced, |change| self.take(change));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watch => {}
         }
     }
 
-    /// Handles a run from the watch; returns its UID if it is open or can't be read: then an older copy is kept.
-    fn take(&self, item: Item<AgentRun>) -> Option<String> {
-        let uid = item.meta().uid.clone().unwrap_or_default();
-        if let Err(error) = &item.object {
-            self.log_unreadable(&uid, item.meta(), error);
-            return Some(uid);
-        }
-        let run = item.object.ok()?;
-        if run.is_closed() {
-            self.close(&uid, closing(&run));
-            return None;
-        }
-        self.put(run, true);
-        Some(uid)
-    }
-
-    /// Once for each version of it.
-    fn log_unreadable(&self, uid: &str, metadata: &ObjectMeta, error: &str) {
-        let mut logged = self.unreadable.lock();
-        if logged.len() >= UNREADABLE {
-            logged.clear();
-        }
-        let version = &metadata.resource_version;
-        if logged.insert(uid.into(), version.clone()).as_ref() != Some(version) {
-            let (namespace, name) = (&metadata.namespace, &metadata.name);
-            tracing::warn!(?namespace, ?name, error, "an AgentRun that can't be read is skipped");
+    /// Handles a change from the watch. Of a run that can't be read any more the older copy is kept.
+    fn take(&self, change: Change<AgentRun>) {
+        match change {
+            Change::Applied(run) if run.is_closed() => self.close(run.uid(), closing(&run)),
+            Change::Applied(run) => self.put(*run, true),
+            Change::Gone(uid) => self.close(&uid, RunUpdate::Closed),
+            Change::Unreadable(meta, error) => _ = self.notices.unreadable("AgentRun", &meta, &error),
         }
     }
 
@@ -228,14 +178,6 @@ impl RunCache {
         drop(open);
         sender.send_replace(last);
     }
-
-    /// After a relist: removes the runs that are not in it.
-    fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) {
-        let ours = |run: &AgentRun| namespace.is_none_or(|n| run.metadata.namespace.as_deref() == Some(n));
-        for run in self.all().iter().filter(|run| ours(run) && !listed.contains(run.uid())) {
-            self.close(run.uid(), RunUpdate::Closed);
-        }
-    }
 }
 
 fn closing(run: &AgentRun) -> RunUpdate {
@@ -245,22 +187,15 @@ fn closing(run: &AgentRun) -> RunUpdate {
     }
 }
 
-/// Whether `new` was written after `old`. A write's response and the watch come in any order.
 fn is_newer(new: &RunUpdate, old: &RunUpdate) -> bool {
-    let version = |update: &RunUpdate| match update {
-        RunUpdate::Open(run) => store::version(&**run),
-        RunUpdate::ClosedByRunner | RunUpdate::Closed => None,
-    };
-    match (version(new), version(old)) {
-        (Some(new), Some(old)) => new > old,
+    match (new, old) {
+        (RunUpdate::Open(new), RunUpdate::Open(old)) => store::is_newer(&**new, &**old),
         _ => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::gateway::fixtures;
 
@@ -276,8 +211,8 @@ mod tests {
         run
     }
 
-    fn take(cache: &RunCache, run: AgentRun) -> Option<String> {
-        cache.take(Item::of(run))
+    fn take(cache: &RunCache, run: AgentRun) {
+        cache.take(Change::Applied(Box::new(run)));
     }
 
     fn generation(cache: &RunCache) -> Option<i64> {
@@ -313,11 +248,17 @@ mod tests {
         assert!(cache.get("r").is_none() && cache.named("a", &name).is_none());
         let mut tombstone = version(6, 2);
         tombstone.spec.identity.tombstone = true;
-        assert_eq!(take(&cache, tombstone), None);
+        take(&cache, tombstone);
+        assert!(cache.get("r").is_none(), "nor does one come that was never open");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_deleted_leaves() {
+        let cache = cache();
         take(&cache, version(5, 2));
-        cache.retain(Some("elsewhere"), &HashSet::new());
-        assert!(cache.get("r").is_some(), "another watch's list says nothing about it");
-        cache.retain(Some("a"), &HashSet::new());
+        let mut updates = cache.subscribe("r").unwrap();
+        cache.take(Change::Gone("r".into()));
+        assert!(matches!(&*updates.borrow_and_update(), RunUpdate::Closed));
         assert!(cache.get("r").is_none());
     }
 
@@ -338,11 +279,8 @@ mod tests {
     async fn one_that_cannot_be_read_is_skipped_and_closes_nothing() {
         let cache = cache();
         take(&cache, version(5, 2));
-        let bad =
-            json!({ "metadata": { "name": "x", "namespace": "a", "uid": "r", "resourceVersion": "6" }, "spec": 7 });
-        let bad: Item<AgentRun> = serde_json::from_value(bad).unwrap();
-        let listed: HashSet<String> = cache.take(bad).into_iter().collect();
-        cache.retain(None, &listed);
+        let meta = fixtures::run().metadata;
+        cache.take(Change::Unreadable(Box::new(meta), "too deep".into()));
         assert_eq!(generation(&cache), Some(2));
     }
 }

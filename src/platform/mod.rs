@@ -1,11 +1,13 @@
-//! Infrastructure shared by all roles: settings, the Kubernetes client, status writes, leader election, health and
+//! Infrastructure shared by all roles: settings, the Kubernetes client, watches, status writes, leader election, health and
 //! metrics, logs, shutdown. Used by the roles and the command line.
 
 pub mod crds;
+pub mod follow;
 pub mod health;
 pub mod kubernetes;
 pub mod leader;
 pub mod metrics;
+pub mod notices;
 pub mod settings;
 pub mod shutdown;
 pub mod store;

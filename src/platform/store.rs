@@ -102,6 +102,14 @@ pub fn version(object: &impl Resource) -> Option<u64> {
     object.meta().resource_version.as_ref()?.parse().ok()
 }
 
+/// Whether a copy of an object is newer than another of it. A write's response and the watch come in any order.
+pub fn is_newer<K: Resource>(copy: &K, than: &K) -> bool {
+    match (version(copy), version(than)) {
+        (Some(copy), Some(than)) => copy > than,
+        _ => true,
+    }
+}
+
 /// The body of a status write.
 fn status_body<K: Stored>(object: &K, status: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let meta = object.meta();

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, api::ObjectMeta, runtime::events};
+use kube::{Client, runtime::events};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{AgentJob, JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
-    platform::{metrics::Metrics, settings::Defaults, store},
+    platform::{metrics::Metrics, notices::Notices, settings::Defaults, store},
     pods::{PodConfig, Pods},
     runs::Runs,
     temporal::Temporal,
@@ -36,10 +36,10 @@ pub(super) struct Context {
     pub recorder: events::Recorder,
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
+    pub notices: Notices,
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
-    said: Mutex<HashMap<String, Instant>>,
 }
 
 /// The in-memory state of a job. A process that starts without it gets the same results.
@@ -72,10 +72,6 @@ pub(super) struct CreatedPod {
     pub at: Instant,
 }
 
-/// The interval of warnings about an object that koco ignores, and the number of objects for which it is tracked.
-const SAY_AGAIN: Duration = Duration::from_secs(600);
-const MOST_SAID: usize = 10_000;
-
 /// How long the watch may take to show a pod that was created.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
@@ -105,7 +101,7 @@ impl Context {
             requeue,
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             memory: Mutex::default(),
-            said: Mutex::default(),
+            notices: Notices::default(),
             client,
         }
     }
@@ -150,19 +146,6 @@ impl Context {
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
-    }
-
-    /// Whether to warn about an object that koco ignores: at most once an interval.
-    pub fn may_say(&self, meta: &ObjectMeta) -> bool {
-        let (mut said, uid) = (self.said.lock(), meta.uid.clone().unwrap_or_default());
-        if said.get(&uid).is_some_and(|at| at.elapsed() < SAY_AGAIN) {
-            return false;
-        }
-        if said.len() >= MOST_SAID {
-            said.clear();
-        }
-        said.insert(uid, Instant::now());
-        true
     }
 
     /// The jobs whose workflows may be closed from outside, by UID. Drops those that are gone.

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::JobItem;
 use crate::{
     api::{AgentJob, AgentRun, JobRef},
-    platform::store::version,
+    platform::store::is_newer,
     pods::PodView,
 };
 
@@ -41,7 +41,7 @@ impl RunIndex {
         inner.jobs.insert(run.uid().into(), (job.clone(), run.number()));
         let runs = inner.by_job.entry((job.namespace, job.uid)).or_default();
         match runs.get(&run.number()) {
-            Some(old) if old.uid() == run.uid() && version(old) > version(&run) => {}
+            Some(old) if old.uid() == run.uid() && !is_newer(&run, old) => {}
             _ => {
                 runs.insert(run.number(), run);
             }

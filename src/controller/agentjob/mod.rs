@@ -30,11 +30,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Parts,
-    runtime::{Change, follow, requeue_router},
+    runtime::requeue_router,
 };
 use crate::{
     api::{AgentJob, AgentRun, names},
-    platform::watch::{Item, config, items},
+    platform::{
+        follow::{Change, follow},
+        watch::{Item, config, items},
+    },
     pods::{PodView, ending},
 };
 
@@ -106,14 +109,11 @@ fn trim(item: &mut JobItem) {
 /// Updates the cache of runs, and enqueues the job of each run that changes.
 async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: watch::Sender<bool>) {
     let client = context.client.clone();
-    follow::<AgentRun>(client, namespace, None, synced, |change| match change {
+    let synced = || _ = synced.send_replace(true);
+    follow::<AgentRun>(client, namespace.as_deref(), None, synced, |change| match change {
         Change::Applied(run) if !run.has_its_name() => {
-            foreign(
-                &context,
-                "AgentRun",
-                &run.metadata,
-                "an AgentRun that is not named as a run of its job is nobody's",
-            );
+            let what = "an AgentRun that is not named as a run of its job is nobody's";
+            context.notices.foreign("AgentRun", &run.metadata, what);
         }
         Change::Applied(run) => {
             let job = run.job();
@@ -121,12 +121,12 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
             context.runs.put(*run);
             context.requeue.ask(&job.namespace, &job.name);
         }
-        Change::Gone(meta) => {
-            if let Some(job) = context.runs.remove(meta.uid.as_deref().unwrap_or_default()) {
+        Change::Gone(uid) => {
+            if let Some(job) = context.runs.remove(&uid) {
                 context.requeue.ask(&job.namespace, &job.name);
             }
         }
-        Change::Unreadable(meta, error) => unreadable(&context, "AgentRun", &meta, error),
+        Change::Unreadable(meta, error) => unreadable(&context, "AgentRun", &meta, &error),
     })
     .await;
 }
@@ -140,13 +140,15 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
             context.requeue.ask(&job.namespace, &job.name);
         }
     };
-    follow::<Pod>(client, namespace, Some(ours), synced, |change| match change {
+    let synced = || _ = synced.send_replace(true);
+    follow::<Pod>(client, namespace.as_deref(), Some(&ours), synced, |change| match change {
         Change::Applied(pod) => {
             let (view, meta) = (PodView::of(&pod), &pod.metadata);
             let run = view.run_uid.as_deref().and_then(|uid| context.runs.get(uid));
             let is_of = |run: &AgentRun| run.metadata.namespace == meta.namespace && ending::is_pod_of(run, &view);
             if run.is_some_and(|run| !is_of(&run)) {
-                return foreign(&context, "Pod", meta, "a pod that names an AgentRun as its owner is not that run's");
+                let what = "a pod that names an AgentRun as its owner is not that run's";
+                return context.notices.foreign("Pod", meta, what);
             }
             let run = view.run_uid.clone();
             context.has_seen(run.as_deref().unwrap_or_default(), &view.uid);
@@ -154,30 +156,19 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
                 ask(run.as_deref());
             }
         }
-        Change::Gone(meta) => {
-            let uid = meta.uid.as_deref().unwrap_or_default();
-            let run = context.pods.remove(uid);
-            context.has_seen(run.as_deref().unwrap_or_default(), uid);
+        Change::Gone(uid) => {
+            let run = context.pods.remove(&uid);
+            context.has_seen(run.as_deref().unwrap_or_default(), &uid);
             ask(run.as_deref());
         }
-        Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, error),
+        Change::Unreadable(meta, error) => unreadable(&context, "Pod", &meta, &error),
     })
     .await;
 }
 
-/// Warns that an object can't be read and is skipped, at most once an interval, because each event costs a request.
-fn unreadable(context: &Arc<Context>, kind: &'static str, meta: &ObjectMeta, error: String) {
-    if context.may_say(meta) {
-        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-        tracing::warn!(kind, namespace, name, error, "an object that can't be read");
-        publish::unreadable(context, kind, meta, &error);
-    }
-}
-
-/// Warns, as rarely, that an object is not koco's although it looks like it.
-fn foreign(context: &Context, kind: &'static str, meta: &ObjectMeta, what: &'static str) {
-    if context.may_say(meta) {
-        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-        tracing::warn!(kind, namespace, name, "{what}");
+/// Says in the log and by an event that an object can't be read and is skipped.
+fn unreadable(context: &Context, kind: &str, meta: &ObjectMeta, error: &str) {
+    if context.notices.unreadable(kind, meta, error) {
+        publish::unreadable(context, kind, meta, error);
     }
 }

@@ -1,7 +1,5 @@
 //! Events, told in the background: nothing rests on them.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, api::ObjectMeta, runtime::events};
 
@@ -39,7 +37,7 @@ pub(super) fn transitions(context: &Context, job: &AgentJob, status: &AgentJobSt
 }
 
 /// Tells of an object that can't be read.
-pub(super) fn unreadable(context: &Arc<Context>, kind: &str, meta: &ObjectMeta, error: &str) {
+pub(super) fn unreadable(context: &Context, kind: &str, meta: &ObjectMeta, error: &str) {
     let about = ObjectReference {
         api_version: Some(if kind == "Pod" { "v1".into() } else { names::API_VERSION.into() }),
         kind: Some(kind.into()),

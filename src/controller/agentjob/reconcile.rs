@@ -40,7 +40,7 @@ pub(super) async fn reconcile(
     let job = match readable(&item) {
         Ok(job) => job,
         Err(error) => {
-            super::unreadable(&context, "AgentJob", kube::Resource::meta(&*item), error.to_string());
+            super::unreadable(&context, "AgentJob", kube::Resource::meta(&*item), error);
             return Ok(controller::Action::await_change());
         }
     };

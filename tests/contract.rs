@@ -50,22 +50,36 @@ fn uses(module: &str) -> BTreeSet<String> {
         "temporal",
         "worker",
     ];
-    let folder = root().join("src").join(module);
-    let texts = sources(&folder).into_iter().filter(|p| !is_test_file(p)).map(|p| fs::read_to_string(p).unwrap());
     let mut found = BTreeSet::new();
-    for text in texts {
-        // Whitespace aside, so that an import over several lines reads as one.
-        let flat: String = without_tests(&text).lines().filter(|l| !l.trim_start().starts_with("//")).collect();
-        let flat: String = flat.split_whitespace().collect();
-        for start in flat.match_indices("crate::").map(|(i, m)| i + m.len()) {
-            let rest = &flat[start..];
-            let names: Vec<&str> = if let Some(group) = rest.strip_prefix('{') { top_level(group) } else { vec![rest] };
-            for name in names {
-                let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
-                if all.contains(&&name[..end]) && &name[..end] != module {
-                    found.insert(name[..end].to_string());
-                }
-            }
+    for code in code_under(module) {
+        found.extend(
+            imported(&code, "crate::").into_iter().filter(|name| all.contains(&name.as_str()) && name != module),
+        );
+    }
+    found
+}
+
+/// The code of a module's files, without tests and comments; whitespace aside, so that an import over several lines
+/// reads as one.
+fn code_under(module: &str) -> Vec<String> {
+    let files = sources(&root().join("src").join(module)).into_iter().filter(|p| !is_test_file(p));
+    let flat = |path: PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let code: Vec<&str> = without_tests(&text).lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+        code.join("\n").split_whitespace().collect()
+    };
+    files.map(flat).collect()
+}
+
+/// The names that follow a path such as `crate::`, one or a group.
+fn imported(code: &str, path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for start in code.match_indices(path).map(|(i, m)| i + m.len()) {
+        let rest = &code[start..];
+        let names: Vec<&str> = if let Some(group) = rest.strip_prefix('{') { top_level(group) } else { vec![rest] };
+        for name in names {
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+            found.push(name[..end].to_string());
         }
     }
     found
@@ -115,6 +129,18 @@ fn layers_use_only_what_lies_below() {
             beyond.is_empty(),
             "{module} uses {beyond:?}: roles never use each other, and layers only what lies below"
         );
+    }
+}
+
+#[test]
+fn the_platform_knows_no_kind() {
+    for code in code_under("platform") {
+        for kind in ["AgentJob", "AgentRun"] {
+            assert!(!code.contains(kind), "platform serves any kind, and mentions {kind}");
+        }
+        for name in imported(&code, "crate::api::") {
+            assert!(["names", "SCHEMA_VERSION"].contains(&name.as_str()), "platform uses api::{name}");
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller, gateway,
+    controller::{self, agentjob::Defaults},
+    gateway,
     platform::{
         self,
         health::{self, Ready},
         kubernetes,
         metrics::Metrics,
-        settings::{Common, Defaults},
+        settings::Common,
         shutdown, telemetry,
     },
     pods::{PodConfig, PodSettings},

@@ -19,16 +19,12 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    platform::{
-        kubernetes,
-        leader::Election,
-        metrics::Metrics,
-        settings::{Common, Defaults},
-    },
+    platform::{kubernetes, leader::Election, metrics::Metrics, settings::Common},
     pods::PodSettings,
     temporal::Temporal,
 };
 
+use agentjob::Defaults;
 pub use error::ControllerError;
 pub use settings::ControllerSettings;
 

@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{
-    JobItem,
+    Defaults, JobItem,
     index::{JobStores, PodIndex, RunIndex},
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
     api::{AgentJob, JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
-    platform::{metrics::Metrics, notices::Notices, settings::Defaults, store},
+    platform::{metrics::Metrics, notices::Notices, store},
     pods::{PodConfig, Pods},
     runs::Runs,
     temporal::Temporal,

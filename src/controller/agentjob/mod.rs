@@ -4,6 +4,7 @@
 
 mod closed_workflows;
 mod context;
+mod defaults;
 mod execute;
 mod index;
 mod observe;
@@ -28,10 +29,7 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Parts,
-    runtime::requeue_router,
-};
+use super::{Parts, runtime::requeue_router};
 use crate::{
     api::{AgentJob, AgentRun, names},
     platform::{
@@ -42,6 +40,7 @@ use crate::{
 };
 
 use context::Context;
+pub use defaults::{DefaultMode, Defaults};
 
 /// A job in the control loop: the object, or that it can't be read.
 type JobItem = Item<AgentJob>;

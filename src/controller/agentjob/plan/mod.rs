@@ -26,7 +26,7 @@ use crate::{
         AgentJob, AgentJobStatus, AgentRun, DesiredState, ErrorStatus, ExecutionMode, Phase, Reason, RetryStatus,
         SentRequest, Termination, WorkflowStatus,
     },
-    platform::settings::Defaults,
+    controller::agentjob::Defaults,
     pods::{NodeState, PodView, ending},
     protocol::workflow::{Input, Request, RunnerFailed, StatusAnswer},
     runs::NewRun,

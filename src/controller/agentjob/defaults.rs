@@ -1,0 +1,87 @@
+//! The operator's defaults for AgentJobs: flags and environment of the controller, which resolves each job's settings
+//! once, when it accepts the job. Used by the command line and by this folder.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::api::{
+    AgentJob, AgentJobSpec, ExecutionMode, Resolved, ResolvedRetryPolicy, ResolvedTimeouts, RetryPolicy, Seconds,
+    Timeouts,
+};
+
+/// The execution mode of jobs that don't set one.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultMode {
+    /// Direct
+    Direct,
+    /// Temporal
+    Temporal,
+}
+
+/// Defaults for jobs.
+#[derive(Args, Clone, Debug)]
+pub struct Defaults {
+    /// Execution mode of jobs that don't set one
+    #[arg(long, env = "KODO_EXECUTION_MODE", value_enum, ignore_case = true, default_value = "direct")]
+    pub default_execution_mode: DefaultMode,
+    /// retryPolicy.maximumAttempts
+    #[arg(long, env = "KOCO_DEFAULT_MAXIMUM_ATTEMPTS", default_value_t = 3)]
+    pub default_maximum_attempts: i32,
+    /// retryPolicy.initialInterval
+    #[arg(long, env = "KOCO_DEFAULT_INITIAL_INTERVAL", default_value = "1s", value_parser = duration)]
+    pub default_initial_interval: Duration,
+    /// retryPolicy.backoffCoefficient
+    #[arg(long, env = "KOCO_DEFAULT_BACKOFF_COEFFICIENT", default_value_t = 2.0)]
+    pub default_backoff_coefficient: f64,
+    /// retryPolicy.maximumInterval
+    #[arg(long, env = "KOCO_DEFAULT_MAXIMUM_INTERVAL", default_value = "100s", value_parser = duration)]
+    pub default_maximum_interval: Duration,
+    /// timeouts.heartbeat
+    #[arg(long, env = "KOCO_DEFAULT_HEARTBEAT_TIMEOUT", default_value = "120s", value_parser = duration)]
+    pub default_heartbeat_timeout: Duration,
+    /// timeouts.execution; unset: none
+    #[arg(long, env = "KOCO_DEFAULT_EXECUTION_TIMEOUT", value_parser = duration)]
+    pub default_execution_timeout: Option<Duration>,
+    /// timeouts.pending
+    #[arg(long, env = "KOCO_DEFAULT_PENDING_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub default_pending_timeout: Duration,
+}
+
+/// Go's format, as in the resource.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<Seconds>().map(Seconds::get).map_err(|e| e.to_string())
+}
+
+impl Defaults {
+    /// The settings of a job: as recorded in its status, or resolved now.
+    pub fn of(&self, job: &AgentJob) -> Resolved {
+        let recorded = job.status.as_ref().and_then(|s| s.resolved.clone());
+        recorded.unwrap_or_else(|| self.resolve(&job.spec))
+    }
+
+    /// Resolves the fields that a job omits.
+    fn resolve(&self, spec: &AgentJobSpec) -> Resolved {
+        let retry: RetryPolicy = spec.retry_policy.clone().unwrap_or_default();
+        let timeouts: Timeouts = spec.timeouts.clone().unwrap_or_default();
+        let mode = match self.default_execution_mode {
+            DefaultMode::Direct => ExecutionMode::Direct,
+            DefaultMode::Temporal => ExecutionMode::Temporal,
+        };
+        Resolved {
+            execution_mode: spec.execution_mode.unwrap_or(mode),
+            retry_policy: ResolvedRetryPolicy {
+                maximum_attempts: retry.maximum_attempts.unwrap_or(self.default_maximum_attempts),
+                initial_interval: retry.initial_interval.unwrap_or(self.default_initial_interval.into()),
+                backoff_coefficient: retry.backoff_coefficient.unwrap_or(self.default_backoff_coefficient),
+                maximum_interval: retry.maximum_interval.unwrap_or(self.default_maximum_interval.into()),
+                non_retryable_error_types: retry.non_retryable_error_types.unwrap_or_default(),
+            },
+            timeouts: ResolvedTimeouts {
+                heartbeat: timeouts.heartbeat.unwrap_or(self.default_heartbeat_timeout.into()),
+                execution: timeouts.execution.or(self.default_execution_timeout.map(Into::into)),
+                pending: timeouts.pending.unwrap_or(self.default_pending_timeout.into()),
+            },
+        }
+    }
+}

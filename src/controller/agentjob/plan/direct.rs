@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
 use super::{
     Action, Decision, Guard,
     control::{finish, phase_of_agent},
@@ -204,16 +202,12 @@ fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
                 DesiredState::Paused if heard || !view.pod_may_run() => Phase::Paused,
                 _ => waiting_phase(&after.retry),
             };
-            // The pending time of a run that never started continues with the next one, without the back-off between
-            // them.
-            let back_off = after.retry.retry_after.as_ref().map(|at| view.until(at)).unwrap_or_default();
-            let pending_since = view.old.pending_since.clone().filter(|_| !started);
             Decision {
                 phase,
                 active_run: Some(run.number().saturating_add(1)),
                 error: after.error.or(view.old.error.clone()),
                 retry: Some(after.retry),
-                pending_since: pending_since.map(|since| Time(since.0.saturating_add(back_off).unwrap_or(since.0))),
+                pending_since: pending::carried(view, started),
                 ..Decision::unchanged(view)
             }
             .again(Duration::ZERO)

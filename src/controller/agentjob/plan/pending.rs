@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{sooner, view::JobView};
 use crate::{
     api::{AgentRun, ErrorStatus, Reason},
+    lifecycle,
     pods::{PodView, ending},
     protocol::error_types,
 };
@@ -38,14 +39,10 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
         return Pending { blocked, requeue, ..Pending::default() };
     }
     // The time-out runs from the pod's creation.
-    if view.pod.is_none() {
+    let Some(pod) = view.pod else {
         return Pending { since: view.old.pending_since.clone(), blocked, timed_out: None, requeue };
-    }
-    let created = view.pod.and_then(|p| p.created.clone());
-    let seen_before = view.old.runner_pod.is_some();
-    // The first run counts from its creation, one whose gate was lifted, or that was resumed, from now.
-    let since = view.old.pending_since.clone();
-    let since = since.unwrap_or_else(|| created.filter(|_| !seen_before).unwrap_or_else(|| view.now().clone()));
+    };
+    let since = since(view, pod);
     let (limit, waited) = (view.resolved.timeouts.pending.get(), view.since(&since));
     if waited < limit {
         let requeue = sooner(requeue, Some(limit - waited));
@@ -61,6 +58,29 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     let message = format!("the pod was not ready within {} s: {why}", limit.as_secs());
     let timed_out = Some(ErrorStatus { kind: error_types::PENDING_TIMEOUT.into(), message });
     Pending { since: Some(since), blocked, timed_out, requeue }
+}
+
+/// Since when the pod of a run that is not ready counts. One clock for all pods in a row whose agent never starts; it
+/// stands still from the end of a run to the next pod: back-off is not the cluster's delay.
+fn since(view: &JobView<'_>, pod: &PodView) -> Time {
+    let created = pod.created.as_ref().unwrap_or(view.now());
+    let (counted, known) = (view.old.pending_since.as_ref(), view.old.runner_pod.as_ref());
+    match (counted, known) {
+        (None, None) => created.clone(),
+        // Its gate was lifted, or it was resumed.
+        (None, Some(_)) => view.now().clone(),
+        (Some(since), _) if view.old.runner_pod_uid.as_ref() == Some(&pod.uid) => since.clone(),
+        (Some(since), _) => {
+            let before = view.observed.runs.iter().find(|r| Some(&r.spec.identity.pod_name) == known);
+            let ended = before.and_then(AgentRun::termination).map(|t| lifecycle::elapsed(&t.time, created));
+            Time(since.0.saturating_add(ended.unwrap_or_default()).unwrap_or(since.0))
+        }
+    }
+}
+
+/// What is left of the clock when a run is closed: it goes on with the next pod if the agent of this one never started.
+pub(super) fn carried(view: &JobView<'_>, started: bool) -> Option<Time> {
+    view.old.pending_since.clone().filter(|_| !started && !view.is_held())
 }
 
 /// Why the newest run's pod is not running.

@@ -328,6 +328,8 @@ fn tell(view: &JobView<'_>) -> Tell {
     let blocked = leftover.and_then(|l| l.blocked);
     let tell = Tell { blocked, requeue, ..Tell::default() };
     let Some(run) = view.run else { return tell };
+    let pending_since = pending::carried(view, run.may_have_started()).filter(|_| run.is_closed());
+    let tell = Tell { pending_since, ..tell };
     if let Some(termination) = view.derived_termination() {
         // Closed first; the next reconcile does the rest.
         let close = Action::close(run, termination, Guard::None);
@@ -381,8 +383,6 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
 }
 
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
-    // The pending time continues with the next run: `timeouts.pending` covers all runs that end before they start.
-    let tell = Tell { pending_since: view.old.pending_since.clone().filter(|_| !view.is_held()), ..tell };
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
     let error = view.run_error().unwrap_or_else(unknown);
     // The workflow has its error: the signal was received.

@@ -147,17 +147,11 @@ fn the_next_run_waits_for_back_off_pause_and_the_pod_before_it() {
 }
 
 #[test]
-fn the_pending_clock_ends_with_a_start_and_stands_still_in_the_back_off() {
-    let since = |over: Value| {
-        let pending = json!({ "phase": "Pending", "pendingSince": "2026-01-01T00:59:30Z" });
-        let plan = decide(&job(json!({}), merged(active(1), pending)), &observed(&[run(1, over)], &[]));
-        (plan.status.active_run, plan.status.pending_since.map(|t| t.0.to_string()))
-    };
-    assert_eq!(since(ended("Failed", Some("AgentFailed"), "Runner")), (Some(2), None));
-    let mut never = granted();
-    never["status"] = json!({ "termination": { "type": "Failed", "source": "Kubelet", "time": NOW, "started": false,
-        "error": { "type": "NotStarted", "message": "m" } } });
-    assert_eq!(since(never), (Some(2), Some("2026-01-01T00:59:31Z".into())), "a second of back-off");
+fn the_pending_clock_ends_with_a_start() {
+    let pending = json!({ "phase": "Pending", "pendingSince": "2026-01-01T00:59:30Z" });
+    let failed = run(1, ended("Failed", Some("AgentFailed"), "Runner"));
+    let plan = decide(&job(json!({}), merged(active(1), pending)), &observed(&[failed], &[]));
+    assert_eq!((plan.status.active_run, plan.status.pending_since), (Some(2), None));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod direct;
 mod ended;
+mod pending;
 mod temporal;
 
 use k8s_openapi::jiff::Timestamp;

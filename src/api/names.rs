@@ -43,6 +43,12 @@ pub fn run(job: &str, uid: &str, number: i32) -> String {
     format!("{job}-{}-{number}", digest(uid, 8))
 }
 
+/// The name of the job in the name of a run; of another object it may be any text.
+pub fn job_of(run: &str) -> Option<&str> {
+    let mut parts = run.rsplitn(3, '-');
+    parts.nth(2)
+}
+
 /// The name of a run's pod: the job's name (cut to 37 characters), five digits of its UID's SHA-256, the number, and a
 /// random part that is at most five characters long. At most 63 characters, as it becomes a host name.
 pub fn pod(job: &str, uid: &str, number: i32, random: &str) -> String {
@@ -81,6 +87,7 @@ mod tests {
         assert_ne!(pod("a", "u1", 1, "r"), pod("a", "u2", 1, "r"));
         assert_ne!(run("a", "u1", 1), run("a", "u2", 1));
         assert_eq!(run("a", "u", 1), run("a", "u", 1));
+        assert_eq!((job_of(&run("a-b", "u", 1)), job_of("a-b")), (Some("a-b"), None));
         assert!(run(&long, "u", i32::MAX).len() <= 253);
     }
 }

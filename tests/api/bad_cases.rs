@@ -8,6 +8,7 @@
 //! | the pod is deleted by force | a disruption; its runner is sent away | [`deleted`] |
 //! | the pod loses its labels | it is still the run's pod | [`deleted`] |
 //! | a run, or a pod, that names another's job or run, here or in another namespace | nothing; it is said once | [`pretended`] |
+//! | an object under the name of the next run | the job says so, and goes on when it is gone | [`pretended`] |
 //! | a pod under a guessed name | nothing; names have a random part | [`pretended`] |
 //! | a status that the API server does not take | ever fewer tries; log, metrics | [`refused`] |
 //! | an end that Temporal does not wait for | ever fewer tries | [`refused`] |

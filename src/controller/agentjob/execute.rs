@@ -81,7 +81,8 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     let of = job.reference();
     let created = context.runs_in(&of.namespace).create(&run).await;
     let blocked = match &created {
-        Err(e @ RunError::Foreign(_)) => Some((Reason::RunNameTaken, e.to_string())),
+        // That its name is taken is observed, in both modes.
+        Err(RunError::Foreign(_)) => None,
         Err(e) if e.is_permanent() => Some((Reason::other(e.reason()), e.to_string())),
         _ => None,
     };

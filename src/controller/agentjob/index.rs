@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{
+    api::ObjectMeta,
+    runtime::reflector::{ObjectRef, Store},
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::JobItem;
@@ -23,6 +26,14 @@ pub(super) struct RunIndex {
 struct RunMaps {
     by_job: HashMap<(String, String), BTreeMap<i32, AgentRun>>,
     jobs: HashMap<String, (JobRef, i32)>,
+    foreign: ForeignNames,
+}
+
+/// The names that AgentRuns have which are not koco's, by namespace and name, with their UID; and the reverse.
+#[derive(Default)]
+struct ForeignNames {
+    taken: HashMap<(String, String), String>,
+    by_uid: HashMap<String, (String, String)>,
 }
 
 impl RunIndex {
@@ -46,6 +57,30 @@ impl RunIndex {
                 runs.insert(run.number(), run);
             }
         }
+    }
+
+    /// Stores that an AgentRun which is not koco's has its name.
+    pub fn put_foreign(&self, meta: &ObjectMeta) {
+        let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let uid = meta.uid.clone().unwrap_or_default();
+        let mut inner = self.inner.lock();
+        inner.foreign.by_uid.insert(uid.clone(), key.clone());
+        inner.foreign.taken.insert(key, uid);
+    }
+
+    /// Removes one that is gone; returns its namespace and name.
+    pub fn remove_foreign(&self, uid: &str) -> Option<(String, String)> {
+        let mut inner = self.inner.lock();
+        let key = inner.foreign.by_uid.remove(uid)?;
+        if inner.foreign.taken.get(&key).is_some_and(|by| by == uid) {
+            inner.foreign.taken.remove(&key);
+        }
+        Some(key)
+    }
+
+    /// Whether an AgentRun that is not koco's has this name.
+    pub fn is_taken(&self, namespace: &str, name: &str) -> bool {
+        self.inner.lock().foreign.taken.contains_key(&(namespace.into(), name.into()))
     }
 
     /// Removes a run that is gone; returns its job.

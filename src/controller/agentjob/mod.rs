@@ -113,6 +113,8 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
         Change::Applied(run) if !run.has_its_name() => {
             let what = "an AgentRun that is not named as a run of its job is nobody's";
             context.notices.foreign("AgentRun", &run.metadata, what);
+            context.runs.put_foreign(&run.metadata);
+            ask_by_run_name(&context, run.metadata.namespace.as_deref().unwrap_or_default(), run.name());
         }
         Change::Applied(run) => {
             let job = run.job();
@@ -124,10 +126,20 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
             if let Some(job) = context.runs.remove(&uid) {
                 context.requeue.ask(&job.namespace, &job.name);
             }
+            if let Some((namespace, name)) = context.runs.remove_foreign(&uid) {
+                ask_by_run_name(&context, &namespace, &name);
+            }
         }
         Change::Unreadable(meta, error) => unreadable(&context, "AgentRun", &meta, &error),
     })
     .await;
+}
+
+/// Enqueues the job that a run of this name would be of.
+fn ask_by_run_name(context: &Context, namespace: &str, name: &str) {
+    if let Some(job) = names::job_of(name) {
+        context.requeue.ask(namespace, job);
+    }
 }
 
 /// Updates the cache of pods, and enqueues the job of each pod that changes.

@@ -6,9 +6,10 @@ use super::{
     plan::{ObservedState, Told},
 };
 use crate::{
-    api::{AgentJob, AgentRun, ExecutionMode, names},
+    api::{AgentJob, AgentRun, ExecutionMode, Reason, names},
     controller::ControllerError,
     pods::{PodView, ending},
+    runs::RunError,
 };
 
 pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<ObservedState, ControllerError> {
@@ -25,6 +26,7 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
         blocked: memory.blocked.clone(),
         ..ObservedState::default()
     };
+    observed.blocked = observed.blocked.or_else(|| name_taken(job, context, &observed.runs));
     let phase = job.status.as_ref().and_then(|s| s.phase);
     let over = phase.is_some_and(|p| p.is_terminal()) || job.metadata.deletion_timestamp.is_some();
     if !over {
@@ -40,6 +42,20 @@ pub(super) async fn observe(job: &AgentJob, context: &Context) -> Result<Observe
     Ok(observed)
 }
 
+/// Whether another object has the name of the job's next run, or of the one in the status that is not there.
+fn name_taken(job: &AgentJob, context: &Context, runs: &[AgentRun]) -> Option<(Reason, String)> {
+    let of = job.reference();
+    let newest = runs.last().map_or(0, AgentRun::number);
+    if runs.last().is_some_and(|run| !run.is_closed()) {
+        return None;
+    }
+    let active = job.status.as_ref().and_then(|s| s.active_run).unwrap_or(0);
+    let next = if newest < active { active } else { newest.saturating_add(1) };
+    let name = names::run(&of.name, &of.uid, next);
+    let taken = context.runs.is_taken(&of.namespace, &name);
+    taken.then(|| (Reason::RunNameTaken, RunError::Foreign(name).to_string()))
+}
+
 /// A run that is in the status but not in the cache: read from the API server.
 async fn find_active_run(
     job: &AgentJob,
@@ -52,6 +68,10 @@ async fn find_active_run(
         return Ok(());
     }
     let temporal = status.execution_mode() == Some(ExecutionMode::Temporal);
+    if observed.blocked.is_some() {
+        // Another object has its name.
+        return Ok(());
+    }
     // A Direct job's run that was never observed is yet to be created.
     if !temporal && status.runner_pod_uid.is_none() {
         return Ok(());

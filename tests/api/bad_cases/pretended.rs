@@ -6,6 +6,7 @@ use koco::{
     api::{AgentRun, TerminationType, conditions, names},
     protocol::runner::AgentEnd,
 };
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -129,6 +130,31 @@ async fn pods_that_name_anothers_run_mean_nothing() {
             assert_eq!(said(&here, &name).await, 1, "{name}");
         }
         succeeds(&kubelet, &job, &pod, &runner, json!(42)).await;
+    }
+}
+
+/// The name of the job's second run is another's, before the job needs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_says_that_the_name_of_its_run_is_taken() {
+    let (test, _roles) = Test::with_operator().await;
+    let kubelet = Kubelet::of(&test);
+    for mode in MODES {
+        let retry = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "100ms" } });
+        let job = test.apply(agent("anything").mode(mode).with(retry)).await;
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let mut forged = run_of(&job, 2, 1);
+        forged.spec.identity.job_uid = "another".into();
+        create_run(&test.runs(), &forged, None).await;
+        assert!(!stalled(&job.phase(Phase::Running).await), "nothing is in its way yet, in {mode:?}");
+        runner.outcome(0, failed("AgentFailed", 1)).await.expect("204");
+        kubelet.end(&pod_name(&pod), &End::exit(1, None)).await;
+        let (_, reason, message) = condition(&job.until("Stalled", stalled).await, conditions::STALLED);
+        assert_eq!(reason, "RunNameTaken", "{message}");
+        assert!(message.contains(forged.name()), "{message}");
+        test.runs().delete(forged.name(), &DeleteParams::default()).await.expect("delete");
+        let (pod, runner) = started(&kubelet, &job, 2).await;
+        job.until("moving", |s| !stalled(s)).await;
+        succeeds(&kubelet, &job, &pod, &runner, json!(2)).await;
     }
 }
 

@@ -326,6 +326,7 @@ fn tell(view: &JobView<'_>) -> Tell {
     let leftover = pending::not_ending(view);
     let requeue = leftover.as_ref().and_then(|l| l.requeue);
     let blocked = leftover.and_then(|l| l.blocked);
+    let blocked = blocked.or_else(|| name_taken(view));
     let tell = Tell { blocked, requeue, ..Tell::default() };
     let Some(run) = view.run else { return tell };
     let pending_since = pending::carried(view, run.may_have_started()).filter(|_| run.is_closed());
@@ -343,6 +344,12 @@ fn tell(view: &JobView<'_>) -> Tell {
         (false, true) => tell,
         (false, false) => on_its_way(view, run, tell),
     }
+}
+
+/// That another object has the name of the run that the workflow is about to create.
+fn name_taken(view: &JobView<'_>) -> Option<(Reason, String)> {
+    let begun = view.answer().is_some_and(|a| a.run > view.run.map_or(0, AgentRun::number));
+    view.observed.blocked.clone().filter(|_| begun)
 }
 
 /// Whether a signal about a run may be sent now, or how long to wait: with back-off, because signals pile up while no

@@ -74,3 +74,22 @@ fn one_clock_counts_all_pods_whose_agent_never_starts_and_nothing_between_them()
         assert_eq!(since(&next(&again, &state).1).as_deref(), Some("2026-01-01T00:59:30Z"), "once, in {mode:?}");
     }
 }
+
+#[test]
+fn a_name_that_is_taken_stalls_the_job_that_needs_it() {
+    for mode in MODES {
+        let blocked = Some((Reason::RunNameTaken, "delete it".to_string()));
+        let taken = |number, runs: &[AgentRun]| {
+            let job = pending(mode, json!({ "activeRun": 2, "phase": "Pending" }));
+            let state = ObservedState { blocked: blocked.clone(), ..observed(runs, &[]) };
+            condition(&decide(&job, &at_run(mode, number, state)), "Stalled")
+        };
+        let before = waits(mode, 1, never_started());
+        assert_eq!(taken(2, &[before]).1, "RunNameTaken", "{mode:?}");
+    }
+    // Not while the workflow doesn't create it, because a pause holds it or the attempts are used up.
+    let job = pending(ExecutionMode::Temporal, json!({ "activeRun": 1, "phase": "Retrying" }));
+    let blocked = Some((Reason::RunNameTaken, "delete it".to_string()));
+    let state = ObservedState { blocked, ..observed(&[run(1, ended("Failed", Some("X"), "Runner"))], &[]) };
+    assert_eq!(condition(&decide(&job, &at_run(ExecutionMode::Temporal, 1, state)), "Stalled").1, "Moving");
+}

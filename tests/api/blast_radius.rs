@@ -9,12 +9,13 @@ use koco::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DesiredState, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
+    DEADLINE, DesiredState, ExecutionMode, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{create, event, events, foreign_pod, patch_status, run_of, started},
+    cluster::kubectl,
     job::{With, condition, manifest, pod_name, stalled},
     kubelet::End,
     runner::{Refused, succeeded},
-    word,
+    within, word,
 };
 
 /// No type of ours can hold it: the API server takes it, and gives it back.
@@ -85,6 +86,33 @@ async fn roles_start_and_work_beside_what_they_can_not_read() {
     // And again when each begins with a list in which they are.
     roles.restart().await;
     good.apply(agent("succeed")).await.phase(Phase::Succeeded).await;
+}
+
+/// Its finalizer is koco's, and what it says of its workflow can't be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_can_not_be_read_any_more_can_be_deleted() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    for mode in MODES {
+        let job = test.apply(agent("count").mode(mode)).await;
+        job.phase(Phase::Running).await;
+        let workflow = if mode == ExecutionMode::Temporal { Some(job.workflow().await) } else { None };
+        patch_status(&test, "agentjob", &job.name, json!({ "pendingSince": BEYOND_TIME }));
+        assert!(test.jobs().get(&job.name).await.is_err(), "it can be read, in {mode:?}");
+        let text = ["delete", "agentjob", &job.name, "-n", &test.namespace, "--wait=false"];
+        kubectl(&text).unwrap_or_else(|e| panic!("{e}"));
+        within(DEADLINE, &format!("it to be gone, in {mode:?}"), async || {
+            match test.jobs().get_metadata_opt(&job.name).await.expect("get") {
+                None => Ok(()),
+                Some(there) => Err(there.metadata.finalizers),
+            }
+        })
+        .await;
+        job.nothing_runs().await;
+        if let Some(workflow) = workflow {
+            assert_eq!(job.closed(&workflow).await, "CANCELED");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,9 +15,9 @@ use super::{
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
-    api::{AgentJob, JobRef, Reason, SentRequest},
+    api::{JobRef, Reason, SentRequest},
     controller::{Parts, runtime::Requeue},
-    platform::{metrics::Metrics, notices::Notices, store},
+    platform::{metrics::Metrics, notices::Notices},
     pods::{PodConfig, Pods},
     runs::Runs,
     temporal::Temporal,
@@ -127,9 +127,9 @@ impl Context {
         change(entry);
     }
 
-    /// The job was written, as this is the answer: the watch will show it.
-    pub fn wrote(&self, job: &AgentJob) {
-        self.remember(&job.reference(), |m| (m.version, m.written) = (store::version(job), Some(Instant::now())));
+    /// The job was written: the watch will show this version.
+    pub fn wrote(&self, job: &JobRef, version: Option<u64>) {
+        self.remember(job, |m| (m.version, m.written) = (version, Some(Instant::now())));
     }
 
     /// The watch has a pod, or its deletion: drops the record of its creation.

@@ -7,7 +7,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Context,
@@ -71,8 +71,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
 
 async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let of = job.reference();
-    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &of.namespace);
-    Ok(store::read(&api, &of.name, &of.uid).await?)
+    Ok(store::read(&jobs(job, context), &of.name, &of.uid).await?)
 }
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
@@ -302,35 +301,42 @@ fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> boo
 pub(super) async fn add_finalizer(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.push(names::FINALIZER.into());
-    finalizers(job, context, list).await
+    let (api, name) = (jobs(job, context), &job.reference().name);
+    let written = api.patch(name, &PatchParams::default(), &finalizers(job, &list)).await;
+    written.map_err(|e| StoreError::of(store::what("patch finalizers of", job), e).into())
 }
 
-/// Removes it; succeeds if the job is gone.
+/// Removes it; succeeds if the job is gone. Reads only metadata of the response: the rest may be unreadable.
 async fn remove_finalizer(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
     let mut list = job.metadata.finalizers.clone().unwrap_or_default();
     list.retain(|f| f != names::FINALIZER);
-    match finalizers(job, context, list).await {
-        Err(ControllerError::Store(StoreError::Gone { .. })) => Ok(()),
-        other => other.map(|written| context.wrote(&written)),
+    let (api, of) = (jobs(job, context), job.reference());
+    match api.patch_metadata(&of.name, &PatchParams::default(), &finalizers(job, &list)).await {
+        Ok(written) => {
+            context.wrote(&of, store::version(&written));
+            Ok(())
+        }
+        Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+        Err(e) => Err(StoreError::of(store::what("patch finalizers of", job), e).into()),
     }
 }
 
-async fn finalizers(job: &AgentJob, context: &Context, list: Vec<String>) -> Result<AgentJob, ControllerError> {
-    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &job.reference().namespace);
-    let patch = json!({ "metadata": {
+fn jobs(job: &AgentJob, context: &Context) -> Api<AgentJob> {
+    Api::namespaced(context.client.clone(), &job.reference().namespace)
+}
+
+/// The patch of the finalizers, bound to the version that was read.
+fn finalizers(job: &AgentJob, list: &[String]) -> Patch<Value> {
+    Patch::Merge(json!({ "metadata": {
         "finalizers": list,
         "resourceVersion": job.metadata.resource_version,
         "uid": job.metadata.uid,
-    } });
-    let name = job.metadata.name.as_deref().unwrap_or_default();
-    let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    written.map_err(|e| StoreError::of(store::what("patch finalizers of", job), e).into())
+    } }))
 }
 
 /// Deletes a job whose TTL has expired. The UID as a precondition spares a successor of the same name.
 async fn delete_job(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
-    let api: Api<AgentJob> = Api::namespaced(context.client.clone(), &job.reference().namespace);
-    let name = job.metadata.name.as_deref().unwrap_or_default();
-    let deleted = store::delete(&api, name, job.uid(), DeleteParams::background()).await;
+    let name = &job.reference().name;
+    let deleted = store::delete(&jobs(job, context), name, job.uid(), DeleteParams::background()).await;
     deleted.map_err(|e| StoreError::of(store::what("delete", job), e).into())
 }

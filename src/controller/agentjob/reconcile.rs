@@ -18,7 +18,7 @@ use super::{
     publish,
 };
 use crate::{
-    api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef},
+    api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef, WorkflowStatus, names},
     controller::ControllerError,
     platform::{metrics::Metrics, store},
     pods::node,
@@ -37,35 +37,56 @@ pub(super) async fn reconcile(
     item: Arc<JobItem>,
     context: Arc<Context>,
 ) -> Result<controller::Action, ControllerError> {
-    let job = match readable(&item) {
-        Ok(job) => job,
-        Err(error) => {
-            super::unreadable(&context, "AgentJob", kube::Resource::meta(&*item), error);
-            return Ok(controller::Action::await_change());
+    let (began, of) = (Instant::now(), reference(&item));
+    let work = async {
+        match readable(&item) {
+            Ok(job) => once(job, &context).await,
+            Err(error) => unreadable(&item, error, &context).await,
         }
     };
-    let began = Instant::now();
-    let done = tokio::time::timeout(LIMIT, once(job, &context)).await.unwrap_or(Err(ControllerError::TimedOut));
+    let done = tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(ControllerError::TimedOut));
     context.metrics.reconciles.inc();
     context.metrics.reconcile_seconds.observe(began.elapsed().as_secs_f64());
-    if done.is_ok() && context.memory(job.uid()).failures > 0 {
-        context.remember(&job.reference(), |m| m.failures = 0);
+    if done.is_ok() && context.memory(&of.uid).failures > 0 {
+        context.remember(&of, |m| m.failures = 0);
     }
     done
 }
 
-pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc<Context>) -> controller::Action {
-    let meta = kube::Resource::meta(&*item);
-    let job = JobRef {
+/// A job that can't be read is skipped, but for its deletion: its metadata names its workflow, and garbage collection
+/// removes its runs.
+async fn unreadable(item: &JobItem, error: &str, context: &Context) -> Result<controller::Action, ControllerError> {
+    let metadata = kube::Resource::meta(item).clone();
+    super::unreadable(context, "AgentJob", &metadata, error);
+    if metadata.deletion_timestamp.is_none() {
+        return Ok(controller::Action::await_change());
+    }
+    let mut job = AgentJob { metadata, ..AgentJob::default() };
+    let id = names::workflow(&context.cluster, job.uid());
+    let workflow = WorkflowStatus { id, ..WorkflowStatus::default() };
+    job.status = Some(AgentJobStatus { workflow: Some(workflow), ..AgentJobStatus::default() });
+    let mut observed = observe(&job, context).await?;
+    let plan = decide(&job, &mut observed, context).await?;
+    let taken = execute::all(&Target { job, whole: false }, context, &plan.actions).await?;
+    Ok(requeue(plan.requeue, taken))
+}
+
+fn reference(item: &JobItem) -> JobRef {
+    let meta = kube::Resource::meta(item);
+    JobRef {
         namespace: meta.namespace.clone().unwrap_or_default(),
         name: meta.name.clone().unwrap_or_default(),
         uid: meta.uid.clone().unwrap_or_default(),
-    };
+    }
+}
+
+pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc<Context>) -> controller::Action {
+    let job = reference(&item);
     context.remember(&job, |m| m.failures = m.failures.saturating_add(1));
     Metrics::count(&context.metrics.reconcile_errors, error.reason());
     let failures = context.memory(&job.uid).failures;
     if !error.is_conflict() || failures > 10 {
-        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        let (namespace, name) = (&job.namespace, &job.name);
         tracing::warn!(namespace, name, %error, reason = error.reason(), failures, "reconcile");
     }
     error.retry_after(failures).map_or_else(controller::Action::await_change, controller::Action::requeue)
@@ -176,7 +197,7 @@ fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: b
         context.forget(job.uid());
     }
     if wrote {
-        context.wrote(job);
+        context.wrote(&job.reference(), store::version(job));
     }
     if ended {
         return;

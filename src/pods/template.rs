@@ -24,6 +24,10 @@ pub struct RunnerPodSettings {
     pub gateway_url: String,
     /// The gateway's certificate authority, PEM.
     pub gateway_ca: String,
+    /// `resources` of the init container.
+    pub resources: Value,
+    /// Its `securityContext`.
+    pub security_context: Value,
 }
 
 const BIN: &str = "koco-bin";
@@ -141,8 +145,7 @@ fn wrap(
     }
 }
 
-/// The init container that puts the runner into the pod. Fits the restricted Pod Security Standard, whatever the
-/// template.
+/// The init container that puts the runner into the pod.
 fn install(settings: &RunnerPodSettings) -> Value {
     json!({
         "name": "koco-install",
@@ -150,18 +153,8 @@ fn install(settings: &RunnerPodSettings) -> Value {
         "imagePullPolicy": settings.pull_policy,
         "command": ["/usr/local/bin/koco-runner", "install", paths::BIN_DIR],
         "volumeMounts": [{ "name": BIN, "mountPath": paths::BIN_DIR }],
-        "resources": {
-            "requests": { "cpu": "10m", "memory": "16Mi" },
-            "limits": { "cpu": "500m", "memory": "64Mi" },
-        },
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
+        "resources": settings.resources,
+        "securityContext": settings.security_context,
     })
 }
 
@@ -228,6 +221,8 @@ mod tests {
             pull_policy: "IfNotPresent".into(),
             gateway_url: "https://g:8443".into(),
             gateway_ca: "PEM".into(),
+            resources: json!({ "limits": { "memory": "1Gi" } }),
+            security_context: json!({ "runAsNonRoot": true }),
         }
     }
 
@@ -240,7 +235,10 @@ mod tests {
         assert_eq!(agent["futureField"], json!(1));
         assert_eq!(agent["env"][0]["name"], json!("X"));
         assert_eq!(agent["env"].as_array().unwrap().len(), 1 + env::ALL.len());
-        assert_eq!(pod["spec"]["initContainers"][0]["name"], json!("koco-install"));
+        let install = &pod["spec"]["initContainers"][0];
+        assert_eq!(install["name"], json!("koco-install"));
+        assert_eq!(install["resources"], json!({ "limits": { "memory": "1Gi" } }));
+        assert_eq!(install["securityContext"], json!({ "runAsNonRoot": true }));
         assert_eq!(pod["spec"]["initContainers"][1]["name"], json!("mine"));
         assert_eq!(pod["spec"]["restartPolicy"], json!("Never"));
         assert_eq!(pod["metadata"]["labels"]["team"], json!("x"));

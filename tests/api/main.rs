@@ -15,5 +15,6 @@ mod life;
 mod lost_node;
 mod memory;
 mod rights;
+mod settings;
 mod terminal;
 mod zombie;

@@ -29,6 +29,8 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
     let pods = PodSettings {
         runner_image: String::new(),
         runner_image_pull_policy: String::new(),
+        runner_resources: serde_json::json!({}),
+        runner_security_context: serde_json::json!({}),
         gateway_url: String::new(),
     };
     let pods = PodConfig::follow(client.clone(), "koco-system", pods);

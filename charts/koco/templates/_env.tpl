@@ -27,6 +27,10 @@
   value: {{ include "koco.runnerImage" . | quote }}
 - name: KOCO_RUNNER_IMAGE_PULL_POLICY
   value: {{ default .Values.image.pullPolicy .Values.runner.imagePullPolicy | quote }}
+- name: KOCO_RUNNER_RESOURCES
+  value: {{ toJson .Values.runner.resources | quote }}
+- name: KOCO_RUNNER_SECURITY_CONTEXT
+  value: {{ toJson .Values.runner.securityContext | quote }}
 - name: KOCO_GATEWAY_URL
   value: {{ printf "https://%s-gateway.%s.svc:8443" (include "koco.fullname" .) .Release.Namespace | quote }}
 {{- end }}

@@ -119,6 +119,8 @@ impl Fake {
         let settings = PodSettings {
             runner_image: "koco:1".into(),
             runner_image_pull_policy: "Never".into(),
+            runner_resources: serde_json::json!({}),
+            runner_security_context: serde_json::json!({}),
             gateway_url: "https://g".into(),
         };
         let pods = PodConfig::follow(client.clone(), "koco-system", settings);

@@ -216,7 +216,8 @@ impl AgentJob {
             "terminationGracePeriodSeconds": template.termination_grace_period_seconds.unwrap_or(30),
             "containers": names,
         } }));
-        (self.spec.inputs, self.spec.extra) = Default::default();
+        self.spec.inputs.trim();
+        self.spec.extra.trim();
         self.metadata.managed_fields = None;
     }
 

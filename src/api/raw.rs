@@ -1,18 +1,46 @@
 //! JSON that koco passes on unread: kept as text, so that it costs only its bytes, whatever its depth. `serde_json`
 //! reads a typed value recursively and gives up at 128 levels; the API server takes 10,000.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
 /// Any JSON value, as text. Equality is that of the text.
-#[derive(Serialize, Deserialize, Clone)]
-#[serde(transparent)]
-pub struct RawJson(Box<RawValue>);
+#[derive(Clone)]
+pub struct RawJson {
+    text: Box<RawValue>,
+    size: usize,
+}
+
+impl Serialize for RawJson {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.text.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(Self::new)
+    }
+}
 
 impl RawJson {
+    fn new(text: Box<RawValue>) -> Self {
+        Self { size: text.get().len(), text }
+    }
+
     /// The text.
     pub fn get(&self) -> &str {
-        self.0.get()
+        self.text.get()
+    }
+
+    /// The size of the text, in bytes. Stays when it is trimmed.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Replaces the text by `{}`, for caches.
+    pub fn trim(&mut self) {
+        *self = Self { size: self.size, ..Self::default() };
     }
 
     /// Parses it; fails on text that nests deeper than 128 levels if the type is that deep.
@@ -22,7 +50,7 @@ impl RawJson {
 
     /// The value as JSON text. Fails only for maps with keys that are not strings.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        serde_json::value::to_raw_value(value).map(Self)
+        serde_json::value::to_raw_value(value).map(Self::new)
     }
 }
 
@@ -42,7 +70,7 @@ impl From<Value> for RawJson {
 impl Default for RawJson {
     /// `{}`
     fn default() -> Self {
-        Self(RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+        Self::new(RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned()))
     }
 }
 

@@ -15,6 +15,8 @@ pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
 pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
 /// The pod was not ready within `timeouts.pending`. Uses up no attempt; fails the job.
 pub const PENDING_TIMEOUT: &str = "PendingTimeout";
+/// Inputs are larger than the operator allows. Nothing was started.
+pub const INPUTS_TOO_LARGE: &str = "InputsTooLarge";
 /// A drain, a lost node or a deleted pod ended an agent that had started.
 pub const DISRUPTED: &str = "Disrupted";
 /// The container ended without a termination message.

@@ -18,7 +18,7 @@ use crate::{
 const MAX_TYPE_BYTES: usize = 128;
 
 /// Error types reserved for koco: retry policies rely on them, so an agent's error file can't set them.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     error_types::RESULT_TOO_DEEP,
     error_types::AGENT_KILLED,
     error_types::OOM_KILLED,
@@ -26,6 +26,7 @@ const RESERVED: [&str; 18] = [
     error_types::HEARTBEAT_TIMEOUT,
     error_types::EXECUTION_TIMEOUT,
     error_types::PENDING_TIMEOUT,
+    error_types::INPUTS_TOO_LARGE,
     error_types::DISRUPTED,
     error_types::RUNNER_LOST,
     error_types::INVALID_RESULT,

@@ -133,7 +133,9 @@ async fn deep_and_large_inputs_reach_the_runner_as_they_are() {
         jobs.push((Job::new(&test, &name, &uid), json!({ "text": text }).to_string()));
     }
     // They are there before anybody of us is.
-    let _roles = test.separate_roles(Server::Shared).await;
+    let mut roles = Roles::separate(&test, Server::Shared);
+    roles.set("KOCO_MAXIMUM_INPUTS_BYTES", "1000000");
+    roles.start().await;
     let kubelet = Kubelet::of(&test);
     for (job, inputs) in &jobs {
         let (pod, runner) = started(&kubelet, job, 1).await;

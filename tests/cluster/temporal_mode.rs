@@ -4,7 +4,7 @@ use koco::api::{Seconds, conditions, fid, names};
 use serde_json::json;
 
 use crate::harness::{
-    ExecutionMode, Phase, Test, agent,
+    ExecutionMode, Phase, Roles, Server, Test, agent,
     agent_log::starts,
     cluster::kubectl,
     job::{With, condition, pod_name, result},
@@ -145,7 +145,10 @@ async fn a_big_result_is_cut_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_megabyte_of_inputs_runs() {
-    let (test, _roles) = Test::with_operator().await;
+    let test = Test::new().await;
+    let mut roles = Roles::all_in_one(&test, Server::Shared);
+    roles.set("KOCO_MAXIMUM_INPUTS_BYTES", "1048576");
+    roles.start().await;
     // The result holds the inputs, so it is cut.
     let inputs = json!({ "text": "x".repeat(1_000_000) });
     let job = test.apply(agent("succeed").mode(ExecutionMode::Temporal).with(json!({ "inputs": inputs }))).await;

@@ -65,6 +65,12 @@
 - name: KOCO_DEFAULT_PENDING_TIMEOUT
   value: {{ .pending | quote }}
 {{- end }}
+{{- with .Values.limits }}
+- name: KOCO_MAXIMUM_INPUTS_BYTES
+  value: {{ int .maximumInputsBytes | quote }}
+- name: KOCO_MINIMUM_HEARTBEAT_TIMEOUT
+  value: {{ .minimumHeartbeatTimeout | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "koco.env.worker" -}}

@@ -46,6 +46,12 @@ pub struct Defaults {
     /// timeouts.pending
     #[arg(long, env = "KOCO_DEFAULT_PENDING_TIMEOUT", default_value = "10m", value_parser = duration)]
     pub default_pending_timeout: Duration,
+    /// The least timeouts.heartbeat: a lower one is raised to it. A runner sends four heartbeats in that time
+    #[arg(long, env = "KOCO_MINIMUM_HEARTBEAT_TIMEOUT", default_value = "1s", value_parser = duration)]
+    pub minimum_heartbeat_timeout: Duration,
+    /// The most bytes of JSON in inputs, and in extra: a job with more fails before anything is started. 0: no limit
+    #[arg(long, env = "KOCO_MAXIMUM_INPUTS_BYTES", default_value_t = 262_144)]
+    pub maximum_inputs_bytes: usize,
 }
 
 /// Go's format, as in the resource.
@@ -78,7 +84,11 @@ impl Defaults {
                 non_retryable_error_types: retry.non_retryable_error_types.unwrap_or_default(),
             },
             timeouts: ResolvedTimeouts {
-                heartbeat: timeouts.heartbeat.unwrap_or(self.default_heartbeat_timeout.into()),
+                heartbeat: timeouts
+                    .heartbeat
+                    .map_or(self.default_heartbeat_timeout, Seconds::get)
+                    .max(self.minimum_heartbeat_timeout)
+                    .into(),
                 execution: timeouts.execution.or(self.default_execution_timeout.map(Into::into)),
                 pending: timeouts.pending.unwrap_or(self.default_pending_timeout.into()),
             },

@@ -10,7 +10,8 @@ use crate::api::{
 
 /// All of them, for the new status.
 pub(super) fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -> Vec<Condition> {
-    let updates = [ready(decision), paused(view, decision.phase), succeeded(view, decision, status), stalled(decision)];
+    let updates =
+        [ready(view, decision), paused(view, decision.phase), succeeded(view, decision, status), stalled(decision)];
     let mut list = status.conditions.clone();
     for update in updates {
         conditions::set(&mut list, update, view.job.metadata.generation, view.now().clone());
@@ -22,7 +23,7 @@ fn update(kind: &'static str, status: Option<bool>, reason: Reason, message: imp
     ConditionUpdate { kind, status, reason, message: message.into() }
 }
 
-fn ready(decision: &Decision) -> ConditionUpdate {
+fn ready(view: &JobView<'_>, decision: &Decision) -> ConditionUpdate {
     if let Some((reason, message)) = &decision.not_ready {
         return update(READY, Some(false), reason.clone(), message);
     }
@@ -32,7 +33,15 @@ fn ready(decision: &Decision) -> ConditionUpdate {
     if decision.phase.is_terminal() {
         return update(READY, Some(true), Reason::Finished, "the job has ended");
     }
-    update(READY, Some(true), Reason::Accepted, "this generation is accepted and passed on")
+    let heartbeat = view.resolved.timeouts.heartbeat;
+    let asked = view.job.spec.timeouts.as_ref().and_then(|t| t.heartbeat);
+    let message = match asked.filter(|asked| asked.get() < heartbeat.get()) {
+        Some(_) => format!(
+            "this generation is accepted and passed on, with timeouts.heartbeat raised to {heartbeat}, the operator's least"
+        ),
+        None => "this generation is accepted and passed on".into(),
+    };
+    update(READY, Some(true), Reason::Accepted, message)
 }
 
 fn paused(view: &JobView<'_>, phase: Phase) -> ConditionUpdate {
@@ -108,8 +117,11 @@ fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -
         }
         Phase::Failed => {
             let reason = Reason::or(&error.kind, Reason::Failed);
-            let next = format!("See kubectl logs {}", status.runner_pod.clone().unwrap_or_default());
-            update(SUCCEEDED, Some(false), reason, format!("attempt {attempt}, the last: {}. {next}", error.message))
+            let message = match &status.runner_pod {
+                Some(pod) => format!("attempt {attempt}, the last: {}. See kubectl logs {pod}", error.message),
+                None => error.message,
+            };
+            update(SUCCEEDED, Some(false), reason, message)
         }
         Phase::Cancelled => update(SUCCEEDED, Some(false), Reason::Cancelled, "the job was cancelled"),
         Phase::Retrying => {

@@ -79,6 +79,8 @@ fn phase_event(phase: Phase, old: &AgentJobStatus, status: &AgentJobStatus) -> O
         Phase::Cancelling => event(Normal, "Cancelling", "the agent gets SIGTERM, its grace period, then SIGKILL"),
         Phase::Succeeded => event(Normal, "Succeeded", "the agent ended with success; its result is in status.result"),
         Phase::Cancelled => event(Normal, "Cancelled", "the job was cancelled; no pod of it runs"),
+        // Nothing was started, so there is no log.
+        Phase::Failed if pod.is_empty() => event(Warning, "Failed", format!("{}: {}", error.kind, error.message)),
         Phase::Failed => event(Warning, "Failed", format!("{}: {}. See kubectl logs {pod}", error.kind, error.message)),
     })
 }

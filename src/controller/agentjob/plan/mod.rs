@@ -2,7 +2,7 @@
 //! Called by [`super::reconcile`] alone.
 //!
 //! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`]
-//! (with [`pending`]) decides on the attempts, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on
+//! (with [`pending`]) decides on the attempts, [`limits`] whether a job is taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on
 //! what to remove, [`status`] composes the new status, [`conditions`] and [`events`] derive the rest.
 
 mod collect;
@@ -12,6 +12,7 @@ mod deletion;
 mod direct;
 mod ended;
 mod events;
+mod limits;
 mod pending;
 mod status;
 mod temporal;
@@ -293,6 +294,8 @@ pub fn plan(job: &AgentJob, observed: &ObservedState, operator: &OperatorContext
         deletion::decide(&view)
     } else if view.is_terminal() {
         ended::decide(&view)
+    } else if let Some(error) = limits::exceeded(&view) {
+        control::finish(&view, Phase::Failed, Some(error))
     } else {
         match view.resolved.execution_mode {
             ExecutionMode::Direct => direct::decide(&view),

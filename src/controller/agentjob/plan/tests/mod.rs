@@ -2,6 +2,7 @@
 
 mod direct;
 mod ended;
+mod limits;
 mod pending;
 mod temporal;
 

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client};
+use kube::{Api, Client, client::ClientBuilder};
 
+use super::clock;
 use crate::api::names;
 
-/// A client with bounded calls, from the pod's account or the kubeconfig.
+/// A client with bounded calls, from the pod's account or the kubeconfig. It reads the API server's clock.
 pub async fn client() -> Result<Client, kube::Error> {
     let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
     // A watch is kept open by the server's bookmarks; everything else answers well within this.
     config.read_timeout = Some(Duration::from_secs(330));
     config.connect_timeout = Some(Duration::from_secs(10));
-    Client::try_from(config)
+    Ok(ClientBuilder::try_from(config)?.with_layer(&clock::reader()).build())
 }
 
 /// Retries without limit: the caller can't start without the answer.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
@@ -24,6 +24,7 @@ use crate::{
     controller::ControllerError,
     lifecycle,
     platform::{
+        clock,
         metrics::Metrics,
         store::{self, StoreError},
     },
@@ -153,7 +154,7 @@ async fn command_run(
         // A newer command may have been written: the next reconcile handles that. A cancel is final.
         if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
             let generation = known.saturating_add(1);
-            spec.command = Some(RunCommand { state, generation, time: Time(Timestamp::now()) });
+            spec.command = Some(RunCommand { state, generation, time: Time(clock::now()) });
         }
         Ok(())
     });
@@ -236,7 +237,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
                     state: request.desired,
                     id: request.id.clone(),
                     request: job.control_request().map(str::to_string),
-                    time: Time(Timestamp::now()),
+                    time: Time(clock::now()),
                 };
                 context.remember(&of, |m| m.sent = Some(sent));
                 context.workflows.reset_backoff(&of.uid);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef, WorkflowStatus, names},
     controller::ControllerError,
-    platform::{metrics::Metrics, store},
+    platform::{clock, metrics::Metrics, store},
     pods::node,
 };
 
@@ -147,7 +147,7 @@ fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
 
 /// Now, in whole seconds, as Kubernetes writes times.
 pub(super) fn now() -> Time {
-    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+    Time(Timestamp::from_second(clock::now().as_second()).unwrap_or_default())
 }
 
 /// Plans, with the node of the newest run's pod if the plan depends on that.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::body::Body;
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use tokio::sync::{oneshot, watch};
 
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState, names},
-    platform::store,
+    platform::{clock, store},
     protocol::{
         runner::{Confirm, EndReport, Heartbeat, Job, Register, Sender},
         workflow::RunnerConfirmed,
@@ -44,7 +44,7 @@ use crate::{
 const LAG: Duration = Duration::from_secs(2);
 
 fn now() -> Time {
-    Time(Timestamp::now())
+    Time(clock::now())
 }
 
 impl Gateway {

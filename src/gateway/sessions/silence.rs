@@ -21,6 +21,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use crate::{
     api::{AgentRun, AgentRunStatus, ExecutionMode},
     gateway::Gateway,
+    platform::clock,
 };
 
 /// How often runners are checked.
@@ -97,7 +98,7 @@ impl Gateway {
     }
 
     async fn note_silence(&self, run: &AgentRun, listening: Listening, silence: Duration) {
-        let last_contact = Timestamp::now().checked_sub(silence).unwrap_or(Timestamp::UNIX_EPOCH);
+        let last_contact = clock::now().checked_sub(silence).unwrap_or(Timestamp::UNIX_EPOCH);
         let note = |run: &AgentRun, status: &mut AgentRunStatus| {
             let still = listened_for(run, &self.identity) == Some(listening);
             if still && self.too_long(run.uid(), listening).is_some() {

@@ -15,7 +15,7 @@ mod start_runner;
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Client};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError, ActivityInfo};
@@ -26,6 +26,7 @@ pub use failure::ActivityFailure;
 use crate::{
     api::{AgentJob, JobRef, names},
     platform::{
+        clock,
         metrics::Metrics,
         store::{self, StoreError},
     },
@@ -185,7 +186,7 @@ impl Activities {
 }
 
 fn now() -> Time {
-    Time(Timestamp::now())
+    Time(clock::now())
 }
 
 #[cfg(test)]

@@ -44,3 +44,41 @@ pub const POD_REFUSED: &str = "PodRefused";
 pub const POD_NOT_ENDED: &str = "PodNotEnded";
 /// A request to the API server failed; the activity is retried. Seen in Temporal's history only.
 pub const API_SERVER: &str = "ApiServer";
+
+/// The types that a runner reports, besides its agent's own.
+const OF_RUNNERS: [&str; 9] = [
+    AGENT_KILLED,
+    OOM_KILLED,
+    START_FAILED,
+    EXECUTION_TIMEOUT,
+    DISRUPTED,
+    RUNNER_LOST,
+    INVALID_RESULT,
+    RESULT_TOO_DEEP,
+    NOT_STARTED,
+];
+
+/// The types that only koco's roles determine.
+const OF_ROLES: [&str; 11] = [
+    INPUTS_TOO_LARGE,
+    HEARTBEAT_TIMEOUT,
+    PENDING_TIMEOUT,
+    WORKFLOW_CLOSED,
+    EVICTED,
+    CANCELLED,
+    JOB_GONE,
+    SUPERSEDED,
+    POD_REFUSED,
+    POD_NOT_ENDED,
+    API_SERVER,
+];
+
+/// Whether an agent can't set this type in its error file: retry policies rely on its meaning.
+pub fn is_reserved(kind: &str) -> bool {
+    OF_RUNNERS.contains(&kind) || is_of_roles(kind)
+}
+
+/// Whether a runner can't report this type, because only koco's roles determine it.
+pub fn is_of_roles(kind: &str) -> bool {
+    OF_ROLES.contains(&kind)
+}

@@ -9,8 +9,8 @@
 //! | `POST /v1/outcome` | [`EndReport`] | 204 recorded; 409 another end of this run was recorded first |
 //!
 //! 401: the token is refused. 403: the run belongs to another pod. 410: the run is closed or gone, or its job has
-//! ended. 429: this pod sends too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. After 403, 404
-//! and 410 a runner stops its agent.
+//! ended. 429: this pod sends too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. A runner stops
+//! its agent after 410 only; one whose agent has not started gives up after 403 and 404, too.
 //!
 //! Some paths and field names on the wire are older than the words used here; they stay, because runners live for days.
 

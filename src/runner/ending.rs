@@ -1,7 +1,8 @@
 //! What the end of an agent means: a pure function of the [`ExitFacts`]. Called by [`super::supervisor`] alone.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use nix::errno::Errno;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,29 +18,6 @@ use crate::{
 /// The longest error type, the same as in `nonRetryableErrorTypes`.
 const MAX_TYPE_BYTES: usize = 128;
 
-/// Error types reserved for koco: retry policies rely on them, so an agent's error file can't set them.
-const RESERVED: [&str; 19] = [
-    error_types::RESULT_TOO_DEEP,
-    error_types::AGENT_KILLED,
-    error_types::OOM_KILLED,
-    error_types::START_FAILED,
-    error_types::HEARTBEAT_TIMEOUT,
-    error_types::EXECUTION_TIMEOUT,
-    error_types::PENDING_TIMEOUT,
-    error_types::INPUTS_TOO_LARGE,
-    error_types::DISRUPTED,
-    error_types::RUNNER_LOST,
-    error_types::INVALID_RESULT,
-    error_types::WORKFLOW_CLOSED,
-    error_types::EVICTED,
-    error_types::CANCELLED,
-    error_types::NOT_STARTED,
-    error_types::JOB_GONE,
-    error_types::SUPERSEDED,
-    error_types::POD_REFUSED,
-    error_types::API_SERVER,
-];
-
 /// How the agent's main process ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Exit {
@@ -48,8 +26,10 @@ pub enum Exit {
         name: String,
         number: i32,
     },
-    /// Its command could not be started.
+    /// Its command can't be started, in this pod or in another.
     NotSpawned(String),
+    /// It could not be started because of trouble of the node, or of the moment.
+    NotStarted(String),
     /// It was never started in this container.
     None,
 }
@@ -117,6 +97,10 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
                 format!("the agent's command could not be started: {why}"),
             );
         }
+        Exit::NotStarted(why) => {
+            ending.started = false;
+            return failed(ending, error_types::NOT_STARTED, format!("the agent could not be started: {why}"));
+        }
         Exit::None => "not started".to_owned(),
     };
     match (stopped, &exit, result) {
@@ -131,6 +115,9 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
         (Some(Stopped::Cancel), ..) => AgentEnd { kind: TerminationType::Cancelled, ..ending },
         (Some(Stopped::Sigterm), ..) => {
             failed(ending, error_types::DISRUPTED, format!("the pod was terminated while the agent ran: {how}"))
+        }
+        (Some(Stopped::Gone), ..) => {
+            failed(ending, error_types::DISRUPTED, format!("the gateway stopped the runner while the agent ran: {how}"))
         }
         (_, Exit::Code(0), FileContents::Nothing) => succeeded(ending, None),
         (_, Exit::Code(0), FileContents::Unreadable(why)) => {
@@ -151,6 +138,16 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
         (_, Exit::Signal { .. }, _) => failed(ending, error_types::AGENT_KILLED, how),
         _ => failed_by_itself(ending, error, &how, oom),
     }
+}
+
+/// Whether a command fails to start with this error wherever it is tried. Any other is trouble of the node, such as a
+/// full disk, or of the moment, such as a limit of processes.
+pub fn is_of_the_command(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.map_or(error.kind() == io::ErrorKind::InvalidInput, |errno| {
+        use Errno::{EACCES, EINVAL, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
+        matches!(errno, ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EINVAL | EPERM)
+    })
 }
 
 /// The container was restarted: its agent ran before, and how it ended is unknown.
@@ -223,7 +220,7 @@ fn failed_by_itself(mut ending: AgentEnd, error: FileContents<AgentError>, how: 
             ending.non_retryable = said.non_retryable.unwrap_or(false);
             message = said.message.filter(|m| !m.is_empty()).unwrap_or(message);
             match said.kind.filter(|k| !k.is_empty()) {
-                Some(reserved) if RESERVED.contains(&reserved.as_str()) => {
+                Some(reserved) if error_types::is_reserved(&reserved) => {
                     message = format!("{message} (type {reserved} is not for an agent to use)");
                 }
                 Some(own) => kind = own,

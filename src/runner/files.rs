@@ -79,8 +79,14 @@ impl Files {
     /// Marks the agent of this run as started, for good. An error of kind `AlreadyExists` if it is.
     pub fn mark_started(&self, run: i32) -> io::Result<()> {
         let marker = OpenOptions::new().write(true).create_new(true).open(self.marker(run))?;
-        marker.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        let synced = marker.sync_all().and_then(|()| File::open(&self.dir)?.sync_all());
+        // Nothing was started under a mark that may not last.
+        synced.inspect_err(|_| self.unmark_started(run))
+    }
+
+    /// Takes the mark back: the agent could not be started. If that fails, a restarted container starts none.
+    pub fn unmark_started(&self, run: i32) {
+        let _ = fs::remove_file(self.marker(run));
     }
 
     /// The agent's error file.

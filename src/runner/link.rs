@@ -65,7 +65,9 @@ pub async fn listen(gateway: Gateway, snapshot: watch::Receiver<RunnerSnapshot>,
                 }
                 log_once(&mut failing, "the stream of control messages ended", error.as_ref());
             }
-            Err(error) if error.is_final() => {
+            // An agent that runs is only stopped if its run has ended. Any other refusal may pass, as when a gateway of
+            // other settings or of another release has answered.
+            Err(error) if error.is(&[StatusCode::GONE]) || (now.0 == RunnerState::Waiting && error.is_final()) => {
                 drop(to.send(Incoming::Gone(error.to_string())));
                 return;
             }
@@ -141,7 +143,7 @@ pub async fn confirm(gateway: Gateway, mut answers: watch::Receiver<Answer>) {
             let Some((snapshot, problem)) = answers.borrow_and_update().clone() else { break };
             match gateway.confirm(snapshot, problem).await {
                 Ok(()) => break,
-                Err(error) if error.is_final() || error.is(&[StatusCode::CONFLICT]) => break,
+                Err(error) if error.is(&[StatusCode::GONE, StatusCode::CONFLICT]) => break,
                 Err(_) => {}
             }
             // A newer one is sent without delay.

@@ -70,6 +70,35 @@ async fn a_command_that_does_not_exist_is_a_failed_start() {
 }
 
 #[tokio::test]
+async fn trouble_before_the_start_is_no_failed_start() {
+    let run = Run::start(job("succeed")).await;
+    // Its files can't be written: as on a full disk.
+    std::fs::write(run.dir.join("state/in"), "no folder").unwrap();
+    run.grant();
+    let ending = run.failed(error_types::NOT_STARTED).await;
+    assert!(!ending.non_retryable && !ending.started);
+    assert!(!run.dir.join("state/started-7").exists());
+}
+
+#[tokio::test]
+async fn only_the_end_of_its_run_stops_an_agent() {
+    for refusal in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+        let mut run = Run::start(job("count?every_ms=5")).await;
+        run.grant();
+        run.confirmed(RunnerState::Running, 0).await;
+        run.gateway.go_away().await;
+        run.gateway.heard().answer_hello = refusal;
+        let hellos = run.gateway.heard().hellos.len();
+        run.gateway.come_back();
+        run.until("two refused hellos", |heard| (heard.hellos.len() >= hellos + 2).then_some(())).await;
+        assert!(!run.log().contains("stopped by the gateway"), "{}", run.log());
+        run.gateway.heard().answer_hello = StatusCode::OK;
+        run.command(DesiredState::Cancelled, 1);
+        assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
+    }
+}
+
+#[tokio::test]
 async fn the_agent_sees_nothing_of_the_runner() {
     let run = Run::start(job("print-env")).await;
     run.grant();

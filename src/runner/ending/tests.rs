@@ -81,6 +81,18 @@ fn a_command_that_cannot_be_started_is_never_tried_again() {
 }
 
 #[test]
+fn trouble_of_the_node_is_no_fault_of_the_command() {
+    let ending = classify(facts(Exit::NotStarted("No space left".into())));
+    assert!(!ending.non_retryable && !ending.started);
+    fails_as(facts(Exit::NotStarted("No space left".into())), error_types::NOT_STARTED, "No space left");
+    let of_the_command = |errno: Errno| is_of_the_command(&io::Error::from(errno));
+    use Errno::*;
+    assert!([ENOENT, EACCES, ENOEXEC, ENOTDIR, ELOOP, EINVAL, EPERM].into_iter().all(of_the_command));
+    assert!(![ENOSPC, EAGAIN, ENOMEM, EIO, EDQUOT, ESTALE, ETXTBSY, EMFILE].into_iter().any(of_the_command));
+    assert!(is_of_the_command(&io::Error::new(io::ErrorKind::InvalidInput, "a nul byte")));
+}
+
+#[test]
 fn why_it_was_stopped_decides_unless_it_had_finished() {
     let stopped = |why, exit| ExitFacts { stopped: Some(why), ..facts(exit) };
     let term = || signal("SIGTERM", 15);
@@ -118,6 +130,12 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
 
     fails_as(stopped(Stopped::Timeout, term()), error_types::EXECUTION_TIMEOUT, "60 s");
     fails_as(stopped(Stopped::Timeout, Exit::Code(0)), error_types::EXECUTION_TIMEOUT, "exit code 0");
+
+    fails_as(stopped(Stopped::Gone, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
+    assert_eq!(
+        kind(ExitFacts { result: result(), ..stopped(Stopped::Gone, Exit::Code(0)) }),
+        TerminationType::Succeeded
+    );
 
     fails_as(stopped(Stopped::Sigterm, term()), error_types::DISRUPTED, "SIGTERM");
     fails_as(ExitFacts { oom: true, ..stopped(Stopped::Sigterm, signal("SIGKILL", 9)) }, error_types::DISRUPTED, "");

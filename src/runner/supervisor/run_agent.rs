@@ -1,7 +1,7 @@
 //! Runs the agent, from the grant to its end: feeds events into the [`Machine`] and carries out its actions on the
 //! processes and the tasks of [`super::super::link`]. Called by `supervisor.rs` alone.
 
-use std::{collections::VecDeque, ffi::OsString, time::Duration};
+use std::{collections::VecDeque, ffi::OsString, io, time::Duration};
 
 use nix::sys::signal::Signal;
 use tokio::time::sleep_until;
@@ -91,8 +91,8 @@ impl Runner {
                     return Some(Event::Started);
                 }
                 Err(error) => {
-                    say(format_args!("the agent could not be started: {error}"));
-                    *exit = Exit::NotSpawned(error);
+                    say(format_args!("the agent could not be started: {error:?}"));
+                    *exit = error;
                     return Some(Event::NotStarted);
                 }
             },
@@ -126,10 +126,15 @@ impl Runner {
         None
     }
 
-    fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, String> {
-        let files = &self.files;
-        files.prepare(&job.inputs, &job.extra).map_err(|e| format!("its files: {e}"))?;
-        files.mark_started(self.config.sender.run).map_err(|e| format!("its marker: {e}"))?;
+    /// Starts the agent; else returns why not.
+    fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, Exit> {
+        let (files, run) = (&self.files, self.config.sender.run);
+        let prepared = files.prepare(&job.inputs, &job.extra);
+        prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
+        files.mark_started(run).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Exit::NotSpawned("it was started before".into()),
+            _ => Exit::NotStarted(format!("its marker: {e}")),
+        })?;
         let mut kodo: Vec<(&str, OsString)> = vec![
             ("KODO_FID", job.fid.clone().into()),
             ("KODO_ENTRY_POINT", job.entry_point.clone().into()),
@@ -143,7 +148,14 @@ impl Runner {
             kodo.push(("KODO_RESUMED", "1".into()));
         }
         let (program, arguments) = &self.command;
-        self.processes.start(program, arguments, &kodo).map_err(|e| format!("{}: {e}", program.display()))
+        self.processes.start(program, arguments, &kodo).map_err(|error| {
+            let why = format!("{}: {error}", program.display());
+            if ending::is_of_the_command(&error) {
+                return Exit::NotSpawned(why);
+            }
+            files.unmark_started(run);
+            Exit::NotStarted(why)
+        })
     }
 
     /// Kills the remaining processes and determines how the agent ended.

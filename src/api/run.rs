@@ -30,7 +30,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     derive = "PartialEq",
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "1"),
+    annotation("kodosumi.io/schema-version", "2"),
     selectable = ".spec.identity.jobName",
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),
@@ -143,6 +143,23 @@ pub struct RunCommand {
     /// When it was written.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
+    /// The generation of the newest command to pause the run's agent, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub last_pause: Option<i64>,
+}
+
+impl RunCommand {
+    /// The command that follows `old`.
+    pub fn after(old: Option<&Self>, state: DesiredState, generation: i64, time: Time) -> Self {
+        let new = Self { state, generation, time, last_pause: old.and_then(Self::newest_pause) };
+        Self { last_pause: new.newest_pause(), ..new }
+    }
+
+    /// The generation of the newest command to pause, this one included.
+    fn newest_pause(&self) -> Option<i64> {
+        self.last_pause.max((self.state == DesiredState::Paused).then_some(self.generation))
+    }
 }
 
 /// What was observed of a run.
@@ -159,6 +176,14 @@ pub struct AgentRunStatus {
     /// What its runner has acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Acknowledged>,
+    /// Since when its agent stands still under a pause, by its runner's acknowledgement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
+    pub paused_since: Option<Time>,
+    /// How long it stood still under earlier pauses, in milliseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub paused_millis: i64,
     /// The last contact with the runner, once a gateway deems it unresponsive. The next contact removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
@@ -342,6 +367,17 @@ impl AgentRun {
     /// The generation of the newest command, 0 if there is none.
     pub fn command_generation(&self) -> i64 {
         self.spec.command.as_ref().map_or(0, |c| c.generation)
+    }
+
+    /// The generation of the newest command to pause its agent, if there was one.
+    pub fn last_pause(&self) -> Option<i64> {
+        self.spec.command.as_ref()?.newest_pause()
+    }
+
+    /// When its agent could start: it is granted, and its runner has registered.
+    pub fn could_start(&self) -> Option<&Time> {
+        let (granted, ready) = (&self.spec.grant.as_ref()?.time, self.status.as_ref()?.ready_time.as_ref()?);
+        Some(granted.max(ready))
     }
 
     /// The agent's state, if the newest command is acknowledged.

@@ -126,6 +126,10 @@ pub struct RetryStatus {
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub ignored_disruptions: i32,
+    /// How often the newest attempt was evicted, for the back-off.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub evictions: i32,
     /// The newest run is not created before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]

@@ -94,7 +94,7 @@ pub fn grant(binding: i32) -> StartGrant {
 
 /// A command to pause.
 pub fn command(generation: i64) -> RunCommand {
-    RunCommand { state: DesiredState::Paused, generation, time: Time(Timestamp::UNIX_EPOCH) }
+    RunCommand::after(None, DesiredState::Paused, generation, Time(Timestamp::UNIX_EPOCH))
 }
 
 /// An end.

@@ -85,6 +85,7 @@ fn before(retry: &RetryStatus, number: i32) -> Progress {
         failures: retry.failures,
         start_failures: retry.start_failures,
         evicted: retry.resumed,
+        evictions: retry.evictions,
         ..Progress::default()
     }
 }
@@ -94,6 +95,7 @@ fn record(at: &Progress, active_millis: i64) -> RetryStatus {
         attempts: at.attempt,
         failures: at.failures,
         start_failures: at.start_failures,
+        evictions: at.evictions,
         ignored_disruptions: at.ignored_disruptions,
         retry_after: at.retry_at.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(up_to_a_second),
         resumed: at.evicted,
@@ -183,11 +185,17 @@ mod tests {
         assert_eq!(upcoming(&first.retry), Upcoming { attempt: 1, resumed: true, active_millis: 5 });
         let second = after(&first.retry, &run(2, true, ended("Evicted", "Evicted")), &evict);
         assert_eq!(upcoming(&second.retry), Upcoming { attempt: 1, resumed: true, active_millis: 10 });
+        assert_eq!(
+            (first.retry.retry_after.is_some(), second.retry.retry_after.is_some()),
+            (false, true),
+            "a back-off"
+        );
         // A pod that never came up changes nothing of that.
         let third = after(&second.retry, &run(3, false, ended("Failed", "NotStarted")), &evict);
         assert_eq!(upcoming(&third.retry), Upcoming { attempt: 1, resumed: true, active_millis: 10 });
         let fourth = after(&third.retry, &run(4, true, ended("Failed", "AgentFailed")), &evict);
         assert_eq!(upcoming(&fourth.retry), Upcoming { attempt: 2, resumed: false, active_millis: 0 });
+        assert_eq!(fourth.retry.evictions, 0);
     }
 
     #[test]

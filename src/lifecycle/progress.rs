@@ -104,6 +104,10 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
         }
         error_types::EVICTED if policy.pause == PausePolicy::Evict => {
             (progress.step, progress.evicted, progress.start_failures) = (Step::NoRun, true, 0);
+            progress.evictions = progress.evictions.saturating_add(1);
+            if progress.evictions > 1 {
+                retry(progress, policy, progress.evictions - 1, now_millis);
+            }
             Next::Continue
         }
         // Ended by a pause or a cancel that this workflow has no record of, because it was reset: an ordinary failure,
@@ -124,7 +128,7 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
 }
 
 fn count(progress: &mut Progress, error: ErrorStatus) {
-    (progress.failures, progress.start_failures) = (progress.failures.saturating_add(1), 0);
+    (progress.failures, progress.start_failures, progress.evictions) = (progress.failures.saturating_add(1), 0, 0);
     progress.error = Some(error);
 }
 

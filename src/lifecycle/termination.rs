@@ -7,7 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Ended;
 use crate::{
-    api::{AgentRun, ErrorStatus, PausePolicy, RawJson, Termination, TerminationSource, TerminationType, depth},
+    api::{
+        Acknowledged, AgentRun, DesiredState, ErrorStatus, PausePolicy, RawJson, RunnerState, Termination,
+        TerminationSource, TerminationType, depth,
+    },
     protocol::{
         error_types,
         runner::{
@@ -19,6 +22,13 @@ use crate::{
 
 /// The longest error type that is recorded, in bytes.
 const MAX_TYPE_BYTES: usize = 128;
+
+/// How long after its grant a runner may take to report that its agent could not be started.
+const START: Duration = Duration::from_secs(60);
+
+/// How much longer than its limit an agent may be active before koco itself ends its run: longer than a runner that has
+/// ended its agent goes on trying to report that.
+const UNENDED: Duration = Duration::from_secs(16 * 60);
 
 /// What the end of a closed run means for the attempts.
 pub fn end_of(run: &AgentRun) -> Ended {
@@ -51,18 +61,14 @@ pub fn result_of(run: &AgentRun) -> Result<AgentResult, serde_json::Error> {
     Ok(AgentResult { result: result.map(RawJson::read).transpose()? })
 }
 
-/// An end as the runner reported it, cut to the limits. The source is [`TerminationSource::Runner`] also for a
+/// An end as the runner reported it, as far as koco's own record of the run allows it, cut to the limits. The source is [`TerminationSource::Runner`] also for a
 /// termination message, which the container wrote.
 pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
-    let mut kind = ending.kind;
-    let mut error = ending.error.as_ref().map(limited);
-    // Only a run under `pausePolicy: Evict` that was commanded can have evicted its agent.
-    let may_evict = run.spec.identity.pause_policy == PausePolicy::Evict && run.spec.command.is_some();
-    if kind == TerminationType::Evicted && !may_evict {
-        kind = TerminationType::Failed;
-        let message = "the runner reported an eviction by a pause that was never requested".into();
-        error = Some(ErrorStatus { kind: error_types::AGENT_FAILED.into(), message });
-    }
+    let refuted = refute(run, ending, now);
+    let kind = if refuted.is_some() { TerminationType::Failed } else { ending.kind };
+    let non_retryable = ending.non_retryable && refuted.is_none();
+    let started = if refuted.is_some() { run.may_have_started() } else { ending.started && run.may_have_started() };
+    let error = refuted.or_else(|| ending.error.as_ref().map(reported)).as_ref().map(limited);
     let result = ending.result.as_ref().map(|result| {
         let text = result.to_string();
         if depth(&text) > MAX_RESULT_DEPTH {
@@ -74,14 +80,68 @@ pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
         kind,
         source: TerminationSource::Runner,
         time: now.clone(),
-        started: ending.started,
+        started,
         error,
-        non_retryable: ending.non_retryable,
+        non_retryable,
         exit_code: ending.exit_code,
         result,
-        active_millis: ending.active_millis.max(0),
+        active_millis: ending.active_millis.clamp(0, active_at_most(run, now)),
         duration: duration(run, now),
     }
+}
+
+/// What is recorded in place of a report that can't be true by koco's own record of the run: the agent can forge its
+/// runner's words.
+fn refute(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Option<ErrorStatus> {
+    let instead = |kind: &str, message: &str| Some(ErrorStatus { kind: kind.into(), message: message.into() });
+    let commanded = run.spec.command.as_ref().map(|c| c.state);
+    let says = |kind| ending.error.as_ref().is_some_and(|e| e.kind == kind);
+    let unstarted = says(error_types::NOT_STARTED) || (!ending.started && !says(error_types::START_FAILED));
+    match ending.kind {
+        // It may have been resumed since.
+        TerminationType::Evicted
+            if run.spec.identity.pause_policy != PausePolicy::Evict || run.last_pause().is_none() =>
+        {
+            instead(error_types::AGENT_FAILED, "the runner reported an eviction by a pause that was never requested")
+        }
+        TerminationType::Cancelled if commanded != Some(DesiredState::Cancelled) => {
+            instead(error_types::AGENT_FAILED, "the runner reported a cancel that was never requested")
+        }
+        TerminationType::Cancelled => None,
+        _ if unstarted && must_have_started(run, now) => instead(
+            error_types::RUNNER_LOST,
+            "the runner reported that its agent never started, though its start was granted long before",
+        ),
+        _ => None,
+    }
+}
+
+/// Whether a run's agent must have started by now: its start was granted a while ago and no pause held it.
+fn must_have_started(run: &AgentRun, now: &Time) -> bool {
+    let Some(since) = run.could_start() else { return false };
+    let held = |a: &&Acknowledged| a.state == RunnerState::Waiting && Some(a.generation) == run.last_pause();
+    let command = run.spec.command.as_ref().filter(|_| run.acknowledged().as_ref().is_some_and(held));
+    let since = match command {
+        Some(command) if command.state != DesiredState::Running => return false,
+        Some(command) => since.max(&command.time),
+        None => since,
+    };
+    elapsed(since, now) > START
+}
+
+/// A runner's error, without the types that it can't report.
+fn reported(error: &ErrorStatus) -> ErrorStatus {
+    if !error_types::is_of_roles(&error.kind) {
+        return error.clone();
+    }
+    let message = format!("{} (type {} is not for a runner to report)", error.message, error.kind);
+    ErrorStatus { kind: error_types::AGENT_FAILED.into(), message }
+}
+
+/// The longest time that a run's agent can have been active, in milliseconds. Recorded times may lack a second's part.
+fn active_at_most(run: &AgentRun, now: &Time) -> i64 {
+    let since = run.could_start().map(|since| elapsed(since, now) + Duration::from_secs(1));
+    since.map_or(0, |active| i64::try_from(active.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// A failure seen on the pod: `kind` if the agent may have started, else [`error_types::NOT_STARTED`].
@@ -124,9 +184,20 @@ fn limited(error: &ErrorStatus) -> ErrorStatus {
 
 /// The time from the agent's start to now, human-readable; `None` without a grant.
 fn duration(run: &AgentRun, now: &Time) -> Option<String> {
-    let granted = run.spec.grant.as_ref()?;
-    let started = run.status.as_ref()?.ready_time.as_ref()?.max(&granted.time);
-    Some(duration_text(elapsed(started, now)))
+    Some(duration_text(elapsed(run.could_start()?, now)))
+}
+
+/// How long until koco ends a run because its runner has not ended the agent after `limit`, the job's
+/// `timeouts.execution`; `None` before the start and under a pause. By koco's own record, not by the runner's.
+pub fn time_left(run: &AgentRun, limit: Duration, grace: Duration, now: &Time) -> Option<Duration> {
+    let (since, status) = (run.could_start()?, run.status.as_ref()?);
+    if status.paused_since.is_some() {
+        return None;
+    }
+    let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    let active = elapsed(since, now).saturating_sub(millis(status.paused_millis));
+    let limit = limit.saturating_sub(millis(run.spec.identity.active_millis));
+    Some(limit.saturating_add(grace).saturating_add(UNENDED).saturating_sub(active))
 }
 
 /// The time from `since` to `now`; zero if that is in the future, as clocks differ.
@@ -156,6 +227,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::RunCommand;
 
     fn run(policy: &str, command: Option<&str>) -> AgentRun {
         let time = "2026-01-01T00:00:00Z";
@@ -209,9 +281,101 @@ mod tests {
     fn an_eviction_needs_a_pause() {
         let kind = |policy, command| claimed(&run(policy, command), &ending(TerminationType::Evicted), &now()).kind;
         assert_eq!(kind("Evict", Some("Paused")), TerminationType::Evicted);
-        assert_eq!(kind("Evict", Some("Running")), TerminationType::Evicted, "resumed while it was evicted");
+        assert_eq!(kind("Evict", Some("Running")), TerminationType::Failed, "it was created with that");
+        let mut resumed = run("Evict", Some("Running"));
+        resumed.spec.command.as_mut().unwrap().last_pause = Some(0);
+        let said = claimed(&resumed, &ending(TerminationType::Evicted), &now());
+        assert_eq!(said.kind, TerminationType::Evicted, "resumed while it was evicted");
         assert_eq!(kind("Evict", None), TerminationType::Failed);
         assert_eq!(kind("Freeze", Some("Paused")), TerminationType::Failed);
+    }
+
+    #[test]
+    fn a_cancel_needs_a_command() {
+        let kind = |command| claimed(&run("Freeze", command), &ending(TerminationType::Cancelled), &now());
+        assert_eq!(kind(Some("Cancelled")).kind, TerminationType::Cancelled);
+        for other in [None, Some("Running"), Some("Paused")] {
+            let said = kind(other);
+            assert_eq!((said.kind, said.error.unwrap().kind.as_str()), (TerminationType::Failed, "AgentFailed"));
+        }
+    }
+
+    fn failing(kind: &str, started: bool) -> AgentEnd {
+        let error = Some(ErrorStatus { kind: kind.into(), message: "m".into() });
+        AgentEnd { error, started, active_millis: 7_000_000, ..ending(TerminationType::Failed) }
+    }
+
+    #[test]
+    fn only_a_run_that_may_not_have_started_has_not() {
+        let at = |time: &str| Time(time.parse::<Timestamp>().unwrap());
+        let (soon, late) = (at("2026-01-01T00:00:20Z"), at("2026-01-01T00:02:00Z"));
+        let kind = |run: &AgentRun, end: AgentEnd, now: &Time| {
+            let said = claimed(run, &end, now);
+            (said.error.unwrap().kind, said.started)
+        };
+        let (lost, not) = (("RunnerLost".to_string(), true), ("NotStarted".to_string(), false));
+        let free = run("Freeze", None);
+        assert_eq!(kind(&free, failing("NotStarted", false), &soon), not, "it could not be started");
+        assert_eq!(kind(&free, failing("NotStarted", false), &late), lost);
+        assert_eq!(kind(&free, failing("Disrupted", false), &late), lost);
+        assert_eq!(kind(&free, failing("StartFailed", false), &late), ("StartFailed".to_string(), false));
+        assert_eq!(kind(&free, AgentEnd { started: false, ..ending(TerminationType::Succeeded) }, &late), lost);
+        // Held by a pause before its start, and resumed just now.
+        let mut held = run("Freeze", Some("Paused"));
+        held.status.as_mut().unwrap().acknowledged = serde_json::from_value(
+            json!({ "binding": 0, "generation": 1, "state": "Waiting", "time": "2026-01-01T00:00:11Z" }),
+        )
+        .unwrap();
+        assert_eq!(kind(&held, failing("NotStarted", false), &late), not);
+        let resumed =
+            RunCommand::after(held.spec.command.as_ref(), DesiredState::Running, 2, at("2026-01-01T00:01:50Z"));
+        held.spec.command = Some(resumed);
+        assert_eq!(kind(&held, failing("NotStarted", false), &late), not);
+        assert_eq!(kind(&held, failing("NotStarted", false), &now()), lost);
+        let mut waiting = run("Freeze", None);
+        waiting.spec.grant = None;
+        assert_eq!(kind(&waiting, failing("NotStarted", false), &now()), not);
+    }
+
+    #[test]
+    fn a_runner_reports_no_type_that_koco_determines() {
+        for kind in ["JobGone", "Cancelled", "Evicted", "PendingTimeout", "HeartbeatTimeout"] {
+            assert_eq!(claimed(&run("Freeze", None), &failing(kind, true), &now()).error.unwrap().kind, "AgentFailed");
+        }
+        for kind in ["OOMKilled", "MyOwn"] {
+            assert_eq!(claimed(&run("Freeze", None), &failing(kind, true), &now()).error.unwrap().kind, kind);
+        }
+    }
+
+    #[test]
+    fn an_agent_was_active_for_no_longer_than_its_run() {
+        let run = run("Freeze", None);
+        assert_eq!(claimed(&run, &failing("X", true), &now()).active_millis, 3_606_000);
+        let mut unready = run;
+        unready.status = None;
+        assert_eq!(claimed(&unready, &failing("X", true), &now()).active_millis, 0);
+    }
+
+    #[test]
+    fn an_agent_that_its_runner_does_not_end_is_ended_from_outside() {
+        let (second, at) = (Duration::from_secs, |time: &str| Time(time.parse::<Timestamp>().unwrap()));
+        let ready = at("2026-01-01T00:00:10Z");
+        let left = |run: &AgentRun, now: &Time| time_left(run, second(600), second(30), now);
+        let mut run = run("Freeze", Some("Running"));
+        let whole = second(600 + 30) + UNENDED;
+        assert_eq!(left(&run, &ready), Some(whole));
+        assert_eq!(left(&run, &now()), Some(Duration::ZERO));
+        // By a clock that is behind.
+        assert_eq!(left(&run, &at("2025-12-31T00:00:00Z")), Some(whole));
+        run.spec.identity.active_millis = 500_000;
+        assert_eq!(left(&run, &ready), Some(whole - second(500)));
+        run.spec.identity.active_millis = 0;
+        run.status.as_mut().unwrap().paused_millis = 3_600_000;
+        assert_eq!(left(&run, &now()), Some(whole - second(5)));
+        run.status.as_mut().unwrap().paused_since = Some(ready.clone());
+        assert_eq!(left(&run, &now()), None, "paused");
+        run.spec.grant = None;
+        assert_eq!(left(&run, &now()), None, "not started");
     }
 
     #[test]

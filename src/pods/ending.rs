@@ -60,6 +60,7 @@ fn is_unknown(reason: &str, exit_code: i32) -> bool {
 /// The end of a run whose runner is silent: a disruption if its node is lost, else its own fault.
 pub fn unresponsive(run: &AgentRun, node: Option<&NodeState>, message: &str, now: &Time) -> Termination {
     match node.and_then(NodeState::lost) {
+        _ if !run.may_have_started() => lifecycle::koco(run, error_types::NOT_STARTED, message.into(), now),
         Some(why) => lifecycle::koco(run, error_types::DISRUPTED, format!("{message}, and {why}"), now),
         None => lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message.into(), now),
     }

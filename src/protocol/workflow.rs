@@ -82,6 +82,8 @@ pub struct Progress {
     /// How many runs in a row have ended before their agent started, for the back-off.
     #[serde(rename = "setbacks")]
     pub start_failures: i32,
+    /// How often the newest attempt was evicted, for the back-off.
+    pub evictions: i32,
     /// When the next run may begin, in milliseconds since 1970; unset if it needn't wait.
     #[serde(rename = "notBefore")]
     pub retry_at: Option<i64>,

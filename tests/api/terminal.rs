@@ -42,7 +42,7 @@ async fn make_run(job: &Job<'_>, number: i32, status: Value) -> AgentRun {
     let time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
     run.spec.grant = Some(StartGrant { time, binding: 0, workflow_id: None, run_id: None, activity_attempt: None });
     let time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
-    run.spec.command = Some(RunCommand { state: DesiredState::Paused, generation: 1, time });
+    run.spec.command = Some(RunCommand::after(None, DesiredState::Paused, 1, time));
     let run = job.test.runs().create(&PostParams::default(), &run).await.expect("a run");
     let patch = Patch::Merge(json!({ "status": status }));
     job.test.runs().patch_status(run.name(), &PatchParams::default(), &patch).await.expect("a status")

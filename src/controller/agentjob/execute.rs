@@ -154,7 +154,7 @@ async fn command_run(
         // A newer command may have been written: the next reconcile handles that. A cancel is final.
         if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
             let generation = known.saturating_add(1);
-            spec.command = Some(RunCommand { state, generation, time: Time(clock::now()) });
+            spec.command = Some(RunCommand::after(spec.command.as_ref(), state, generation, Time(clock::now())));
         }
         Ok(())
     });
@@ -177,15 +177,16 @@ fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, ControllerE
 async fn close_run(
     job: &AgentJob,
     context: &Context,
-    run: &AgentRun,
+    known: &AgentRun,
     termination: &Termination,
     guard: Guard,
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
-    let silent_since = run.status.as_ref().and_then(|s| s.unresponsive_since.clone());
-    let written = runs.modify_status::<ControllerError, _>(run.clone(), |run, status| {
+    let silent_since = known.status.as_ref().and_then(|s| s.unresponsive_since.clone());
+    let written = runs.modify_status::<ControllerError, _>(known.clone(), |run, status| {
         let holds = match guard {
             Guard::None => true,
+            Guard::Unchanged => run.spec == known.spec && run.acknowledged() == known.acknowledged(),
             Guard::NotReady => !run.is_ready(),
             // Not if there was contact in between.
             Guard::Unresponsive => status.unresponsive_since.is_some() && status.unresponsive_since == silent_since,
@@ -197,7 +198,7 @@ async fn close_run(
         }
         Ok(())
     });
-    keep(context, run, written.await)
+    keep(context, known, written.await)
 }
 
 /// If the run exists after all, it is closed instead.

@@ -49,7 +49,7 @@ pub fn hello(run: &AgentRun, status: &mut AgentRunStatus, pod_uid: &str, heard: 
     // A confirmation of the same command may have come before: it is kept.
     let order = |a: &Acknowledged| (a.generation, rank(a.state));
     if status.acknowledged.as_ref().is_none_or(|old| order(&new) > order(old)) {
-        status.acknowledged = Some(new);
+        acknowledge(run, status, new);
     }
 }
 
@@ -77,8 +77,22 @@ pub fn confirm(run: &AgentRun, status: &mut AgentRunStatus, heard: &Heard) {
         new.generation > old.generation || (same_command && differs && !plain_start)
     });
     if news {
-        status.acknowledged = Some(new);
+        acknowledge(run, status, new);
     }
+}
+
+/// Sets what the runner has acknowledged, and keeps account of the time for which its agent stands still under a pause.
+fn acknowledge(run: &AgentRun, status: &mut AgentRunStatus, new: Acknowledged) {
+    let still = matches!(new.state, RunnerState::Frozen | RunnerState::Waiting);
+    let paused = still && new.problem.is_none() && run.last_pause() == Some(new.generation);
+    match status.paused_since.take() {
+        Some(since) if !paused => {
+            let millis = lifecycle::elapsed(&since, &new.time).as_millis();
+            status.paused_millis = status.paused_millis.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX));
+        }
+        since => status.paused_since = since.or_else(|| paused.then(|| new.time.clone())),
+    }
+    status.acknowledged = Some(new);
 }
 
 fn acknowledged(run: &AgentRun, heard: &Heard) -> Acknowledged {
@@ -107,7 +121,7 @@ pub fn outcome(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, 
     let new = acknowledged(run, &heard);
     let known = status.acknowledged.as_ref().map_or(0, |old| old.generation);
     if new.generation > known {
-        status.acknowledged = Some(new);
+        acknowledge(run, status, new);
     }
     status.termination = Some(lifecycle::claimed(run, &report.end, now));
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{TerminationSource, TerminationType},
+    api::{DesiredState, RunCommand, TerminationSource, TerminationType},
     gateway::fixtures::{self, command, fresh_run, grant, run, sender},
     protocol::runner::AgentEnd,
 };
@@ -210,4 +210,36 @@ fn what_is_recorded_is_cut_whatever_the_runner_says() {
     let termination = status.termination.unwrap();
     assert!(termination.result.unwrap().get().contains("\"truncated\":true"));
     assert_eq!(termination.active_millis, 0);
+}
+
+#[test]
+fn time_under_a_pause_is_kept_account_of_by_what_was_commanded() {
+    let ordered = |state, generation| {
+        let mut run = commanded(1);
+        run.spec.command = Some(RunCommand::after(run.spec.command.as_ref(), state, generation, at(0)));
+        run
+    };
+    let (paused, resumed) = (ordered(DesiredState::Paused, 1), ordered(DesiredState::Running, 2));
+    let account = |status: &AgentRunStatus| (status.paused_since.clone(), status.paused_millis);
+    let mut status = status(&paused);
+    confirm(&paused, &mut status, &heard(RunnerState::Running, 1, 5));
+    assert_eq!(account(&status), (None, 0), "not frozen yet");
+    confirm(&paused, &mut status, &heard(RunnerState::Frozen, 1, 10));
+    confirm(&paused, &mut status, &heard(RunnerState::Frozen, 1, 12));
+    assert_eq!(account(&status), (Some(at(10)), 0));
+    // It has not confirmed yet that it is resumed.
+    hello(&resumed, &mut status, "p", &heard(RunnerState::Frozen, 1, 14), None);
+    assert_eq!(account(&status), (Some(at(10)), 0));
+    confirm(&resumed, &mut status, &heard(RunnerState::Running, 2, 17));
+    assert_eq!(account(&status), (None, 7_000));
+    // Whatever a runner says: no pause is commanded.
+    confirm(&resumed, &mut status, &heard(RunnerState::Frozen, 2, 20));
+    assert_eq!(account(&status), (None, 7_000));
+    let again = ordered(DesiredState::Paused, 3);
+    confirm(&again, &mut status, &heard(RunnerState::Frozen, 3, 30));
+    let mut ended = report(TerminationType::Failed);
+    ended.generation = 4;
+    let cancelled = ordered(DesiredState::Cancelled, 4);
+    outcome(&cancelled, &mut status, &ended, &at(33));
+    assert_eq!(account(&status), (None, 10_000));
 }

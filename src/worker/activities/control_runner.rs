@@ -10,7 +10,7 @@ use crate::{
 pub fn command(spec: &mut AgentRunSpec, state: DesiredState, generation: i64) {
     let known = spec.command.as_ref().map_or(0, |c| c.generation);
     if known < generation {
-        spec.command = Some(RunCommand { state, generation, time: now() });
+        spec.command = Some(RunCommand::after(spec.command.as_ref(), state, generation, now()));
     }
 }
 

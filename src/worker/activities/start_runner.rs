@@ -71,7 +71,7 @@ fn new_run(input: &StartRunner, number: i32, before: Option<&AgentRun>) -> NewRu
         let last = b.termination().map_or(0, |t| t.active_millis);
         b.spec.identity.active_millis.saturating_add(last)
     });
-    let command = RunCommand { state: input.desired, generation: input.generation, time: now() };
+    let command = RunCommand::after(None, input.desired, input.generation, now());
     NewRun {
         number,
         attempt: input.attempt,

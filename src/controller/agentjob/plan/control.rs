@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Action, Decision, Guard, view::JobView};
 use crate::{
-    api::{DesiredState, ErrorStatus, Phase},
+    api::{AgentRun, DesiredState, ErrorStatus, Phase},
     lifecycle,
     pods::collect::{self, Fate},
+    protocol::error_types,
 };
 
 /// How long to wait beyond the agent's grace period for a cancelled job's pod to end.
@@ -60,6 +61,22 @@ fn still_ending(view: &JobView<'_>) -> Option<Duration> {
         _ => limit,
     };
     (waited < limit).then(|| look.min(limit - waited))
+}
+
+/// The end of a run whose agent is active for much longer than `timeouts.execution`, so that its runner does not enforce
+/// it; else how long until then.
+pub(super) fn over_its_limit(view: &JobView<'_>, run: &AgentRun) -> (Option<Action>, Option<Duration>) {
+    let Some(limit) = view.resolved.timeouts.execution else { return (None, None) };
+    let left = lifecycle::time_left(run, limit.get(), view.job.grace(), view.now());
+    if left != Some(Duration::ZERO) {
+        return (None, left);
+    }
+    let message = format!(
+        "the agent was active for longer than timeouts.execution ({} s), and its runner did not end it",
+        limit.get().as_secs_f64()
+    );
+    let end = lifecycle::koco(run, error_types::EXECUTION_TIMEOUT, message, view.now());
+    (Some(Action::close(run, end, Guard::Unchanged)), left)
 }
 
 /// The phase while an agent may run.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Action, Decision, Guard,
-    control::{finish, phase_of_agent},
+    control::{finish, over_its_limit, phase_of_agent},
     pending::{self, Pending},
     view::JobView,
 };
@@ -154,7 +154,7 @@ fn starting(view: &JobView<'_>, run: &AgentRun) -> Decision {
 /// Its runner has registered, and the agent may run.
 fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let phase = phase_of_agent(view, view.desired());
-    let decision = Decision { phase, pending_since: None, ..Decision::unchanged(view) };
+    let decision = Decision { phase, pending_since: view.series_since(), ..Decision::unchanged(view) };
     if let Some(termination) = view.derived_termination() {
         return decision.with(Action::close(run, termination, Guard::None)).again(Duration::ZERO);
     }
@@ -170,7 +170,11 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
         return decision.with(Action::close(run, lost, Guard::Unresponsive)).again(Duration::ZERO);
     }
     let told = run.spec.command.as_ref().filter(|c| c.state == DesiredState::Cancelled);
-    let Some(told) = told else { return decision };
+    let Some(told) = told else {
+        let (close, left) = over_its_limit(view, run);
+        let decision = Decision { requeue: super::sooner(decision.requeue, left), ..decision };
+        return close.into_iter().fold(decision, Decision::with);
+    };
     let (limit, waited) = (view.job.grace().saturating_add(CANCEL_MARGIN), view.since(&told.time));
     if waited < limit {
         return decision.again(limit - waited);
@@ -181,7 +185,7 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
 /// The newest run has ended: records what follows.
 fn after_run(view: &JobView<'_>, run: &AgentRun) -> Decision {
     let cancelled = view.desired() == DesiredState::Cancelled;
-    if !run.may_have_started()
+    if (!run.may_have_started() || view.start_failed())
         && !cancelled
         && let Some(error) = pending_error(view, run)
     {

@@ -25,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::{
     api::{
         AgentJob, AgentJobStatus, AgentRun, DesiredState, ErrorStatus, ExecutionMode, Phase, Reason, RetryStatus,
-        SentRequest, Termination, WorkflowStatus,
+        SentRequest, Termination, TerminationSource, WorkflowStatus,
     },
     controller::agentjob::Defaults,
     pods::{NodeState, PodView, ending},
@@ -109,6 +109,8 @@ pub struct OperatorContext<'a> {
 pub enum Guard {
     /// Always.
     None,
+    /// While its commands and its runner's acknowledgement are the same, by which it was judged.
+    Unchanged,
     /// While its runner has not registered.
     NotReady,
     /// While it is still recorded as unresponsive since the same time.
@@ -194,6 +196,8 @@ impl Action {
 
     /// The closing of a run.
     fn close(run: &AgentRun, termination: Termination, guard: Guard) -> Self {
+        let claimed = termination.source == TerminationSource::Runner;
+        let guard = if claimed { Guard::Unchanged } else { guard };
         Self::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard }
     }
 

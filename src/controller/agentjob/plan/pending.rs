@@ -80,6 +80,9 @@ fn since(view: &JobView<'_>, pod: &PodView) -> Time {
 
 /// What is left of the clock when a run is closed: it goes on with the next pod if the agent of this one never started.
 pub(super) fn carried(view: &JobView<'_>, started: bool) -> Option<Time> {
+    if view.start_failed() {
+        return view.series_since();
+    }
     view.old.pending_since.clone().filter(|_| !started && !view.is_held())
 }
 

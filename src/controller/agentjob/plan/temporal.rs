@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Action, Decision, Guard,
-    control::{finish, phase_of_agent},
+    control::{finish, over_its_limit, phase_of_agent},
     pending,
     view::JobView,
 };
@@ -329,7 +329,8 @@ fn tell(view: &JobView<'_>) -> Tell {
     let blocked = blocked.or_else(|| name_taken(view));
     let tell = Tell { blocked, requeue, ..Tell::default() };
     let Some(run) = view.run else { return tell };
-    let pending_since = pending::carried(view, run.may_have_started()).filter(|_| run.is_closed());
+    let carried = pending::carried(view, run.may_have_started()).filter(|_| run.is_closed());
+    let pending_since = carried.or_else(|| view.series_since());
     let tell = Tell { pending_since, ..tell };
     if let Some(termination) = view.derived_termination() {
         // Closed first; the next reconcile does the rest.
@@ -341,7 +342,11 @@ fn tell(view: &JobView<'_>) -> Tell {
         _ if moved_on => tell,
         (true, true) => deliver(view, run, tell),
         (true, false) => ended_before_its_grant(view, run, tell),
-        (false, true) => tell,
+        (false, true) => {
+            let (close, left) = over_its_limit(view, run);
+            let actions = close.into_iter().collect();
+            Tell { actions, requeue: super::sooner(tell.requeue, left), ..tell }
+        }
         (false, false) => on_its_way(view, run, tell),
     }
 }

@@ -127,6 +127,31 @@ impl<'a> JobView<'a> {
         judged.is_some_and(|e| lost.contains(&e.kind.as_str())) && self.pod_may_run()
     }
 
+    /// Whether the newest run has ended before its agent had started, though its start was granted.
+    pub fn start_failed(&self) -> bool {
+        self.run_error().is_some_and(|e| e.kind == error_types::NOT_STARTED)
+    }
+
+    /// Whether the newest run follows one that ended before its agent had started.
+    pub fn follows_failed_start(&self) -> bool {
+        let newest = self.active_run().unwrap_or(0);
+        let before = self.observed.runs.iter().find(|r| r.number() == newest - 1).and_then(AgentRun::termination);
+        let unstarted = before.and_then(|t| t.error.as_ref()).is_some_and(|e| e.kind == error_types::NOT_STARTED);
+        unstarted || self.old.retry.as_ref().is_some_and(|r| r.start_failures > 0)
+    }
+
+    /// Since when `timeouts.pending` counts in a series of runs that end before their agent starts, if there is one: it
+    /// goes on until an agent runs to another end, so that no such series is endless.
+    pub fn series_since(&self) -> Option<Time> {
+        let known = self.old.pending_since.clone();
+        match (self.start_failed(), self.follows_failed_start()) {
+            _ if self.is_held() => None,
+            (true, _) => known.or_else(|| Some(self.now().clone())),
+            (false, true) => known.filter(|_| self.termination().is_none()),
+            (false, false) => None,
+        }
+    }
+
     /// Whether the newest run's pod is there and its agent has not ended.
     pub fn pod_may_run(&self) -> bool {
         self.pod.is_some_and(|p| !p.agent_ended())

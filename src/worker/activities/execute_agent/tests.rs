@@ -92,7 +92,7 @@ fn the_node_of_a_lost_runner_decides_whether_it_was_disrupted() {
 fn a_runner_that_never_registered_is_lost_when_it_is_silent() {
     let run = granted(1, "run", 1, |r| r["status"] = json!({}));
     let lost = decide(&run, 2, false, looked(Some(pod(AgentContainer::Waiting))));
-    assert_eq!(closed_as(lost), error_types::HEARTBEAT_TIMEOUT);
+    assert_eq!(closed_as(lost), error_types::NOT_STARTED);
     let run = granted(0, "run", 1, |r| r["status"] = json!({}));
     assert_eq!(number(decide(&run, 2, false, looked(Some(pod(AgentContainer::Waiting))))), 1);
 }

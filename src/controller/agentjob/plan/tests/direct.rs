@@ -155,6 +155,29 @@ fn the_pending_clock_ends_with_a_start() {
 }
 
 #[test]
+fn a_series_of_failed_starts_ends_with_the_pending_time() {
+    let spec = json!({ "timeouts": { "pending": "60s" } });
+    let failed = || ended("Failed", Some("NotStarted"), "Runner");
+    let first = decide(&job(spec.clone(), active(1)), &observed(&[run(1, failed())], &[]));
+    let (retry, since) = (first.status.retry.unwrap(), first.status.pending_since.unwrap());
+    assert_eq!((retry.attempts, retry.start_failures, retry.retry_after.is_some()), (0, 1, true));
+    assert_eq!(since.0.to_string(), "2026-01-01T01:00:00Z");
+    // It started, this time; but that is over soon.
+    let second = |since: &str, over: Value| {
+        let status = json!({ "pendingSince": since, "runnerPod": "a-1", "retry": { "startFailures": 1 } });
+        let pods = [PodView { uid: "p1".into(), ..pod(2, AgentContainer::Running) }];
+        let plan = decide(&job(spec.clone(), merged(active(2), status)), &observed(&[run(2, over)], &pods));
+        (plan.status.phase.unwrap(), plan.status.pending_since.map(|t| t.0.to_string()), plan.status.error)
+    };
+    let (old, new) = ("2026-01-01T00:58:00Z", "2026-01-01T00:59:30Z");
+    assert_eq!(second(old, started()), (Phase::Running, Some(old.into()), None));
+    assert_eq!(second(new, failed()).0, Phase::Pending);
+    let (phase, _, error) = second(old, failed());
+    assert_eq!((phase, error.unwrap().kind.as_str()), (Phase::Failed, "PendingTimeout"));
+    assert_eq!(second(old, ended("Failed", Some("AgentFailed"), "Runner")).1, None, "it ran");
+}
+
+#[test]
 fn an_evicted_agent_goes_on_in_the_same_attempt() {
     let spec = |state: &str| json!({ "pausePolicy": "Evict", "desiredState": state });
     let mut over = ended("Evicted", None, "Runner");
@@ -234,6 +257,34 @@ fn a_lost_runners_node_is_read_first_and_its_loss_is_a_disruption() {
     }
     let fine = observed(&[run(1, started())], &[PodView { node: Some("n".into()), ..pod(1, AgentContainer::Running) }]);
     assert_eq!(decide(&job(json!({}), active(1)), &fine).node_to_read(&fine), None, "no node is read for its own sake");
+}
+
+#[test]
+fn an_agent_that_its_runner_does_not_end_is_ended() {
+    let limited = |mode: &str, limit: &str| {
+        let spec = json!({ "executionMode": mode, "timeouts": { "execution": limit },
+            "template": { "spec": { "terminationGracePeriodSeconds": 20 } } });
+        let workflow = json!({ "workflow": { "id": "w", "runID": "r", "namespace": "t" } });
+        let mut job = job(spec, merged(active(1), workflow));
+        job.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+        job
+    };
+    for mode in ["Direct", "Temporal"] {
+        let mut over = merged(started(), json!({ "spec": { "identity": { "executionMode": mode } } }));
+        let plan = |over: &Value, limit: &str| {
+            let plan =
+                decide(&limited(mode, limit), &observed(&[run(1, over.clone())], &[pod(1, AgentContainer::Running)]));
+            (closes(&plan), plan.requeue)
+        };
+        // Ready for 40 s.
+        assert_eq!(plan(&over, "60s"), (vec![], Some(Duration::from_secs(60 + 20 + 960 - 40))), "{mode}");
+        over["spec"]["grant"]["time"] = json!("2026-01-01T00:30:00Z");
+        over["status"]["readyTime"] = json!("2026-01-01T00:30:00Z");
+        assert_eq!(plan(&over, "60s").0, [(1, "ExecutionTimeout".to_string())], "{mode}");
+        assert_eq!(plan(&over, "40m").0, [], "{mode}");
+        over["status"]["pausedSince"] = json!("2026-01-01T00:30:30Z");
+        assert_eq!(plan(&over, "60s"), (vec![], None), "{mode}: paused");
+    }
 }
 
 #[test]

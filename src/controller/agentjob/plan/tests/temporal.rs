@@ -244,3 +244,19 @@ fn a_run_deleted_by_hand_gets_a_tombstone_and_the_workflow_is_told() {
     assert!(plan.actions.iter().any(|a| matches!(a, Action::RunnerFailed(_))));
     assert!(plan.actions.iter().any(|a| matches!(a, Action::CompleteActivity(_))), "it may have had its grant");
 }
+
+#[test]
+fn a_series_of_failed_starts_keeps_its_pending_time() {
+    let since = |known: Option<&str>, runs: &[AgentRun]| {
+        let newest = runs.iter().map(AgentRun::number).max().unwrap();
+        let mut job = temporal("Running", 1, Some(("Running", "1")), json!({ "activeRun": newest }));
+        job.status.as_mut().unwrap().pending_since = known.map(|t| Time(t.parse().unwrap()));
+        let pods = [PodView { uid: "p1".into(), ..pod(newest, AgentContainer::Running) }];
+        decide(&job, &observed(runs, &pods)).status.pending_since.map(|t| t.0.to_string())
+    };
+    let (failed, old) = (run(1, ended("Failed", Some("NotStarted"), "Runner")), "2026-01-01T00:58:00Z");
+    assert_eq!(since(None, std::slice::from_ref(&failed)).as_deref(), Some(NOW));
+    assert_eq!(since(Some(old), &[failed.clone(), run(2, started())]).as_deref(), Some(old), "it goes on");
+    let ran = run(2, ended("Failed", Some("AgentFailed"), "Runner"));
+    assert_eq!(since(Some(old), &[ran, run(3, started())]), None);
+}

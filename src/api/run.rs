@@ -5,7 +5,7 @@
 //! and records its end: the first write wins, and it never changes afterwards (CEL). A closed run is never granted, and
 //! a run of a higher number is created only after the lower one was read closed.
 //!
-//! Only koco writes AgentRuns. Users read them, so they hold no credential.
+//! Only koco writes AgentRuns. Users read them, so they hold no credential: a runner's public key is none.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
@@ -45,6 +45,9 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     validation = Rule::new(
         "!has(oldSelf.status) || !has(oldSelf.status.termination) || (has(self.status) && has(self.status.termination) && self.status.termination == oldSelf.status.termination)"
     ).message("status.termination never changes"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.publicKey) || (has(self.status) && has(self.status.publicKey) && self.status.publicKey == oldSelf.status.publicKey && has(self.status.podUID) == has(oldSelf.status.podUID) && (!has(self.status.podUID) || self.status.podUID == oldSelf.status.podUID))"
+    ).message("status.publicKey and status.podUID never change"),
     validation = Rule::new(
         "!(has(oldSelf.status) && has(oldSelf.status.termination)) && !has(oldSelf.spec.identity.tombstone) || self.spec == oldSelf.spec"
     ).message("the spec of a closed run never changes")
@@ -169,6 +172,11 @@ pub struct AgentRunStatus {
     /// The UID of its pod, from the token with which its runner registered.
     #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+    /// The public key of its runner, recorded when it registered: `ed25519:` and 64 hexadecimal digits. Requests and
+    /// termination messages are believed only if they were made with this key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^ed25519:[0-9a-f]{64}$"))]
+    pub public_key: Option<String>,
     /// When its runner registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]

@@ -71,6 +71,8 @@ pub fn template(_: &mut SchemaGenerator) -> Schema {
             } },
         },
     });
+    let any = json_schema!({ "type": "object", keep: true });
+    let probe = json_schema!({ "type": "object", keep: true, "properties": { "exec": any } });
     let container = json_schema!({
         "type": "object",
         keep: true,
@@ -83,8 +85,10 @@ pub fn template(_: &mut SchemaGenerator) -> Schema {
             "volumeMounts": mounts,
             "restartPolicy": text(32),
             "restartPolicyRules": rules,
-            "livenessProbe": { "type": "object", keep: true },
-            "startupProbe": { "type": "object", keep: true },
+            "livenessProbe": probe,
+            "readinessProbe": probe,
+            "startupProbe": probe,
+            "lifecycle": { "type": "object", keep: true, "properties": { "postStart": any } },
         },
     });
     let init_container = json_schema!({

@@ -26,6 +26,7 @@ struct Inner {
     objects: HashMap<String, Value>,
     version: u64,
     writes: usize,
+    reviews: usize,
     held: bool,
     failing: bool,
 }
@@ -45,7 +46,8 @@ impl Fake {
         let job = serde_json::to_value(fixtures::job()).unwrap();
         let run = serde_json::to_value(fixtures::fresh_run()).unwrap();
         let runs = watch::Sender::new(run.clone());
-        let inner = Inner { job, run, objects: HashMap::new(), version: 5, writes: 0, held: false, failing: false };
+        let inner =
+            Inner { job, run, objects: HashMap::new(), version: 5, writes: 0, reviews: 0, held: false, failing: false };
         let fake = Self { inner: Arc::new(Mutex::new(inner)), runs, url: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         *fake.url.lock().unwrap() = format!("http://{}", listener.local_addr().unwrap());
@@ -80,6 +82,11 @@ impl Fake {
     /// How often the gateway has written the run's status.
     pub fn writes(&self) -> usize {
         self.inner.lock().unwrap().writes
+    }
+
+    /// How many tokens were reviewed.
+    pub fn reviews(&self) -> usize {
+        self.inner.lock().unwrap().reviews
     }
 
     /// Whether the watch is held back.
@@ -202,7 +209,10 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
     let run = format!("/apis/kodosumi.io/v1alpha1/namespaces/a/agentruns/{}", fixtures::run().name());
     let object = path.strip_prefix("/api/v1/namespaces/koco-system/");
     match (method.as_str(), path, object) {
-        ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", _) => review(&body),
+        ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", _) => {
+            fake.inner.lock().unwrap().reviews += 1;
+            review(&body)
+        }
         ("GET", "/apis/kodosumi.io/v1alpha1/agentruns", _) if watching => fake.watch(),
         ("GET", "/apis/kodosumi.io/v1alpha1/agentruns", _) => {
             let inner = fake.inner.lock().unwrap();

@@ -3,13 +3,13 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::json;
 
-use super::server::Caller;
 use crate::{
     api::{
-        AgentJob, AgentRun, DesiredState, ExecutionMode, JobRef, RunCommand, StartGrant, Termination,
-        TerminationSource, TerminationType, names,
+        AgentJob, AgentRun, DesiredState, ExecutionMode, RunCommand, StartGrant, Termination, TerminationSource,
+        TerminationType, names,
     },
-    protocol::runner::Sender,
+    platform::http::Pod,
+    protocol::key::PublicKey,
 };
 
 /// Job `a/x` with UID `u`, whose run 2 is the newest.
@@ -52,7 +52,7 @@ pub fn run() -> AgentRun {
             "executionMode": "Direct", "pausePolicy": "Freeze", "heartbeat": "120s",
         } },
         "status": {
-            "podUID": "p", "readyTime": "2024-11-22T10:00:00Z", "gateway": "g",
+            "podUID": "p", "publicKey": key(1).to_string(), "readyTime": "2024-11-22T10:00:00Z", "gateway": "g",
             "acknowledged": { "binding": -1, "generation": 0, "state": "Waiting", "time": "2024-11-22T10:00:00Z" },
         },
     });
@@ -71,14 +71,14 @@ pub fn temporal_run() -> AgentRun {
     run
 }
 
-/// Its runner's requests.
-pub fn sender(number: i32) -> Sender {
-    Sender { job: JobRef { namespace: "a".into(), name: "x".into(), uid: "u".into() }, run: number }
+/// A key; the runner's is the first.
+pub fn key(n: u8) -> PublicKey {
+    PublicKey::parse(&format!("ed25519:{}", hex::encode([n; 32]))).unwrap()
 }
 
 /// Its runner's pod.
-pub fn caller() -> Caller {
-    Caller { namespace: "a".into(), pod_name: "x-2".into(), pod_uid: "p".into() }
+pub fn pod() -> Pod {
+    Pod { namespace: "a".into(), name: "x-2".into(), uid: "p".into() }
 }
 
 /// A grant.

@@ -1,19 +1,18 @@
-//! The gateway: the only role that runner pods talk to. It authenticates a runner by its pod's token, authorises it
-//! against the pod's AgentRun, and then sends it its job and control messages, forwards its heartbeats, and records and
-//! delivers its end.
+//! The gateway: the only role that runner pods talk to. It knows a runner by its key, which the AgentRun records, sends
+//! it its job and control messages, forwards its heartbeats, and records and delivers its end.
 //!
 //! Stateless: its memory is only a cache, and any number of gateways may run. Called by the command line alone.
 //!
 //! How a request flows:
-//! 1. [`server`]: TLS, limits; the token's pod becomes a [`server::Caller`], and only then is the body read.
-//! 2. [`requests`]: one function a path. It finds the run in [`runs`], the cache of open AgentRuns, or live, and
-//!    authorises.
+//! 1. [`server`]: paths, time-outs, the size of bodies.
+//! 2. [`requests`]: `admit` finds the run in [`runs`], the cache of open AgentRuns, or live, and refuses everybody but its
+//!    runner; only then is the body read. One function a path.
 //! 3. `requests::updates` (pure): from the run's status and the request to the new status. Changes are written
 //!    through [`runs`], bound to the version that was read: before the answer, or a little later by `requests::writer`.
 //! 4. [`temporal_bridge`]: calls to Temporal, in the background.
 //!
 //! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to
-//! the stream of [`sessions::orders`]. [`sessions`] holds a runner's limits and the time of the last contact.
+//! the stream of [`sessions::messages`]. [`sessions`] holds a runner's limits and the time of the last contact.
 //!
 //! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports
 //! in.
@@ -40,19 +39,24 @@ use std::{
     time::Duration,
 };
 
-use axum_server::{Handle, accept::NoDelayAcceptor, tls_rustls::RustlsAcceptor};
+use axum_server::Handle;
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::Settings;
 use crate::{
-    platform::{metrics::Metrics, settings::Common},
+    api::names,
+    platform::{
+        http::{Acceptor, Authenticator, CertificateManager, ServerNames},
+        metrics::Metrics,
+        settings::Common,
+    },
     temporal::Temporal,
 };
 
-/// How many requests are worked on at a time; streams count only until they begin.
-const REQUESTS: usize = 1024;
+/// How many connections there may be of clients that no run knows yet, and of them from one address.
+const STRANGERS: (usize, usize) = (1024, 128);
 /// How many streams are open at a time: one for each running agent.
 const STREAMS: usize = 20_000;
 /// How long a new connection may take to its first request.
@@ -104,14 +108,14 @@ pub struct Parts {
 struct Gateway {
     client: Client,
     runs: runs::RunCache,
-    authenticator: server::Authenticator,
+    authenticator: Authenticator,
     sessions: sessions::Sessions,
     temporal: Temporal,
     metrics: Metrics,
     background: background::Background,
     identity: String,
     namespaces: Vec<Option<String>>,
-    requests: Semaphore,
+    limits: requests::Limits,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -121,7 +125,7 @@ impl Gateway {
         let Parts { client, common, temporal, metrics, .. } = parts;
         Self {
             runs: runs::RunCache::new(client.clone()),
-            authenticator: server::Authenticator::new(client.clone()),
+            authenticator: Authenticator::new(client.clone(), names::GATEWAY_AUDIENCE),
             client,
             sessions: Default::default(),
             temporal,
@@ -129,7 +133,7 @@ impl Gateway {
             background: background::Background::new(),
             namespaces: common.namespaces(),
             identity: common.identity,
-            requests: Semaphore::new(REQUESTS),
+            limits: Default::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),
             stop,
         }
@@ -160,19 +164,25 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     let listen = |e| GatewayError::Listen(addr, e);
     // First, so that a port in use is reported immediately.
     let listener = std::net::TcpListener::bind(addr).map_err(listen)?;
-    let (namespace, secret) = (&parts.common.namespace, &parts.settings.gateway_tls_secret);
-    let mut certificates = server::CertificateManager::new(parts.client.clone(), namespace, secret);
+    let mut certificates = CertificateManager::new(
+        parts.client.clone(),
+        ServerNames {
+            namespace: parts.common.namespace.clone(),
+            server: names::GATEWAY_TLS_NAME,
+            secret: parts.settings.gateway_tls_secret.clone(),
+            config_map: names::GATEWAY_CA,
+        },
+    );
     let Some(config) = certificates.first(&stop).await else { return Ok(()) };
     tokio::spawn(certificates.keep(config.clone(), stop.clone()));
 
     let ready = parts.ready.clone();
     let gateway = Arc::new(Gateway::new(parts, stop.clone()));
     gateway.follow(ready.clone());
-    tokio::spawn(gateway.clone().listen_for_silence());
+    tokio::spawn(gateway.clone().watch_liveness());
 
     let handle = Handle::new();
-    // Messages are a few bytes and must not wait for more.
-    let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
+    let acceptor = Acceptor::new(config, STRANGERS.0, STRANGERS.1);
     let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
     let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
     serving.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);

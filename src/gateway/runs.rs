@@ -17,6 +17,7 @@ use crate::{
         notices::Notices,
         store,
     },
+    protocol::runner::RunPath,
     runs::Runs,
 };
 
@@ -87,6 +88,13 @@ impl RunCache {
     /// A run as the API server has it now, open or closed.
     pub async fn read(&self, job: &JobRef, number: i32) -> Result<AgentRun, Refusal> {
         let found = Runs::new(self.client.clone(), &job.namespace).get(job, number).await?.ok_or(Refusal::Gone)?;
+        self.refresh(&found);
+        Ok(found)
+    }
+
+    /// The same, by its name.
+    pub async fn read_named(&self, run: &RunPath) -> Result<AgentRun, Refusal> {
+        let found = Runs::new(self.client.clone(), &run.namespace).named(&run.name).await?.ok_or(Refusal::Gone)?;
         self.refresh(&found);
         Ok(found)
     }

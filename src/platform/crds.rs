@@ -125,7 +125,10 @@ mod tests {
         assert_eq!(look(&api, name).await.unwrap_err().reason(), "CrdMissing");
         *answers.lock() = Some(old);
         let error = look(&api, name).await.unwrap_err();
-        assert!(error.reason() == "CrdOld" && error.to_string().contains("needs 2"), "{error}");
+        assert!(
+            error.reason() == "CrdOld" && error.to_string().contains(&format!("needs {SCHEMA_VERSION}")),
+            "{error}"
+        );
         let waiting = tokio::spawn(async move { ready(&client, true).await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

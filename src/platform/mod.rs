@@ -5,6 +5,7 @@ pub mod clock;
 pub mod crds;
 pub mod follow;
 pub mod health;
+pub mod http;
 pub mod kubernetes;
 pub mod leader;
 pub mod metrics;

@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_sidecar_is_not_waited_for_as_long() {
-        let agent = AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), ending: None };
+        let agent = AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), message: None };
         let sidecar = PodView { agent, ..pod(1, false) };
         assert_eq!(fate("Kubelet", &sidecar, 1), Fate::Wait(Duration::from_secs(14)));
         assert_eq!(fate("Runner", &sidecar, 15), Fate::Delete);

@@ -7,7 +7,7 @@ use super::{AgentContainer, NodeState, PodView};
 use crate::{
     api::{AgentRun, Termination, TerminationSource},
     lifecycle,
-    protocol::error_types,
+    protocol::{error_types, key::PublicKey, runner::AgentEnd, termination},
 };
 
 /// How a run ended whose agent's container has ended, or whose pod is gone; `None` while it may still run.
@@ -19,14 +19,14 @@ pub fn derive(run: &AgentRun, pod: Option<&PodView>, node: Option<&NodeState>, n
     let Some(pod) = pod else {
         return Some(observed(error_types::DISRUPTED, "the pod was deleted".into(), None));
     };
-    let AgentContainer::Ended { exit_code, reason, ending } = &pod.agent else {
+    let AgentContainer::Ended { exit_code, reason, message } = &pod.agent else {
         // The kubelet refused the pod, or an init container failed: the agent's container never started.
         let why = pod.reason.clone().unwrap_or_else(|| "its containers ended before the agent's".into());
         let message = format!("pod {} ended: {why}", pod.name);
         return pod.ended.then(|| observed(error_types::DISRUPTED, message, None));
     };
-    if let Some(ending) = ending {
-        return Some(lifecycle::claimed(run, ending, now));
+    if let Some(end) = reported(run, message.as_deref()) {
+        return Some(lifecycle::claimed(run, &end, now));
     }
     let code = Some(*exit_code);
     if reason == "OOMKilled" {
@@ -72,6 +72,12 @@ pub fn depends_on_node(end: &Termination) -> bool {
     end.source != TerminationSource::Runner && end.error.as_ref().is_some_and(|e| lost.contains(&e.kind.as_str()))
 }
 
+/// The end that the run's runner left in the termination message. Any other says nothing: the agent can write it, too.
+fn reported(run: &AgentRun, message: Option<&str>) -> Option<AgentEnd> {
+    let key = PublicKey::parse(run.status.as_ref()?.public_key.as_deref()?)?;
+    termination::verify(message?, &key)
+}
+
 /// Whether a pod of the run's namespace is the run's: it has the run as its controller, the name that the run gave it,
 /// and the UID that its runner registered with, if it has.
 pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
@@ -84,9 +90,11 @@ pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;
+    use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
     use serde_json::json;
 
     use super::*;
+    use crate::api::TerminationSource;
 
     fn run(started: bool) -> AgentRun {
         let time = "2026-01-01T00:00:00Z";
@@ -106,7 +114,7 @@ mod tests {
         PodView { name: "p".into(), uid: "u".into(), run_uid: Some("ru".into()), agent, ..PodView::default() }
     }
     fn ended(exit_code: i32, reason: &str) -> AgentContainer {
-        AgentContainer::Ended { exit_code, reason: reason.into(), ending: None }
+        AgentContainer::Ended { exit_code, reason: reason.into(), message: None }
     }
     fn kind(pod: Option<&PodView>, started: bool) -> Option<String> {
         kind_on(None, pod, started)
@@ -162,6 +170,29 @@ mod tests {
     #[test]
     fn exit_zero_without_an_outcome_is_no_success() {
         assert_eq!(kind(Some(&pod(ended(0, "Completed"))), true).as_deref(), Some("RunnerLost"));
+    }
+
+    #[test]
+    fn a_termination_message_is_believed_only_with_the_runners_signature() {
+        let (runner, agent) =
+            (KeyPair::generate_for(&PKCS_ED25519).unwrap(), KeyPair::generate_for(&PKCS_ED25519).unwrap());
+        let end = r#"{"kind":"Succeeded","started":true}"#;
+        let message = |pair: &KeyPair| {
+            let signature = pair.sign(&termination::to_sign(end)).unwrap();
+            String::from_utf8(termination::encode(end, &signature).unwrap()).unwrap()
+        };
+        let mut run = run(true);
+        let key = PublicKey::from_spki(&runner.subject_public_key_info()).unwrap();
+        run.status.as_mut().unwrap().public_key = Some(key.to_string());
+        let source = |run: &AgentRun, message: String| {
+            let agent = AgentContainer::Ended { exit_code: 1, reason: "Error".into(), message: Some(message) };
+            derive(run, Some(&pod(agent)), None, &Time(Timestamp::UNIX_EPOCH)).unwrap().source
+        };
+        assert_eq!(source(&run, message(&runner)), TerminationSource::Runner);
+        assert_eq!(source(&run, message(&agent)), TerminationSource::Kubelet);
+        assert_eq!(source(&run, end.into()), TerminationSource::Kubelet);
+        run.status.as_mut().unwrap().public_key = None;
+        assert_eq!(source(&run, message(&runner)), TerminationSource::Kubelet, "it never registered");
     }
 
     #[test]

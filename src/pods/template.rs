@@ -2,6 +2,9 @@
 //!
 //! An init container copies the runner into an emptyDir, read-only for the agent; the agent's command becomes the
 //! runner's arguments. The image needs nothing of koco's, not even a shell.
+//!
+//! The token with which the runner registers is projected into the init container only. That copies it into a volume in
+//! memory, where the runner reads and removes it before the agent starts.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +13,10 @@ use serde_json::{Map, Value, json};
 use super::PodError;
 use crate::{
     api::{AgentJob, AgentRun, RawJson, names},
-    protocol::runner::{env, paths},
+    protocol::{
+        runner::{env, paths},
+        termination,
+    },
 };
 
 /// The operator's settings for every runner pod.
@@ -33,6 +39,10 @@ pub struct RunnerPodSettings {
 const BIN: &str = "koco-bin";
 const STATE: &str = "koco-state";
 const TOKEN: &str = "koco-token";
+const PROJECTED: &str = "koco-projected";
+/// How long the token lasts, in seconds: a pod may need that long to pull its images. It is void once the runner has
+/// registered.
+const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
 /// Annotations that keep autoscalers from evicting a running agent. A template may override them.
 const DO_NOT_DISTURB: [(&str, &str); 2] =
@@ -54,8 +64,10 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         for volume in volumes() {
             append(spec, "volumes", volume);
         }
+        let count = |key: &str| spec.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+        let bytes = termination::limit(count("containers") + count("initContainers"));
         if let Some(agent) = spec.get_mut("containers").and_then(|c| c.get_mut(0)).and_then(Value::as_object_mut) {
-            wrap(agent, job, run, settings, &namespace, &name);
+            wrap(agent, run, settings, &namespace, bytes);
         }
     }
     let template = template.get("metadata");
@@ -111,11 +123,10 @@ fn read(template: &RawJson) -> Result<Value, PodError> {
 /// Makes the runner the container's first process and the agent its child.
 fn wrap(
     agent: &mut Map<String, Value>,
-    job: &AgentJob,
     run: &AgentRun,
     settings: &RunnerPodSettings,
     namespace: &str,
-    name: &str,
+    termination_bytes: usize,
 ) {
     let mut args = vec![json!("run"), json!("--")];
     for key in ["command", "args"] {
@@ -130,16 +141,15 @@ fn wrap(
         (env::TOKEN_FILE, paths::TOKEN_FILE.into()),
         (env::STATE_DIR, paths::STATE_DIR.into()),
         (env::NAMESPACE, namespace.into()),
-        (env::NAME, name.into()),
-        (env::UID, job.uid().into()),
-        (env::RUN_NUMBER, run.number().to_string()),
+        (env::RUN, run.name().into()),
         (env::TERMINATION_LOG, termination.into()),
+        (env::TERMINATION_BYTES, termination_bytes.to_string()),
     ];
     for (key, value) in ours {
         append(agent, "env", json!({ "name": key, "value": value }));
     }
     for (volume, path, read_only) in
-        [(BIN, paths::BIN_DIR, true), (STATE, paths::STATE_DIR, false), (TOKEN, "/koco/token", true)]
+        [(BIN, paths::BIN_DIR, true), (STATE, paths::STATE_DIR, false), (TOKEN, paths::TOKEN_DIR, false)]
     {
         append(agent, "volumeMounts", json!({ "name": volume, "mountPath": path, "readOnly": read_only }));
     }
@@ -151,19 +161,26 @@ fn install(settings: &RunnerPodSettings) -> Value {
         "name": "koco-install",
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "command": ["/usr/local/bin/koco-runner", "install", paths::BIN_DIR],
-        "volumeMounts": [{ "name": BIN, "mountPath": paths::BIN_DIR }],
+        "command": [
+            "/usr/local/bin/koco-runner", "install", paths::BIN_DIR, paths::PROJECTED_TOKEN_FILE, paths::TOKEN_DIR,
+        ],
+        "volumeMounts": [
+            { "name": BIN, "mountPath": paths::BIN_DIR },
+            { "name": PROJECTED, "mountPath": paths::PROJECTED_TOKEN_DIR, "readOnly": true },
+            { "name": TOKEN, "mountPath": paths::TOKEN_DIR },
+        ],
         "resources": settings.resources,
         "securityContext": settings.security_context,
     })
 }
 
-fn volumes() -> [Value; 3] {
+fn volumes() -> [Value; 4] {
     [
         json!({ "name": BIN, "emptyDir": { "sizeLimit": "64Mi" } }),
         json!({ "name": STATE, "emptyDir": {} }),
-        json!({ "name": TOKEN, "projected": { "sources": [{ "serviceAccountToken": {
-            "audience": names::GATEWAY_AUDIENCE, "expirationSeconds": 3600, "path": "token",
+        json!({ "name": TOKEN, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }),
+        json!({ "name": PROJECTED, "projected": { "sources": [{ "serviceAccountToken": {
+            "audience": names::GATEWAY_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token",
         } }] } }),
     ]
 }
@@ -249,6 +266,20 @@ mod tests {
             (&json!("AgentRun"), &json!("r-2"), &json!(true))
         );
         assert_eq!(pod["metadata"]["annotations"][names::ANNOTATION_AGENT_CONTAINER], json!("agent"));
+    }
+
+    #[test]
+    fn only_the_init_container_has_the_projected_token() {
+        let pod = build(&job(), &run(), &settings()).unwrap();
+        let mounts = |container: &Value| container["volumeMounts"].to_string();
+        let spec = &pod["spec"];
+        assert!(mounts(&spec["initContainers"][0]).contains(PROJECTED));
+        for other in [&spec["initContainers"][1], &spec["containers"][0]] {
+            assert!(!mounts(other).contains(PROJECTED), "{other}");
+        }
+        let env = spec["containers"][0]["env"].as_array().unwrap();
+        let bytes = env.iter().find(|e| e["name"] == env::TERMINATION_BYTES).unwrap();
+        assert_eq!(bytes["value"], json!((12 * 1024 / 5).to_string()), "three containers, and room for two");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
 
-use crate::{api::names, protocol::runner::AgentEnd};
+use crate::api::names;
 
 /// The state of the agent's container. Decisions use it and not the pod's phase, because sidecars may run on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,8 +21,8 @@ pub enum AgentContainer {
         exit_code: i32,
         /// The kubelet's reason: `OOMKilled`, `Error`, `Completed`, ...
         reason: String,
-        /// The runner's termination message, if it is there and readable.
-        ending: Option<Box<AgentEnd>>,
+        /// The termination message. The agent may have written it: see [`crate::protocol::termination::verify`].
+        message: Option<String>,
     },
 }
 
@@ -115,9 +115,8 @@ fn owner(pod: &Pod) -> Option<String> {
 fn container(status: &ContainerStatus) -> AgentContainer {
     let state = status.state.clone().unwrap_or_default();
     if let Some(ended) = state.terminated {
-        let ending = ended.message.as_deref().and_then(|m| serde_json::from_str(m).ok());
         let reason = ended.reason.unwrap_or_default();
-        AgentContainer::Ended { exit_code: ended.exit_code, reason, ending: ending.map(Box::new) }
+        AgentContainer::Ended { exit_code: ended.exit_code, reason, message: ended.message }
     } else if state.running.is_some() {
         AgentContainer::Running
     } else {
@@ -162,7 +161,7 @@ mod tests {
         assert!(view.agent_ended());
         assert!(!view.ended);
         assert_eq!(view.run_uid.as_deref(), Some("r-3"));
-        assert_eq!(view.agent, AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None });
+        assert_eq!(view.agent, AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), message: None });
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The contracts between koco's processes: messages from one role to another. Serde only, no I/O.
+//! The contracts between koco's processes: messages from one role to another. Serde and signatures, no I/O.
 //! Any role may use this module; it uses [`crate::api`] alone.
 //!
 //! Fields may be added with a default and are ignored by the older side; none is renamed on the wire or given another
 //! meaning, because runners live for days and workflows longer than a release.
 
 pub mod error_types;
+pub mod key;
 pub mod runner;
+pub mod termination;
 pub mod workflow;

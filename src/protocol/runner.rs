@@ -1,36 +1,71 @@
-//! The contract between a runner and the gateway: HTTP/1.1 over TLS, JSON, bearer token of the pod.
+//! The contract between a runner and the gateway: HTTP/1.1 over TLS 1.3 with a client certificate, JSON.
+//!
+//! A runner is known by its certificate's Ed25519 key ([`super::key`]); the rest of the certificate says nothing. The key
+//! is recorded at the first registration, which carries the bearer token of the pod, too. No other request needs the
+//! token, and no other key is accepted afterwards.
+//!
+//! Paths are those of the run, `/v1/namespaces/NAMESPACE/agentruns/NAME/VERB` ([`RunPath`]):
 //!
 //! | request | body | response |
 //! |---|---|---|
-//! | `POST /v1/hello` | [`Register`] | 200 [`Job`]; repeated until answered, and again after every lost connection |
-//! | `POST /v1/orders` | [`Sender`] | 200 and a stream of [`ControlMessage`]s, one JSON object a line |
-//! | `POST /v1/heartbeat` | [`Heartbeat`] | 204; 410 the run is closed: stop |
-//! | `POST /v1/confirm` | [`Confirm`] | 204; 409 no such command was given |
-//! | `POST /v1/outcome` | [`EndReport`] | 204 recorded; 409 another end of this run was recorded first |
+//! | `POST register` | [`Register`] | 200 [`Job`]; repeated until answered, and again after every lost connection |
+//! | `GET messages` | | 200 and a stream of [`ControlMessage`]s, one JSON object a line |
+//! | `POST heartbeat` | [`Heartbeat`] | 204; 410 the run is closed: stop |
+//! | `POST confirm` | [`Confirm`] | 204; 409 no such command was given |
+//! | `POST end` | [`EndReport`] | 204 recorded; 409 another end of this run was recorded first |
 //!
-//! 401: the token is refused. 403: the run belongs to another pod. 410: the run is closed or gone, or its job has
-//! ended. 429: this pod sends too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. A runner stops
-//! its agent after 410 only; one whose agent has not started gives up after 403 and 404, too.
-//!
-//! Some paths and field names on the wire are older than the words used here; they stay, because runners live for days.
+//! 401: the key is not known, or the token is refused. 403: the run is another runner's. 410: the run is closed or gone,
+//! or its job has ended. 429: too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. A runner stops its
+//! agent after 410 only; one whose agent has not started gives up after 403 and 404, too.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::workflow::JobRef;
 use crate::api::{DesiredState, ErrorStatus, PauseNotice, PausePolicy, RawJson, RunnerState, TerminationType};
 
-/// `POST` [`Register`].
-pub const PATH_REGISTER: &str = "/v1/hello";
-/// `POST` a [`Sender`], get a stream of [`ControlMessage`]s.
-pub const PATH_MESSAGES: &str = "/v1/orders";
-/// `POST` [`Heartbeat`].
-pub const PATH_HEARTBEAT: &str = "/v1/heartbeat";
-/// `POST` [`Confirm`].
-pub const PATH_CONFIRM: &str = "/v1/confirm";
-/// `POST` [`EndReport`].
-pub const PATH_END: &str = "/v1/outcome";
+/// What a runner may ask of its run, as the last part of a path.
+pub mod verb {
+    /// `POST` [`super::Register`].
+    pub const REGISTER: &str = "register";
+    /// `GET` a stream of [`super::ControlMessage`]s.
+    pub const MESSAGES: &str = "messages";
+    /// `POST` [`super::Heartbeat`].
+    pub const HEARTBEAT: &str = "heartbeat";
+    /// `POST` [`super::Confirm`].
+    pub const CONFIRM: &str = "confirm";
+    /// `POST` [`super::EndReport`].
+    pub const END: &str = "end";
+}
+
+/// Names the AgentRun that a request is about.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RunPath {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl RunPath {
+    /// The pattern of all paths of this verb, in the router's syntax.
+    pub fn pattern(verb: &str) -> String {
+        Self { namespace: "{namespace}".into(), name: "{name}".into() }.path(verb)
+    }
+
+    /// The path of a request.
+    pub fn path(&self, verb: &str) -> String {
+        format!("/v1/namespaces/{}/agentruns/{}/{verb}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for RunPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
 
 /// The largest result that is passed on whole, in bytes of JSON. A larger one is replaced by its size and digest.
 pub const MAX_RESULT_BYTES: usize = 32 * 1024;
@@ -48,23 +83,21 @@ pub mod env {
     pub const GATEWAY_URL: &str = "KOCO_GATEWAY_URL";
     /// The certificate authority of the gateway, PEM.
     pub const GATEWAY_CA: &str = "KOCO_GATEWAY_CA";
-    /// The file with the pod's token for the gateway. Read again for each request: the kubelet renews it.
+    /// The file with the pod's token for the gateway. The runner removes it before the agent starts.
     pub const TOKEN_FILE: &str = "KOCO_TOKEN_FILE";
     /// The folder for the runner's state and the agent's files, kept across restarts of the container.
     pub const STATE_DIR: &str = "KOCO_STATE_DIR";
-    /// The job's namespace.
-    pub const NAMESPACE: &str = "KOCO_JOB_NAMESPACE";
-    /// The job's name.
-    pub const NAME: &str = "KOCO_JOB_NAME";
-    /// The job's UID.
-    pub const UID: &str = "KOCO_JOB_UID";
-    /// The number of the pod's run.
-    pub const RUN_NUMBER: &str = "KOCO_EPOCH";
+    /// The namespace of job, run and pod.
+    pub const NAMESPACE: &str = "KOCO_RUN_NAMESPACE";
+    /// The name of the pod's AgentRun.
+    pub const RUN: &str = "KOCO_RUN_NAME";
     /// Where the kubelet reads the termination message.
     pub const TERMINATION_LOG: &str = "KOCO_TERMINATION_LOG";
+    /// How many bytes of it the kubelet keeps.
+    pub const TERMINATION_BYTES: &str = "KOCO_TERMINATION_BYTES";
     /// All of the above.
-    pub const ALL: [&str; 9] =
-        [GATEWAY_URL, GATEWAY_CA, TOKEN_FILE, STATE_DIR, NAMESPACE, NAME, UID, RUN_NUMBER, TERMINATION_LOG];
+    pub const ALL: [&str; 8] =
+        [GATEWAY_URL, GATEWAY_CA, TOKEN_FILE, STATE_DIR, NAMESPACE, RUN, TERMINATION_LOG, TERMINATION_BYTES];
 }
 
 /// Where things are in the agent's container.
@@ -75,31 +108,22 @@ pub mod paths {
     pub const RUNNER: &str = "/koco/bin/koco-runner";
     /// The runner's state and the agent's files.
     pub const STATE_DIR: &str = "/koco/state";
-    /// The projected token.
+    /// In memory, and empty once the agent runs: hands the token from the init container to the runner.
+    pub const TOKEN_DIR: &str = "/koco/token";
+    /// The token in it.
     pub const TOKEN_FILE: &str = "/koco/token/token";
-}
-
-/// Names the runner that sends a request: part of every request.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Sender {
-    /// The job; its fields are inlined.
-    #[serde(flatten)]
-    pub job: JobRef,
-    /// The number of its run.
-    #[serde(rename = "epoch")]
-    pub run: i32,
+    /// In the init container only: where the kubelet projects the token.
+    pub const PROJECTED_TOKEN_DIR: &str = "/koco/projected";
+    /// The token there.
+    pub const PROJECTED_TOKEN_FILE: &str = "/koco/projected/token";
 }
 
 /// A runner registers.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Register {
-    /// The runner.
-    #[serde(flatten)]
-    pub sender: Sender,
     /// Its agent's state; [`RunnerState::Waiting`] at first.
     pub state: RunnerState,
     /// The highest command that it has carried out.
-    #[serde(rename = "seq")]
     pub generation: i64,
 }
 
@@ -138,7 +162,6 @@ pub struct Job {
 #[serde(rename_all = "camelCase")]
 pub enum ControlMessage {
     /// The agent may start. Sent again on every new stream; a runner starts its agent once.
-    #[serde(rename = "permit")]
     Grant {
         /// The attempt, for `KODO_ATTEMPT`.
         attempt: i32,
@@ -148,7 +171,6 @@ pub enum ControlMessage {
         /// The state.
         desired: DesiredState,
         /// Its number; a runner ignores one lower than the last that it carried out.
-        #[serde(rename = "seq")]
         generation: i64,
     },
     /// The job has ended, or another runner has taken its place: stop the agent and exit without a report.
@@ -163,26 +185,18 @@ pub enum ControlMessage {
 /// The runner and its agent are alive.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Heartbeat {
-    /// The runner.
-    #[serde(flatten)]
-    pub sender: Sender,
     /// Its agent's state.
     pub state: RunnerState,
     /// The highest command that it has carried out.
-    #[serde(rename = "seq")]
     pub generation: i64,
 }
 
 /// A command was carried out, the agent has started, or a command cannot be carried out.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Confirm {
-    /// The runner.
-    #[serde(flatten)]
-    pub sender: Sender,
     /// Its agent's state now.
     pub state: RunnerState,
     /// The highest command that this acknowledges.
-    #[serde(rename = "seq")]
     pub generation: i64,
     /// Why it could not be carried out, if so.
     #[serde(default)]
@@ -192,14 +206,10 @@ pub struct Confirm {
 /// A runner reports the end of its agent.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct EndReport {
-    /// The runner.
-    #[serde(flatten)]
-    pub sender: Sender,
     /// The highest command that it has carried out: an agent may end before its confirmation is sent.
-    #[serde(default, rename = "seq")]
+    #[serde(default)]
     pub generation: i64,
     /// How it ended.
-    #[serde(flatten)]
     pub end: AgentEnd,
 }
 
@@ -226,7 +236,7 @@ pub struct AgentEnd {
     /// How long the agent was active in this run, in milliseconds.
     #[serde(default)]
     pub active_millis: i64,
-    /// Whether a termination message has only the result's size and digest, because it does not fit (4 KiB).
+    /// Whether a termination message has only the result's size and digest, because it does not fit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_omitted: bool,
 }

@@ -2,10 +2,7 @@
 
 use std::{env::VarError, path::PathBuf};
 
-use crate::protocol::{
-    runner::{Sender, env},
-    workflow::JobRef,
-};
+use crate::protocol::runner::{RunPath, env};
 
 /// Why the environment is invalid.
 #[derive(thiserror::Error, Debug)]
@@ -13,9 +10,9 @@ pub enum ConfigError {
     /// A variable is missing or not UTF-8.
     #[error("{0}: {1}")]
     Variable(&'static str, VarError),
-    /// The number of the run is not a number.
-    #[error("{name}: {source}", name = env::RUN_NUMBER)]
-    RunNumber { source: std::num::ParseIntError },
+    /// Not a number.
+    #[error("{0}: {1}")]
+    Number(&'static str, std::num::ParseIntError),
 }
 
 /// The runner's settings.
@@ -28,7 +25,8 @@ pub struct Config {
     pub token_file: PathBuf,
     pub state_dir: PathBuf,
     pub termination_log: PathBuf,
-    pub sender: Sender,
+    pub termination_bytes: usize,
+    pub run: RunPath,
 }
 
 impl Config {
@@ -41,10 +39,10 @@ impl Config {
             token_file: get(env::TOKEN_FILE)?.into(),
             state_dir: get(env::STATE_DIR)?.into(),
             termination_log: get(env::TERMINATION_LOG)?.into(),
-            sender: Sender {
-                job: JobRef { namespace: get(env::NAMESPACE)?, name: get(env::NAME)?, uid: get(env::UID)? },
-                run: get(env::RUN_NUMBER)?.parse().map_err(|source| ConfigError::RunNumber { source })?,
-            },
+            termination_bytes: get(env::TERMINATION_BYTES)?
+                .parse()
+                .map_err(|e| ConfigError::Number(env::TERMINATION_BYTES, e))?,
+            run: RunPath { namespace: get(env::NAMESPACE)?, name: get(env::RUN)? },
         })
     }
 }

@@ -150,12 +150,6 @@ pub fn is_of_the_command(error: &io::Error) -> bool {
     })
 }
 
-/// The container was restarted: its agent ran before, and how it ended is unknown.
-pub fn restarted() -> AgentEnd {
-    let message = "the container was restarted after its agent had started; it is not started twice".to_owned();
-    failed(blank(true), error_types::RUNNER_LOST, message)
-}
-
 /// The pod ended before its agent started.
 pub fn not_started(why: &str) -> AgentEnd {
     failed(blank(false), error_types::NOT_STARTED, why.to_owned())

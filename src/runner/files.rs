@@ -67,17 +67,12 @@ impl Files {
         Ok(())
     }
 
-    fn marker(&self, run: i32) -> PathBuf {
+    fn marker(&self, run: &str) -> PathBuf {
         self.dir.join(format!("started-{run}"))
     }
 
-    /// Whether the agent of this run was started before, by this container or by one that it replaces.
-    pub fn was_started(&self, run: i32) -> io::Result<bool> {
-        self.marker(run).try_exists()
-    }
-
     /// Marks the agent of this run as started, for good. An error of kind `AlreadyExists` if it is.
-    pub fn mark_started(&self, run: i32) -> io::Result<()> {
+    pub fn mark_started(&self, run: &str) -> io::Result<()> {
         let marker = OpenOptions::new().write(true).create_new(true).open(self.marker(run))?;
         let synced = marker.sync_all().and_then(|()| File::open(&self.dir)?.sync_all());
         // Nothing was started under a mark that may not last.
@@ -85,7 +80,7 @@ impl Files {
     }
 
     /// Takes the mark back: the agent could not be started. If that fails, a restarted container starts none.
-    pub fn unmark_started(&self, run: i32) {
+    pub fn unmark_started(&self, run: &str) {
         let _ = fs::remove_file(self.marker(run));
     }
 
@@ -192,11 +187,9 @@ mod tests {
     #[test]
     fn the_marker_is_set_once() {
         let files = files("marker");
-        assert!(!files.was_started(3).unwrap());
-        files.mark_started(3).unwrap();
-        assert!(files.was_started(3).unwrap());
-        assert!(!files.was_started(4).unwrap());
-        assert_eq!(files.mark_started(3).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        files.mark_started("r-3").unwrap();
+        files.mark_started("r-4").unwrap();
+        assert_eq!(files.mark_started("r-3").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

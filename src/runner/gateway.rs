@@ -1,18 +1,18 @@
 //! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and
 //! [`super::report`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{config::Config, tls};
+use super::{config::Config, identity::Identity, tls};
 use crate::{
     api::RunnerState,
     protocol::runner::{
-        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PATH_CONFIRM, PATH_END,
-        PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER, PING_SECONDS, Register, Sender,
+        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register, RunPath,
+        verb,
     },
 };
 
@@ -28,8 +28,6 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Why a request failed.
 #[derive(thiserror::Error, Debug)]
 pub enum GatewayError {
-    #[error("the token {0}: {1}")]
-    Token(PathBuf, std::io::Error),
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
     #[error("{status} from the gateway: {message}")]
@@ -66,15 +64,16 @@ pub enum ClientError {
 pub struct Gateway {
     client: Client,
     url: String,
-    token_file: PathBuf,
-    sender: Sender,
+    run: RunPath,
+    /// For the registration only.
+    token: Arc<str>,
 }
 
 impl Gateway {
     /// Names are resolved in Rust: a static program must not load the name-service modules of the agent's image.
-    pub fn new(config: &Config) -> Result<Self, ClientError> {
+    pub fn new(config: &Config, identity: &Identity, token: String) -> Result<Self, ClientError> {
         let client = Client::builder()
-            .tls_backend_preconfigured(tls::client_config(&config.gateway_ca)?)
+            .tls_backend_preconfigured(tls::client_config(&config.gateway_ca, identity)?)
             .https_only(true)
             .hickory_dns(true)
             .no_proxy()
@@ -85,19 +84,19 @@ impl Gateway {
             .tcp_user_timeout(IDLE_LIMIT)
             .user_agent(concat!("koco-runner/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let Config { gateway_url, token_file, sender, .. } = config.clone();
-        Ok(Self { client, url: gateway_url, token_file, sender })
+        let Config { gateway_url, run, .. } = config.clone();
+        Ok(Self { client, url: gateway_url, run, token: token.into() })
     }
 
     /// Registers the runner.
     pub async fn register(&self, (state, generation): (RunnerState, i64)) -> Result<Job, GatewayError> {
-        let body = Register { sender: self.sender.clone(), state, generation };
-        Ok(self.post(PATH_REGISTER, &body, Some(REQUEST)).await?.json().await?)
+        let request = self.post(verb::REGISTER, &Register { state, generation }, REQUEST);
+        Ok(send(request.bearer_auth(&self.token)).await?.json().await?)
     }
 
     /// Opens the stream of control messages.
     pub async fn messages(&self) -> Result<ControlStream, GatewayError> {
-        let opening = self.post(PATH_MESSAGES, &self.sender, None);
+        let opening = send(self.request(Method::GET, verb::MESSAGES));
         let response = timeout(IDLE_LIMIT, opening).await.map_err(|_| GatewayError::Idle(IDLE_LIMIT))??;
         Ok(ControlStream { response, buffer: Vec::new() })
     }
@@ -107,8 +106,7 @@ impl Gateway {
         (state, generation): (RunnerState, i64),
         limit: Duration,
     ) -> Result<(), GatewayError> {
-        let body = Heartbeat { sender: self.sender.clone(), state, generation };
-        self.post(PATH_HEARTBEAT, &body, Some(limit)).await.map(drop)
+        send(self.post(verb::HEARTBEAT, &Heartbeat { state, generation }, limit)).await.map(drop)
     }
 
     pub async fn confirm(
@@ -116,31 +114,30 @@ impl Gateway {
         (state, generation): (RunnerState, i64),
         problem: Option<String>,
     ) -> Result<(), GatewayError> {
-        let body = Confirm { sender: self.sender.clone(), state, generation, problem };
-        self.post(PATH_CONFIRM, &body, Some(REQUEST)).await.map(drop)
+        send(self.post(verb::CONFIRM, &Confirm { state, generation, problem }, REQUEST)).await.map(drop)
     }
 
     pub async fn report_end(&self, ending: &AgentEnd, generation: i64) -> Result<(), GatewayError> {
-        let body = EndReport { sender: self.sender.clone(), generation, end: ending.clone() };
-        self.post(PATH_END, &body, Some(END_REPORT)).await.map(drop)
+        send(self.post(verb::END, &EndReport { generation, end: ending.clone() }, END_REPORT)).await.map(drop)
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize, limit: Option<Duration>) -> Result<Response, GatewayError> {
-        // Read each time: the kubelet renews it.
-        let token =
-            std::fs::read_to_string(&self.token_file).map_err(|e| GatewayError::Token(self.token_file.clone(), e))?;
-        let mut request = self.client.post(format!("{}{path}", self.url)).bearer_auth(token.trim()).json(body);
-        if let Some(limit) = limit {
-            request = request.timeout(limit);
-        }
-        let response = request.send().await.map_err(reqwest::Error::without_url)?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let message = response.json::<ErrorResponse>().await.map_or_else(|_| "no reason given".into(), |p| p.message);
-        Err(GatewayError::Refused { status, message })
+    fn request(&self, method: Method, verb: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{}", self.url, self.run.path(verb)))
     }
+
+    fn post(&self, verb: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
+        self.request(Method::POST, verb).json(body).timeout(limit)
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, GatewayError> {
+    let response = request.send().await.map_err(reqwest::Error::without_url)?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let message = response.json::<ErrorResponse>().await.map_or_else(|_| "no reason given".into(), |p| p.message);
+    Err(GatewayError::Refused { status, message })
 }
 
 /// The stream of control messages.

@@ -1,5 +1,6 @@
-//! `koco-runner install DIR`: copies the runner into a pod whose images don't contain it. Called by [`super::main`] in
-//! the operator's init container, which has no shell and no `cp`.
+//! `koco-runner install BIN_DIR TOKEN TOKEN_DIR`: copies the runner into a pod whose images don't contain it, and the
+//! token to where the runner can remove it. Called by [`super::main`] in the operator's init container, which has no
+//! shell and no `cp`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,17 +9,27 @@ use std::{
     path::Path,
 };
 
-/// Copies this program to `DIR/koco-runner`, complete and executable or not at all.
-pub fn install(dir: &Path) -> io::Result<()> {
-    let temporary = dir.join(format!(".koco-runner.{}", std::process::id()));
-    let mut from = File::open("/proc/self/exe")?;
-    let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&temporary)?;
+/// Not readable, so that the kernel closes the process that runs it to other users from its first instruction on.
+const EXECUTABLE: u32 = 0o111;
+/// The user of the agent's image is not known here.
+const READABLE: u32 = 0o444;
+
+/// Copies this program to `bin_dir/koco-runner` and `token` into `token_dir`, each complete or not at all.
+pub fn install(bin_dir: &Path, token: &Path, token_dir: &Path) -> io::Result<()> {
+    copy(Path::new("/proc/self/exe"), &bin_dir.join("koco-runner"), EXECUTABLE)?;
+    copy(token, &token_dir.join("token"), READABLE)
+}
+
+fn copy(from: &Path, path: &Path, mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension(std::process::id().to_string());
+    let mut from = File::open(from)?;
+    let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     io::copy(&mut from, &mut to)?;
     // The mode above is subject to the umask, this is not.
-    to.set_permissions(fs::Permissions::from_mode(0o755))?;
+    to.set_permissions(fs::Permissions::from_mode(mode))?;
     to.sync_all()?;
     drop(to);
-    fs::rename(&temporary, dir.join("koco-runner"))
+    fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
@@ -26,14 +37,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_copy_is_complete_and_executable() {
+    fn the_copies_are_complete_and_have_their_modes() {
         let dir = std::env::temp_dir().join(format!("koco-install-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        install(&dir).unwrap();
-        let metadata = fs::metadata(dir.join("koco-runner")).unwrap();
-        assert_eq!(metadata.len(), fs::metadata("/proc/self/exe").unwrap().len());
-        assert_eq!(metadata.permissions().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        let (bin, token_dir, token) = (dir.join("bin"), dir.join("token"), dir.join("projected"));
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(&token_dir).unwrap();
+        fs::write(&token, "a.b.c").unwrap();
+        // A restarted sandbox runs it again.
+        for _ in 0..2 {
+            install(&bin, &token, &token_dir).unwrap();
+            let program = fs::metadata(bin.join("koco-runner")).unwrap();
+            assert_eq!(program.len(), fs::metadata("/proc/self/exe").unwrap().len());
+            assert_eq!(program.permissions().mode() & 0o777, 0o111);
+            let copied = fs::metadata(token_dir.join("token")).unwrap();
+            assert_eq!((copied.len(), copied.permissions().mode() & 0o777), (5, 0o444));
+            assert_eq!((fs::read_dir(&bin).unwrap().count(), fs::read_dir(&token_dir).unwrap().count()), (1, 1));
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! Called by `bin/koco-runner.rs` alone. Decisions are pure and tested without a process: [`machine`] (events to
 //! actions) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
-//! [`link`]. [`supervisor`] joins them.
+//! [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`supervisor`] joins them.
 
 mod config;
 mod ending;
 mod files;
 mod gateway;
+mod identity;
 mod install;
 mod link;
 mod log;
@@ -16,12 +17,13 @@ mod machine;
 mod process;
 mod procfs;
 mod report;
+mod signals;
 mod supervisor;
 mod tls;
 
 use std::{ffi::OsString, path::Path};
 
-const USAGE: &str = "usage: koco-runner install DIR | koco-runner run -- COMMAND [ARGUMENT...]";
+const USAGE: &str = "usage: koco-runner install BIN_DIR TOKEN TOKEN_DIR | koco-runner run -- COMMAND [ARGUMENT...]";
 
 /// The whole program: takes the command line without the program's name, returns the exit code.
 pub fn main(args: Vec<OsString>) -> u8 {
@@ -29,13 +31,15 @@ pub fn main(args: Vec<OsString>) -> u8 {
     let verb = args.next();
     let rest: Vec<OsString> = args.collect();
     match (verb.as_ref().and_then(|v| v.to_str()), rest.as_slice()) {
-        (Some("install"), [dir]) => match install::install(Path::new(dir)) {
-            Ok(()) => 0,
-            Err(error) => {
-                log::say(format_args!("cannot install into {}: {error}", dir.display()));
-                1
+        (Some("install"), [bin_dir, token, token_dir]) => {
+            match install::install(Path::new(bin_dir), Path::new(token), Path::new(token_dir)) {
+                Ok(()) => 0,
+                Err(error) => {
+                    log::say(format_args!("cannot install into {}: {error}", bin_dir.display()));
+                    1
+                }
             }
-        },
+        }
         (Some("run"), [dashes, program, arguments @ ..]) if dashes == "--" => {
             supervisor::main(program.clone(), arguments.to_vec())
         }

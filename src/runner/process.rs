@@ -15,7 +15,7 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::{self, Signal},
+        signal::{self, SigSet, Signal},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
@@ -42,12 +42,14 @@ pub enum Reaped {
 #[derive(Debug)]
 pub struct Processes {
     me: i32,
+    /// The signal mask for the agent: the runner's own blocks the stop signals.
+    mask: SigSet,
     agent: Option<Pid>,
 }
 
 impl Processes {
-    pub fn new() -> Self {
-        Self { me: nix::unistd::getpid().as_raw(), agent: None }
+    pub fn new(mask: SigSet) -> Self {
+        Self { me: nix::unistd::getpid().as_raw(), mask, agent: None }
     }
 
     /// Whether all of the container's processes are below this one.
@@ -66,13 +68,15 @@ impl Processes {
     }
 
     /// Starts the agent, in a process group of its own: signals that it sends to its own group don't reach the runner.
-    /// The standard library resets signal mask and SIGPIPE; the runner changes nothing else.
     pub fn start(&mut self, program: &OsString, args: &[OsString], kodo: &[(&str, OsString)]) -> io::Result<i32> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).process_group(0);
         for name in env::ALL.into_iter().chain(["KODO_RESUMED"]) {
             command.env_remove(name);
         }
+        let mask = self.mask;
+        // SAFETY: between fork and exec only async-signal-safe functions may be called; pthread_sigmask is one.
+        unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) };
         command.envs(kodo.iter().map(|(name, value)| (name, value)));
         let pid = command.spawn()?.id() as i32;
         self.agent = Some(Pid::from_raw(pid));

@@ -75,6 +75,13 @@ fn parse_stat(stat: &str) -> Option<(char, i32)> {
     Some((state, fields.next()?.parse().ok()?))
 }
 
+/// The process that traces this one; 0 if none does.
+pub fn tracer() -> io::Result<i32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+    tracer.ok_or_else(|| io::Error::other("TracerPid is missing"))
+}
+
 /// How many processes of this container the kernel has killed because they were out of memory: cgroup v2, or v1.
 pub fn oom_kills() -> Option<u64> {
     ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]

@@ -1,7 +1,10 @@
 //! Reports the agent's end: first as the container's termination message, then to the gateway. Called by
 //! [`super::supervisor`] last.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use reqwest::StatusCode;
 use tokio::{sync::mpsc, time::sleep};
@@ -9,26 +12,24 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     ending::cut,
     gateway::Gateway,
+    identity::Identity,
     link::{Incoming, backoff},
     log::{causes, say},
 };
 use crate::protocol::runner::{AgentEnd, ControlMessage, cut_result};
-
-/// The kubelet's limit for a termination message.
-const MAX_TERMINATION_BYTES: usize = 4096;
 
 /// How long to retry: the agent was not started; the termination message has the whole end; it lacks the result.
 const LIMIT_NOT_STARTED: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(60);
 const LIMIT_RESULT_OMITTED: Duration = Duration::from_secs(15 * 60);
 
-/// The termination message: the end, shortened to fit.
-pub fn termination_message(ending: &AgentEnd) -> Vec<u8> {
+/// The signed termination message, and the end that it tells of: shortened until the message has at most `limit` bytes.
+pub fn termination_message(ending: &AgentEnd, identity: &Identity, limit: usize) -> io::Result<(Vec<u8>, AgentEnd)> {
     let mut short = ending.clone();
     loop {
-        let text = serde_json::to_vec(&short).unwrap_or_default();
-        if text.len() <= MAX_TERMINATION_BYTES {
-            return text;
+        let message = identity.sign(&short)?;
+        if message.len() <= limit {
+            return Ok((message, short));
         }
         match (&mut short.result, &mut short.error) {
             (Some(result), _) if !short.result_omitted => {
@@ -40,7 +41,7 @@ pub fn termination_message(ending: &AgentEnd) -> Vec<u8> {
                 let length = error.message.len();
                 cut(&mut error.message, length * 3 / 4);
             }
-            _ => return text,
+            _ => return Ok((message, short)),
         }
     }
 }
@@ -106,21 +107,27 @@ mod tests {
 
     #[test]
     fn a_termination_message_always_fits() {
-        let mut ending = not_started("no");
-        assert_eq!(serde_json::from_slice::<AgentEnd>(&termination_message(&ending)).unwrap(), ending);
+        let identity = Identity::generate().unwrap();
+        for limit in [1024, 3072, 4096] {
+            let mut ending = not_started("no");
+            let short = |ending: &AgentEnd| {
+                let (message, short) = termination_message(ending, &identity, limit).unwrap();
+                assert!(message.len() <= limit, "{}", message.len());
+                assert!(String::from_utf8(message).unwrap().contains(&serde_json::to_string(&short).unwrap()));
+                short
+            };
+            assert_eq!(short(&ending), ending);
 
-        ending.result = Some(json!("x".repeat(5000)));
-        let short: AgentEnd = serde_json::from_slice(&termination_message(&ending)).unwrap();
-        assert!(short.result_omitted);
-        assert_eq!(short.result.unwrap()["size"], json!(5002));
-        assert_eq!(short.error, ending.error);
+            ending.result = Some(json!("x".repeat(5000)));
+            let cut = short(&ending);
+            assert!(cut.result_omitted);
+            assert_eq!(cut.result.unwrap()["size"], json!(5002));
+            assert_eq!(cut.error, ending.error);
 
-        for message in ["\u{1}".repeat(2048), "é".repeat(1024), "\"\\".repeat(4000)] {
-            ending.error.as_mut().unwrap().message = message;
-            let text = termination_message(&ending);
-            assert!(text.len() <= MAX_TERMINATION_BYTES, "{}", text.len());
-            assert!(text.len() > 2000);
-            serde_json::from_slice::<AgentEnd>(&text).unwrap();
+            for message in ["\u{1}".repeat(2048), "é".repeat(1024), "\"\\".repeat(4000)] {
+                ending.error.as_mut().unwrap().message = message;
+                assert!(short(&ending).error.unwrap().message.len() > 50);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod run_agent;
 
 use std::{ffi::OsString, io, time::Duration};
 
+use nix::sys::signal::SigSet;
 use tokio::{
     signal::unix::{Signal as Arrivals, SignalKind, signal},
     sync::{mpsc, watch},
@@ -16,10 +17,12 @@ use super::{
     ending::{self, Exit},
     files::{self, Files},
     gateway::{ClientError, Gateway},
+    identity::{self, Identity, IdentityError},
     link::{self, Answer, Incoming, RunnerSnapshot},
     log::{causes, say},
     process::Processes,
     procfs, report,
+    signals::{self, StopSignals},
 };
 use crate::{
     api::RunnerState,
@@ -31,6 +34,8 @@ use crate::{
 enum RunnerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -39,6 +44,14 @@ enum RunnerError {
 
 /// `koco-runner run -- PROGRAM ARGUMENTS`. Returns the exit code.
 pub fn main(program: OsString, arguments: Vec<OsString>) -> u8 {
+    let prepared = identity::protect().map_err(RunnerError::from);
+    let mask = match prepared.and_then(|()| signals::block().map_err(|e| RunnerError::Signals(e.into()))) {
+        Ok(mask) => mask,
+        Err(error) => {
+            say(format_args!("the agent is not started: {}", causes(&error)));
+            return 1;
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,7 +59,7 @@ pub fn main(program: OsString, arguments: Vec<OsString>) -> u8 {
             return 1;
         }
     };
-    let code = runtime.block_on(run(program, arguments)).unwrap_or_else(|error| {
+    let code = runtime.block_on(run(program, arguments, mask)).unwrap_or_else(|error| {
         say(format_args!("{}", causes(&error)));
         1
     });
@@ -55,29 +68,30 @@ pub fn main(program: OsString, arguments: Vec<OsString>) -> u8 {
     code
 }
 
-async fn run(program: OsString, arguments: Vec<OsString>) -> Result<u8, RunnerError> {
+async fn run(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> Result<u8, RunnerError> {
     let config = Config::from_env()?;
-    let children = signal(SignalKind::child()).map_err(RunnerError::Signals)?;
-    let ends = Ends::listen().map_err(RunnerError::Signals)?;
-    let gateway = match Gateway::new(&config) {
-        Ok(gateway) => gateway,
-        Err(error) => {
-            leave(&config, &ending::not_started(&causes(&error)));
-            return Err(error.into());
-        }
+    let Some(token) = identity::take_token(&config.token_file)? else {
+        // Its key is gone with the process that had it. That the container ended is for the kubelet to say.
+        say(format_args!("this container was restarted; its agent is not started twice"));
+        return Ok(1);
     };
+    let identity = Identity::generate()?;
+    let processes = Processes::new(mask);
+    let children = signal(SignalKind::child()).map_err(RunnerError::Signals)?;
+    let stops = StopSignals::listen(processes.is_first()).map_err(RunnerError::Signals)?;
+    let files = Files::new(&config.state_dir);
+    let gateway = Gateway::new(&config, &identity, token)?;
     let (tell, incoming) = mpsc::unbounded_channel();
     let (snapshot, snapshot_seen) = watch::channel((RunnerState::Waiting, 0));
     let (answers, answers_seen) = watch::channel(None);
-    let files = Files::new(&config.state_dir);
     let runner = Runner {
-        started_before: files.was_started(config.sender.run).unwrap_or(true),
         files,
         command: (program, arguments),
-        processes: Processes::new(),
+        processes,
+        identity,
         begun: Instant::now(),
         children,
-        ends,
+        stops,
         incoming,
         snapshot,
         answers,
@@ -85,37 +99,20 @@ async fn run(program: OsString, arguments: Vec<OsString>) -> Result<u8, RunnerEr
         gateway: gateway.clone(),
         config,
     };
-    if !runner.started_before {
-        tokio::spawn(link::listen(gateway.clone(), snapshot_seen.clone(), tell.clone()));
-    }
+    tokio::spawn(link::listen(gateway.clone(), snapshot_seen.clone(), tell.clone()));
     tokio::spawn(link::confirm(gateway.clone(), answers_seen));
     Ok(runner.run(|every| drop(tokio::spawn(link::beat(gateway, every, snapshot_seen, tell)))).await)
-}
-
-/// SIGTERM, and the stop signals that an image may set instead.
-struct Ends([Arrivals; 3]);
-
-impl Ends {
-    fn listen() -> io::Result<Self> {
-        let [a, b, c] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
-        Ok(Self([a?, b?, c?]))
-    }
-
-    async fn recv(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {}, _ = c.recv() => {} }
-    }
 }
 
 struct Runner {
     config: Config,
     files: Files,
     command: (OsString, Vec<OsString>),
-    started_before: bool,
+    identity: Identity,
     processes: Processes,
     begun: Instant,
     children: Arrivals,
-    ends: Ends,
+    stops: StopSignals,
     incoming: mpsc::UnboundedReceiver<Incoming>,
     snapshot: watch::Sender<RunnerSnapshot>,
     answers: watch::Sender<Answer>,
@@ -138,19 +135,14 @@ impl End {
 
 impl Runner {
     async fn run(mut self, beat: impl FnOnce(Duration)) -> u8 {
-        let end = if self.started_before {
-            say(format_args!("this container was restarted; the agent is not started twice"));
-            End::unstarted(ending::restarted(), true)
-        } else {
-            match self.await_job().await {
-                Ok(job) => {
-                    beat(Duration::from_millis(job.heartbeat_interval_millis));
-                    self.run_agent(*job).await
-                }
-                Err(end) => end,
+        let end = match self.await_job().await {
+            Ok(job) => {
+                beat(Duration::from_millis(job.heartbeat_interval_millis));
+                self.run_agent(*job).await
             }
+            Err(end) => end,
         };
-        let omitted = leave(&self.config, &end.ending);
+        let omitted = self.leave(&end.ending);
         if end.report {
             let generation = self.snapshot.borrow().1;
             report::deliver(&self.gateway, &end.ending, generation, omitted, &mut self.incoming).await;
@@ -172,7 +164,7 @@ impl Runner {
                     Some(Incoming::Message(_)) => {}
                     None => return Err(End::unstarted(ending::not_started("the connection's task ended"), true)),
                 },
-                () = self.ends.recv() => {
+                () = self.stops.recv() => {
                     return Err(End::unstarted(ending::not_started("the pod was terminated before its runner had received the job"), true));
                 }
                 // A container's first process also inherits orphans.
@@ -180,14 +172,18 @@ impl Runner {
             }
         }
     }
-}
 
-/// Writes the termination message before anything else can fail. Returns whether the result did not fit.
-fn leave(config: &Config, ending: &AgentEnd) -> bool {
-    let message = report::termination_message(ending);
-    if let Err(error) = files::write_termination(&config.termination_log, &message) {
-        say(format_args!("no termination message: {error}"));
-        return true;
+    /// Writes the termination message before anything else can fail. Returns whether the result did not fit.
+    fn leave(&self, ending: &AgentEnd) -> bool {
+        let config = &self.config;
+        let message = report::termination_message(ending, &self.identity, config.termination_bytes);
+        let written = message.and_then(|(message, told)| {
+            files::write_termination(&config.termination_log, &message)?;
+            Ok(told.result_omitted)
+        });
+        written.unwrap_or_else(|error| {
+            say(format_args!("no termination message: {error}"));
+            true
+        })
     }
-    serde_json::from_slice::<AgentEnd>(&message).is_ok_and(|written| written.result_omitted)
 }

@@ -11,8 +11,10 @@ use rustls::{
     },
     crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    version::TLS13,
 };
 
+use super::identity::{Identity, IdentityError};
 use crate::api::names::GATEWAY_TLS_NAME;
 
 /// Why TLS can't be set up.
@@ -26,10 +28,12 @@ pub enum TlsError {
     Rustls(#[from] Error),
     #[error("{GATEWAY_TLS_NAME} is not a name")]
     Name,
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
-/// The client's side, trusting `ca` (PEM) for [`GATEWAY_TLS_NAME`] only.
-pub fn client_config(ca: &str) -> Result<ClientConfig, TlsError> {
+/// The client's side, known by `identity`, trusting `ca` (PEM) for [`GATEWAY_TLS_NAME`] only.
+pub fn client_config(ca: &str, identity: &Identity) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -37,11 +41,12 @@ pub fn client_config(ca: &str) -> Result<ClientConfig, TlsError> {
     }
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
     let name = ServerName::try_from(GATEWAY_TLS_NAME).map_err(|_| TlsError::Name)?;
+    let (certificate, key) = identity.certificate()?;
     Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(FixedName { inner, name }))
-        .with_no_client_auth())
+        .with_client_auth_cert(vec![certificate], key)?)
 }
 
 /// The usual verification of chain, dates and name, but always of the same name. rustls calls custom verifiers

@@ -62,6 +62,13 @@ impl Runs {
         found.map(|run| ours(run, job, number)).transpose()
     }
 
+    /// The run of this name; `None` if there is none. Only koco's: its name is that of its job and number.
+    pub async fn named(&self, name: &str) -> Result<Option<AgentRun>, RunError> {
+        let found = self.api.get_opt(name).await;
+        let found = found.map_err(|e| StoreError::of(format!("get AgentRun {name}"), e))?;
+        found.map(|run| if run.has_its_name() { Ok(run) } else { Err(RunError::Foreign(name.into())) }).transpose()
+    }
+
     /// All runs of a job, by number. Costs a list: only for callers that don't know the name.
     pub async fn list(&self, job: &JobRef) -> Result<Vec<AgentRun>, RunError> {
         let params = kube::api::ListParams::default().fields(&format!("spec.identity.jobName={}", job.name));

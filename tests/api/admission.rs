@@ -120,6 +120,30 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What Kubernetes would run in the agent's container before the runner has taken its token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_the_template_runs_beside_a_runner_that_starts() {
+    let test = Test::new().await;
+    let probe = json!({ "exec": { "command": ["x"] } });
+    let cases = vec![
+        (
+            container(json!({ "lifecycle": { "postStart": probe } })),
+            "spec.template.spec.containers[0].lifecycle.postStart",
+        ),
+        (container(json!({ "readinessProbe": probe })), "spec.template.spec.containers[0].readinessProbe.exec"),
+        (
+            container(json!({ "livenessProbe": probe })).with(json!({ "pausePolicy": "Evict" })),
+            "spec.template.spec.containers[0].livenessProbe.exec",
+        ),
+        (
+            container(json!({ "startupProbe": probe })).with(json!({ "pausePolicy": "Evict" })),
+            "spec.template.spec.containers[0].startupProbe.exec",
+        ),
+    ];
+    let wrong = refused(&test, cases).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What koco puts into the pod, no container of the template gets hold of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_volumes_the_path_and_the_token_of_the_runner_are_not_for_templates() {

@@ -192,8 +192,8 @@ async fn a_result_that_is_too_deep_is_recorded_as_its_digest() {
         assert!(depth(recorded.get()) <= 1);
         // In its termination message, too, nobody believes more.
         let job = test.apply(agent("anything").mode(mode)).await;
-        let (pod, _runner) = started(&kubelet, &job, 1).await;
-        let message = serde_json::to_string(&succeeded(deep(110))).expect("JSON");
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let message = runner.termination_message(&succeeded(deep(110)));
         kubelet.end(&pod_name(&pod), &End::exit(0, Some(message))).await;
         job.phase(Phase::Succeeded).await;
         let termination = job.termination().await.expect("an end");

@@ -2,16 +2,16 @@
 
 use koco::{
     api::{RunnerState, TerminationType, names},
-    protocol::runner::{self, AgentEnd, EndReport, Heartbeat, Register, Sender},
+    protocol::runner::{AgentEnd, Confirm, EndReport, Heartbeat, Register, verb},
 };
 
 use crate::harness::{
     DesiredState, MODES, Node, Phase, Test, agent,
-    gateway_client::{Gateway, sender, token},
+    gateway_client::{Gateway, run_path, token},
     job::{With, pod_name},
 };
 
-fn success(sender: Sender) -> EndReport {
+fn success() -> EndReport {
     let ending = AgentEnd {
         kind: TerminationType::Succeeded,
         started: true,
@@ -22,11 +22,11 @@ fn success(sender: Sender) -> EndReport {
         active_millis: 0,
         result_omitted: false,
     };
-    EndReport { sender, generation: 0, end: ending }
+    EndReport { generation: 0, end: ending }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_that_are_not_the_runs_runners_are_refused() {
+async fn nobody_but_the_runner_speaks_for_a_run() {
     let (test, roles) = Test::with_operator().await;
     let elsewhere = Test::new().await;
     let _node = Node::automatic(&test);
@@ -59,33 +59,30 @@ async fn tokens_that_are_not_the_runs_runners_are_refused() {
             ("a token of no pod", Some(token(ns, ours, None))),
             ("another job's pod", Some(token(ns, ours, Some(&other)))),
             ("another namespace's pod", Some(token(&elsewhere.namespace, ours, Some(&pod)))),
+            ("the run's own pod, whose runner has registered", Some(token(ns, ours, Some(&pod)))),
         ];
         for (who, forged) in forged {
             let forged = forged.as_deref();
-            let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, generation: 0 };
-            let hello = Register { sender: sender(&victim, 1), state: RunnerState::Waiting, generation: 0 };
-            for (path, code) in [
-                (runner::PATH_END, gateway.say(runner::PATH_END, forged, &success(sender(&victim, 1))).await),
-                (runner::PATH_HEARTBEAT, gateway.say(runner::PATH_HEARTBEAT, forged, &heartbeat).await),
-                (runner::PATH_REGISTER, gateway.say(runner::PATH_REGISTER, forged, &hello).await),
-                (runner::PATH_MESSAGES, gateway.say(runner::PATH_MESSAGES, forged, &sender(&victim, 1)).await),
+            let run = run_path(&victim, 1);
+            let waiting = Register { state: RunnerState::Waiting, generation: 0 };
+            let heartbeat = Heartbeat { state: RunnerState::Running, generation: 0 };
+            let confirm = Confirm { state: RunnerState::Frozen, generation: 1, problem: None };
+            for (verb, code) in [
+                (verb::END, gateway.say(verb::END, &run, forged, &success()).await),
+                (verb::HEARTBEAT, gateway.say(verb::HEARTBEAT, &run, forged, &heartbeat).await),
+                (verb::CONFIRM, gateway.say(verb::CONFIRM, &run, forged, &confirm).await),
+                (verb::REGISTER, gateway.say(verb::REGISTER, &run, forged, &waiting).await),
+                (verb::MESSAGES, gateway.say(verb::MESSAGES, &run, forged, &()).await),
             ] {
-                assert!([401, 403].contains(&code), "{who} was answered {code} at {path} in {mode:?}");
+                assert!([401, 403].contains(&code), "{who} was answered {code} at {verb} in {mode:?}");
             }
         }
-        // The right pod, but of another run, or under another UID.
+        // Runs that don't exist.
         let right = token(ns, ours, Some(&pod));
-        for run in [0, 2, 1000] {
-            let code = gateway.say(runner::PATH_END, Some(&right), &success(sender(&victim, run))).await;
-            assert!([400, 403, 404, 409, 410].contains(&code), "run {run} was answered {code}");
+        for number in [0, 2, 1000] {
+            let code = gateway.say(verb::END, &run_path(&victim, number), Some(&right), &success()).await;
+            assert_eq!(code, 410, "run {number}");
         }
-        let mut wrong = success(sender(&victim, 1));
-        wrong.sender.job.uid = attacker.uid.clone();
-        let code = gateway.say(runner::PATH_END, Some(&right), &wrong).await;
-        assert!([403, 404, 410].contains(&code), "another UID was answered {code}");
-        // And that all of this was refused for what it was, and not for something else:
-        let heartbeat = Heartbeat { sender: sender(&victim, 1), state: RunnerState::Running, generation: 0 };
-        assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&right), &heartbeat).await, 204, "the right one");
         victim.phase(Phase::Running).await;
         assert_eq!(victim.termination().await, None);
         for job in [&victim, &attacker] {

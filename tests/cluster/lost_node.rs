@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use koco::{
     api::{RunnerState, conditions, names},
-    protocol::runner::{self, Heartbeat, Register},
+    protocol::runner::{Heartbeat, Register, verb},
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::{
     ExecutionMode, Test, agent, audit,
     cluster::{feed, kubectl},
-    gateway_client::{Gateway, sender, token},
+    gateway_client::{Gateway, run_path, token},
     job::{With, condition, pod_name},
     wait::always,
 };
@@ -59,11 +59,11 @@ async fn no_second_runner_before_the_first_has_ended() {
     test.pods().patch_status(&pod, &PatchParams::default(), &Patch::Merge(running)).await.expect("the kubelet's word");
     let gateway = Gateway::of(&test, &roles).await;
     let token = token(&test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod));
-    let hello = Register { sender: sender(&job, 1), state: RunnerState::Waiting, generation: 0 };
-    assert_eq!(gateway.say(runner::PATH_REGISTER, Some(&token), &hello).await, 200);
+    let (run, hello) = (run_path(&job, 1), Register { state: RunnerState::Waiting, generation: 0 });
+    assert_eq!(gateway.say(verb::REGISTER, &run, Some(&token), &hello).await, 200);
     job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
-    let beat = Heartbeat { sender: sender(&job, 1), state: RunnerState::Running, generation: 0 };
-    assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 204);
+    let beat = Heartbeat { state: RunnerState::Running, generation: 0 };
+    assert_eq!(gateway.say(verb::HEARTBEAT, &run, None, &beat).await, 204);
     job.until("the agent to start", |s| s.attempt == Some(1)).await;
 
     // From here on both are unreachable, and Kubernetes deletes the pod, as for an unreachable node.
@@ -76,7 +76,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     })
     .await;
     // It comes back, too late.
-    assert_eq!(gateway.say(runner::PATH_HEARTBEAT, Some(&token), &beat).await, 410);
+    assert_eq!(gateway.say(verb::HEARTBEAT, &run, None, &beat).await, 410);
 
     // An administrator confirms that the node is off.
     test.pods().delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("delete");

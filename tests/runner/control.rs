@@ -34,6 +34,23 @@ async fn the_kubelets_sigterm_is_a_disruption() {
 }
 
 #[tokio::test]
+async fn an_agent_that_signals_its_runner_is_no_kubelet() {
+    if !namespaces() {
+        return;
+    }
+    let command = ["/bin/sh", "-c", "kill -TERM 1; kill -INT 1; kill -USR1 1; echo done; sleep 60"];
+    let mut run = Run::with(job("x"), command.map(Into::into).to_vec(), true, "koco-gateway").await;
+    run.grant();
+    run.printed("done").await;
+    run.heartbeats(3).await;
+    assert!(run.log().contains("only the kubelet ends a pod"), "{}", run.log());
+    assert!(run.gateway.heard().outcomes.is_empty());
+    run.sigterm();
+    run.failed(error_types::DISRUPTED).await;
+    run.exited().await;
+}
+
+#[tokio::test]
 async fn exit_zero_on_sigterm_without_a_result_is_no_success() {
     let run = Run::start(job("exit0-after?ms=500")).await;
     run.grant();

@@ -7,18 +7,22 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode},
+    middleware::Next,
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::{tls::TlsInfo, tls_rustls::RustlsConfig};
 use futures::StreamExt;
-use koco::protocol::runner::{
-    Confirm, ControlMessage, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES,
-    PATH_REGISTER, Register,
+use koco::{
+    platform::http::{any_key, client_key},
+    protocol::{
+        key::PublicKey,
+        runner::{Confirm, ControlMessage, EndReport, Heartbeat, Job, Register, RunPath, verb},
+    },
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -32,6 +36,8 @@ pub struct Heard {
     pub confirms: Vec<Confirm>,
     pub outcomes: Vec<EndReport>,
     pub tokens: Vec<String>,
+    /// The keys of all requests, in their order.
+    pub keys: Vec<PublicKey>,
     /// The first messages of every new stream.
     pub replay: Vec<ControlMessage>,
     pub answer_hello: StatusCode,
@@ -66,7 +72,7 @@ impl Gateway {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(any_key())
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -77,6 +83,7 @@ impl Gateway {
             confirms: vec![],
             outcomes: vec![],
             tokens: vec![],
+            keys: vec![],
             replay: vec![],
             answer_hello: StatusCode::OK,
             answer_heartbeat: StatusCode::NO_CONTENT,
@@ -124,15 +131,27 @@ impl Gateway {
         self.address = listener.local_addr().unwrap();
         self.handle = axum_server::Handle::new();
         let router = Router::new()
-            .route(PATH_REGISTER, post(hello))
-            .route(PATH_MESSAGES, post(orders))
-            .route(PATH_HEARTBEAT, post(heartbeat))
-            .route(PATH_CONFIRM, post(confirm))
-            .route(PATH_END, post(outcome))
+            .route(&RunPath::pattern(verb::REGISTER), post(hello))
+            .route(&RunPath::pattern(verb::MESSAGES), get(orders))
+            .route(&RunPath::pattern(verb::HEARTBEAT), post(heartbeat))
+            .route(&RunPath::pattern(verb::CONFIRM), post(confirm))
+            .route(&RunPath::pattern(verb::END), post(outcome))
+            .layer(axum::middleware::from_fn_with_state(self.heard.clone(), note_key))
             .with_state(self.heard.clone());
         let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).unwrap().handle(self.handle.clone());
         tokio::spawn(server.serve(router.into_make_service()));
     }
+}
+
+async fn note_key(
+    State(heard): State<Shared>,
+    Extension(tls): Extension<Arc<TlsInfo>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let key = client_key(&tls).and_then(|spki| PublicKey::from_spki(&spki)).expect("a client certificate");
+    heard.lock().unwrap().keys.push(key);
+    next.run(request).await
 }
 
 fn answer(status: StatusCode) -> Response {

@@ -14,7 +14,10 @@ use std::{
 
 use koco::{
     api::{DesiredState, ErrorStatus, PausePolicy, RunnerState},
-    protocol::runner::{AgentEnd, Confirm, ControlMessage, Job, env},
+    protocol::{
+        runner::{AgentEnd, Confirm, ControlMessage, Job, env},
+        termination,
+    },
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -182,8 +185,11 @@ impl Run {
         fs::read_to_string(self.dir.join("stderr")).unwrap_or_default()
     }
 
+    /// The end that the termination message tells of, signed with the key of the runner's requests.
     pub fn termination(&self) -> AgentEnd {
-        serde_json::from_slice(&fs::read(self.dir.join("termination-log")).unwrap()).unwrap()
+        let message = fs::read_to_string(self.dir.join("termination-log")).unwrap();
+        let key = *self.gateway.heard().keys.last().expect("a request");
+        termination::verify(&message, &key).unwrap_or_else(|| panic!("not signed: {message}"))
     }
 
     /// The runner itself: below `unshare` its only child.
@@ -250,9 +256,8 @@ fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> C
         .env(env::TOKEN_FILE, dir.join("token"))
         .env(env::STATE_DIR, dir.join("state"))
         .env(env::NAMESPACE, "default")
-        .env(env::NAME, "hello")
-        .env(env::UID, "uid-1")
-        .env(env::RUN_NUMBER, "7")
+        .env(env::RUN, "hello-01234567-7")
+        .env(env::TERMINATION_BYTES, "3072")
         .env(env::TERMINATION_LOG, dir.join("termination-log"))
         .stdin(Stdio::null())
         .stdout(output("stdout"))

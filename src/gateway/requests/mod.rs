@@ -1,7 +1,6 @@
-//! Handles requests: authorise, decide, write, notify. Called by [`super::server`], which has authenticated the
-//! caller.
+//! Handles requests: admit, decide, write, notify. Called by [`super::server`].
 
-mod authorise;
+mod admit;
 mod job;
 mod updates;
 mod writer;
@@ -16,8 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use tokio::sync::{oneshot, watch};
 
+pub use self::admit::{Admitted, Client, Limits};
 use self::{
-    authorise::{authorise, identify, may_ask},
+    admit::identify,
     job::{answer, is_wanted},
     writer::News,
 };
@@ -25,17 +25,17 @@ pub use self::{job::heartbeat_interval, updates::Heard};
 use super::{
     Gateway,
     runs::RunUpdate,
-    server::{Caller, Refusal},
+    server::Refusal,
     sessions::{
         Session,
-        orders::{self, Source},
+        messages::{self, Source},
     },
 };
 use crate::{
-    api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState, names},
+    api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState},
     platform::{clock, store},
     protocol::{
-        runner::{Confirm, EndReport, Heartbeat, Job, Register, Sender},
+        runner::{Confirm, EndReport, Heartbeat, Job, Register},
         workflow::RunnerConfirmed,
     },
 };
@@ -49,30 +49,29 @@ fn now() -> Time {
 
 impl Gateway {
     /// Registers a runner and returns its job. The job is read live: only the controller caches jobs.
-    pub(super) async fn hello(self: &Arc<Self>, caller: &Caller, hello: &Register) -> Result<Job, Refusal> {
-        let sender = &hello.sender;
-        let run = self.authorised(caller, sender).await?;
-        let session = self.session(&run)?;
-        if !session.may_say_hello() {
+    pub(super) async fn register(self: &Arc<Self>, runner: &Admitted, register: &Register) -> Result<Job, Refusal> {
+        let run = runner.open()?;
+        let session = self.session(run)?;
+        if !session.may_register() {
             return Err(Refusal::TooOften);
         }
-        let job = self.read_job(&sender.job).await?;
-        let run = match is_wanted(&job, &run) {
-            Ok(()) => run,
+        let job = self.read_job(&run.job()).await?;
+        let run = match is_wanted(&job, run) {
+            Ok(()) => run.clone(),
             Err(refusal) if refusal.may_be_stale() => {
-                let live = self.runs.read(&sender.job, sender.run).await?;
+                let live = self.runs.read(&run.job(), run.number()).await?;
                 is_wanted(&job, &live)?;
                 Arc::new(live)
             }
             Err(refusal) => return Err(refusal),
         };
         let answer = answer(&job, &run)?;
-        let heard = Heard { generation: hello.generation, state: hello.state, problem: None, time: now() };
+        let heard = Heard { generation: register.generation, state: register.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
-            authorise(run, sender, caller)?;
+            runner.authorise(run)?;
             is_wanted(&job, run)?;
             let gateway = (!run.is_temporal()).then_some(self.identity.as_str());
-            updates::hello(run, status, &caller.pod_uid, &heard, gateway);
+            updates::register(run, status, runner, &heard, gateway);
             Ok(())
         };
         let run = self.runs.modify_status(&run, change).await?;
@@ -82,32 +81,32 @@ impl Gateway {
         self.note_workflow(&job, &session);
         let waits = run.spec.grant.is_none();
         // The gateway that received a confirmation may have ended before it signalled the workflow.
-        let confirmed = confirmed(&run, hello.state, hello.generation);
-        self.signal(&run, &session, waits.then_some(sender.run), confirmed);
-        let namespace = &sender.job.namespace;
-        tracing::info!(namespace, run = run.name(), state = ?hello.state, "a runner reports in");
+        let confirmed = confirmed(&run, register.state, register.generation);
+        self.signal(&run, &session, waits.then_some(run.number()), confirmed);
+        let namespace = &run.metadata.namespace;
+        tracing::info!(namespace, run = run.name(), state = ?register.state, "a runner registers");
         Ok(answer)
     }
 
     /// Opens a runner's stream.
-    pub(super) async fn orders(self: &Arc<Self>, caller: &Caller, sender: &Sender) -> Result<Body, Refusal> {
+    pub(super) async fn messages(self: &Arc<Self>, runner: &Admitted) -> Result<Body, Refusal> {
         if self.stop.is_cancelled() {
             return Err(Refusal::Draining);
         }
         let place = self.streams.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
-        let run = self.authorised(caller, sender).await?;
-        let session = self.session(&run)?;
+        let run = runner.open()?;
+        let session = self.session(run)?;
         let updates = self.subscribe(run.uid()).await?;
         let mut number = 0;
         session.stream.send_modify(|newest| {
             *newest += 1;
             number = *newest;
         });
-        if self.is_named_elsewhere(&run) {
-            self.write_later(&run, &session, News { gateway: true, ..News::default() });
+        if self.is_named_elsewhere(run) {
+            self.write_later(run, &session, News { gateway: true, ..News::default() });
         }
-        Ok(orders::body(Source {
-            run: Box::new((*run).clone()),
+        Ok(messages::body(Source {
+            run: Box::new((**run).clone()),
             updates,
             workflow_closed: session.workflow_closed.subscribe(),
             newest: (session.stream.subscribe(), number),
@@ -118,30 +117,29 @@ impl Gateway {
     }
 
     /// Handles a heartbeat. Answered from the caches: neither Temporal nor the API server delays it.
-    pub(super) async fn heartbeat(self: &Arc<Self>, caller: &Caller, heartbeat: &Heartbeat) -> Result<(), Refusal> {
-        let run = self.authorised(caller, &heartbeat.sender).await?;
-        let session = self.session(&run)?;
+    pub(super) async fn heartbeat(self: &Arc<Self>, runner: &Admitted, _heartbeat: &Heartbeat) -> Result<(), Refusal> {
+        let run = runner.open()?;
+        let session = self.session(run)?;
         self.metrics.heartbeats.inc();
         let old = run.status.clone().unwrap_or_default();
         let mut new = old.clone();
-        updates::contact(&run, &mut new);
+        updates::contact(run, &mut new);
         // Its stream may be at another gateway, which would deem it unresponsive if all heartbeats came here.
-        let all_here = session.hears_all(heartbeat_interval(&run), Instant::now());
-        let gateway = all_here && run.spec.grant.is_some() && self.is_named_elsewhere(&run);
+        let all_here = session.hears_all(heartbeat_interval(run), Instant::now());
+        let gateway = all_here && run.spec.grant.is_some() && self.is_named_elsewhere(run);
         if gateway || new != old {
-            self.write_later(&run, &session, News { gateway, ..News::default() });
+            self.write_later(run, &session, News { gateway, ..News::default() });
         }
-        self.forward_heartbeat(&run, &session);
+        self.forward_heartbeat(run, &session);
         Ok(())
     }
 
     /// Handles a confirmation: a command was carried out, or can't be. Signals the workflow concurrently.
-    pub(super) async fn confirm(self: &Arc<Self>, caller: &Caller, confirm: &Confirm) -> Result<(), Refusal> {
-        let sender = &confirm.sender;
-        let mut run = self.authorised(caller, sender).await?;
+    pub(super) async fn confirm(self: &Arc<Self>, runner: &Admitted, confirm: &Confirm) -> Result<(), Refusal> {
+        let mut run = runner.open()?.clone();
         if updates::was_commanded(&run, confirm.generation).is_err() {
-            run = self.read_live(caller, sender).await?;
-            authorise(&run, sender, caller)?;
+            run = Arc::new(self.runs.read(&run.job(), run.number()).await?);
+            runner.authorise(&run)?;
             updates::was_commanded(&run, confirm.generation)?;
         }
         let session = self.session(&run)?;
@@ -150,7 +148,7 @@ impl Gateway {
         }
         let problem = confirm.problem.as_deref().map(updates::cut);
         let heard = Heard { generation: confirm.generation, state: confirm.state, problem, time: now() };
-        self.acknowledge(&run, &session, caller, sender, heard).await
+        self.acknowledge(&run, &session, runner, heard).await
     }
 
     /// Writes a confirmation before it is answered; above the rate limit, soon after.
@@ -158,8 +156,7 @@ impl Gateway {
         self: &Arc<Self>,
         run: &Arc<AgentRun>,
         session: &Arc<Session>,
-        caller: &Caller,
-        sender: &Sender,
+        runner: &Admitted,
         heard: Heard,
     ) -> Result<(), Refusal> {
         let mut new = run.status.clone().unwrap_or_default();
@@ -173,7 +170,7 @@ impl Gateway {
             return Ok(());
         }
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
-            authorise(run, sender, caller)?;
+            runner.authorise(run)?;
             updates::confirm(run, status, &heard);
             Ok(())
         };
@@ -183,80 +180,34 @@ impl Gateway {
 
     /// Handles the report of an end: recorded before it is answered, delivered to Temporal after. Continues if the
     /// runner disconnects, which may be stopped before it gets the response.
-    pub(super) async fn outcome(self: &Arc<Self>, caller: &Caller, report: &EndReport) -> Result<(), Refusal> {
-        let run = self.identified(caller, &report.sender).await?;
+    pub(super) async fn end(self: &Arc<Self>, runner: &Admitted, report: &EndReport) -> Result<(), Refusal> {
         let (tell, told) = oneshot::channel();
-        let (gateway, caller, report) = (self.clone(), caller.clone(), report.clone());
+        let (gateway, runner, report) = (self.clone(), runner.clone(), report.clone());
         self.background.spawn(async move {
-            let answer = gateway.record_outcome(run, &caller, &report).await;
+            let answer = gateway.record_end(&runner, &report).await;
             // The runner may have disconnected.
             drop(tell.send(answer));
         });
         told.await.unwrap_or(Err(Refusal::Draining))
     }
 
-    async fn record_outcome(
-        self: &Arc<Self>,
-        run: Arc<AgentRun>,
-        caller: &Caller,
-        report: &EndReport,
-    ) -> Result<(), Refusal> {
-        let (sender, now) = (&report.sender, now());
+    async fn record_end(self: &Arc<Self>, runner: &Admitted, report: &EndReport) -> Result<(), Refusal> {
+        let (run, now) = (&runner.run, now());
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
-            authorise(run, sender, caller)?;
-            updates::outcome(run, status, report, &now);
+            runner.authorise(run)?;
+            updates::end(run, status, report, &now);
             Ok(())
         };
         if !run.is_closed() {
-            self.session(&run)?;
+            self.session(run)?;
         }
-        let run = self.runs.modify_status(&run, change).await?;
-        identify(&run, sender, caller)?;
+        let run = self.runs.modify_status(run, change).await?;
+        identify(&run, &runner.key, runner.pod.as_ref())?;
         updates::is_recorded(&run, report, &now)?;
-        let namespace = &sender.job.namespace;
+        let namespace = &run.metadata.namespace;
         tracing::info!(namespace, run = run.name(), kind = ?report.end.kind, "a run has ended");
         self.complete(run);
         Ok(())
-    }
-
-    fn may_ask(&self, caller: &Caller, sender: &Sender) -> Result<(), Refusal> {
-        may_ask(sender, caller)?;
-        let watched = |n: &Option<String>| n.as_ref().is_none_or(|n| *n == caller.namespace);
-        if self.namespaces.iter().any(watched) { Ok(()) } else { Err(Refusal::NotWatched) }
-    }
-
-    /// The run, if the caller is its runner and it is open.
-    async fn authorised(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
-        let run = self.identified(caller, sender).await?;
-        if run.is_closed() { Err(Refusal::RunClosed) } else { Ok(run) }
-    }
-
-    /// The run, if the caller is its runner by the cache or, if that is stale and refuses it, by the API server.
-    async fn identified(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
-        self.may_ask(caller, sender)?;
-        let name = names::run(&sender.job.name, &sender.job.uid, sender.run);
-        if let Some(run) = self.runs.named(&sender.job.namespace, &name) {
-            match identify(&run, sender, caller) {
-                Err(refusal) if refusal.may_be_stale() => {}
-                answer => return answer.map(|()| run),
-            }
-        }
-        self.read_live(caller, sender).await
-    }
-
-    /// The run as the API server has it, if the caller is its runner. The cache has only open runs, so a missing one
-    /// is read here, too: a run is created before its pod, so one that does not exist is gone.
-    async fn read_live(&self, caller: &Caller, sender: &Sender) -> Result<Arc<AgentRun>, Refusal> {
-        if !self.sessions.may_read(&caller.pod_uid) {
-            return Err(Refusal::TooOften);
-        }
-        let run = self.runs.read(&sender.job, sender.run).await?;
-        if let Err(refusal) = identify(&run, sender, caller) {
-            let (namespace, pod) = (&caller.namespace, &caller.pod_name);
-            tracing::warn!(namespace, run = run.name(), pod, reason = refusal.reason(), "a pod is not the run's");
-            return Err(refusal);
-        }
-        Ok(Arc::new(run))
     }
 
     /// The job as the API server has it now, whole.

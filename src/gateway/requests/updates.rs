@@ -3,6 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::admit::Admitted;
 use crate::{
     api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState},
     gateway::server::Refusal,
@@ -39,9 +40,13 @@ pub fn contact(run: &AgentRun, status: &mut AgentRunStatus) {
     }
 }
 
-/// A runner registers, from a pod of this UID. `gateway` is the one that it is connected to, in Direct mode.
-pub fn hello(run: &AgentRun, status: &mut AgentRunStatus, pod_uid: &str, heard: &Heard, gateway: Option<&str>) {
-    status.pod_uid = Some(pod_uid.into());
+/// A runner registers. `gateway` is the one that it is connected to, in Direct mode.
+pub fn register(run: &AgentRun, status: &mut AgentRunStatus, runner: &Admitted, heard: &Heard, gateway: Option<&str>) {
+    // Both are recorded once, together.
+    if let Some(pod) = runner.pod.as_ref().filter(|_| status.public_key.is_none()) {
+        status.public_key = Some(runner.key.to_string());
+        status.pod_uid = Some(pod.uid.clone());
+    }
     status.ready_time.get_or_insert_with(|| heard.time.clone());
     talks_to(status, gateway);
     contact(run, status);
@@ -116,7 +121,7 @@ fn rank(state: RunnerState) -> u8 {
 }
 
 /// Records the agent's end, and in the same write its last acknowledgement.
-pub fn outcome(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now: &Time) {
+pub fn end(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now: &Time) {
     let heard = Heard { generation: report.generation, state: RunnerState::Stopping, problem: None, time: now.clone() };
     let new = acknowledged(run, &heard);
     let known = status.acknowledged.as_ref().map_or(0, |old| old.generation);

@@ -6,9 +6,17 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{DesiredState, RunCommand, TerminationSource, TerminationType},
-    gateway::fixtures::{self, command, fresh_run, grant, run, sender},
+    gateway::{
+        fixtures::{self, command, fresh_run, grant, key, pod, run},
+        requests::Admitted,
+    },
     protocol::runner::AgentEnd,
 };
+
+/// Its runner as it registers.
+fn runner() -> Admitted {
+    Admitted { run: fresh_run().into(), key: key(1), pod: Some(pod()) }
+}
 
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
@@ -29,7 +37,7 @@ fn report(kind: TerminationType) -> EndReport {
         active_millis: 5,
         result_omitted: false,
     };
-    EndReport { sender: sender(2), generation: 0, end: ending }
+    EndReport { generation: 0, end: ending }
 }
 
 /// A granted run with this many commands.
@@ -50,18 +58,22 @@ fn seen(status: &AgentRunStatus) -> (RunnerState, i64, Time) {
 }
 
 #[test]
-fn a_first_hello_registers_the_runner_and_a_repeat_writes_nothing() {
+fn a_first_registration_records_the_runner_and_a_repeat_writes_nothing() {
     let run = fresh_run();
     let mut status = status(&run);
-    hello(&run, &mut status, "p", &heard(RunnerState::Waiting, 0, 10), Some("g"));
+    register(&run, &mut status, &runner(), &heard(RunnerState::Waiting, 0, 10), Some("g"));
     assert_eq!((status.pod_uid.as_deref(), &status.ready_time), (Some("p"), &Some(at(10))));
+    assert_eq!(status.public_key, Some(key(1).to_string()));
     assert_eq!(status.gateway.as_deref(), Some("g"));
     let acknowledged = status.acknowledged.clone().unwrap();
     assert_eq!((acknowledged.binding, acknowledged.generation, acknowledged.state), (-1, 0, RunnerState::Waiting));
     let once = status.clone();
-    hello(&run, &mut status, "p", &heard(RunnerState::Waiting, 0, 20), Some("g"));
+    register(&run, &mut status, &runner(), &heard(RunnerState::Waiting, 0, 20), Some("g"));
     assert_eq!(status, once);
-    hello(&run, &mut status, "p", &heard(RunnerState::Waiting, 0, 30), Some("h"));
+    register(&run, &mut status, &runner(), &heard(RunnerState::Waiting, 0, 30), Some("h"));
+    let another = Admitted { key: key(2), ..runner() };
+    register(&run, &mut status, &another, &heard(RunnerState::Waiting, 0, 30), Some("h"));
+    assert_eq!(status.public_key, once.public_key, "a key is never replaced");
     assert_eq!(status.gateway.as_deref(), Some("h"), "but it says that it talks to another gateway now");
 }
 
@@ -69,7 +81,7 @@ fn a_first_hello_registers_the_runner_and_a_repeat_writes_nothing() {
 fn registering_acknowledges_the_grant_and_no_command_that_was_never_given() {
     let run = commanded(2);
     let mut status = AgentRunStatus::default();
-    hello(&run, &mut status, "p", &heard(RunnerState::Running, 9, 10), None);
+    register(&run, &mut status, &runner(), &heard(RunnerState::Running, 9, 10), None);
     let acknowledged = status.acknowledged.unwrap();
     assert_eq!((acknowledged.binding, acknowledged.generation), (0, 2));
 }
@@ -128,12 +140,12 @@ fn confirmations_only_go_forward() {
     assert_eq!(seen(&status), (RunnerState::Frozen, 2, at(2)), "older");
     confirm(&run, &mut status, &heard(RunnerState::Frozen, 2, 4));
     assert_eq!(seen(&status), (RunnerState::Frozen, 2, at(2)), "the same");
-    hello(&run, &mut status, "p", &heard(RunnerState::Running, 2, 5), None);
-    assert_eq!(seen(&status), (RunnerState::Frozen, 2, at(2)), "a hello that was overtaken");
+    register(&run, &mut status, &runner(), &heard(RunnerState::Running, 2, 5), None);
+    assert_eq!(seen(&status), (RunnerState::Frozen, 2, at(2)), "a registration that was overtaken");
     confirm(&run, &mut status, &heard(RunnerState::Stopping, 2, 6));
     assert_eq!(seen(&status), (RunnerState::Stopping, 2, at(6)), "another state under the same command");
-    hello(&run, &mut status, "p", &heard(RunnerState::Running, 3, 7), None);
-    assert_eq!(seen(&status), (RunnerState::Running, 3, at(7)), "a hello whose confirmation was lost");
+    register(&run, &mut status, &runner(), &heard(RunnerState::Running, 3, 7), None);
+    assert_eq!(seen(&status), (RunnerState::Running, 3, at(7)), "a registration whose confirmation was lost");
 }
 
 #[test]
@@ -158,26 +170,26 @@ fn a_problem_is_kept_whole_characters_and_short() {
 }
 
 #[test]
-fn an_outcome_acknowledges_the_command_that_it_follows() {
+fn an_end_acknowledges_the_command_that_it_follows() {
     let run = commanded(4);
     let mut frozen = status(&run);
     confirm(&run, &mut frozen, &heard(RunnerState::Frozen, 3, 8));
     let mut ended = frozen.clone();
-    outcome(&run, &mut ended, &EndReport { generation: 3, ..report(TerminationType::Failed) }, &at(9));
+    end(&run, &mut ended, &EndReport { generation: 3, ..report(TerminationType::Failed) }, &at(9));
     assert_eq!(ended.acknowledged, frozen.acknowledged, "it ended under the command that was confirmed");
     let mut cancelled = frozen.clone();
-    outcome(&run, &mut cancelled, &EndReport { generation: 4, ..report(TerminationType::Cancelled) }, &at(9));
+    end(&run, &mut cancelled, &EndReport { generation: 4, ..report(TerminationType::Cancelled) }, &at(9));
     assert_eq!(seen(&cancelled), (RunnerState::Stopping, 4, at(9)));
     let mut forged = frozen;
-    outcome(&run, &mut forged, &EndReport { generation: 99, ..report(TerminationType::Cancelled) }, &at(9));
+    end(&run, &mut forged, &EndReport { generation: 99, ..report(TerminationType::Cancelled) }, &at(9));
     assert_eq!(seen(&forged).1, 4);
 }
 
 #[test]
-fn the_first_outcome_is_believed() {
+fn the_first_end_is_believed() {
     let mut run = commanded(1);
     let mut status = status(&run);
-    outcome(&run, &mut status, &report(TerminationType::Succeeded), &at(9));
+    end(&run, &mut status, &report(TerminationType::Succeeded), &at(9));
     let termination = status.termination.clone().unwrap();
     assert_eq!((termination.source, &termination.time), (TerminationSource::Runner, &at(9)));
     run.status = Some(status);
@@ -186,11 +198,11 @@ fn the_first_outcome_is_believed() {
 }
 
 #[test]
-fn an_outcome_that_was_recorded_otherwise_is_recorded() {
+fn an_end_that_was_recorded_otherwise_is_recorded() {
     let mut run = commanded(1);
     let mut status = status(&run);
     let evicted = report(TerminationType::Evicted);
-    outcome(&run, &mut status, &evicted, &at(9));
+    end(&run, &mut status, &evicted, &at(9));
     assert_eq!(status.termination.as_ref().unwrap().kind, TerminationType::Failed, "no eviction under Freeze");
     run.status = Some(status);
     assert_eq!(is_recorded(&run, &evicted, &at(10)), Ok(()));
@@ -206,7 +218,7 @@ fn what_is_recorded_is_cut_whatever_the_runner_says() {
     let mut big = report(TerminationType::Failed);
     big.end.result = Some(json!({ "text": "x".repeat(100_000) }));
     big.end.active_millis = -5;
-    outcome(&run, &mut status, &big, &at(1));
+    end(&run, &mut status, &big, &at(1));
     let termination = status.termination.unwrap();
     assert!(termination.result.unwrap().get().contains("\"truncated\":true"));
     assert_eq!(termination.active_millis, 0);
@@ -228,7 +240,7 @@ fn time_under_a_pause_is_kept_account_of_by_what_was_commanded() {
     confirm(&paused, &mut status, &heard(RunnerState::Frozen, 1, 12));
     assert_eq!(account(&status), (Some(at(10)), 0));
     // It has not confirmed yet that it is resumed.
-    hello(&resumed, &mut status, "p", &heard(RunnerState::Frozen, 1, 14), None);
+    register(&resumed, &mut status, &runner(), &heard(RunnerState::Frozen, 1, 14), None);
     assert_eq!(account(&status), (Some(at(10)), 0));
     confirm(&resumed, &mut status, &heard(RunnerState::Running, 2, 17));
     assert_eq!(account(&status), (None, 7_000));
@@ -240,6 +252,6 @@ fn time_under_a_pause_is_kept_account_of_by_what_was_commanded() {
     let mut ended = report(TerminationType::Failed);
     ended.generation = 4;
     let cancelled = ordered(DesiredState::Cancelled, 4);
-    outcome(&cancelled, &mut status, &ended, &at(33));
+    end(&cancelled, &mut status, &ended, &at(33));
     assert_eq!(account(&status), (None, 10_000));
 }

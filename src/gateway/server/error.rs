@@ -9,11 +9,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{platform::store::StoreError, protocol::runner::ErrorResponse, runs::RunError};
+use crate::{
+    platform::{http::TokenError, store::StoreError},
+    protocol::runner::ErrorResponse,
+    runs::RunError,
+};
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
+    /// The connection has no certificate of an Ed25519 key.
+    #[error("the connection has no client certificate of an Ed25519 key")]
+    NoKey,
+    /// The run has no key yet, and this request doesn't register one.
+    #[error("the run's runner has not registered")]
+    NotRegistered,
     /// No bearer token, or something that can't be one.
     #[error("the request carries no bearer token")]
     NoToken,
@@ -32,20 +42,20 @@ pub enum Refusal {
     /// There is no such path.
     #[error("there is no such path")]
     NoSuchPath,
-    /// The path takes POST only.
-    #[error("only POST is answered here")]
+    /// The path takes another method.
+    #[error("the method is not answered here")]
     NoSuchMethod,
     /// The token is another namespace's.
-    #[error("the job is not in the namespace of the pod")]
+    #[error("the run is not in the namespace of the pod")]
     ForeignNamespace,
     /// This operator does not watch the namespace, now.
     #[error("this operator does not watch the namespace")]
     NotWatched,
-    /// The run is another pod's.
-    #[error("the run is another pod's")]
+    /// The run has another key, or is another pod's.
+    #[error("the run is another runner's")]
     NotTheRunner,
-    /// The AgentRun of that name is not the one that the request names.
-    #[error("the AgentRun of that name is another job's, or has another number")]
+    /// The AgentRun of that name is not koco's.
+    #[error("the AgentRun of that name is not koco's")]
     ForeignRun,
     /// The job was not accepted by the controller yet.
     #[error("the job is not accepted yet: try again")]
@@ -77,8 +87,8 @@ pub enum Refusal {
     /// A confirmation of a command that was never given.
     #[error("the runner was never given a command of that number")]
     UnknownCommand,
-    /// This pod asks too often.
-    #[error("too many requests from this pod: try again")]
+    /// This runner, or an unknown one from this address, asks too often or too much at a time.
+    #[error("too many requests: try again")]
     TooOften,
     /// Too many concurrent requests.
     #[error("the gateway is overloaded: try again")]
@@ -98,6 +108,8 @@ impl Refusal {
     /// One stable word, for metrics and for the runner.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::NoKey => "NoKey",
+            Self::NotRegistered => "NotRegistered",
             Self::NoToken => "NoToken",
             Self::BadToken => "BadToken",
             Self::Malformed(_) => "Malformed",
@@ -130,7 +142,7 @@ impl Refusal {
     /// The HTTP status; see [`crate::protocol::runner`] for how a runner reacts to it.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
+            Self::NoKey | Self::NotRegistered | Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -155,12 +167,20 @@ impl Refusal {
     /// Whether a newer copy of the run might allow what this one refuses. A closed run stays closed, so the rest holds
     /// however old the copy was.
     pub fn may_be_stale(&self) -> bool {
-        matches!(self, Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled)
+        matches!(
+            self,
+            Self::NotRegistered | Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled
+        )
     }
+}
 
-    /// Whether it is the gateway's failure, not the caller's: such a request would have counted as contact.
-    pub fn is_ours(&self) -> bool {
-        matches!(self, Self::ApiServer | Self::Draining | Self::Busy)
+impl From<TokenError> for Refusal {
+    fn from(e: TokenError) -> Self {
+        match e {
+            TokenError::Missing => Self::NoToken,
+            TokenError::Refused => Self::BadToken,
+            TokenError::Unavailable => Self::ApiServer,
+        }
     }
 }
 
@@ -222,6 +242,5 @@ mod tests {
         for refusal in passing {
             assert!(![403, 404, 410].contains(&refusal.status().as_u16()), "{refusal}");
         }
-        assert!(!Refusal::SlowBody.is_ours() && !Refusal::Timeout.is_ours());
     }
 }

@@ -1,77 +1,85 @@
-//! The HTTP layer: paths, limits, authentication, errors as [`ErrorResponse`](crate::protocol::runner::ErrorResponse)s.
-//! Every request passes [`guard`] before its body is read. Used by [`crate::gateway::run`].
+//! Paths, time-outs and the size of bodies. Used by [`crate::gateway::run`].
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
+use axum_server::tls::TlsInfo;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{
-    auth::Caller,
-    error::{Reason, Refusal},
-};
+use super::error::{Reason, Refusal};
 use crate::{
-    gateway::Gateway,
-    platform::metrics::Metrics,
-    protocol::runner::{
-        Confirm, EndReport, Heartbeat, Job, PATH_CONFIRM, PATH_END, PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER,
-        Register, Sender,
+    gateway::{
+        Gateway,
+        requests::{Admitted, Client},
+    },
+    platform::{
+        http::{Connection, client_key},
+        metrics::Metrics,
+    },
+    protocol::{
+        key::PublicKey,
+        runner::{Confirm, EndReport, Heartbeat, Job, Register, RunPath, verb},
     },
 };
 
-/// The largest body, except of an end's report.
+/// The largest body: twice the largest result, with room for the message.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The largest report of an end: after the runner's own cuts, with room for longer encodings of numbers.
-const MAX_OUTCOME_BYTES: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY: Duration = Duration::from_secs(5);
-/// How long a request may take after that; a stream, until it begins.
+/// How long a request may take in all; a stream, until it begins.
 const REQUEST: Duration = Duration::from_secs(15);
 
 /// The paths that runners use.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
-        .route(PATH_REGISTER, post(hello))
-        .route(PATH_MESSAGES, post(orders))
-        .route(PATH_HEARTBEAT, post(heartbeat))
-        .route(PATH_CONFIRM, post(confirm))
-        .route(PATH_END, post(outcome).layer(DefaultBodyLimit::max(MAX_OUTCOME_BYTES)))
+        .route(&RunPath::pattern(verb::REGISTER), post(register))
+        .route(&RunPath::pattern(verb::MESSAGES), get(messages))
+        .route(&RunPath::pattern(verb::HEARTBEAT), post(heartbeat))
+        .route(&RunPath::pattern(verb::CONFIRM), post(confirm))
+        .route(&RunPath::pattern(verb::END), post(end))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn_with_state(gateway.clone(), guard))
-        .fallback(|| async { Refusal::NoSuchPath })
+        .route_layer(from_fn_with_state(gateway.clone(), admit))
         .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
+        .fallback(|| async { Refusal::NoSuchPath })
+        .layer(from_fn_with_state(gateway.clone(), count_refusals))
         .with_state(gateway)
 }
 
-/// Authentication, concurrency limit and time-out; counts refusals.
-async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).map(str::to_string);
-    let admitted = async {
-        let place = gateway.requests.try_acquire().map_err(|_| Refusal::Busy)?;
-        Ok::<_, Refusal>((gateway.authenticator.caller(header.as_deref()).await?, place))
+/// Lets a request pass if its client is the run's runner. Its body has not been read until then.
+async fn admit(
+    State(gateway): State<Arc<Gateway>>,
+    Path(run): Path<RunPath>,
+    Extension(connection): Extension<Connection>,
+    Extension(tls): Extension<Arc<TlsInfo>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let answer = async {
+        let registers = request.uri().path().ends_with(verb::REGISTER);
+        let key = client_key(&tls).and_then(|spki| PublicKey::from_spki(&spki)).ok_or(Refusal::NoKey)?;
+        let token = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).filter(|_| registers);
+        let client = Client { run, key, registers };
+        let (admitted, _place) = gateway.admit(client, token, &connection).await?;
+        request.extensions_mut().insert(admitted);
+        Ok(next.run(request).await)
     };
-    let mut response = match admitted.await {
-        Ok((caller, _place)) => {
-            request.extensions_mut().insert(caller);
-            timeout(REQUEST, next.run(request)).await.unwrap_or_else(|_| Refusal::Timeout.into_response())
-        }
-        Err(refusal) => {
-            // A heartbeat may have been dropped, of an unknown runner: restart all liveness windows.
-            if refusal.is_ours() {
-                gateway.sessions.reset_liveness();
-            }
-            refusal.into_response()
-        }
-    };
+    match timeout(REQUEST, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|refusal: Refusal| refusal.into_response()),
+        Err(_) => Refusal::Timeout.into_response(),
+    }
+}
+
+async fn count_refusals(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
     if let Some(Reason(reason)) = response.extensions().get().copied() {
         tracing::debug!(reason, "a request is refused");
         Metrics::count(&gateway.metrics.refused, reason);
@@ -100,45 +108,41 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
 }
 
 type SharedState = State<Arc<Gateway>>;
-type Known = Extension<Caller>;
+type Runner = Extension<Admitted>;
 
-async fn hello(
+async fn register(
     State(gateway): SharedState,
-    Extension(caller): Known,
-    Payload(hello): Payload<Register>,
+    Extension(runner): Runner,
+    Payload(body): Payload<Register>,
 ) -> Result<Json<Job>, Refusal> {
-    gateway.hello(&caller, &hello).await.map(Json)
+    gateway.register(&runner, &body).await.map(Json)
 }
 
-async fn orders(
-    State(gateway): SharedState,
-    Extension(caller): Known,
-    Payload(sender): Payload<Sender>,
-) -> Result<Response, Refusal> {
-    let body = gateway.orders(&caller, &sender).await?;
+async fn messages(State(gateway): SharedState, Extension(runner): Runner) -> Result<Response, Refusal> {
+    let body = gateway.messages(&runner).await?;
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 
 async fn heartbeat(
     State(gateway): SharedState,
-    Extension(caller): Known,
-    Payload(heartbeat): Payload<Heartbeat>,
+    Extension(runner): Runner,
+    Payload(body): Payload<Heartbeat>,
 ) -> Result<StatusCode, Refusal> {
-    gateway.heartbeat(&caller, &heartbeat).await.map(|()| StatusCode::NO_CONTENT)
+    gateway.heartbeat(&runner, &body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 async fn confirm(
     State(gateway): SharedState,
-    Extension(caller): Known,
-    Payload(confirm): Payload<Confirm>,
+    Extension(runner): Runner,
+    Payload(body): Payload<Confirm>,
 ) -> Result<StatusCode, Refusal> {
-    gateway.confirm(&caller, &confirm).await.map(|()| StatusCode::NO_CONTENT)
+    gateway.confirm(&runner, &body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-async fn outcome(
+async fn end(
     State(gateway): SharedState,
-    Extension(caller): Known,
-    Payload(report): Payload<EndReport>,
+    Extension(runner): Runner,
+    Payload(body): Payload<EndReport>,
 ) -> Result<StatusCode, Refusal> {
-    gateway.outcome(&caller, &report).await.map(|()| StatusCode::NO_CONTENT)
+    gateway.end(&runner, &body).await.map(|()| StatusCode::NO_CONTENT)
 }

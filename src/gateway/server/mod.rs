@@ -1,16 +1,7 @@
-//! The server's own part: TLS and its certificate, paths, limits, authentication and refusals. It doesn't know
-//! AgentRuns. Used by [`crate::gateway::run`] and, for [`Caller`] and [`Refusal`], by everything in the
-//! gateway.
+//! Paths, bodies and refusals. It doesn't decide who may do what: [`crate::gateway::requests`] does. Used by
+//! [`crate::gateway::run`] and, for [`Refusal`], by everything in the gateway.
 
-mod auth;
-mod certificate;
 mod error;
 mod http;
-mod tls;
 
-pub use self::{
-    auth::{Authenticator, Caller},
-    error::Refusal,
-    http::router,
-    tls::CertificateManager,
-};
+pub use self::{error::Refusal, http::router};

@@ -1,10 +1,9 @@
 //! What this process remembers of the runners that talk to it. Nothing here is needed for correctness: another gateway,
 //! or this one after a restart, starts without it. Used by the requests, by [`super::temporal_bridge`] and by
-//! [`silence`].
+//! [`liveness`].
 
-mod limits;
-pub mod orders;
-mod silence;
+mod liveness;
+pub mod messages;
 
 use std::{
     collections::HashMap,
@@ -15,15 +14,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::limits::{TokenBucket, due};
 use super::{requests::Heard, temporal_bridge::PendingSignals};
+use crate::platform::http::limits::{TokenBucket, due};
 
 /// How long Temporal isn't asked about the same workflow again.
 const DESCRIBE: Duration = Duration::from_secs(2);
-/// The limit of live reads for a pod: burst, and rate a second.
-const READS: (u32, f64) = (20, 4.0);
-/// How many pods are tracked for that.
-const READERS: usize = 65_536;
 /// A tick that is later than this means that the process was suspended.
 const LATE: Duration = Duration::from_secs(3);
 /// After this many consecutive heartbeats without a gap no other gateway serves the runner.
@@ -71,7 +66,7 @@ struct Times {
 }
 
 struct Limits {
-    hellos: TokenBucket,
+    registrations: TokenBucket,
     writes: TokenBucket,
     signals: TokenBucket,
 }
@@ -87,7 +82,7 @@ impl Default for Session {
             update: Mutex::default(),
             workflow: Mutex::default(),
             times: Mutex::default(),
-            limits: Mutex::new(Limits { hellos: few(), writes: few(), signals: few() }),
+            limits: Mutex::new(Limits { registrations: few(), writes: few(), signals: few() }),
         }
     }
 }
@@ -140,8 +135,8 @@ impl Session {
     }
 
     /// Whether the runner may register again already: each time the whole job is read.
-    pub fn may_say_hello(&self) -> bool {
-        self.limits.lock().hellos.take(Instant::now()).is_ok()
+    pub fn may_register(&self) -> bool {
+        self.limits.lock().registrations.take(Instant::now()).is_ok()
     }
 
     /// Whether the run's status may be written now, or after how long.
@@ -158,7 +153,6 @@ impl Session {
 /// All of them, by the run's UID.
 pub struct Sessions {
     all: Mutex<HashMap<String, Arc<Session>>>,
-    readers: Mutex<HashMap<String, TokenBucket>>,
     /// The end of this gateway's last gap in listening, if there was one.
     listening: Mutex<Option<Instant>>,
     tick: Mutex<Instant>,
@@ -166,12 +160,7 @@ pub struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self {
-            all: Mutex::default(),
-            readers: Mutex::default(),
-            listening: Mutex::default(),
-            tick: Mutex::new(Instant::now()),
-        }
+        Self { all: Mutex::default(), listening: Mutex::default(), tick: Mutex::new(Instant::now()) }
     }
 }
 
@@ -213,23 +202,9 @@ impl Sessions {
         self.of(uid).time_since_contact().min(listening)
     }
 
-    /// Whether a pod may cause another live read.
-    pub fn may_read(&self, pod_uid: &str) -> bool {
-        let (burst, per_second) = READS;
-        let now = Instant::now();
-        let mut readers = self.readers.lock();
-        if readers.len() >= READERS {
-            readers.retain(|_, bucket| !bucket.is_full(now));
-        }
-        let new = || TokenBucket::new(burst, per_second, now);
-        readers.entry(pod_uid.into()).or_insert_with(new).take(now).is_ok()
-    }
-
     /// Drops unused sessions whose run is not in `open`.
     pub fn prune(&self, open: impl Fn(&str) -> bool) {
         self.all.lock().retain(|uid, session| Arc::strong_count(session) > 1 || open(uid));
-        let now = Instant::now();
-        self.readers.lock().retain(|_, bucket| !bucket.is_full(now));
     }
 }
 
@@ -300,10 +275,7 @@ mod tests {
         assert!(session.may_forward(Duration::from_secs(4)) && !session.may_forward(Duration::from_secs(4)));
         assert_eq!((0..9).filter(|_| session.may_write().is_ok()).count(), 5);
         assert_eq!((0..9).filter(|_| session.may_signal().is_ok()).count(), 5);
-        assert_eq!((0..9).filter(|_| session.may_say_hello()).count(), 5);
-        let sessions = Sessions::default();
-        assert!((0..100).filter(|_| sessions.may_read("p")).count() < 30);
-        assert!(sessions.may_read("q"), "each pod has its own");
+        assert_eq!((0..9).filter(|_| session.may_register()).count(), 5);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Runner {
                 Reaped::AgentStopped => Event::AgentStopped,
                 Reaped::Other => Event::ChildEnded,
             }).collect(),
-            () = self.ends.recv() => {
+            () = self.stops.recv() => {
                 say(format_args!("the pod is being terminated"));
                 vec![Event::Terminate]
             }
@@ -128,7 +128,7 @@ impl Runner {
 
     /// Starts the agent; else returns why not.
     fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, Exit> {
-        let (files, run) = (&self.files, self.config.sender.run);
+        let (files, run) = (&self.files, self.config.run.name.as_str());
         let prepared = files.prepare(&job.inputs, &job.extra);
         prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
         files.mark_started(run).map_err(|e| match e.kind() {

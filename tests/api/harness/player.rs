@@ -104,9 +104,9 @@ pub struct Diary(Arc<Mutex<Vec<Life>>>);
 impl Diary {
     fn started(&self, runner: &Runner) -> usize {
         let mut lives = self.0.lock().expect("the diary");
-        let job = runner.sender.job.uid.clone();
+        let job = runner.job_uid.clone();
         let beside = lives.iter().any(|l| l.job == job && l.end.is_none());
-        lives.push(Life { job, run: runner.sender.run, beside, end: None });
+        lives.push(Life { job, run: runner.number, beside, end: None });
         lives.len() - 1
     }
 
@@ -142,7 +142,7 @@ pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) ->
         job = meet(&runner) => job,
         () = terminate.cancelled() => None,
     };
-    let Some(job) = job else { return left(&not_started()) };
+    let Some(job) = job else { return left(&runner, &not_started()) };
     let mut player = Player {
         runner: runner.clone(),
         job,
@@ -168,7 +168,7 @@ pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) ->
         deliver(&runner, &ending, player.carried).await;
     }
     link.abort();
-    left(&ending)
+    left(&runner, &ending)
 }
 
 /// Waits for the job; `None` if this runner is refused.
@@ -237,12 +237,12 @@ fn not_started() -> AgentEnd {
 }
 
 /// What the kubelet sees.
-fn left(ending: &AgentEnd) -> End {
+fn left(runner: &Runner, ending: &AgentEnd) -> End {
     let code = match ending.kind {
         TerminationType::Succeeded => 0,
         _ => ending.exit_code.filter(|c| *c != 0).unwrap_or(1),
     };
-    End::exit(code, Some(serde_json::to_string(ending).expect("JSON")))
+    End::exit(code, Some(runner.termination_message(ending)))
 }
 
 impl Player {

@@ -1,6 +1,6 @@
-//! A runner without an agent: speaks to the gateway as `koco-runner` does, in single steps. Who it is, where the
-//! gateway is and whom it trusts, it has from its pod's environment; its token is its pod's. [`super::player`] takes
-//! these steps by itself.
+//! A runner without an agent: speaks to the gateway as `koco-runner` does, in single steps. Which run is its own, where
+//! the gateway is and whom it trusts, it has from its pod's environment; its token is its pod's, its key its own.
+//! [`super::player`] takes these steps by itself.
 
 use std::time::Duration;
 
@@ -9,13 +9,17 @@ use k8s_openapi::api::{
     core::v1::{Pod, ServiceAccount},
 };
 use koco::{
-    api::{ErrorStatus, JobRef, RunnerState, TerminationType, names},
-    protocol::runner::{
-        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PATH_CONFIRM, PATH_END,
-        PATH_HEARTBEAT, PATH_MESSAGES, PATH_REGISTER, PING_SECONDS, Register, Sender, env,
+    api::{ErrorStatus, RunnerState, TerminationType, names},
+    protocol::{
+        runner::{
+            AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register,
+            RunPath, env, verb,
+        },
+        termination,
     },
 };
 use kube::{Api, api::PostParams};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, SigningKey};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -48,8 +52,12 @@ impl Refused {
 }
 
 pub struct Runner {
-    pub sender: Sender,
+    pub run: RunPath,
+    /// The UID of its job, and the number of its run.
+    pub job_uid: String,
+    pub number: i32,
     pub pod: String,
+    key: KeyPair,
     client: reqwest::Client,
     url: String,
     token: String,
@@ -68,8 +76,8 @@ impl Runner {
             let found = set.iter().find(|e| e.name == name).and_then(|e| e.value.clone());
             found.unwrap_or_else(|| panic!("{name} is not in the pod's environment"))
         };
-        let job = JobRef { namespace: get(env::NAMESPACE), name: get(env::NAME), uid: get(env::UID) };
-        let sender = Sender { job, run: get(env::RUN_NUMBER).parse().expect("a number") };
+        let run = RunPath { namespace: get(env::NAMESPACE), name: get(env::RUN) };
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         let url = reqwest::Url::parse(&get(env::GATEWAY_URL)).expect("a URL");
         let port = url.port().expect("a port");
         let address = format!("{}:{port}", url.host_str().expect("a host")).parse().expect("an address");
@@ -80,6 +88,7 @@ impl Runner {
             .tls_certs_only(
                 reqwest::Certificate::from_pem_bundle(get(env::GATEWAY_CA).as_bytes()).expect("a certificate"),
             )
+            .identity(identity(&key))
             .resolve(names::GATEWAY_TLS_NAME, address)
             .no_proxy()
             // A suspended gateway counts as unreachable.
@@ -89,12 +98,15 @@ impl Runner {
             .expect("a client");
         let url = format!("https://{}:{port}", names::GATEWAY_TLS_NAME);
         let name = pod.metadata.name.clone().expect("a name");
-        Self { sender, pod: name, client: http, url, token: token(client, pod).await }
+        let label = |key: &str| pod.metadata.labels.as_ref().expect("labels")[key].clone();
+        let (job_uid, number) =
+            (label(names::LABEL_JOB_UID), label(names::LABEL_RUN_NUMBER).parse().expect("a number"));
+        Self { run, job_uid, number, pod: name, key, client: http, url, token: token(client, pod).await }
     }
 
     /// Registers, once.
     pub async fn register(&self, state: RunnerState, generation: i64) -> Result<Job, Refused> {
-        let answer = self.post(PATH_REGISTER, &Register { sender: self.sender.clone(), state, generation }).await?;
+        let answer = self.post(verb::REGISTER, &Register { state, generation }).await?;
         answer.json().await.map_err(|e| Refused::Nobody(e.to_string()))
     }
 
@@ -106,25 +118,40 @@ impl Runner {
 
     /// Opens a stream of control messages.
     pub async fn messages(&self) -> Result<ControlStream, Refused> {
-        Ok(ControlStream { response: self.post(PATH_MESSAGES, &self.sender).await?, buffer: Vec::new() })
+        let response = self.send(self.client.get(self.url(verb::MESSAGES))).await?;
+        Ok(ControlStream { response, buffer: Vec::new() })
     }
 
     pub async fn heartbeat(&self, state: RunnerState, generation: i64) -> Result<(), Refused> {
-        self.post(PATH_HEARTBEAT, &Heartbeat { sender: self.sender.clone(), state, generation }).await.map(drop)
+        self.post(verb::HEARTBEAT, &Heartbeat { state, generation }).await.map(drop)
     }
 
     pub async fn confirm(&self, state: RunnerState, generation: i64, problem: Option<&str>) -> Result<(), Refused> {
         let problem = problem.map(str::to_string);
-        self.post(PATH_CONFIRM, &Confirm { sender: self.sender.clone(), state, generation, problem }).await.map(drop)
+        self.post(verb::CONFIRM, &Confirm { state, generation, problem }).await.map(drop)
     }
 
     pub async fn outcome(&self, generation: i64, ending: AgentEnd) -> Result<(), Refused> {
-        self.post(PATH_END, &EndReport { sender: self.sender.clone(), generation, end: ending }).await.map(drop)
+        self.post(verb::END, &EndReport { generation, end: ending }).await.map(drop)
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> Result<reqwest::Response, Refused> {
-        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(&self.token).json(body);
-        let answer = tokio::time::timeout(REQUEST, request.send()).await;
+    /// What it leaves as its container's termination message.
+    pub fn termination_message(&self, ending: &AgentEnd) -> String {
+        let end = serde_json::to_string(ending).expect("JSON");
+        let signature = self.key.sign(&termination::to_sign(&end)).expect("a signature");
+        String::from_utf8(termination::encode(&end, &signature).expect("JSON")).expect("UTF-8")
+    }
+
+    fn url(&self, verb: &str) -> String {
+        format!("{}{}", self.url, self.run.path(verb))
+    }
+
+    async fn post(&self, verb: &str, body: &impl Serialize) -> Result<reqwest::Response, Refused> {
+        self.send(self.client.post(self.url(verb)).json(body)).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Refused> {
+        let answer = tokio::time::timeout(REQUEST, request.bearer_auth(&self.token).send()).await;
         let answer = answer.map_err(|e| Refused::Nobody(e.to_string()))?.map_err(|e| Refused::Nobody(e.to_string()))?;
         let status = answer.status();
         if status.is_success() {
@@ -133,6 +160,12 @@ impl Runner {
         let reason = answer.json::<ErrorResponse>().await.map_or_else(|e| e.to_string(), |p| p.reason);
         Err(Refused::Code(status.as_u16(), reason))
     }
+}
+
+/// A client certificate of this key.
+pub fn identity(key: &KeyPair) -> reqwest::Identity {
+    let certificate = CertificateParams::default().self_signed(key).expect("a certificate");
+    reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes()).expect("an identity")
 }
 
 /// The token that the kubelet would project into the pod.

@@ -1,7 +1,11 @@
-//! A client of the gateway with any token, job and run number.
+//! A client of the gateway with a key of its own, and any token, run and body.
 
-use koco::{api::names, protocol::runner::Sender};
+use koco::{
+    api::names,
+    protocol::runner::{RunPath, verb},
+};
 use kube::Api;
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use serde::Serialize;
 
 use super::{
@@ -16,6 +20,9 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn of(test: &Test, roles: &Roles) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        let certificate = CertificateParams::default().self_signed(&key).expect("a certificate");
+        let identity = reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes());
         let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
         let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
         let ca = map.data.expect("data")["ca.crt"].clone();
@@ -23,6 +30,7 @@ impl Gateway {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
+            .identity(identity.expect("an identity"))
             .resolve(names::GATEWAY_TLS_NAME, format!("{NODE_IP}:{}", roles.gateway_port).parse().expect("an address"))
             .build()
             .expect("a client");
@@ -30,13 +38,10 @@ impl Gateway {
     }
 
     /// The response's status code.
-    pub async fn say(&self, path: &str, token: Option<&str>, body: &impl Serialize) -> u16 {
-        let url = format!("https://{}:{}{path}", names::GATEWAY_TLS_NAME, self.port);
-        let request = self.client.post(url).json(body);
-        let request = match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
+    pub async fn say(&self, verb: &str, run: &RunPath, token: Option<&str>, body: &impl Serialize) -> u16 {
+        let url = format!("https://{}:{}{}", names::GATEWAY_TLS_NAME, self.port, run.path(verb));
+        let request = if verb == verb::MESSAGES { self.client.get(url) } else { self.client.post(url).json(body) };
+        let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
         request.send().await.expect("an answer").status().as_u16()
     }
 }
@@ -53,8 +58,7 @@ pub fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
     kubectl(&args).expect("a token").trim().to_string()
 }
 
-/// The sender of a runner's requests.
-pub fn sender(job: &Job<'_>, run: i32) -> Sender {
-    let job = koco::api::JobRef { namespace: job.test.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() };
-    Sender { job, run }
+/// A run of a job.
+pub fn run_path(job: &Job<'_>, number: i32) -> RunPath {
+    RunPath { namespace: job.test.namespace.clone(), name: names::run(&job.name, &job.uid, number) }
 }

@@ -74,7 +74,7 @@ fn silence_under_a_binding_is_loss_and_a_time_out_alone_is_not() {
 fn the_node_of_a_lost_runner_decides_whether_it_was_disrupted() {
     let run = granted(3, "run", 1, answers(2, true));
     let on = |agent| Some(Some(PodView { node: Some("n".into()), ..pod(agent) }));
-    let killed = || AgentContainer::Ended { exit_code: 137, reason: "Error".into(), ending: None };
+    let killed = || AgentContainer::Ended { exit_code: 137, reason: "Error".into(), message: None };
     let decided = |agent, node| {
         let task = fake::task(2);
         bind(&run, &Ask { task: &task, counts: false, pod: on(agent), node, now: now() })
@@ -100,7 +100,7 @@ fn a_runner_that_never_registered_is_lost_when_it_is_silent() {
 #[test]
 fn a_silent_runners_pod_is_looked_at() {
     let run = granted(0, "run", 1, |_| {});
-    let ended = AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None };
+    let ended = AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), message: None };
     assert_eq!(closed_as(decide(&run, 2, false, looked(Some(pod(ended))))), error_types::OOM_KILLED);
     assert_eq!(closed_as(decide(&run, 2, false, looked(None))), error_types::DISRUPTED);
     let strange = PodView { uid: "somebody made another".into(), ..pod(AgentContainer::Running) };

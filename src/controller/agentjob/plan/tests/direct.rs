@@ -90,7 +90,7 @@ fn a_missing_pod_counts_only_when_the_api_server_says_so() {
 
 #[test]
 fn the_first_to_say_how_a_run_ended_is_believed_before_anything_follows() {
-    let killed = AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), ending: None };
+    let killed = AgentContainer::Ended { exit_code: 137, reason: "OOMKilled".into(), message: None };
     let one = json!({ "retryPolicy": { "maximumAttempts": 1 } });
     let running = job(one, active(1));
     let first = decide(&running, &observed(&[run(1, started())], &[pod(1, killed.clone())]));
@@ -241,7 +241,7 @@ fn silence_is_a_verdict_only_after_twice_the_heartbeat_and_only_if_it_lasts() {
 #[test]
 fn a_lost_runners_node_is_read_first_and_its_loss_is_a_disruption() {
     let silent = merged(started(), json!({ "status": { "unresponsiveSince": "2026-01-01T00:50:00Z" } }));
-    let killed = AgentContainer::Ended { exit_code: 137, reason: "Error".into(), ending: None };
+    let killed = AgentContainer::Ended { exit_code: 137, reason: "Error".into(), message: None };
     for (over, agent, kind) in
         [(silent, AgentContainer::Running, "HeartbeatTimeout"), (started(), killed, "RunnerLost")]
     {
@@ -317,7 +317,7 @@ fn a_gate_stops_the_clock() {
 
 #[test]
 fn a_foreign_pod_is_not_believed() {
-    let lies = AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), ending: None };
+    let lies = AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), message: None };
     let running = job(json!({}), active(1));
     for change in [
         |p: &mut PodView| p.run_uid = Some("another".into()),

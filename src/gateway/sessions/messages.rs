@@ -35,17 +35,17 @@ pub fn pending_messages(cursor: &mut Cursor, run: &AgentRun) -> Vec<ControlMessa
     if run.is_closed() {
         return vec![stop(&Refusal::RunClosed)];
     }
-    let mut orders = vec![];
+    let mut messages = vec![];
     if let Some(command) = &run.spec.command
         && cursor.generation.is_none_or(|said| command.generation > said)
     {
         cursor.generation = Some(command.generation);
-        orders.push(ControlMessage::Command { desired: command.state, generation: command.generation });
+        messages.push(ControlMessage::Command { desired: command.state, generation: command.generation });
     }
     if run.spec.grant.is_some() && !std::mem::replace(&mut cursor.granted, true) {
-        orders.push(ControlMessage::Grant { attempt: run.spec.identity.attempt });
+        messages.push(ControlMessage::Grant { attempt: run.spec.identity.attempt });
     }
-    orders
+    messages
 }
 
 fn stop(why: &Refusal) -> ControlMessage {
@@ -133,11 +133,11 @@ impl Stream {
             }
         }
         self.ping = Instant::now() + PING;
-        self.ended = self.waiting.iter().any(|o| matches!(o, ControlMessage::Stop { .. }));
+        self.ended = self.waiting.iter().any(|m| matches!(m, ControlMessage::Stop { .. }));
         let mut lines = vec![];
-        for order in self.waiting.drain(..) {
+        for message in self.waiting.drain(..) {
             // Always serializes.
-            if serde_json::to_writer(&mut lines, &order).is_ok() {
+            if serde_json::to_writer(&mut lines, &message).is_ok() {
                 lines.push(b'\n');
             }
         }
@@ -153,7 +153,7 @@ mod tests {
         gateway::fixtures::{command, grant, run, termination},
     };
 
-    const PERMIT: ControlMessage = ControlMessage::Grant { attempt: 1 };
+    const GRANT: ControlMessage = ControlMessage::Grant { attempt: 1 };
 
     fn paused(generation: i64) -> ControlMessage {
         ControlMessage::Command { desired: DesiredState::Paused, generation }
@@ -164,7 +164,7 @@ mod tests {
         let (mut cursor, mut run) = (Cursor::default(), run());
         assert_eq!(pending_messages(&mut cursor, &run), []);
         run.spec.grant = Some(grant(0));
-        assert_eq!(pending_messages(&mut cursor, &run), [PERMIT]);
+        assert_eq!(pending_messages(&mut cursor, &run), [GRANT]);
         run.spec.grant = Some(grant(1));
         assert_eq!(pending_messages(&mut cursor, &run), [], "a new binding is Temporal's business");
         run.spec.command = Some(command(4));
@@ -179,7 +179,7 @@ mod tests {
         let mut run = run();
         run.spec.grant = Some(grant(0));
         run.spec.command = Some(command(1));
-        assert_eq!(pending_messages(&mut Cursor::default(), &run), [paused(1), PERMIT]);
+        assert_eq!(pending_messages(&mut Cursor::default(), &run), [paused(1), GRANT]);
     }
 
     #[test]

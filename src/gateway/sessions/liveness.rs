@@ -60,7 +60,7 @@ fn listened_for(run: &AgentRun, gateway: &str) -> Option<Listening> {
 
 impl Gateway {
     /// Checks runners until the gateway ends, and drops the sessions of closed runs.
-    pub(in crate::gateway) async fn listen_for_silence(self: Arc<Self>) {
+    pub(in crate::gateway) async fn watch_liveness(self: Arc<Self>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.tick() => {}
@@ -81,8 +81,8 @@ impl Gateway {
             for run in self.runs.all() {
                 // A runner that this process had no contact with yet gets the full time from now on.
                 let Some(listening) = listened_for(&run, &self.identity) else { continue };
-                if let Some(silence) = self.too_long(run.uid(), listening) {
-                    self.note_silence(&run, listening, silence).await;
+                if let Some(silence) = self.silence_of(run.uid(), listening) {
+                    self.record_unresponsive(&run, listening, silence).await;
                 }
             }
             self.sessions.prune(|uid| self.runs.get(uid).is_some());
@@ -90,18 +90,18 @@ impl Gateway {
     }
 
     /// The time without contact, if that is too long.
-    fn too_long(&self, uid: &str, listening: Listening) -> Option<Duration> {
+    fn silence_of(&self, uid: &str, listening: Listening) -> Option<Duration> {
         let unheard = self.sessions.time_since_contact(uid);
         let unacknowledged = |binding| self.sessions.of(uid).time_unacknowledged(binding);
         let silence = listening.acknowledged.map_or(unheard, |binding| unheard.min(unacknowledged(binding)));
         (silence > listening.limit && self.sessions.is_awake(Instant::now())).then_some(silence)
     }
 
-    async fn note_silence(&self, run: &AgentRun, listening: Listening, silence: Duration) {
+    async fn record_unresponsive(&self, run: &AgentRun, listening: Listening, silence: Duration) {
         let last_contact = clock::now().checked_sub(silence).unwrap_or(Timestamp::UNIX_EPOCH);
         let note = |run: &AgentRun, status: &mut AgentRunStatus| {
             let still = listened_for(run, &self.identity) == Some(listening);
-            if still && self.too_long(run.uid(), listening).is_some() {
+            if still && self.silence_of(run.uid(), listening).is_some() {
                 status.unresponsive_since = Some(Time(last_contact));
             }
             Ok(())

@@ -13,9 +13,10 @@ use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    version::TLS13,
 };
 
-use crate::api::names;
+use super::client_key::any_key;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The lifetime of an authority.
@@ -35,9 +36,14 @@ pub enum CertificateError {
     /// TLS can't use it.
     #[error("the certificate can't be used: {0}")]
     Tls(#[from] rustls::Error),
-    /// Runners would refuse it.
-    #[error("runners would refuse the certificate; it must be issued by ca.crt for the DNS name {name}: {0}", name = names::GATEWAY_TLS_NAME)]
-    Refused(String),
+    /// Clients would refuse it.
+    #[error("clients would refuse the certificate; it must be issued by ca.crt for the DNS name {name}: {why}")]
+    Refused {
+        /// The name.
+        name: String,
+        /// The cause.
+        why: String,
+    },
 }
 
 /// A certificate authority: PEM of its certificate and key.
@@ -70,7 +76,7 @@ fn valid(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) {
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "koco gateway authority");
+    params.distinguished_name.push(DnType::CommonName, "koco authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -86,10 +92,9 @@ impl Authority {
         Ok(Self { certificate, key: key.serialize_pem() })
     }
 
-    /// A leaf for the gateway: for its fixed name, and for the names that its service may have in `namespace`.
-    pub fn issue(&self, namespace: &str, now: Timestamp) -> Result<Identity, CertificateError> {
+    /// A leaf for a server: for its fixed name, and for the names that a Service of that name has in `namespace`.
+    pub fn issue(&self, fixed: &str, namespace: &str, now: Timestamp) -> Result<Identity, CertificateError> {
         let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&self.key)?);
-        let fixed = names::GATEWAY_TLS_NAME;
         let service = format!("{fixed}.{namespace}");
         let mut params = CertificateParams::new([
             fixed.to_string(),
@@ -123,31 +128,32 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Identity {
-    /// Serves HTTP/1.1 over TLS with it, if a runner that trusts `ca` would accept it.
-    pub fn server(&self, ca: &str, now: Timestamp) -> Result<Arc<ServerConfig>, CertificateError> {
+    /// Serves HTTP/1.1 over TLS 1.3 with it, if a client that expects `name` and trusts `ca` would accept it. Asks
+    /// clients for a certificate of any key.
+    pub fn server(&self, name: &str, ca: &str, now: Timestamp) -> Result<Arc<ServerConfig>, CertificateError> {
         let chain = certificates("tls.crt", &self.chain)?;
-        check(&chain, ca, now)?;
+        check(&chain, name, ca, now)?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
             .map_err(|e| CertificateError::Pem("tls.key", e.to_string()))?;
         let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(any_key())
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
 }
 
-/// Verifies a certificate as a runner would.
-fn check(chain: &[CertificateDer<'static>], ca: &str, now: Timestamp) -> Result<(), CertificateError> {
-    let refused = |e: &dyn std::fmt::Display| CertificateError::Refused(e.to_string());
+/// Verifies a certificate as a client would.
+fn check(chain: &[CertificateDer<'static>], name: &str, ca: &str, now: Timestamp) -> Result<(), CertificateError> {
+    let refused = |e: &dyn std::fmt::Display| CertificateError::Refused { name: name.into(), why: e.to_string() };
     let mut roots = RootCertStore::empty();
     for root in certificates("ca.crt", ca)? {
         roots.add(root)?;
     }
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(|e| refused(&e))?;
-    let name = ServerName::try_from(names::GATEWAY_TLS_NAME).map_err(|e| refused(&e))?;
+    let name = ServerName::try_from(name).map_err(|e| refused(&e))?;
     let (leaf, between) = chain.split_first().ok_or_else(|| refused(&"it is empty"))?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().max(0) as u64));
     verifier.verify_server_cert(leaf, between, &name, &[], now).map_err(|e| refused(&e))?;
@@ -158,26 +164,28 @@ fn check(chain: &[CertificateDer<'static>], ca: &str, now: Timestamp) -> Result<
 mod tests {
     use super::*;
 
+    const NAME: &str = "koco-gateway";
+
     fn at(days: u64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + (days * DAY.as_secs()) as i64).unwrap()
     }
 
     #[test]
-    fn runners_accept_what_any_gateway_issues_itself_from_the_shared_key() {
+    fn clients_accept_what_any_replica_issues_itself_from_the_shared_key() {
         let authority = Authority::generate(at(0)).unwrap();
-        // Another gateway, years later, knows only what the Secret holds.
+        // Another replica, years later, knows only what the Secret holds.
         let shared = authority.clone();
-        let leaf = shared.issue("koco-system", at(2000)).unwrap();
-        leaf.server(&authority.certificate, at(2000)).unwrap();
-        leaf.server(&authority.certificate, at(2089)).unwrap();
-        assert!(matches!(leaf.server(&authority.certificate, at(2091)), Err(CertificateError::Refused(_))));
+        let leaf = shared.issue(NAME, "koco-system", at(2000)).unwrap();
+        leaf.server(NAME, &authority.certificate, at(2000)).unwrap();
+        leaf.server(NAME, &authority.certificate, at(2089)).unwrap();
+        assert!(matches!(leaf.server(NAME, &authority.certificate, at(2091)), Err(CertificateError::Refused { .. })));
     }
 
     #[test]
     fn another_authoritys_leaf_is_refused() {
         let (ours, theirs) = (Authority::generate(at(0)).unwrap(), Authority::generate(at(0)).unwrap());
-        let leaf = theirs.issue("koco-system", at(0)).unwrap();
-        assert!(matches!(leaf.server(&ours.certificate, at(0)), Err(CertificateError::Refused(_))));
+        let leaf = theirs.issue(NAME, "koco-system", at(0)).unwrap();
+        assert!(matches!(leaf.server(NAME, &ours.certificate, at(0)), Err(CertificateError::Refused { .. })));
     }
 
     #[test]
@@ -188,16 +196,17 @@ mod tests {
         valid(&mut params, at(0), LEAF);
         let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&authority.key).unwrap());
         let chain = params.signed_by(&key, &issuer).unwrap().pem();
-        let error = Identity { chain, key: key.serialize_pem() }.server(&authority.certificate, at(0)).unwrap_err();
+        let error =
+            Identity { chain, key: key.serialize_pem() }.server(NAME, &authority.certificate, at(0)).unwrap_err();
         assert!(error.to_string().contains("DNS name koco-gateway"), "{error}");
     }
 
     #[test]
     fn nonsense_says_where_it_is() {
         let authority = Authority::generate(at(0)).unwrap();
-        let leaf = authority.issue("n", at(0)).unwrap();
-        assert!(leaf.server("", at(0)).unwrap_err().to_string().starts_with("ca.crt"));
+        let leaf = authority.issue(NAME, "n", at(0)).unwrap();
+        assert!(leaf.server(NAME, "", at(0)).unwrap_err().to_string().starts_with("ca.crt"));
         let bad = Identity { key: "x".into(), ..leaf };
-        assert!(bad.server(&authority.certificate, at(0)).unwrap_err().to_string().starts_with("tls.key"));
+        assert!(bad.server(NAME, &authority.certificate, at(0)).unwrap_err().to_string().starts_with("tls.key"));
     }
 }

@@ -1,8 +1,7 @@
-//! Where the gateway's certificate comes from: the user's own in the Secret, or one that each gateway issues itself
-//! from the authority that they share there. Publishes the authority in a ConfigMap, for the roles that create pods.
-//! Used by [`crate::gateway::run`].
+//! Where a server's certificate comes from: the user's own in a Secret, or one that each replica issues itself from the
+//! authority that they share there. Publishes the authority in a ConfigMap, for those who create clients.
 //!
-//! The authority lives ten years. To replace it, empty the Secret and restart the gateways; runners that started before
+//! The authority lives ten years. To replace it, empty the Secret and restart the servers; clients that started before
 //! only trust the old one and can't connect any more, so let running jobs end first.
 
 use std::{
@@ -20,7 +19,6 @@ use kube::{Api, Client, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{Authority, CertificateError, Identity};
-use crate::api::names;
 
 /// How often the Secret is read.
 const LOOK: Duration = Duration::from_secs(120);
@@ -34,7 +32,7 @@ const RENEW: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 pub enum TlsError {
     /// The Secret or the ConfigMap can't be read or written.
     #[error("{0}: {1}")]
-    Api(&'static str, kube::Error),
+    Api(String, kube::Error),
     /// The Secret's contents are incomplete.
     #[error("Secret {0}: {1}")]
     Secret(String, &'static str),
@@ -71,23 +69,34 @@ fn contents(secret: &Secret) -> Result<SecretContents, &'static str> {
     }
 }
 
+/// The names of a server's objects, in the operator's namespace.
+#[derive(Clone, Debug)]
+pub struct ServerNames {
+    /// The operator's namespace.
+    pub namespace: String,
+    /// The DNS name that clients expect, independent of the address.
+    pub server: &'static str,
+    /// The Secret.
+    pub secret: String,
+    /// The ConfigMap, with the authority under `ca.crt`.
+    pub config_map: &'static str,
+}
+
 /// Keeps the certificate.
 pub struct CertificateManager {
     secrets: Api<Secret>,
     maps: Api<ConfigMap>,
-    namespace: String,
-    name: String,
+    names: ServerNames,
     last: Option<(SecretContents, Instant)>,
 }
 
 impl CertificateManager {
-    /// One for the Secret `name` in the operator's namespace.
-    pub fn new(client: Client, namespace: &str, name: &str) -> Self {
+    /// One for a server.
+    pub fn new(client: Client, names: ServerNames) -> Self {
         Self {
-            secrets: Api::namespaced(client.clone(), namespace),
-            maps: Api::namespaced(client, namespace),
-            namespace: namespace.into(),
-            name: name.into(),
+            secrets: Api::namespaced(client.clone(), &names.namespace),
+            maps: Api::namespaced(client, &names.namespace),
+            names,
             last: None,
         }
     }
@@ -98,7 +107,7 @@ impl CertificateManager {
             match self.look().await {
                 Ok(Some(config)) => return Some(RustlsConfig::from_config(config)),
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "no certificate for the gateway yet"),
+                Err(error) => tracing::error!(%error, secret = self.names.secret, "no certificate yet"),
             }
             tokio::select! { () = stop.cancelled() => return None, () = tokio::time::sleep(RETRY) => {} }
         }
@@ -110,18 +119,18 @@ impl CertificateManager {
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(LOOK) => {} }
             match self.look().await {
                 Ok(Some(new)) => {
-                    tracing::info!("the gateway has a new certificate");
+                    tracing::info!(secret = self.names.secret, "there is a new certificate");
                     config.reload_from_config(new);
                 }
                 Ok(None) => {}
                 // The current one stays in use.
-                Err(error) => tracing::error!(%error, "the gateway's certificate can't be renewed"),
+                Err(error) => tracing::error!(%error, secret = self.names.secret, "the certificate can't be renewed"),
             }
         }
     }
 
-    /// A new server configuration, if one is due. The authority is published first, so that pods created from now
-    /// on trust it.
+    /// A new server configuration, if one is due. The authority is published first, so that clients created from
+    /// now on trust it.
     async fn look(&mut self) -> Result<Option<std::sync::Arc<rustls::ServerConfig>>, TlsError> {
         let contents = self.read().await?;
         let ca = match &contents {
@@ -136,11 +145,13 @@ impl CertificateManager {
             }
             None => true,
         };
-        let now = Timestamp::now();
+        let (name, now) = (self.names.server, Timestamp::now());
         let config = match &contents {
             _ if !due => None,
-            SecretContents::Given { identity, ca } => Some(identity.server(ca, now)?),
-            SecretContents::Ours(ours) => Some(ours.issue(&self.namespace, now)?.server(&ours.certificate, now)?),
+            SecretContents::Given { identity, ca } => Some(identity.server(name, ca, now)?),
+            SecretContents::Ours(ours) => {
+                Some(ours.issue(name, &self.names.namespace, now)?.server(name, &ours.certificate, now)?)
+            }
             SecretContents::Nothing => None,
         };
         self.publish(ca).await?;
@@ -152,10 +163,10 @@ impl CertificateManager {
 
     /// Reads the Secret; creates an authority if it is empty.
     async fn read(&self) -> Result<SecretContents, TlsError> {
-        let failed = |e| TlsError::Api("the Secret with the gateway's certificate", e);
-        let found = self.secrets.get_opt(&self.name).await.map_err(failed)?;
+        let failed = |e| TlsError::Api(format!("Secret {}", self.names.secret), e);
+        let found = self.secrets.get_opt(&self.names.secret).await.map_err(failed)?;
         if let Some(secret) = &found {
-            match contents(secret).map_err(|why| TlsError::Secret(self.name.clone(), why))? {
+            match contents(secret).map_err(|why| TlsError::Secret(self.names.secret.clone(), why))? {
                 SecretContents::Nothing => {}
                 contents => return Ok(contents),
             }
@@ -163,7 +174,7 @@ impl CertificateManager {
         let authority = Authority::generate(Timestamp::now())?;
         let existed = found.is_some();
         let mut secret = found.unwrap_or_default();
-        secret.metadata.name = Some(self.name.clone());
+        secret.metadata.name = Some(self.names.secret.clone());
         let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
         let data = secret.data.get_or_insert_default();
         data.insert("ca.crt".into(), bytes(&authority.certificate));
@@ -171,31 +182,31 @@ impl CertificateManager {
         // With the version that was read: if two gateways start for the first time, one gets a conflict.
         let params = PostParams::default();
         let written = match existed {
-            true => self.secrets.replace(&self.name, &params, &secret).await,
+            true => self.secrets.replace(&self.names.secret, &params, &secret).await,
             false => self.secrets.create(&params, &secret).await,
         };
         if let Some(()) = unless_overtaken(written).map_err(failed)? {
-            tracing::info!(secret = self.name, "created a certificate authority for the gateway");
+            tracing::info!(secret = self.names.secret, "created a certificate authority");
             return Ok(SecretContents::Ours(authority));
         }
         Ok(SecretContents::Nothing)
     }
 
     async fn publish(&self, ca: &str) -> Result<(), TlsError> {
-        let failed = |e| TlsError::Api("ConfigMap koco-gateway-ca", e);
+        let failed = |e| TlsError::Api(format!("ConfigMap {}", self.names.config_map), e);
         loop {
-            let found = self.maps.get_opt(names::GATEWAY_CA).await.map_err(failed)?;
+            let found = self.maps.get_opt(self.names.config_map).await.map_err(failed)?;
             let known = found.as_ref().and_then(|m| m.data.as_ref()?.get("ca.crt"));
             if known.is_some_and(|known| known == ca) {
                 return Ok(());
             }
             let existed = found.is_some();
             let mut map = found.unwrap_or_default();
-            map.metadata.name = Some(names::GATEWAY_CA.into());
+            map.metadata.name = Some(self.names.config_map.into());
             map.data.get_or_insert_with(BTreeMap::new).insert("ca.crt".into(), ca.into());
             let params = PostParams::default();
             let written = match existed {
-                true => self.maps.replace(names::GATEWAY_CA, &params, &map).await,
+                true => self.maps.replace(self.names.config_map, &params, &map).await,
                 false => self.maps.create(&params, &map).await,
             };
             if unless_overtaken(written).map_err(failed)?.is_some() {

@@ -1,4 +1,4 @@
-//! Which pod sends a request: its projected token, reviewed by the API server. Used by [`super::http`].
+//! Which pod holds a bearer token: a projected service account token, reviewed by the API server.
 
 use std::{
     collections::HashMap,
@@ -9,9 +9,6 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenRe
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-
-use super::error::Refusal;
-use crate::api::names;
 
 /// How long a review is cached. Short, because a token is invalid once its pod is gone.
 const POSITIVE: Duration = Duration::from_secs(60);
@@ -28,66 +25,78 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// The field with the pod's name.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
-/// The pod that sends a request.
+/// Why a token proves nothing.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TokenError {
+    /// There is none, or something that can't be one.
+    #[error("the request carries no bearer token")]
+    Missing,
+    /// The API server doesn't authenticate it.
+    #[error("the token is not that of a pod, or not for this server")]
+    Refused,
+    /// The API server doesn't answer.
+    #[error("the API server doesn't review tokens")]
+    Unavailable,
+}
+
+/// The pod that holds a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub struct Pod {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
-    pub pod_name: String,
+    pub name: String,
     /// Its UID.
-    pub pod_uid: String,
+    pub uid: String,
 }
 
 /// Cached reviews, by the token's digest.
-type Known = HashMap<[u8; 32], (Option<Caller>, Instant)>;
+type Known = HashMap<[u8; 32], (Option<Pod>, Instant)>;
 
 /// Has tokens reviewed by the API server and caches the results. Only digests of tokens are kept.
 pub struct Authenticator {
     api: Api<TokenReview>,
+    audience: &'static str,
     known: Mutex<Known>,
 }
 
 impl Authenticator {
-    /// One for the cluster of this client.
-    pub fn new(client: Client) -> Self {
-        Self { api: Api::all(client), known: Mutex::default() }
+    /// One for the cluster of this client and tokens of this audience.
+    pub fn new(client: Client, audience: &'static str) -> Self {
+        Self { api: Api::all(client), audience, known: Mutex::default() }
     }
 
     /// The pod that the value of an `Authorization` header proves.
-    pub async fn caller(&self, header: Option<&str>) -> Result<Caller, Refusal> {
+    pub async fn pod(&self, header: Option<&str>) -> Result<Pod, TokenError> {
         let token = bearer(header)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(answer) = self.remembered(&digest) {
-            return answer.ok_or(Refusal::BadToken);
+            return answer.ok_or(TokenError::Refused);
         }
         let review = TokenReview {
-            spec: TokenReviewSpec {
-                audiences: Some(vec![names::GATEWAY_AUDIENCE.into()]),
-                token: Some(token.to_string()),
-            },
+            spec: TokenReviewSpec { audiences: Some(vec![self.audience.into()]), token: Some(token.to_string()) },
             ..Default::default()
         };
         let params = PostParams::default();
         let asked = tokio::time::timeout(REVIEW, self.api.create(&params, &review)).await;
         let answer = match asked {
-            Ok(Ok(review)) => caller(review.status.as_ref()),
+            Ok(Ok(review)) => pod(review.status.as_ref(), self.audience),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the API server does not review tokens");
-                return Err(Refusal::ApiServer);
+                return Err(TokenError::Unavailable);
             }
-            Err(_) => return Err(Refusal::ApiServer),
+            Err(_) => return Err(TokenError::Unavailable),
         };
         self.remember(digest, answer.clone());
-        answer.ok_or(Refusal::BadToken)
+        answer.ok_or(TokenError::Refused)
     }
 
-    fn remembered(&self, digest: &[u8; 32]) -> Option<Option<Caller>> {
+    fn remembered(&self, digest: &[u8; 32]) -> Option<Option<Pod>> {
         let known = self.known.lock();
         known.get(digest).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| answer.clone())
     }
 
-    fn remember(&self, digest: [u8; 32], answer: Option<Caller>) {
+    fn remember(&self, digest: [u8; 32], answer: Option<Pod>) {
         let mut known = self.known.lock();
         let now = Instant::now();
         if known.len() >= CAPACITY {
@@ -102,18 +111,18 @@ impl Authenticator {
 }
 
 /// The token of a header, if it looks like one.
-fn bearer(header: Option<&str>) -> Result<&str, Refusal> {
-    let (scheme, token) = header.and_then(|h| h.split_once(' ')).ok_or(Refusal::NoToken)?;
+fn bearer(header: Option<&str>) -> Result<&str, TokenError> {
+    let (scheme, token) = header.and_then(|h| h.split_once(' ')).ok_or(TokenError::Missing)?;
     let token = token.trim();
     let looks_right = token.len() <= MAX_TOKEN_BYTES && token.split('.').count() == 3;
-    if scheme.eq_ignore_ascii_case("bearer") && looks_right { Ok(token) } else { Err(Refusal::NoToken) }
+    if scheme.eq_ignore_ascii_case("bearer") && looks_right { Ok(token) } else { Err(TokenError::Missing) }
 }
 
-/// The pod of an authenticated review of a token with the gateway's audience.
-fn caller(review: Option<&TokenReviewStatus>) -> Option<Caller> {
+/// The pod of an authenticated review of a token with this audience.
+fn pod(review: Option<&TokenReviewStatus>, audience: &str) -> Option<Pod> {
     let review = review.filter(|r| r.authenticated == Some(true))?;
     // A server without support for audiences omits them, and would accept any token.
-    review.audiences.as_ref()?.iter().find(|a| *a == names::GATEWAY_AUDIENCE)?;
+    review.audiences.as_ref()?.iter().find(|a| *a == audience)?;
     let user = review.user.as_ref()?;
     let mut name = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?.split(':');
     let (namespace, _account) = (name.next()?, name.next()?);
@@ -121,7 +130,7 @@ fn caller(review: Option<&TokenReviewStatus>) -> Option<Caller> {
         [one] if !one.is_empty() => Some(one.clone()),
         _ => None,
     };
-    Some(Caller { namespace: namespace.into(), pod_name: only(POD_NAME)?, pod_uid: only(POD_UID)? })
+    Some(Pod { namespace: namespace.into(), name: only(POD_NAME)?, uid: only(POD_UID)? })
 }
 
 #[cfg(test)]
@@ -129,7 +138,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn review(change: impl Fn(&mut Value)) -> Option<Caller> {
+    fn review(change: impl Fn(&mut Value)) -> Option<Pod> {
         let mut status = json!({
             "authenticated": true,
             "audiences": ["koco-gateway"],
@@ -139,13 +148,13 @@ mod tests {
             },
         });
         change(&mut status);
-        caller(Some(&serde_json::from_value(status).unwrap()))
+        pod(Some(&serde_json::from_value(status).unwrap()), "koco-gateway")
     }
 
     #[test]
     fn a_pods_token_of_our_audience_is_taken() {
-        let caller = Caller { namespace: "a".into(), pod_name: "x-1".into(), pod_uid: "p".into() };
-        assert_eq!(review(|_| {}), Some(caller));
+        let pod = Pod { namespace: "a".into(), name: "x-1".into(), uid: "p".into() };
+        assert_eq!(review(|_| {}), Some(pod));
     }
 
     #[test]
@@ -157,7 +166,7 @@ mod tests {
         assert_eq!(review(|s| s["user"]["extra"] = json!({})), None);
         assert_eq!(review(|s| s["user"]["extra"][POD_UID] = json!(["p", "q"])), None);
         assert_eq!(review(|s| s["user"]["extra"][POD_NAME] = json!([""])), None);
-        assert_eq!(caller(None), None);
+        assert_eq!(pod(None, "koco-gateway"), None);
     }
 
     #[test]
@@ -165,7 +174,7 @@ mod tests {
         assert_eq!(bearer(Some("Bearer a.b.c")), Ok("a.b.c"));
         let long = format!("Bearer {}.b.c", "a".repeat(MAX_TOKEN_BYTES));
         for bad in [None, Some(""), Some("Bearer"), Some("Basic a.b.c"), Some("Bearer abc"), Some(long.as_str())] {
-            assert_eq!(bearer(bad), Err(Refusal::NoToken));
+            assert_eq!(bearer(bad), Err(TokenError::Missing));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The layout is the architecture. Each layer may use those to its right, never the other way round:
 //!
-//! `cli > {controller, worker, gateway, runner} > {runs, temporal, pods} > {platform, lifecycle} > protocol > api`
+//! `cli > {controller, worker, gateway, runner} > {pods, temporal} > runs > {platform, lifecycle} > protocol > api`
 //!
 //! The four roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
 //! `tests/contract` checks these rules against the source.

@@ -36,20 +36,7 @@ fn is_test_file(path: &Path) -> bool {
 
 /// The modules of the crate that a module uses, by what stands in its files.
 fn uses(module: &str) -> BTreeSet<String> {
-    let all = [
-        "api",
-        "cli",
-        "controller",
-        "gateway",
-        "lifecycle",
-        "platform",
-        "pods",
-        "protocol",
-        "runner",
-        "runs",
-        "temporal",
-        "worker",
-    ];
+    let all = LAYERS.concat();
     let mut found = BTreeSet::new();
     for code in code_under(module) {
         found.extend(
@@ -106,30 +93,38 @@ fn top_level(group: &str) -> Vec<&str> {
     items
 }
 
+/// The layers as `src/lib.rs` has them, the highest first.
+const LAYERS: [&[&str]; 7] = [
+    &["cli"],
+    &["controller", "worker", "gateway", "runner"],
+    &["pods", "temporal"],
+    &["runs"],
+    &["platform", "lifecycle"],
+    &["protocol"],
+    &["api"],
+];
+
+/// Modules that use less than what lies below.
+const CONFINED: [(&str, &[&str]); 2] = [("runner", &["protocol", "api"]), ("platform", &["api"])];
+
 #[test]
 fn layers_use_only_what_lies_below() {
-    let roles: &[&str] = &["api", "protocol", "lifecycle", "platform", "runs", "temporal", "pods"];
-    let allowed: [(&str, &[&str]); 11] = [
-        ("api", &[]),
-        ("protocol", &["api"]),
-        ("lifecycle", &["api", "protocol"]),
-        ("platform", &["api"]),
-        ("temporal", &["api", "protocol", "lifecycle"]),
-        ("pods", &["api", "protocol", "lifecycle"]),
-        ("runs", &["api", "platform"]),
-        ("controller", roles),
-        ("worker", roles),
-        ("gateway", roles),
-        ("runner", &["api", "protocol"]),
-    ];
-    for (module, may) in allowed {
-        let may: BTreeSet<String> = may.iter().map(|m| (*m).to_string()).collect();
-        let beyond: Vec<_> = uses(module).difference(&may).cloned().collect();
-        assert!(
-            beyond.is_empty(),
-            "{module} uses {beyond:?}: roles never use each other, and layers only what lies below"
-        );
+    for (i, layer) in LAYERS.iter().enumerate() {
+        let below = LAYERS[i + 1..].concat();
+        for module in *layer {
+            let confined = CONFINED.iter().find(|(confined, _)| confined == module).map(|(_, may)| may.to_vec());
+            let may = confined.unwrap_or_else(|| below.clone());
+            let beyond: Vec<_> = uses(module).into_iter().filter(|used| !may.contains(&used.as_str())).collect();
+            assert!(
+                beyond.is_empty(),
+                "{module} uses {beyond:?}: roles never use each other, and layers only what lies below"
+            );
+        }
     }
+    let modules: Vec<_> = LAYERS.concat().into_iter().map(|module| format!("pub mod {module};")).collect();
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let there: BTreeSet<_> = lib.lines().filter(|line| line.starts_with("pub mod ")).collect();
+    assert_eq!(modules.iter().map(String::as_str).collect::<BTreeSet<_>>(), there, "the layers are those of lib.rs");
 }
 
 #[test]

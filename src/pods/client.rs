@@ -3,11 +3,12 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, PostParams},
 };
 use serde_json::Value;
 
 use super::PodView;
+use crate::platform::store;
 
 /// How much of the API server's message is kept, in characters: a webhook may return a text of any length.
 const MAX_WORDS: usize = 1024;
@@ -116,13 +117,7 @@ impl Pods {
 
     /// Deletes a pod, identified by its UID, with its grace period. Succeeds if it is gone already.
     pub async fn delete(&self, name: &str, uid: &str) -> Result<(), PodError> {
-        let exact = Preconditions { uid: Some(uid.into()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(exact), ..DeleteParams::default() };
-        match self.typed.delete(name, &params).await {
-            Ok(_) => Ok(()),
-            // 404: gone. 409: another pod has the name by now.
-            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
-            Err(e) => Err(self.error("delete", name, e)),
-        }
+        let deleted = store::delete(&self.typed, name, uid, DeleteParams::default()).await;
+        deleted.map_err(|e| self.error("delete", name, e))
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         metrics::Metrics,
         store::{self, StoreError},
     },
-    pods::template,
+    pods,
     protocol::workflow::{
         Request, RunnerFailed, RunnerReady, SIGNAL_CANCEL, SIGNAL_PAUSE, SIGNAL_RESUME, SIGNAL_RUNNER_FAILED,
         SIGNAL_RUNNER_READY,
@@ -111,34 +111,18 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
     if gone {
         return Err(ControllerError::Behind);
     }
-    let pods = context.pods_in(&job.reference().namespace);
-    let made = match template::build(&job, run, &settings) {
-        Ok(pod) => pods.create(pod, run.uid()).await,
-        Err(e) => Err(e),
-    };
-    let runs = context.runs_in(&job.reference().namespace);
-    let words = match made {
-        Ok(made) => {
-            context.metrics.pods_created.inc();
-            let (run_uid, pod_uid) = (run.uid().to_string(), made.uid().to_string());
-            let created = CreatedPod { run_uid, pod_uid, at: Instant::now() };
-            context.remember(&job.reference(), |m| m.created = Some(created));
-            None
-        }
-        Err(e) if e.is_permanent() => Some(e),
-        Err(e) => return Err(e.into()),
-    };
-    let old = run.status.as_ref().and_then(|s| s.create_error.as_ref());
-    let new = words.as_ref().map(ToString::to_string);
-    if old != new.as_ref() {
-        let written = runs.modify_status::<ControllerError, _>(run.clone(), |_, status| {
-            status.create_error.clone_from(&new);
-            Ok(())
-        });
-        keep(context, run, written.await)?;
+    let of = job.reference();
+    let (pods, runs) = (context.pods_in(&of.namespace), context.runs_in(&of.namespace));
+    let started = pods::start((&pods, &runs), &job, run.clone(), &settings, &context.metrics).await?;
+    if let Ok(pod) = &started.pod {
+        let (run_uid, pod_uid) = (run.uid().to_string(), pod.uid().to_string());
+        let created = CreatedPod { run_uid, pod_uid, at: Instant::now() };
+        context.remember(&of, |m| m.created = Some(created));
     }
-    // Retried like any failure, with back-off.
-    words.map_or(Ok(()), |e| Err(e.into()))
+    keep(context, run, started.run)?;
+    // A refusal is retried like any failure, with back-off.
+    started.pod?;
+    Ok(())
 }
 
 async fn command_run(
@@ -149,7 +133,7 @@ async fn command_run(
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
     let known = run.command_generation();
-    let written = runs.modify_spec::<ControllerError, _>(run.clone(), |run, spec| {
+    let written = runs.modify_spec::<RunError, _>(run.clone(), |run, spec| {
         let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
         // A newer command may have been written: the next reconcile handles that. A cancel is final.
         if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
@@ -163,13 +147,13 @@ async fn command_run(
 
 /// Stores a written run. If it was deleted, drops it from the cache, also if the watch has done so: the next reconcile
 /// handles that.
-fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, ControllerError>) -> Result<(), ControllerError> {
+fn keep(context: &Context, run: &AgentRun, written: Result<AgentRun, RunError>) -> Result<(), ControllerError> {
     match written {
         Ok(run) => context.runs.put(run),
-        Err(ControllerError::Store(StoreError::Gone { .. })) => {
+        Err(RunError::Store(StoreError::Gone { .. })) => {
             context.runs.remove(run.uid());
         }
-        Err(e) => return Err(e),
+        Err(e) => return Err(e.into()),
     }
     Ok(())
 }
@@ -183,7 +167,7 @@ async fn close_run(
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
     let silent_since = known.status.as_ref().and_then(|s| s.unresponsive_since.clone());
-    let written = runs.modify_status::<ControllerError, _>(known.clone(), |run, status| {
+    let written = runs.modify_status::<RunError, _>(known.clone(), |run, status| {
         let holds = match guard {
             Guard::None => true,
             Guard::Unchanged => run.spec == known.spec && run.acknowledged() == known.acknowledged(),

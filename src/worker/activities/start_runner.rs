@@ -7,7 +7,7 @@ use super::{Activities, ActivityFailure, Task, now};
 use crate::{
     api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Resolved, RunCommand},
     lifecycle,
-    pods::{CreateOutcome, PodView, RunnerPodSettings, collect, ending, template},
+    pods::{self, PodView, RunnerPodSettings, collect, ending},
     protocol::{
         error_types,
         workflow::{StartRunner, StartedRunner},
@@ -210,29 +210,10 @@ impl Start<'_> {
 
     async fn pod(&self, run: AgentRun) -> Result<i32, ActivityFailure> {
         let number = run.number();
-        let pods = self.a.pods_in(&self.input.job);
-        let made = match template::build(self.job, &run, &self.settings) {
-            Ok(pod) => pods.create(pod, run.uid()).await,
-            Err(e) => Err(e),
-        };
-        let words = match &made {
-            Ok(made) => {
-                if matches!(made, CreateOutcome::Created(_)) {
-                    self.a.metrics.pods_created.inc();
-                }
-                None
-            }
-            Err(e) if e.is_permanent() => Some(e.to_string()),
-            Err(e) => return Err(ActivityFailure::Unavailable(e.to_string())),
-        };
-        // The controller copies it to the job's status.
-        let runs = self.a.runs_in(&self.input.job);
-        let record = runs.modify_status::<ActivityFailure, _>(run, |_, status| {
-            status.create_error = words.clone();
-            Ok(())
-        });
-        record.await?;
-        made?;
+        let (pods, runs) = (self.a.pods_in(&self.input.job), self.a.runs_in(&self.input.job));
+        let started = pods::start((&pods, &runs), self.job, run, &self.settings, &self.a.metrics).await?;
+        started.run?;
+        started.pod?;
         Ok(number)
     }
 }

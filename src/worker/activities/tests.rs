@@ -181,6 +181,7 @@ async fn an_earlier_try_is_gone_on_with() {
     assert_eq!(started(&a, &start(1)).await.unwrap(), 1);
     let writes: Vec<_> = fake.calls().into_iter().filter(|c| c.starts_with("PUT")).collect();
     assert!(writes.is_empty(), "{writes:?}");
+    assert_eq!(a.metrics.pods_created.get(), 1, "neither one that was refused nor one that was there");
 }
 
 #[tokio::test]

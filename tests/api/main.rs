@@ -6,6 +6,7 @@
 
 mod admission;
 mod api_server;
+mod at_rest;
 mod bad_cases;
 mod blast_radius;
 mod forged;

@@ -7,6 +7,7 @@ use koco::{
 
 use crate::harness::{
     DesiredState, MODES, Node, Phase, Test, agent,
+    by_hand::bare_pod,
     gateway_client::{Gateway, run_path, token},
     job::{With, pod_name},
 };
@@ -36,20 +37,13 @@ async fn nobody_but_the_runner_speaks_for_a_run() {
         let attacker = test.apply(agent("count").mode(mode)).await;
         let (pod, other) = (pod_name(&victim.running_pod().await), pod_name(&attacker.running_pod().await));
         // A pod of another namespace that looks like the runner.
-        let twin = serde_json::json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": pod, "labels": {
+        bare_pod(
+            &elsewhere,
+            &pod,
+            serde_json::json!({
                 "kodosumi.io/job-uid": victim.uid, "kodosumi.io/run-number": "1", "kodosumi.io/job-name": victim.name,
-            } },
-            "spec": { "containers": [{ "name": "agent", "image": "localhost/busybox:none" }] },
-        });
-        crate::harness::cluster::feed(
-            &test.cluster.dev,
-            "kubectl",
-            &["apply", "-n", &elsewhere.namespace, "-f", "-"],
-            twin.to_string().as_bytes(),
-        )
-        .expect("a pod");
+            }),
+        );
         let (ns, ours) = (test.namespace.as_str(), Some(names::GATEWAY_AUDIENCE));
         let forged = [
             ("no token", None),

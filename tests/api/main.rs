@@ -9,6 +9,7 @@ mod api_server;
 mod at_rest;
 mod bad_cases;
 mod blast_radius;
+mod flood;
 mod forged;
 mod harness;
 mod held;

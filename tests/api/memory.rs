@@ -32,7 +32,7 @@ fn chat() -> Value {
 }
 
 /// The most memory that a process has had, in KiB.
-fn peak(pid: i32) -> u64 {
+pub fn peak(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")

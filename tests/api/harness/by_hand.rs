@@ -46,6 +46,17 @@ pub async fn succeeds(kubelet: &Kubelet, job: &Job<'_>, pod: &Pod, runner: &Runn
     assert_eq!(job.phase(Phase::Succeeded).await.result, Some(result.into()));
 }
 
+/// A pod that koco has nothing to do with.
+pub fn bare_pod(test: &Test, name: &str, labels: Value) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "labels": labels },
+        "spec": { "containers": [{ "name": "agent", "image": "localhost/busybox:none" }] },
+    });
+    let apply = ["apply", "-n", &test.namespace, "-f", "-"];
+    feed(&test.cluster.dev, "kubectl", &apply, pod.to_string().as_bytes()).expect("a pod");
+}
+
 /// Waits until the gateway has no use for this runner any more.
 pub async fn dismissed(runner: &Runner) {
     within(DEADLINE, &format!("the runner in {} to be sent away", runner.pod), async || {

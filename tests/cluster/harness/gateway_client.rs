@@ -1,5 +1,7 @@
 //! A client of the gateway with a key of its own, and any token, run and body.
 
+use std::net::IpAddr;
+
 use koco::{
     api::names,
     protocol::runner::{RunPath, verb},
@@ -20,21 +22,7 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn of(test: &Test, roles: &Roles) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let certificate = CertificateParams::default().self_signed(&key).expect("a certificate");
-        let identity = reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes());
-        let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
-        let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
-        let ca = map.data.expect("data")["ca.crt"].clone();
-        // Another test may have been first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
-            .identity(identity.expect("an identity"))
-            .resolve(names::GATEWAY_TLS_NAME, format!("{NODE_IP}:{}", roles.gateway_port).parse().expect("an address"))
-            .build()
-            .expect("a client");
-        Self { client, port: roles.gateway_port }
+        Self { client: client(test, roles, None).await, port: roles.gateway_port }
     }
 
     /// The response's status code.
@@ -44,6 +32,26 @@ impl Gateway {
         let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
         request.send().await.expect("an answer").status().as_u16()
     }
+}
+
+/// A client of the test's gateway with a key of its own, from this address.
+pub async fn client(test: &Test, roles: &Roles, from: Option<IpAddr>) -> reqwest::Client {
+    let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+    let certificate = CertificateParams::default().self_signed(&key).expect("a certificate");
+    let identity = reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes());
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
+    let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
+    let ca = map.data.expect("data")["ca.crt"].clone();
+    // Another test may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
+        .identity(identity.expect("an identity"))
+        .resolve(names::GATEWAY_TLS_NAME, format!("{NODE_IP}:{}", roles.gateway_port).parse().expect("an address"))
+        .local_address(from)
+        .no_proxy()
+        .build()
+        .expect("a client")
 }
 
 /// A token of the account that agents' pods have.

@@ -1,0 +1,72 @@
+//! One pod can't take the gateway from the others: large bodies and slow requests, with a valid token of another
+//! namespace's pod and a key that no run knows.
+
+use std::net::IpAddr;
+
+use futures::{StreamExt, stream};
+use koco::{
+    api::{RunnerState, names},
+    protocol::runner::verb,
+};
+use reqwest::{Body, Client};
+
+use crate::{
+    harness::{
+        DEADLINE, Kubelet, Roles, Server, Test, agent,
+        by_hand::{bare_pod, started},
+        gateway_client::{self, run_path, token},
+        within,
+    },
+    memory::peak,
+};
+
+/// What a gateway may take in the chart is 512 MiB; a quarter of it is left to everybody else.
+const MEMORY_KIB: u64 = 128 * 1024;
+const LARGE: usize = 40;
+const SLOW: usize = 1030;
+/// Another address than the runner's, as another pod has.
+const ATTACKER: [u8; 4] = [127, 0, 0, 2];
+
+/// A body that begins, and then doesn't go on.
+fn stalls() -> Body {
+    let begin = stream::iter([Ok::<_, std::io::Error>("{")]);
+    Body::wrap_stream(begin.chain(stream::pending()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_large_and_slow_requests_reaches_no_other_runner() {
+    let (test, elsewhere) = (Test::new().await, Test::new().await);
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    roles.start().await;
+    let (kubelet, job) = (Kubelet::of(&test), test.apply(agent("anything")).await);
+    let (_pod, runner) = started(&kubelet, &job, 1).await;
+
+    bare_pod(&elsewhere, "attacker", serde_json::json!({}));
+    let token = token(&elsewhere.namespace, Some(names::GATEWAY_AUDIENCE), Some("attacker"));
+    let attacker: Client = gateway_client::client(&test, &roles, Some(IpAddr::from(ATTACKER))).await;
+    let (port, gateway) = (roles.gateway_port, roles.role("gateway").process.pid());
+    let url = |verb: &str| format!("https://{}:{port}{}", names::GATEWAY_TLS_NAME, run_path(&job, 1).path(verb));
+    let flood = |count: usize, verb: &'static str, body: fn() -> Body| {
+        let requests = (0..count).map(|_| attacker.post(url(verb)).bearer_auth(&token).body(body()).send());
+        tokio::spawn(futures::future::join_all(requests.collect::<Vec<_>>()))
+    };
+    let large = flood(LARGE, verb::END, || Body::from(vec![b'['; 1 << 20]));
+    let slow = [flood(SLOW / 2, verb::REGISTER, stalls), flood(SLOW / 2, verb::HEARTBEAT, stalls)];
+    for _ in 0..20 {
+        runner.heartbeat(RunnerState::Running, 0).await.expect("an answer to a heartbeat");
+        // A connection of its own.
+        drop(runner.messages().await.expect("a stream"));
+    }
+    let refused = large.await.expect("the large requests");
+    assert!(refused.iter().flatten().all(|answer| answer.status().is_client_error() || answer.status() == 503));
+    let used = peak(gateway);
+    assert!(used < MEMORY_KIB, "{used} KiB");
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+    // Those who left hold nothing.
+    within(DEADLINE, "a stranger to be answered", async || {
+        let answer = attacker.post(url(verb::HEARTBEAT)).body("{}").send().await.map_err(|e| e.to_string())?;
+        if answer.status() == 403 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
+    runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+}

@@ -44,8 +44,8 @@ use super::{
     validation = Rule::new("has(self.retryPolicy) == has(oldSelf.retryPolicy) && (!has(self.retryPolicy) || self.retryPolicy == oldSelf.retryPolicy)").message("spec.retryPolicy is immutable"),
     validation = Rule::new("has(self.timeouts) == has(oldSelf.timeouts) && (!has(self.timeouts) || self.timeouts == oldSelf.timeouts)").message("spec.timeouts is immutable"),
     validation = Rule::new("has(self.pauseNotice) == has(oldSelf.pauseNotice) && (!has(self.pauseNotice) || self.pauseNotice == oldSelf.pauseNotice)").message("spec.pauseNotice is immutable"),
-    validation = Rule::new("self.pausePolicy != 'Freeze' || !has(self.template.spec.containers[0].livenessProbe)").message("spec.template.spec.containers[0].livenessProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"),
-    validation = Rule::new("self.pausePolicy != 'Freeze' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
+    validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].livenessProbe)").message("spec.template.spec.containers[0].livenessProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"),
+    validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
 )]
 pub struct AgentJobSpec {
     /// What runs the job's attempts. Default: the operator's `KODO_EXECUTION_MODE`, else Direct. Immutable.

@@ -48,6 +48,15 @@ pub enum PausePolicy {
     /// The agent gets SIGTERM and its grace period to checkpoint, its pod ends; on resume a new pod of the same attempt
     /// starts with `KODO_RESUMED=1`.
     Evict,
+    /// As `Freeze`; an agent that can't be frozen within seconds is stopped as by `Evict`.
+    FreezeOrEvict,
+}
+
+impl PausePolicy {
+    /// Whether a pause may end the agent.
+    pub fn may_evict(self) -> bool {
+        matches!(self, Self::Evict | Self::FreezeOrEvict)
+    }
 }
 
 /// How a drain, a lost node or a deleted pod affects an agent that had started.

@@ -102,7 +102,7 @@ pub fn run_ended(progress: &mut Progress, policy: &Policy<'_>, ended: Ended, can
             start_failed(progress, policy, error, now_millis);
             Next::Continue
         }
-        error_types::EVICTED if policy.pause == PausePolicy::Evict => {
+        error_types::EVICTED if policy.pause.may_evict() => {
             (progress.step, progress.evicted, progress.start_failures) = (Step::NoRun, true, 0);
             progress.evictions = progress.evictions.saturating_add(1);
             if progress.evictions > 1 {

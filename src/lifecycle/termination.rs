@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::Ended;
 use crate::{
     api::{
-        Acknowledged, AgentRun, DesiredState, ErrorStatus, PausePolicy, RawJson, RunnerState, Termination,
-        TerminationSource, TerminationType, depth,
+        Acknowledged, AgentRun, DesiredState, ErrorStatus, RawJson, RunnerState, Termination, TerminationSource,
+        TerminationType, depth,
     },
     protocol::{
         error_types,
@@ -99,9 +99,7 @@ fn refute(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Option<ErrorStatus> 
     let unstarted = says(error_types::NOT_STARTED) || (!ending.started && !says(error_types::START_FAILED));
     match ending.kind {
         // It may have been resumed since.
-        TerminationType::Evicted
-            if run.spec.identity.pause_policy != PausePolicy::Evict || run.last_pause().is_none() =>
-        {
+        TerminationType::Evicted if !run.spec.identity.pause_policy.may_evict() || run.last_pause().is_none() => {
             instead(error_types::AGENT_FAILED, "the runner reported an eviction by a pause that was never requested")
         }
         TerminationType::Cancelled if commanded != Some(DesiredState::Cancelled) => {

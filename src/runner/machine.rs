@@ -2,10 +2,12 @@
 //! start). Driven by [`super::supervisor`] alone, which carries out the actions and decides nothing.
 //!
 //! The rules: the command of the highest generation counts; the agent starts once, and only with a grant while Running
-//! is desired; Frozen is confirmed only after a scan of every process; an agent that is being stopped is never resumed.
+//! is desired; Frozen is confirmed only after a scan of every process, and never for a command that was reported as failed; an
+//! agent that is being stopped is never resumed.
 
 use std::time::Duration;
 
+use super::procfs::Process;
 use crate::api::{DesiredState, PausePolicy, RunnerState};
 
 /// How long processes may take to stop before the runner reports a problem.
@@ -14,8 +16,9 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_SCAN: Duration = Duration::from_millis(1);
 const LONGEST_SCAN: Duration = Duration::from_millis(16);
 const SLOW_SCAN: Duration = Duration::from_millis(500);
-/// After this, a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`].
-const RESUME_VFORK_AFTER: Duration = Duration::from_millis(6);
+/// When a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`]. Not for longer,
+/// or a child that never calls `exec` would run on for ever.
+const RESUME_VFORK: std::ops::Range<Duration> = Duration::from_millis(6)..Duration::from_millis(100);
 
 /// The job's settings for control.
 #[derive(Clone, Debug)]
@@ -49,7 +52,7 @@ pub enum Event {
     Started,
     NotStarted,
     /// The result of [`Action::Freeze`]: the processes that are not stopped, or why the scan failed.
-    Scanned(Result<Vec<i32>, String>),
+    Scanned(Result<Vec<Process>, String>),
     /// The agent's main process stopped itself.
     AgentStopped,
     /// Another process ended.
@@ -126,6 +129,8 @@ pub struct Machine {
     acknowledged: i64,
     /// Whether a notice was ever sent: the agent may stop itself because of it at any later time.
     noticed: bool,
+    /// The generation of the last pause that could not be carried out; -1: none.
+    failed_pause: i64,
     active: Duration,
     active_since: Option<Duration>,
 }
@@ -139,6 +144,7 @@ impl Machine {
             generation: -1,
             acknowledged: 0,
             noticed: false,
+            failed_pause: -1,
             active: Duration::ZERO,
             active_since: None,
         }
@@ -230,7 +236,7 @@ impl Machine {
                 self.phase = Phase::Starting;
             }
             (Phase::Stopping { why, kill_at }, desired) => {
-                let evict = desired == Paused && self.policy.pause == PausePolicy::Evict;
+                let evict = desired == Paused && self.policy.pause.may_evict();
                 match (*why, desired) {
                     (Stopped::Gone, _) => {}
                     (_, Cancelled) => *why = Stopped::Cancel,
@@ -247,11 +253,9 @@ impl Machine {
                 self.stop(now, Stopped::Cancel, actions);
                 self.confirm(actions);
             }
-            (Phase::Running, Paused) if self.policy.pause == PausePolicy::Evict => {
-                self.stop(now, Stopped::Evict, actions);
-                self.confirm(actions);
-            }
+            (Phase::Running, Paused) if self.policy.pause == PausePolicy::Evict => self.evict(now, actions),
             (Phase::Running, Paused) => match (&self.policy.freeze_refusal, self.policy.notice) {
+                (Some(_), _) if self.policy.pause.may_evict() => self.evict(now, actions),
                 (Some(refusal), _) => {
                     let problem = Some(refusal.clone());
                     actions.push(Action::Confirm { state: RunnerState::Running, generation: self.generation, problem });
@@ -263,7 +267,7 @@ impl Machine {
                 }
                 (None, None) => self.freeze(now, actions),
             },
-            (Phase::Freezing { reported, .. }, Paused) => *reported = false,
+            (Phase::Freezing { since, reported, .. }, Paused) => (*since, *reported) = (now, false),
             (Phase::Noticed { .. }, Paused) => {}
             (Phase::Noticed { .. } | Phase::Freezing { .. } | Phase::Frozen, Running) => {
                 actions.push(Action::Thaw);

@@ -21,7 +21,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{ending::Exit, procfs};
+use super::{
+    ending::Exit,
+    procfs::{self, Process},
+};
 use crate::protocol::runner::env;
 
 /// How long to wait for killed processes to exit.
@@ -102,7 +105,7 @@ impl Processes {
     }
 
     /// Stops every process and returns those that are not stopped. See [`super::machine::Action::Freeze`].
-    pub fn freeze(&self, resume_vfork_children: bool) -> Result<Vec<i32>, String> {
+    pub fn freeze(&self, resume_vfork_children: bool) -> Result<Vec<Process>, String> {
         self.signal_all(Signal::SIGSTOP);
         let survey = procfs::survey(Path::new("/proc"), self.me).map_err(|e| e.to_string())?;
         if resume_vfork_children {

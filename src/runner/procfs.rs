@@ -3,11 +3,25 @@
 
 use std::{fs, io, path::Path};
 
+/// A process of the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    /// As the process calls itself, at most 15 bytes.
+    pub name: String,
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name.escape_debug(), self.pid)
+    }
+}
+
 /// The living processes of the container, without the runner.
 #[derive(Debug, Default, PartialEq)]
 pub struct Survey {
     /// Those with at least one thread that is not stopped.
-    pub moving: Vec<i32>,
+    pub moving: Vec<Process>,
     /// Those of them in uninterruptible sleep.
     pub blocked: Vec<i32>,
     /// Those that are stopped, with their parents.
@@ -32,23 +46,25 @@ pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
             continue;
         }
         let Some(tasks) = gone_is_none(fs::read_dir(proc.join(format!("{pid}/task"))))? else { continue };
-        let (mut moving, mut blocked, mut stopped, mut parent) = (false, false, false, 0);
+        let (mut moving, mut blocked, mut stopped, mut parent) = (None, false, false, 0);
         for task in tasks {
             let Some(task) = gone_is_none(task)? else { continue };
-            let Some(stat) = gone_is_none(fs::read_to_string(task.path().join("stat")))? else { continue };
-            let (state, ppid) = parse_stat(&stat).ok_or_else(|| io::Error::other(format!("odd stat of {pid}")))?;
+            let Some(stat) = gone_is_none(fs::read(task.path().join("stat")))? else { continue };
+            let stat = String::from_utf8_lossy(&stat);
+            let (name, state, ppid) =
+                parse_stat(&stat).ok_or_else(|| io::Error::other(format!("odd stat of {pid}")))?;
             parent = ppid;
             match state {
                 'T' | 't' => stopped = true,
                 'Z' | 'X' | 'x' => {}
                 state => {
-                    moving = true;
+                    moving = Some(name.to_owned());
                     blocked |= state == 'D';
                 }
             }
         }
-        if moving {
-            survey.moving.push(pid);
+        if let Some(name) = moving {
+            survey.moving.push(Process { pid, name });
         } else if stopped {
             survey.stopped.push((pid, parent));
         }
@@ -68,11 +84,13 @@ fn gone_is_none<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// State and parent. The name before them may contain anything, even parentheses and line ends.
-fn parse_stat(stat: &str) -> Option<(char, i32)> {
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+/// Name, state and parent. The name before them may contain anything, even parentheses and line ends.
+fn parse_stat(stat: &str) -> Option<(&str, char, i32)> {
+    let end = stat.rfind(')')?;
+    let name = stat.get(stat.find('(')? + 1..end)?;
+    let mut fields = stat.get(end + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.next()?.parse().ok()?))
+    Some((name, state, fields.next()?.parse().ok()?))
 }
 
 /// The process that traces this one; 0 if none does.
@@ -99,9 +117,9 @@ mod tests {
 
     #[test]
     fn a_name_cannot_pretend_to_be_a_state() {
-        assert_eq!(parse_stat("12 (sh) S 1 12 12 0"), Some(('S', 1)));
-        assert_eq!(parse_stat("12 (a) T 1 (b) R 7 1"), Some(('R', 7)));
-        assert_eq!(parse_stat("12 (a\n) D 3 9"), Some(('D', 3)));
+        assert_eq!(parse_stat("12 (sh) S 1 12 12 0"), Some(("sh", 'S', 1)));
+        assert_eq!(parse_stat("12 (a) T 1 (b) R 7 1"), Some(("a) T 1 (b", 'R', 7)));
+        assert_eq!(parse_stat("12 (a\n) D 3 9"), Some(("a\n", 'D', 3)));
         assert_eq!(parse_stat("12"), None);
     }
 
@@ -116,6 +134,6 @@ mod tests {
     fn a_survey_sees_running_threads_and_refuses_another_proc() {
         let me = std::process::id() as i32;
         assert!(survey(Path::new("/proc"), me + 1).is_err());
-        assert!(!survey(Path::new("/proc"), me).unwrap().moving.contains(&me));
+        assert!(survey(Path::new("/proc"), me).unwrap().moving.iter().all(|p| p.pid != me));
     }
 }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How many processes a problem names.
+const NAMED: usize = 5;
+
 impl Machine {
     pub(super) fn state(&self) -> RunnerState {
         match self.phase {
@@ -23,8 +26,14 @@ impl Machine {
         actions.push(Action::Freeze { resume_vfork_children: false });
     }
 
-    pub(super) fn scanned(&mut self, now: Duration, outcome: Result<Vec<i32>, String>, actions: &mut Vec<Action>) {
-        let clean = outcome.as_ref().is_ok_and(Vec::is_empty);
+    pub(super) fn evict(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.stop(now, Stopped::Evict, actions);
+        self.confirm(actions);
+    }
+
+    pub(super) fn scanned(&mut self, now: Duration, outcome: Result<Vec<Process>, String>, actions: &mut Vec<Action>) {
+        // An agent that has evaded a pause once may stand still for the moment of a scan.
+        let clean = outcome.as_ref().is_ok_and(Vec::is_empty) && self.failed_pause < self.generation;
         match &mut self.phase {
             Phase::Frozen if clean => {}
             Phase::Frozen => {
@@ -42,21 +51,28 @@ impl Machine {
                 *step = if *reported { SLOW_SCAN } else { (*step * 2).min(LONGEST_SCAN) };
                 if !*reported && now.saturating_sub(*since) >= FREEZE_LIMIT {
                     *reported = true;
-                    let problem = match outcome {
-                        Ok(pids) => {
-                            format!("{} process(es) did not stop, such as {:?}", pids.len(), &pids[..pids.len().min(5)])
-                        }
-                        Err(error) => format!("whether every process stopped is unknown: {error}"),
-                    };
-                    actions.push(Action::Confirm {
-                        state: RunnerState::Running,
-                        generation: self.generation.max(0),
-                        problem: Some(problem),
-                    });
+                    self.failed_pause = self.generation;
+                    self.cannot_pause(now, outcome, actions);
                 }
             }
             _ => {}
         }
+    }
+
+    fn cannot_pause(&mut self, now: Duration, outcome: Result<Vec<Process>, String>, actions: &mut Vec<Action>) {
+        if self.policy.pause.may_evict() {
+            return self.evict(now, actions);
+        }
+        let problem = match outcome {
+            Ok(moving) if moving.is_empty() => "the agent has evaded an earlier pause, which is still wanted".into(),
+            Ok(moving) => {
+                let names: Vec<String> = moving.iter().take(NAMED).map(Process::to_string).collect();
+                format!("{} process(es) did not stop: {}", moving.len(), names.join(", "))
+            }
+            Err(error) => format!("whether every process stopped is unknown: {error}"),
+        };
+        let generation = self.generation.max(0);
+        actions.push(Action::Confirm { state: RunnerState::Running, generation, problem: Some(problem) });
     }
 
     /// Stops the agent, or the wait for its start.
@@ -109,7 +125,7 @@ impl Machine {
             Phase::Freezing { since, next_scan, .. } if next_scan.is_some_and(|at| at <= now) => {
                 *next_scan = None;
                 actions
-                    .push(Action::Freeze { resume_vfork_children: now.saturating_sub(*since) >= RESUME_VFORK_AFTER });
+                    .push(Action::Freeze { resume_vfork_children: RESUME_VFORK.contains(&now.saturating_sub(*since)) });
             }
             Phase::Stopping { kill_at, .. } if kill_at.is_some_and(|at| at <= now) => {
                 *kill_at = None;

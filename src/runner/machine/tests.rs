@@ -39,6 +39,11 @@ fn confirm(state: RunnerState, generation: i64) -> Action {
     Confirm { state, generation, problem: None }
 }
 
+/// A scan that found this process moving.
+fn moving(pid: i32) -> Event {
+    Event::Scanned(Ok(vec![Process { pid, name: "agent".into() }]))
+}
+
 fn finish(started: bool, stopped: Option<Stopped>) -> Action {
     Finish { started, stopped }
 }
@@ -131,33 +136,60 @@ fn only_the_highest_seq_counts_and_repeats_are_answered_again() {
 }
 
 #[test]
-fn a_process_that_will_not_stop_is_said_and_looked_at_again() {
+fn a_process_that_will_not_stop_is_named_and_the_command_is_never_confirmed() {
     let mut m = started(policy());
     m.on(s(0), paused(3));
     let mut now = s(0);
     let mut said = Vec::new();
-    let mut nudged = false;
+    let mut continued = Vec::new();
     while now < s(8) {
-        said.extend(m.on(now, Event::Scanned(Ok(vec![12]))));
+        said.extend(m.on(now, moving(12)));
         assert_eq!(m.snapshot(), (RunnerState::Running, 0));
         now = m.deadline().unwrap();
         let looks = m.on(now, Event::Tick);
         assert!(matches!(looks[..], [Freeze { .. }]), "{looks:?}");
-        nudged |= looks == [Freeze { resume_vfork_children: true }];
+        if looks == [Freeze { resume_vfork_children: true }] {
+            continued.push(now);
+        }
     }
-    assert!(nudged);
+    assert!(!continued.is_empty() && continued.iter().all(|at| *at < Duration::from_millis(100)), "{continued:?}");
     let [Confirm { state: RunnerState::Running, generation: 3, problem: Some(problem) }] = &said[..] else {
         panic!("{said:?}");
     };
-    assert!(problem.contains("12"), "{problem}");
-    assert_eq!(m.on(now, Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 3)]);
+    assert!(problem.contains("agent (12)"), "{problem}");
+    assert_eq!(m.on(now, Event::Scanned(Ok(vec![]))), [], "it stands still for the scan only");
+    // A repeated command is the same one, a new one is another try.
+    m.on(now, paused(3));
+    now = m.deadline().unwrap();
+    m.on(now, Event::Tick);
+    assert_eq!(m.on(now, Event::Scanned(Ok(vec![]))), []);
+    m.on(now, paused(4));
+    now = m.deadline().unwrap();
+    m.on(now, Event::Tick);
+    assert_eq!(m.on(now, Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 4)]);
+}
+
+#[test]
+fn an_agent_that_cannot_be_frozen_is_evicted_if_its_policy_says_so() {
+    let either = Policy { pause: PausePolicy::FreezeOrEvict, ..policy() };
+    let mut m = started(either.clone());
+    m.on(s(1), paused(1));
+    assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)], "it can");
+    let mut m = started(either.clone());
+    m.on(s(1), paused(1));
+    assert_eq!(m.on(s(1), moving(12)), []);
+    let evicted = [Term, Thaw, confirm(RunnerState::Stopping, 1)];
+    assert_eq!(m.on(s(1) + FREEZE_LIMIT, moving(12)), evicted);
+    assert_eq!(m.on(s(9), Event::AgentEnded), [finish(true, Some(Stopped::Evict))]);
+    let mut m = started(Policy { freeze_refusal: Some("not the first process".into()), ..either });
+    assert_eq!(m.on(s(1), paused(1)), [Term, confirm(RunnerState::Stopping, 1)]);
 }
 
 #[test]
 fn a_newer_command_ends_a_freeze_that_is_not_complete() {
     let mut m = started(policy());
     m.on(s(0), paused(1));
-    m.on(s(0), Event::Scanned(Ok(vec![5])));
+    m.on(s(0), moving(5));
     assert_eq!(m.on(s(0), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
     assert_eq!(m.deadline(), None);
     assert_eq!(m.on(s(1), Event::Scanned(Ok(vec![]))), [], "a late answer freezes nothing");
@@ -170,7 +202,7 @@ fn the_end_of_a_process_is_a_reason_to_look_again() {
     assert_eq!(m.on(s(2), Event::ChildEnded), [Freeze { resume_vfork_children: false }]);
     assert_eq!(m.on(s(2), Event::Scanned(Ok(vec![]))), []);
     m.on(s(3), Event::ChildEnded);
-    assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![9]))), []);
+    assert_eq!(m.on(s(3), moving(9)), []);
     assert_eq!(m.snapshot().0, RunnerState::Running);
     assert_eq!(m.on(m.deadline().unwrap(), Event::Tick), [Freeze { resume_vfork_children: false }]);
     assert_eq!(m.on(s(3), Event::Scanned(Ok(vec![]))), [confirm(RunnerState::Frozen, 1)]);

@@ -21,7 +21,7 @@ pub use conditions::Reason;
 pub use duration::Seconds;
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
-pub use raw::{RawJson, depth};
+pub use raw::{RawJson, depth, json_object};
 pub use reference::JobRef;
 pub use run::{
     Acknowledged, AgentRun, AgentRunSpec, AgentRunStatus, RunCommand, RunIdentity, RunnerState, StartGrant,

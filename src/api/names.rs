@@ -24,6 +24,8 @@ pub const FINALIZER: &str = "kodosumi.io/workflow";
 pub const GATEWAY_AUDIENCE: &str = "koco-gateway";
 /// The ConfigMap, in the operator's namespace, with the certificate authority of the gateway under `ca.crt`.
 pub const GATEWAY_CA: &str = "koco-gateway-ca";
+/// The NetworkPolicy of agents' pods, in each namespace that has AgentJobs.
+pub const AGENT_NETWORK_POLICY: &str = "koco-agents";
 /// The server name in the gateway's certificate, independent of its address.
 pub const GATEWAY_TLS_NAME: &str = "koco-gateway";
 

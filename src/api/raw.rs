@@ -87,6 +87,16 @@ impl std::fmt::Debug for RawJson {
     }
 }
 
+/// A JSON object that is a `T`, for settings in Kubernetes' own words. Fields of a newer Kubernetes stay.
+pub fn json_object<T: DeserializeOwned>(text: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    match T::deserialize(&value) {
+        Ok(_) if value.is_object() => Ok(value),
+        Ok(_) => Err("not a JSON object".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
 /// How deeply JSON text nests: 0 for a scalar, 1 for `[]`, 2 for `[[]]`. The text must be valid JSON.
 pub fn depth(json: &str) -> usize {
     let (mut deepest, mut now, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);

@@ -23,6 +23,9 @@ pub enum ControllerError {
     /// The cluster's id could not be read.
     #[error("get Namespace kube-system: {0}")]
     Cluster(#[from] kube::Error),
+    /// The NetworkPolicy of agents' pods could not be applied: no pod is created without it.
+    #[error("apply NetworkPolicy koco-agents: {0}")]
+    NetworkPolicy(kube::Error),
     /// The gateway's certificate authority is not known yet.
     #[error(transparent)]
     NoGateway(#[from] NoGateway),
@@ -45,6 +48,7 @@ impl ControllerError {
             Self::Run(e) => e.reason(),
             Self::Pod(e) => e.reason(),
             Self::Cluster(_) => "ApiServer",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::NoGateway(_) => "NoGateway",
             Self::Behind => "Conflict",
             Self::LostLead => "LostLead",

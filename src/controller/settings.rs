@@ -1,6 +1,10 @@
 //! The controller's own settings.
 
 use clap::Args;
+use k8s_openapi::api::networking::v1::NetworkPolicySpec;
+use serde_json::Value;
+
+use crate::api::json_object;
 
 /// The controller's own settings.
 #[derive(Args, Clone, Debug)]
@@ -11,4 +15,7 @@ pub struct ControllerSettings {
     /// Work only while holding the leader's lease
     #[arg(long, env = "KOCO_LEADER_ELECT", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub leader_elect: bool,
+    /// Spec of a NetworkPolicy for agents' pods, as JSON, kept in each namespace with AgentJobs; unset: none
+    #[arg(long, env = "KOCO_AGENT_NETWORK_POLICY", value_parser = json_object::<NetworkPolicySpec>)]
+    pub agent_network_policy: Option<Value>,
 }

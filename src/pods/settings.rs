@@ -5,12 +5,11 @@ use clap::Args;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceRequirements, SecurityContext};
 use kube::{Api, Client, runtime::WatchStreamExt, runtime::watcher};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::RunnerPodSettings;
-use crate::api::names;
+use crate::api::{json_object, names};
 
 /// The init container's resources, if the operator sets none.
 pub const DEFAULT_RESOURCES: &str =
@@ -32,25 +31,15 @@ pub struct PodSettings {
     pub runner_image_pull_policy: String,
     /// Resources of the init container that copies koco-runner, as JSON
     #[arg(long, env = "KOCO_RUNNER_RESOURCES", default_value = DEFAULT_RESOURCES,
-        value_parser = object::<ResourceRequirements>, hide_default_value = true)]
+        value_parser = json_object::<ResourceRequirements>, hide_default_value = true)]
     pub runner_resources: Value,
     /// Its security context, as JSON
     #[arg(long, env = "KOCO_RUNNER_SECURITY_CONTEXT", default_value = DEFAULT_SECURITY_CONTEXT,
-        value_parser = object::<SecurityContext>, hide_default_value = true)]
+        value_parser = json_object::<SecurityContext>, hide_default_value = true)]
     pub runner_security_context: Value,
     /// The gateway's URL, as runner pods reach it
     #[arg(long, env = "KOCO_GATEWAY_URL", default_value = "https://koco-gateway.koco-system.svc:8443")]
     pub gateway_url: String,
-}
-
-/// A JSON object that is a `T`. Fields of a newer Kubernetes stay.
-fn object<T: DeserializeOwned>(text: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    match T::deserialize(&value) {
-        Ok(_) if value.is_object() => Ok(value),
-        Ok(_) => Err("not a JSON object".into()),
-        Err(e) => Err(e.to_string()),
-    }
 }
 
 /// The gateway's certificate authority is not known yet: a pod could not connect.
@@ -110,11 +99,11 @@ mod tests {
 
     #[test]
     fn what_is_no_such_object_is_refused_at_the_start() {
-        assert!(object::<ResourceRequirements>(DEFAULT_RESOURCES).is_ok());
-        assert!(object::<SecurityContext>(DEFAULT_SECURITY_CONTEXT).is_ok());
+        assert!(json_object::<ResourceRequirements>(DEFAULT_RESOURCES).is_ok());
+        assert!(json_object::<SecurityContext>(DEFAULT_SECURITY_CONTEXT).is_ok());
         for wrong in ["", "[]", "null", r#"{"requests":1}"#] {
-            assert!(object::<ResourceRequirements>(wrong).is_err(), "{wrong}");
+            assert!(json_object::<ResourceRequirements>(wrong).is_err(), "{wrong}");
         }
-        assert!(object::<SecurityContext>(r#"{"runAsUser":"root"}"#).is_err());
+        assert!(json_object::<SecurityContext>(r#"{"runAsUser":"root"}"#).is_err());
     }
 }

@@ -16,6 +16,7 @@ mod held;
 mod life;
 mod lost_node;
 mod memory;
+mod network;
 mod rights;
 mod settings;
 mod terminal;

@@ -15,6 +15,7 @@ use crate::harness::{
     job::With,
     within,
 };
+use crate::network;
 
 /// The namespace of the release whose accounts and policies the API server knows.
 const RELEASE: &str = "koco-system";
@@ -236,6 +237,7 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
     roles.set("KOCO_NAMESPACE", RELEASE);
     // The image that the chart names.
     roles.set("KOCO_RUNNER_IMAGE", "kodosumi/koco:none");
+    roles.set("KOCO_AGENT_NETWORK_POLICY", &network::spec().to_string());
     for role in &mut roles.list {
         let user = account(role.name.trim_start_matches("temporal-"));
         role.process.set("KUBECONFIG", Some(kubeconfig(&test, &user)));
@@ -260,6 +262,7 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
         paused.delete(Default::default()).await;
         paused.gone(DEADLINE).await;
     }
+    network::right(&test).await;
     let log = std::fs::read_to_string(&test.log).expect("the roles' log");
     let refused: Vec<_> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
     assert!(refused.is_empty(), "{refused:#?}");

@@ -71,6 +71,10 @@
 - name: KOCO_MINIMUM_HEARTBEAT_TIMEOUT
   value: {{ .minimumHeartbeatTimeout | quote }}
 {{- end }}
+{{- if .Values.agents.networkPolicy.enabled }}
+- name: KOCO_AGENT_NETWORK_POLICY
+  value: {{ include "koco.agentNetworkPolicy" . | fromYaml | toJson | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "koco.env.worker" -}}

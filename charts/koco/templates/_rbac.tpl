@@ -34,6 +34,17 @@
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- if .Values.agents.networkPolicy.enabled }}
+# Keeps the policy of agents' pods; to apply one that isn't there is a create, too, which can't be limited to a name.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create]
+# Undoes changes of it.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  resourceNames: [koco-agents]
+  verbs: [patch]
+{{- end }}
 {{- end }}
 
 {{- define "koco.rules.controller.cluster" -}}
@@ -51,6 +62,13 @@
   resources: [namespaces]
   resourceNames: [kube-system]
   verbs: [get]
+{{- if .Values.agents.networkPolicy.enabled }}
+# The API server's addresses, which agents' pods are not to reach.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  resourceNames: [kubernetes]
+  verbs: [get]
+{{- end }}
 {{- end }}
 
 {{- define "koco.rules.controller.own" -}}

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     Defaults, JobItem,
     index::{JobStores, PodIndex, RunIndex},
+    network::AgentNetwork,
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub(super) struct Context {
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
     pub notices: Notices,
+    pub network: AgentNetwork,
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
@@ -102,6 +104,7 @@ impl Context {
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             memory: Mutex::default(),
             notices: Notices::default(),
+            network: AgentNetwork::new(client.clone(), settings.agent_network_policy),
             client,
         }
     }

@@ -51,6 +51,9 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
     let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
     let mut temporal_failed = false;
     for action in first.into_iter().chain(last) {
+        if action.leads_to_pods() {
+            context.network.ensure(&job.reference().namespace).await?;
+        }
         match action {
             Action::AddFinalizer => {}
             Action::RemoveFinalizer => remove_finalizer(job, context).await?,

@@ -7,6 +7,7 @@ mod context;
 mod defaults;
 mod execute;
 mod index;
+mod network;
 mod observe;
 mod orphans;
 pub mod plan;
@@ -65,6 +66,7 @@ pub async fn run(parts: Parts, cluster: String, stop: CancellationToken) {
     tokio::select! {
         _ = join_all(loops) => {}
         () = closed_workflows::run(context.clone()) => {}
+        () = context.network.keep() => {}
     }
 }
 

@@ -202,6 +202,7 @@ fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: b
     if ended {
         return;
     }
+    context.network.serves(job.metadata.namespace.as_deref().unwrap_or_default());
     let temporal = status.execution_mode() == Some(ExecutionMode::Temporal);
     context.remember(&job.reference(), |memory| {
         memory.open = temporal && status.workflow.is_some();

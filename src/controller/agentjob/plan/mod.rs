@@ -201,6 +201,11 @@ impl Action {
         Self::CloseRun { run: Box::new(run.clone()), termination: Box::new(termination), guard }
     }
 
+    /// Whether pods follow from it: from a workflow those that the worker creates.
+    pub fn leads_to_pods(&self) -> bool {
+        matches!(self, Self::CreateRun(_) | Self::CreatePod(_) | Self::StartWorkflow(_))
+    }
+
     /// Whether it must come last.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::RemoveFinalizer | Self::DeleteJob)

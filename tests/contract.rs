@@ -237,3 +237,44 @@ fn the_usual_words_are_used() {
         }
     }
 }
+
+/// The names of all tests, of all tiers.
+fn tests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in ["src", "tests"].into_iter().flat_map(|folder| sources(&root().join(folder))) {
+        let text = fs::read_to_string(path).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ").and_then(|l| l.split_once('('));
+            match name {
+                Some((name, _)) if is_test => drop(found.insert(name.to_string())),
+                _ if line.starts_with("#[test]") || line.starts_with("#[tokio::test") => is_test = true,
+                // Other attributes and comments may stand between.
+                _ if line.starts_with("#[") || line.starts_with("//") => continue,
+                _ => {}
+            }
+            is_test &= name.is_none();
+        }
+    }
+    found
+}
+
+/// What SECURITY.md says that somebody can't do, tests show.
+#[test]
+fn each_thing_that_can_not_be_done_has_its_tests() {
+    let (text, tests) = (fs::read_to_string(root().join("SECURITY.md")).unwrap(), tests());
+    assert!(tests.contains("each_thing_that_can_not_be_done_has_its_tests") && tests.len() > 300);
+    let (mut in_table, mut claims) = (false, 0);
+    for line in text.lines() {
+        in_table = line == "| can't | tests |" || (in_table && line.starts_with('|'));
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        if !in_table || cells.len() != 2 || cells[0].trim() == "can't" {
+            continue;
+        }
+        claims += 1;
+        let names: Vec<&str> = cells[1].split('`').skip(1).step_by(2).collect();
+        let missing: Vec<_> = names.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(!names.is_empty() && missing.is_empty(), "{line}: no such test: {missing:?}");
+    }
+    assert!(claims > 20, "{claims}");
+}

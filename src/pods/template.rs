@@ -283,6 +283,26 @@ mod tests {
     }
 
     #[test]
+    fn a_template_decides_neither_on_the_namespace_nor_on_the_owner() {
+        let mut job = job();
+        let mut template: Value = job.spec.template.read().unwrap();
+        template["metadata"] = json!({
+            "namespace": "kube-system", "name": "another", "ownerReferences": [{ "kind": "AgentRun", "uid": "another" }],
+            "labels": { names::LABEL_JOB_UID: "another", names::LABEL_JOB_NAME: "another", names::LABEL_RUN_NUMBER: "9",
+                names::LABEL_COMPONENT: "another" },
+        });
+        job.spec.template = template.into();
+        let pod = build(&job, &run(), &settings()).unwrap();
+        let metadata = &pod["metadata"];
+        assert_eq!((&metadata["namespace"], &metadata["name"]), (&json!("ns"), &json!("hello-2")));
+        assert_eq!(
+            (metadata["ownerReferences"].as_array().unwrap().len(), &metadata["ownerReferences"][0]["uid"]),
+            (1, &json!("r-2"))
+        );
+        assert!(!metadata.to_string().contains("another"), "{metadata}");
+    }
+
+    #[test]
     fn a_malformed_template_is_passed_on_for_the_server_to_refuse() {
         let mut job = job();
         let mut template: Value = job.spec.template.read().unwrap();

@@ -207,13 +207,16 @@ async fn each_role_writes_only_its_part_of_jobs_and_runs() {
     };
     for seen in [
         json!({ "podUID": "u", "readyTime": time, "gateway": "g" }),
+        json!({ "publicKey": format!("ed25519:{}", "0".repeat(64)) }),
+        json!({ "pausedSince": time }),
+        json!({ "pausedMillis": 5 }),
         json!({ "acknowledged": acknowledged }),
         json!({ "unresponsiveSince": time }),
     ] {
         status(&gateway, &direct, seen.clone()).await.expect("the gateway's");
         for client in [&controller, &worker] {
             let said = refusal(status(client, &direct, seen.clone()).await).expect("the gateway's");
-            assert!(said.contains("written by the gateway only"), "{said}");
+            assert!(said.contains("written by the gateway alone"), "{said}");
         }
     }
     for (written, by_gateway) in [

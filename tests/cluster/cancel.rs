@@ -1,15 +1,27 @@
-//! Cancel, at every moment: one final phase, no pod left running, the workflow closed as cancelled.
+//! Cancel, at every moment: one final phase, and no pod left running. One table for both modes:
+//!
+//! | [`Moment`] | when | attempts | SIGTERM, as the agent saw it |
+//! |---|---|---|---|
+//! | `Created` | from the beginning | none, and no pod | |
+//! | `Pending` | its pod fits on no node | none | |
+//! | `Running` | | 1 | once, long before a heartbeat is due |
+//! | `Deaf` | the agent ignores SIGTERM | 1 | it is killed, and not before its grace period is over |
+//! | `BackOff` | between two attempts | 1 | |
+//! | `Frozen` | under a pause | 1 | once: it is thawed for it |
+//! | `Evicted` | under a pause that has ended its pod | 1 | |
+//!
+//! The modes must differ in one thing only: in Temporal mode the workflow is closed as cancelled, too.
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{
     DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Test, agent,
-    agent_log::{said, starts},
+    agent_log::{now, said, starts, ticks},
     audit,
-    job::{With, pod_name, started},
+    job::{Follow, With, pod_name, started},
     temporal,
 };
 
@@ -24,13 +36,97 @@ async fn ends_cancelled(job: &Job<'_>) {
     }
 }
 
+/// When a job is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Created,
+    Pending,
+    Running,
+    Deaf,
+    BackOff,
+    Frozen,
+    Evicted,
+}
+
+const MOMENTS: [Moment; 7] =
+    [Moment::Created, Moment::Pending, Moment::Running, Moment::Deaf, Moment::BackOff, Moment::Frozen, Moment::Evicted];
+/// The pods that all of them take.
+const PODS: usize = 6;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn before_it_is_submitted() {
+async fn at_each_moment() {
     let (test, _roles) = Test::with_operator().await;
-    for mode in MODES {
-        let job = test.apply(agent("count").mode(mode).with(json!({ "desiredState": "Cancelled" }))).await;
-        ends_cancelled(&job).await;
-        assert!(job.pods().await.is_empty());
+    for (i, mode) in MODES.into_iter().enumerate() {
+        join_all(MOMENTS.map(|moment| cancelled_at(&test, moment, mode))).await;
+        assert_eq!(audit::created(&test.namespace).len(), PODS * (i + 1), "pods in {mode:?}");
+    }
+}
+
+async fn cancelled_at(test: &Test, moment: Moment, mode: ExecutionMode) {
+    let at = format!("{moment:?} in {mode:?}");
+    let job = test.apply(moment.spec().mode(mode)).await;
+    let log = moment.reached(&job).await;
+    let patched = now();
+    job.want(DesiredState::Cancelled).await;
+    if moment == Moment::Deaf {
+        job.until("phase Cancelling", |s| s.phase == Some(Phase::Cancelling)).await;
+    }
+    ends_cancelled(&job).await;
+    let none = matches!(moment, Moment::Created | Moment::Pending);
+    assert_eq!(job.status().await.attempt, (!none).then_some(1), "{at}");
+    let Some(log) = log else { return };
+    let log = log.all().await;
+    if moment == Moment::Deaf {
+        let lived = ticks(&log).last().expect("ticks").at - patched;
+        assert!(lived >= 2_500, "killed after {lived} ms: {at}");
+    } else {
+        assert_eq!(said(&log, "sigterm").len(), 1, "{at}");
+    }
+}
+
+impl Moment {
+    fn spec(self) -> Value {
+        let count = agent("count?every_ms=20").heartbeat("10m");
+        match self {
+            Self::Created => count.with(json!({ "desiredState": "Cancelled" })),
+            Self::Pending => {
+                count.with(json!({ "template": { "spec": { "nodeSelector": { "no-node": "has-this" } } } }))
+            }
+            Self::Running | Self::Frozen => count,
+            Self::Deaf => agent("ignore-term?every_ms=10").grace(3),
+            Self::BackOff => agent("exit?code=1").with(
+                json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1h", "maximumInterval": "2h" } }),
+            ),
+            Self::Evicted => count.with(json!({ "pausePolicy": "Evict" })),
+        }
+    }
+
+    /// Waits until it is time for the cancel. Answers the log of an agent that is alive then.
+    async fn reached(self, job: &Job<'_>) -> Option<Follow> {
+        match self {
+            Self::Created => return None,
+            Self::Pending => {
+                job.until_pod().await;
+                return None;
+            }
+            Self::BackOff => {
+                job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
+                return None;
+            }
+            Self::Running | Self::Deaf | Self::Frozen | Self::Evicted => {}
+        }
+        let pod = pod_name(&job.running_pod().await);
+        job.counts().await;
+        let log = job.follow(&pod);
+        if matches!(self, Self::Frozen | Self::Evicted) {
+            job.want(DesiredState::Paused).await;
+            job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
+        }
+        if self == Self::Evicted {
+            job.nothing_runs().await;
+            return None;
+        }
+        Some(log)
     }
 }
 
@@ -46,73 +142,6 @@ async fn while_no_operator_runs() {
     let _roles = test.operator(crate::harness::Server::Shared).await;
     for job in &jobs {
         ends_cancelled(job).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pending() {
-    let (test, _roles) = Test::with_operator().await;
-    let nowhere = json!({ "template": { "spec": { "nodeSelector": { "no-node": "has-this" } } } });
-    let mut jobs = Vec::new();
-    for mode in MODES {
-        jobs.push(test.apply(agent("count").mode(mode).with(nowhere.clone())).await);
-    }
-    for job in &jobs {
-        job.until_pod().await;
-        job.want(DesiredState::Cancelled).await;
-    }
-    for job in &jobs {
-        ends_cancelled(job).await;
-        assert_eq!(job.status().await.attempt, None);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn running() {
-    let (test, _roles) = Test::with_operator().await;
-    for mode in MODES {
-        let job = test.apply(agent("count").mode(mode)).await;
-        let pod = pod_name(&job.running_pod().await);
-        job.counts().await;
-        let log = job.follow(&pod);
-        let patched = crate::harness::agent_log::now();
-        job.want(DesiredState::Cancelled).await;
-        ends_cancelled(&job).await;
-        let terms = said(&log.all().await, "sigterm");
-        assert_eq!(terms.len(), 1, "SIGTERM, as the agent saw it, in {mode:?}");
-        // Not by the next heartbeat; this machine is busy with other tests.
-        assert!(terms[0] - patched < 5_000, "{} ms in {mode:?}", terms[0] - patched);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_ignores_sigterm_is_killed_after_its_grace_period() {
-    let (test, _roles) = Test::with_operator().await;
-    for mode in MODES {
-        let job = test.apply(agent("ignore-term?every_ms=10").mode(mode).grace(3)).await;
-        let pod = pod_name(&job.running_pod().await);
-        job.counts().await;
-        let log = job.follow(&pod);
-        let patched = crate::harness::agent_log::now();
-        job.want(DesiredState::Cancelled).await;
-        job.until("phase Cancelling", |s| s.phase == Some(Phase::Cancelling)).await;
-        ends_cancelled(&job).await;
-        let ticks = crate::harness::ticks(&log.all().await);
-        let lived = ticks.last().expect("ticks").at - patched;
-        assert!((2_500..15_000).contains(&lived), "the agent went on for {lived} ms in {mode:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_back_off() {
-    let (test, _roles) = Test::with_operator().await;
-    let slow = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1h", "maximumInterval": "2h" } });
-    for mode in MODES {
-        let job = test.apply(agent("exit?code=1").mode(mode).with(slow.clone())).await;
-        job.until("phase Retrying", |s| s.phase == Some(Phase::Retrying)).await;
-        job.want(DesiredState::Cancelled).await;
-        ends_cancelled(&job).await;
-        assert_eq!(job.status().await.attempt, Some(1), "in {mode:?}");
     }
 }
 

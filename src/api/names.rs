@@ -67,6 +67,11 @@ pub fn activity(number: i32) -> String {
     format!("execute_agent-{number}")
 }
 
+/// The task queue of `start_runner`, from that of the workflows.
+pub fn start_task_queue(task_queue: &str) -> String {
+    format!("{task_queue}-start")
+}
+
 /// The id of a job's workflow: a function of the cluster and the object's UID, so that starting it again is no error
 /// and two clusters may share a Temporal namespace.
 pub fn workflow(cluster: &str, uid: &str) -> String {

@@ -118,8 +118,8 @@ async fn create_run(ctx: &Ctx) -> Result<(), End> {
         generation: w.state.progress().generation,
     });
     let token = WorkflowCancellationToken::new();
-    let started =
-        ctx.execute_activity(ActivityDefinitions::start_runner, input, calls::start_runner(token.clone())).fuse();
+    let options = calls::start_runner(token.clone(), ctx.task_queue());
+    let started = ctx.execute_activity(ActivityDefinitions::start_runner, input, options).fuse();
     let interrupted = wait_or_end(ctx, |_| false).fuse();
     futures::pin_mut!(started, interrupted);
     let ended = workflows::select! {

@@ -59,9 +59,11 @@ fn retries(first: u64, most: u64) -> RetryPolicy {
 }
 
 /// For `start_runner`. With the token the workflow cancels it and waits for its end, which is immediate between two
-/// tries.
-pub fn start_runner(token: WorkflowCancellationToken) -> ActivityOptions {
+/// tries. It has a task queue of its own, so that pods that can't be created, or don't end, take no slot from cancels
+/// and pauses.
+pub fn start_runner(token: WorkflowCancellationToken, task_queue: &str) -> ActivityOptions {
     ActivityOptions::with_start_to_close_timeout(SHORT)
+        .task_queue(names::start_task_queue(task_queue))
         .cancellation_token(token)
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retries(1, 60))

@@ -1,6 +1,6 @@
 //! The worker role: runs the `AgentWorkflow` and its activities, which create the runner pods. Used by the command line
-//! only. Any number may run: they share nothing but Temporal's task queue, and no worker holds a job while its agent
-//! runs.
+//! only. Any number may run: they share nothing but Temporal's task queues, and no worker holds a job while its agent
+//! runs. `start_runner` has a task queue, and thus slots, of its own: see [`calls`].
 
 mod activities;
 mod attempts;
@@ -30,7 +30,7 @@ pub use activities::{Activities, Cluster};
 pub use settings::WorkerSettings;
 pub use workflow::AgentWorkflow;
 
-use crate::temporal::TemporalError;
+use crate::{api::names, temporal::TemporalError};
 
 /// The graceful-shutdown period for activities; after that Temporal retries them on other workers.
 const GRACE: Duration = Duration::from_secs(10);
@@ -93,15 +93,41 @@ pub async fn run(
     };
     let options = RuntimeOptions::builder().heartbeat_interval(None).build().map_err(setup)?;
     let runtime = Runtime::from_current_tokio(options).map_err(setup)?;
-    while !stop.is_cancelled() {
-        let worker = Worker::new(&runtime, client.clone(), options_of(&settings, temporal.task_queue(), &activities)?);
-        let ended = serve(worker.map_err(setup)?, &ready, &stop).await;
-        if let Err(error) = ended {
-            tracing::error!(%error, reason = error.reason(), "the Temporal worker failed, starting another");
-            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AGAIN) => {} }
+    let up = Up { queues: Default::default(), ready };
+    let poll = async |queue: Queue| {
+        while !stop.is_cancelled() {
+            let options = options_of(&settings, queue, temporal.task_queue(), &activities)?;
+            let worker = Worker::new(&runtime, client.clone(), options).map_err(setup)?;
+            if let Err(error) = serve(worker, queue, &up, &stop).await {
+                tracing::error!(%error, reason = error.reason(), ?queue, "the Temporal worker failed, starting another");
+                tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AGAIN) => {} }
+            }
         }
+        Ok(())
+    };
+    tokio::try_join!(poll(Queue::Workflows), poll(Queue::Starts)).map(drop)
+}
+
+/// The task queues that a worker polls.
+#[derive(Clone, Copy, Debug)]
+enum Queue {
+    /// That of the workflows and of all activities but one.
+    Workflows,
+    /// That of `start_runner`.
+    Starts,
+}
+
+/// Which of the task queues are polled. The worker is ready if both are.
+struct Up {
+    queues: [AtomicBool; 2],
+    ready: Arc<AtomicBool>,
+}
+
+impl Up {
+    fn set(&self, queue: Queue, up: bool) {
+        self.queues[queue as usize].store(up, Ordering::Relaxed);
+        self.ready.store(self.queues.iter().all(|q| q.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
-    Ok(())
 }
 
 fn setup(e: impl std::fmt::Display) -> WorkerError {
@@ -110,6 +136,7 @@ fn setup(e: impl std::fmt::Display) -> WorkerError {
 
 fn options_of(
     settings: &WorkerSettings,
+    queue: Queue,
     task_queue: &str,
     activities: &Activities,
 ) -> Result<WorkerOptions, WorkerError> {
@@ -119,9 +146,11 @@ fn options_of(
         .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .build();
-    Ok(WorkerOptions::new(task_queue)
-        .register_workflow::<AgentWorkflow>()
-        .map_err(setup)?
+    let options = match queue {
+        Queue::Workflows => WorkerOptions::new(task_queue).register_workflow::<AgentWorkflow>().map_err(setup)?,
+        Queue::Starts => WorkerOptions::new(names::start_task_queue(task_queue)),
+    };
+    Ok(options
         .register_activities(activities.clone())
         .tuner(slots)
         .max_cached_workflows(settings.worker_cached_workflows)
@@ -130,7 +159,7 @@ fn options_of(
 }
 
 /// Runs one of the SDK's workers on a thread of its own, because its future can't move between threads.
-async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken) -> Result<(), WorkerError> {
+async fn serve(mut worker: Worker, queue: Queue, up: &Up, stop: &CancellationToken) -> Result<(), WorkerError> {
     let shut_down = worker.shutdown_handle();
     let (handle, (tell, mut ended)) = (tokio::runtime::Handle::current(), tokio::sync::oneshot::channel());
     std::thread::Builder::new()
@@ -140,21 +169,21 @@ async fn serve(mut worker: Worker, ready: &AtomicBool, stop: &CancellationToken)
             let _ = tell.send(handle.block_on(worker.run()).map_err(|e| e.to_string()));
         })
         .map_err(setup)?;
-    let limit = tokio::time::sleep(RENEW);
-    let settled = tokio::time::sleep(SETTLED);
+    let (limit, settled, mut is_up) = (tokio::time::sleep(RENEW), tokio::time::sleep(SETTLED), false);
     tokio::pin!(limit, settled);
     let early = loop {
         tokio::select! {
             ended = &mut ended => break Some(ended),
             () = stop.cancelled() => break None,
             () = &mut limit => break None,
-            () = &mut settled, if !ready.load(Ordering::Relaxed) => {
-                ready.store(true, Ordering::Relaxed);
-                tracing::info!("the Temporal worker is running");
+            () = &mut settled, if !is_up => {
+                is_up = true;
+                up.set(queue, true);
+                tracing::info!(?queue, "the Temporal worker is running");
             }
         }
     };
-    ready.store(false, Ordering::Relaxed);
+    up.set(queue, false);
     let outcome = match early {
         Some(ended) => ended,
         None => {

@@ -5,7 +5,7 @@ use clap::Args;
 /// How much one worker does at a time.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerSettings {
-    /// Activities at a time. They are short: none waits for an agent or a pod
+    /// Activities at a time, and as many starts of runners. They are short: none waits for an agent or a pod
     #[arg(long, env = "KOCO_WORKER_ACTIVITY_SLOTS", default_value_t = 100)]
     pub worker_activity_slots: usize,
     /// Workflow tasks at a time

@@ -19,5 +19,6 @@ mod memory;
 mod network;
 mod rights;
 mod settings;
+mod tenants;
 mod terminal;
 mod zombie;

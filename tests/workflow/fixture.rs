@@ -58,6 +58,9 @@ fn start_worker(cached: usize) -> Environment {
             let records = Records::default();
             let sdk = RuntimeOptions::builder().heartbeat_interval(None).build().unwrap();
             let sdk = Runtime::from_current_tokio(sdk).unwrap();
+            let starts = WorkerOptions::new(names::start_task_queue(&queue))
+                .register_activities(Simulated { records: records.clone() })
+                .build();
             let options = WorkerOptions::new(queue)
                 .register_workflow::<AgentWorkflow>()
                 .unwrap()
@@ -65,9 +68,10 @@ fn start_worker(cached: usize) -> Environment {
                 .max_cached_workflows(cached)
                 .max_heartbeat_throttle_interval(Duration::from_secs(2))
                 .build();
+            let mut starts = Worker::new(&sdk, client.clone(), starts).unwrap();
             let mut worker = Worker::new(&sdk, client, options).unwrap();
             tell.send(Environment { temporal, records }).unwrap();
-            worker.run().await.unwrap();
+            tokio::try_join!(worker.run(), starts.run()).unwrap();
         });
     });
     told.recv().expect("the worker starts: see the panic above")

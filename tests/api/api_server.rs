@@ -1,4 +1,4 @@
-//! Lost responses of the API server, and delayed watches: each job still gets one pod.
+//! Lost responses of the API server, delayed watches, and connections that die without a word.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::harness::{
-    MODES, Node, Phase, Roles, Server, Test, agent,
+    MODES, Node, Phase, Roles, Server, Service, Test, agent,
     api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
     audit,
     job::With,
@@ -67,4 +67,20 @@ async fn a_watch_that_is_late_makes_no_second_pod() {
     let _roles = through(&test, &proxy).await;
     all_succeed(&test, 8).await;
     assert!(proxy.faults() >= 1, "no watch of pods came this way");
+}
+
+/// As when a load balancer forgets them, or the API server's node loses its power.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_dies_without_a_word_is_replaced() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    let service = Service::to_api_server(&test, &mut roles).await;
+    roles.start().await;
+    let _node = Node::automatic(&test);
+    test.apply(agent("succeed")).await.phase(Phase::Succeeded).await;
+    service.silence();
+    let job = test.apply(agent("succeed")).await;
+    // Less than the watches' own limit, by which they are replaced in any case.
+    let limit = Duration::from_secs(200);
+    job.until_within(limit, "its success", |s| s.phase == Some(Phase::Succeeded)).await;
 }

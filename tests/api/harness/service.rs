@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kube::config::Kubeconfig;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -13,8 +14,9 @@ use super::{Role, Roles, Test, cluster::NODE_IP};
 
 /// Leads there while it is kept.
 pub struct Service {
-    address: String,
+    pub address: String,
     target: Arc<watch::Sender<Option<String>>>,
+    silence: Arc<watch::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -23,11 +25,12 @@ impl Service {
         let listener = TcpListener::bind((NODE_IP, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
         let target = Arc::new(watch::channel(Some(target.to_string())).0);
-        let to = target.clone();
+        let silence = Arc::new(watch::channel(()).0);
+        let (to, silent) = (target.clone(), silence.clone());
         let task = tokio::spawn(async move {
             loop {
                 let Ok((mut client, _)) = listener.accept().await else { continue };
-                let mut changes = to.subscribe();
+                let (mut changes, mut silent) = (to.subscribe(), silent.subscribe());
                 tokio::spawn(async move {
                     let Some(at) = changes.borrow_and_update().clone() else { return };
                     let Ok(mut server) = TcpStream::connect(at).await else { return };
@@ -35,11 +38,13 @@ impl Service {
                     tokio::select! {
                         _ = copy_bidirectional(&mut client, &mut server) => {}
                         _ = changes.changed() => {}
+                        // Both stay open.
+                        _ = silent.changed() => drop(changes.changed().await),
                     }
                 });
             }
         });
-        Self { address, target, task }
+        Self { address, target, silence, task }
     }
 
     /// Between runners and the gateway of these roles, for pods that they make after their next start.
@@ -60,6 +65,25 @@ impl Service {
     /// Breaks all connections; new ones go to the gateway of these roles.
     pub fn lead_to(&self, roles: &Roles) {
         self.target.send_replace(Some(gateway(roles)));
+    }
+
+    /// Between these roles and the API server, from their next start on.
+    pub async fn to_api_server(test: &Test, roles: &mut Roles) -> Self {
+        let file = std::env::var("KUBECONFIG").expect("KUBECONFIG");
+        let mut config = Kubeconfig::read_from(file).expect("a kubeconfig");
+        let server = config.clusters[0].cluster.as_mut().and_then(|c| c.server.as_mut()).expect("a server");
+        let service = Self::to(server.trim_start_matches("https://")).await;
+        *server = format!("https://{}", service.address);
+        let file = test.cluster.dev.join(format!("data/tests/kubeconfig-{}", service.address.replace(':', "-")));
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&file, serde_json::to_string(&config).expect("JSON")).expect("a kubeconfig");
+        roles.set("KUBECONFIG", &file.display().to_string());
+        service
+    }
+
+    /// On all connections of now nothing arrives any more, either way, and nobody is told; new ones work.
+    pub fn silence(&self) {
+        self.silence.send_replace(());
     }
 
     /// Breaks all connections, and takes no new ones.

@@ -11,6 +11,7 @@ mod bad_cases;
 mod blast_radius;
 mod flood;
 mod forged;
+mod frozen_temporal;
 mod harness;
 mod held;
 mod life;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -61,6 +62,15 @@ impl TemporalServer {
     /// SIGKILL, as an outage.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// It takes connections and answers nothing.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::SIGCONT);
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Bare {
 impl Bare {
     /// Starts a worker on a task queue of that name, and the workflow.
     pub async fn start(name: &str) -> anyhow::Result<Self> {
-        let settings = Settings::from_env(name.into(), name).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let settings = Settings::from_env(name).map_err(|e| anyhow::anyhow!("{e}"))?;
         let settings = settings.context("TEMPORAL_ADDRESS is not set")?;
         let temporal = Temporal::new(Some(settings));
         let client =

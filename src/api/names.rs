@@ -72,10 +72,34 @@ pub fn start_task_queue(task_queue: &str) -> String {
     format!("{task_queue}-start")
 }
 
-/// The id of a job's workflow: a function of the cluster and the object's UID, so that starting it again is no error
-/// and two clusters may share a Temporal namespace.
-pub fn workflow(cluster: &str, uid: &str) -> String {
-    format!("agentjob-{cluster}-{uid}")
+/// The id of an installation of koco in Temporal: its cluster, and the namespace of its release. Any number of them may
+/// share a Temporal namespace.
+pub fn installation(cluster: &str, namespace: &str) -> String {
+    format!("{cluster}-{namespace}")
+}
+
+/// The task queue of an installation's workflows, unless another one is configured.
+pub fn task_queue(installation: &str) -> String {
+    format!("koco-{installation}")
+}
+
+/// The id of a job's workflow: a function of the installation and the object's UID, so that starting it again is no
+/// error.
+pub fn workflow(installation: &str, uid: &str) -> String {
+    format!("agentjob-{installation}-{uid}")
+}
+
+/// Whether a workflow id is that of a job, in whatever installation: see [`workflow`].
+pub fn is_workflow_of(id: &str, uid: &str) -> bool {
+    const PREFIX: &str = "agentjob-";
+    let head = id.strip_suffix(uid).filter(|_| !uid.is_empty());
+    head.is_some_and(|head| head.starts_with(PREFIX) && head.len() > PREFIX.len() && head.ends_with('-'))
+}
+
+/// Whether a text is the name of a namespaced object and can be a part of a path on the API server.
+pub fn is_object_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    !name.is_empty() && name.len() <= 253 && name.chars().all(plain) && name != "." && !name.contains("..")
 }
 
 /// The short id of a cluster: the first 8 characters of the UID of its `kube-system` namespace.
@@ -96,5 +120,35 @@ mod tests {
         assert_eq!(run("a", "u", 1), run("a", "u", 1));
         assert_eq!((job_of(&run("a-b", "u", 1)), job_of("a-b")), (Some("a-b"), None));
         assert!(run(&long, "u", i32::MAX).len() <= 253);
+    }
+
+    #[test]
+    fn installations_have_workflows_and_task_queues_of_their_own() {
+        let all = [installation("c1", "koco-system"), installation("c2", "koco-system"), installation("c1", "koco-2")];
+        for (n, one) in all.iter().enumerate() {
+            for other in &all[n + 1..] {
+                assert_ne!(workflow(one, "u"), workflow(other, "u"));
+                let queues = |i: &str| [task_queue(i), start_task_queue(&task_queue(i))];
+                assert!(queues(one).iter().all(|q| !queues(other).contains(q)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_jobs_workflow_is_known_by_its_id() {
+        assert!(is_workflow_of(&workflow("c", "u"), "u"));
+        assert!(is_workflow_of(&workflow("a-b", "u"), "u"));
+        for other in [workflow("c", "v"), workflow("c", "xu"), "agentjob-u".into(), "u".into()] {
+            assert!(!is_workflow_of(&other, "u"), "{other}");
+        }
+        assert!(!is_workflow_of(&workflow("c", ""), ""));
+    }
+
+    #[test]
+    fn a_name_is_no_path() {
+        assert!(is_object_name("a-1.b"));
+        for name in ["../../b/agentruns/x", "x/status", "", "x?y", ".", "..", "a..b", "A", &"a".repeat(254)] {
+            assert!(!is_object_name(name), "{name}");
+        }
     }
 }

@@ -172,13 +172,13 @@ fn worker(
         temporal: process.temporal.clone(),
         pods: PodConfig::follow(client.clone(), &common.namespace, pods),
         metrics: process.metrics.clone(),
-        cluster: worker::Cluster::new(client.clone(), common.cluster),
+        installation: worker::Installation::new(client.clone(), common.cluster, common.namespace),
         client,
     };
     Box::pin(async move {
-        // A worker also serves workflows while Kubernetes is unavailable.
+        // A worker that needn't ask for its task queue also serves workflows while Kubernetes is unavailable.
         crds(&activities.client, true, &stop).await;
-        worker::run(settings, activities, ready, stop).await.context("worker")
+        worker::run(settings, common.task_queue, activities, ready, stop).await.context("worker")
     })
 }
 
@@ -214,7 +214,7 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let stop = shutdown::on_signal()?;
-        let settings = temporal::Settings::from_env(common.task_queue.clone(), &common.identity)
+        let settings = temporal::Settings::from_env(&common.identity)
             .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
         let process = Process {
             client: kubernetes::client()

@@ -19,6 +19,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::names,
     platform::{kubernetes, leader::Election, metrics::Metrics, settings::Common},
     pods::PodSettings,
     temporal::Temporal,
@@ -80,7 +81,8 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
             found = kubernetes::cluster(&client) => found?,
         },
     };
-    let work = agentjob::run(parts, cluster, stop.clone());
+    let installation = names::installation(&cluster, &common.namespace);
+    let work = agentjob::run(parts, installation, stop.clone());
     let lost = async {
         match &election {
             Some(election) => election.hold(&stop).await,

@@ -27,11 +27,11 @@ pub struct Common {
     /// Namespaces to watch, separated by commas; empty: all
     #[arg(long, env = "KOCO_WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
-    /// Temporal's task queue
-    #[arg(long, env = "KOCO_TASK_QUEUE", default_value = "koco")]
-    pub task_queue: String,
-    /// The cluster's id in workflow ids; unset: from the UID of kube-system
-    #[arg(long, env = "KOCO_CLUSTER")]
+    /// Temporal's task queue; unset: one of this cluster and namespace
+    #[arg(long, env = "KOCO_TASK_QUEUE", value_parser = set)]
+    pub task_queue: Option<String>,
+    /// The cluster's id in workflow ids and in the task queue; unset: from the UID of kube-system
+    #[arg(long, env = "KOCO_CLUSTER", value_parser = set)]
     pub cluster: Option<String>,
 }
 
@@ -43,6 +43,11 @@ impl Common {
         named.dedup();
         if named.is_empty() { vec![None] } else { named }
     }
+}
+
+/// An empty variable would be a task queue of all installations.
+fn set(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("it is empty: leave it out") } else { Ok(text.into()) }
 }
 
 fn identity() -> String {

@@ -42,6 +42,8 @@ pub const SUPERSEDED: &str = "Superseded";
 pub const POD_REFUSED: &str = "PodRefused";
 /// The previous run's pod has not ended; the activity is retried. Seen in Temporal's history only.
 pub const POD_NOT_ENDED: &str = "PodNotEnded";
+/// The workflow is of another installation of koco; the activity is retried. Seen in Temporal's history only.
+pub const FOREIGN_INSTALLATION: &str = "ForeignInstallation";
 /// A request to the API server failed; the activity is retried. Seen in Temporal's history only.
 pub const API_SERVER: &str = "ApiServer";
 

@@ -17,13 +17,11 @@ use super::TemporalError;
 pub struct Settings {
     connection: ConnectionOptions,
     namespace: String,
-    /// The task queue on which workers of this operator listen.
-    pub task_queue: String,
 }
 
 impl Settings {
     /// Reads the environment; `None` if it names no server, which is how to run Direct jobs only.
-    pub fn from_env(task_queue: String, identity: &str) -> Result<Option<Self>, ConfigError> {
+    pub fn from_env(identity: &str) -> Result<Option<Self>, ConfigError> {
         let named = ["TEMPORAL_ADDRESS", "TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE"];
         if named.iter().all(|n| std::env::var_os(n).is_none_or(|v| v.is_empty())) {
             return Ok(None);
@@ -31,7 +29,7 @@ impl Settings {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
-        Ok(Some(Self { connection, namespace: client.namespace, task_queue }))
+        Ok(Some(Self { connection, namespace: client.namespace }))
     }
 }
 
@@ -66,11 +64,6 @@ impl Temporal {
     /// The Temporal namespace; empty without a server.
     pub fn namespace(&self) -> &str {
         self.inner.as_ref().map_or("", |i| &i.settings.namespace)
-    }
-
-    /// The task queue; empty without a server.
-    pub fn task_queue(&self) -> &str {
-        self.inner.as_ref().map_or("", |i| &i.settings.task_queue)
     }
 
     /// The client, if connected. It reconnects by itself from then on.

@@ -74,9 +74,9 @@ impl Temporal {
 
     /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Returns the run id if
     /// known.
-    pub async fn start(&self, id: &str, input: &Input) -> Result<Option<String>, TemporalError> {
+    pub async fn start(&self, id: &str, task_queue: &str, input: &Input) -> Result<Option<String>, TemporalError> {
         let summary = format!("AgentJob {}/{}", input.job.namespace, input.job.name);
-        let options = WorkflowStartOptions::new(self.task_queue(), id)
+        let options = WorkflowStartOptions::new(task_queue, id)
             .id_reuse_policy(WorkflowIdReusePolicy::RejectDuplicate)
             .id_conflict_policy(WorkflowIdConflictPolicy::UseExisting)
             .static_summary(summary)
@@ -127,10 +127,19 @@ impl Temporal {
         Ok((closed(described.status()), described.run_id().to_string()))
     }
 
-    /// The AgentWorkflows that were closed since `since` (RFC 3339), at most `limit`: one call for all jobs.
-    pub async fn closed_since(&self, since: &str, limit: usize) -> Result<Vec<ClosedWorkflow>, TemporalError> {
-        let query =
-            format!("WorkflowType = '{WORKFLOW_TYPE}' AND ExecutionStatus != 'Running' AND CloseTime >= '{since}'");
+    /// The AgentWorkflows of a task queue that were closed since `since` (RFC 3339), at most `limit`: one call for all
+    /// jobs.
+    pub async fn closed_since(
+        &self,
+        task_queue: &str,
+        since: &str,
+        limit: usize,
+    ) -> Result<Vec<ClosedWorkflow>, TemporalError> {
+        let task_queue = task_queue.replace('\'', "''");
+        let query = format!(
+            "WorkflowType = '{WORKFLOW_TYPE}' AND TaskQueue = '{task_queue}' AND ExecutionStatus != 'Running' AND \
+             CloseTime >= '{since}'"
+        );
         let options = WorkflowListOptions::builder().limit(limit).rpc_options(bounded(CALL)).build();
         let mut stream = self.client()?.list_workflows(query, options);
         let mut found = Vec::new();

@@ -26,7 +26,7 @@ use temporalio_sdk::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use activities::{Activities, Cluster};
+pub use activities::{Activities, Installation};
 pub use settings::WorkerSettings;
 pub use workflow::AgentWorkflow;
 
@@ -50,6 +50,9 @@ pub enum WorkerError {
     /// No Temporal server is configured, or there is no connection.
     #[error(transparent)]
     Temporal(#[from] TemporalError),
+    /// The cluster's id could not be read.
+    #[error("get Namespace kube-system: {0}")]
+    Cluster(#[from] kube::Error),
     /// The SDK rejects the settings.
     #[error("the Temporal worker can't be set up: {0}")]
     Setup(String),
@@ -63,6 +66,7 @@ impl WorkerError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Temporal(e) => e.reason(),
+            Self::Cluster(_) => "ApiServer",
             Self::Setup(_) => "WorkerSetup",
             Self::Failed(_) => "WorkerFailed",
         }
@@ -73,7 +77,7 @@ impl WorkerError {
         match self {
             Self::Temporal(e) => e.is_transient(),
             Self::Setup(_) => false,
-            Self::Failed(_) => true,
+            Self::Cluster(_) | Self::Failed(_) => true,
         }
     }
 }
@@ -82,21 +86,30 @@ impl WorkerError {
 /// Returns early only if it can't be set up.
 pub async fn run(
     settings: WorkerSettings,
+    task_queue: Option<String>,
     activities: Activities,
     ready: Arc<AtomicBool>,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
     let temporal = activities.temporal.clone();
+    let task_queue = match task_queue {
+        Some(task_queue) => task_queue,
+        None => tokio::select! {
+            found = activities.installation.task_queue() => found?,
+            () = stop.cancelled() => return Ok(()),
+        },
+    };
     let client = tokio::select! {
         client = temporal.connected() => client?,
         () = stop.cancelled() => return Ok(()),
     };
     let options = RuntimeOptions::builder().heartbeat_interval(None).build().map_err(setup)?;
     let runtime = Runtime::from_current_tokio(options).map_err(setup)?;
+    tracing::info!(task_queue, "starting the Temporal worker");
     let up = Up { queues: Default::default(), ready };
     let poll = async |queue: Queue| {
         while !stop.is_cancelled() {
-            let options = options_of(&settings, queue, temporal.task_queue(), &activities)?;
+            let options = options_of(&settings, queue, &task_queue, &activities)?;
             let worker = Worker::new(&runtime, client.clone(), options).map_err(setup)?;
             if let Err(error) = serve(worker, queue, &up, &stop).await {
                 tracing::error!(%error, reason = error.reason(), ?queue, "the Temporal worker failed, starting another");

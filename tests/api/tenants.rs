@@ -1,9 +1,9 @@
-//! What one tenant's jobs can't take from another's: the capacity for pauses and cancels.
+//! What jobs and installations can't take from each other: the capacity for pauses and cancels, and each other's jobs.
 
 use koco::api::{RunnerState, TerminationType};
 
 use crate::harness::{
-    ApiProxy, DesiredState, ExecutionMode, Kubelet, Phase, Roles, Server, Test, agent,
+    ApiProxy, DesiredState, ExecutionMode, Kubelet, Node, Phase, Roles, Server, Test, agent,
     by_hand::started,
     job::{With, pod_name},
     kubelet::End,
@@ -45,4 +45,27 @@ async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     runner.outcome(run.command_generation(), cancelled).await.expect("204");
     kubelet.end(&pod_name(&pod), &End::exit(143, None)).await;
     job.phase(Phase::Cancelled).await;
+}
+
+/// As if both were configured with the same one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_releases_on_one_task_queue_end_none_of_each_others_jobs() {
+    let tests = [Test::new().await, Test::new().await];
+    let mut all = Vec::new();
+    for test in &tests {
+        let mut roles = Roles::separate(test, Server::Shared);
+        roles.set("KOCO_TASK_QUEUE", &format!("{}-shared", tests[0].namespace));
+        roles.start().await;
+        all.push(roles);
+    }
+    let _nodes = tests.each_ref().map(Node::automatic);
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        for test in &tests {
+            jobs.push(test.apply(agent("succeed?ms=100").mode(ExecutionMode::Temporal)).await);
+        }
+    }
+    for job in &jobs {
+        assert_eq!(job.phase(Phase::Succeeded).await.attempt, Some(1));
+    }
 }

@@ -22,6 +22,7 @@ use crate::cluster::{Record, Records, Simulated};
 
 struct Environment {
     temporal: Temporal,
+    task_queue: String,
     records: Records,
 }
 
@@ -44,7 +45,7 @@ fn start_worker(cached: usize) -> Environment {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let queue = format!("koco-test-{}-{cached}-{}", std::process::id(), k8s_openapi::jiff::Timestamp::now());
-            let settings = Settings::from_env(queue.clone(), "test").unwrap();
+            let settings = Settings::from_env("test").unwrap();
             assert!(
                 settings.is_some(),
                 "these tests need a Temporal server: `deploy/dev/enter cargo test --test workflow` in a cluster that is \
@@ -61,7 +62,7 @@ fn start_worker(cached: usize) -> Environment {
             let starts = WorkerOptions::new(names::start_task_queue(&queue))
                 .register_activities(Simulated { records: records.clone() })
                 .build();
-            let options = WorkerOptions::new(queue)
+            let options = WorkerOptions::new(queue.clone())
                 .register_workflow::<AgentWorkflow>()
                 .unwrap()
                 .register_activities(Simulated { records: records.clone() })
@@ -70,7 +71,7 @@ fn start_worker(cached: usize) -> Environment {
                 .build();
             let mut starts = Worker::new(&sdk, client.clone(), starts).unwrap();
             let mut worker = Worker::new(&sdk, client, options).unwrap();
-            tell.send(Environment { temporal, records }).unwrap();
+            tell.send(Environment { temporal, task_queue: queue, records }).unwrap();
             tokio::try_join!(worker.run(), starts.run()).unwrap();
         });
     });
@@ -179,7 +180,7 @@ impl Job {
         let uid = input.job.uid.clone();
         answers(environment.records.lock().unwrap().entry(uid.clone()).or_default());
         let id = names::workflow("test", &uid);
-        environment.temporal.start(&id, &input).await.unwrap();
+        environment.temporal.start(&id, &environment.task_queue, &input).await.unwrap();
         Self { environment, name, id, uid }
     }
 

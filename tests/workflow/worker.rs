@@ -14,7 +14,7 @@ use koco::{
     pods::{PodConfig, PodSettings},
     protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
     temporal::{Settings, Temporal},
-    worker::{Activities, Cluster, WorkerSettings, run},
+    worker::{Activities, Installation, WorkerSettings, run},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::fixture::{input, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn it_starts_and_stops_and_outlives_kubernetes() {
     let queue = format!("koco-role-{}", std::process::id());
-    let temporal = Temporal::new(Settings::from_env(queue, "test").unwrap());
+    let temporal = Temporal::new(Settings::from_env("test").unwrap());
     // No server listens there.
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
     let pods = PodSettings {
@@ -35,16 +35,17 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
     };
     let pods = PodConfig::follow(client.clone(), "koco-system", pods);
     // The cluster's id can't be read either.
-    let cluster = Cluster::new(client.clone(), None);
-    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default(), cluster };
+    let installation = Installation::new(client.clone(), None, "koco-system".into());
+    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default(), installation };
     let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-    let role = tokio::spawn(run(WorkerSettings::default(), activities, ready.clone(), stop.clone()));
+    let role =
+        tokio::spawn(run(WorkerSettings::default(), Some(queue.clone()), activities, ready.clone(), stop.clone()));
     until("it is ready", || async { ready.load(Ordering::Relaxed).then_some(()) }).await;
 
     temporal.connected().await.unwrap();
-    let input = input("without kubernetes");
+    let input = input("without-kubernetes");
     let id = names::workflow("test", &input.job.uid);
-    temporal.start(&id, &input).await.unwrap();
+    temporal.start(&id, &queue, &input).await.unwrap();
     let look = || async { temporal.query::<StatusAnswer>(&id, QUERY_STATUS).await.ok() };
     let status = until("the workflow waits", look).await;
     assert_eq!(status.status, Stage::Pending);

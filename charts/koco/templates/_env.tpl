@@ -37,8 +37,10 @@
 
 {{- define "koco.env.controller" -}}
 {{ include "koco.env.pods" . }}
+{{- with .Values.temporal.taskQueue }}
 - name: KOCO_TASK_QUEUE
-  value: {{ .Values.temporal.taskQueue | quote }}
+  value: {{ . | quote }}
+{{- end }}
 - name: KODO_EXECUTION_MODE
   value: {{ lower .Values.executionMode | quote }}
 - name: KOCO_LEADER_ELECT
@@ -79,8 +81,10 @@
 
 {{- define "koco.env.worker" -}}
 {{ include "koco.env.pods" . }}
+{{- with .Values.temporal.taskQueue }}
 - name: KOCO_TASK_QUEUE
-  value: {{ .Values.temporal.taskQueue | quote }}
+  value: {{ . | quote }}
+{{- end }}
 {{- with .Values.worker }}
 - name: KOCO_WORKER_ACTIVITY_SLOTS
   value: {{ int .activitySlots | quote }}

@@ -24,8 +24,8 @@ pub(super) async fn run(context: Arc<Context>) {
         }
         let began = Timestamp::now();
         let from = since - OVERLAP;
-        let prefix = names::workflow(&context.cluster, "");
-        match context.temporal.closed_since(&from.to_string(), MOST).await {
+        let prefix = names::workflow(&context.installation, "");
+        match context.temporal.closed_since(&context.task_queue, &from.to_string(), MOST).await {
             Ok(closed) => {
                 since = began;
                 for workflow in closed {

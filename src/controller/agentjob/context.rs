@@ -16,7 +16,7 @@ use super::{
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
-    api::{JobRef, Reason, SentRequest},
+    api::{JobRef, Reason, SentRequest, names},
     controller::{Parts, runtime::Requeue},
     platform::{metrics::Metrics, notices::Notices},
     pods::{PodConfig, Pods},
@@ -28,7 +28,9 @@ pub(super) struct Context {
     pub client: Client,
     pub temporal: Temporal,
     pub defaults: Defaults,
-    pub cluster: String,
+    /// Our id in Temporal.
+    pub installation: String,
+    pub task_queue: String,
     pub metrics: Metrics,
     pub jobs: JobStores,
     pub runs: RunIndex,
@@ -86,7 +88,7 @@ impl Memory {
 }
 
 impl Context {
-    pub fn new(parts: Parts, cluster: String, requeue: Requeue<JobItem>) -> Self {
+    pub fn new(parts: Parts, installation: String, requeue: Requeue<JobItem>) -> Self {
         let Parts { client, temporal, common, pods, defaults, metrics, settings, .. } = parts;
         let reporter = events::Reporter { controller: "koco".into(), instance: Some(common.identity.clone()) };
         Self {
@@ -95,7 +97,8 @@ impl Context {
             pod_config: PodConfig::follow(client.clone(), &common.namespace, pods),
             temporal,
             defaults,
-            cluster,
+            task_queue: common.task_queue.unwrap_or_else(|| names::task_queue(&installation)),
+            installation,
             metrics,
             jobs: JobStores::default(),
             runs: RunIndex::default(),

@@ -199,7 +199,7 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
 
 /// One call to Temporal. Returns whether it succeeded.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
-    let (workflow, of) = (workflow_id(job, &context.cluster), job.reference());
+    let (workflow, of) = (workflow_id(job, &context.installation), job.reference());
     let poll = || context.workflows.poll(of.clone(), workflow.clone());
     if *action == Action::QueryWorkflow {
         // In the background, so it takes no slot.
@@ -211,7 +211,7 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
         tell(context, &of, *run);
     }
     match action {
-        Action::StartWorkflow(input) => match context.temporal.start(&workflow, input).await {
+        Action::StartWorkflow(input) => match context.temporal.start(&workflow, &context.task_queue, input).await {
             Ok(run_id) => {
                 context.workflows.started(&of.uid, run_id);
                 true

@@ -47,11 +47,11 @@ pub use defaults::{DefaultMode, Defaults};
 type JobItem = Item<AgentJob>;
 
 /// Runs until `stop`, in all watched namespaces.
-pub async fn run(parts: Parts, cluster: String, stop: CancellationToken) {
+pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
     let namespaces = parts.common.namespaces();
     let (requeue, streams) = requeue_router::<JobItem>(&namespaces);
     let concurrency = parts.settings.concurrency;
-    let context = Arc::new(Context::new(parts, cluster, requeue));
+    let context = Arc::new(Context::new(parts, installation, requeue));
     let loops = namespaces.into_iter().zip(streams).map(|(namespace, triggered)| {
         let (runs_synced, runs) = watch::channel(false);
         let (pods_synced, pods) = watch::channel(false);

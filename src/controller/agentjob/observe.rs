@@ -153,7 +153,7 @@ fn is_ours(run: Option<&AgentRun>, pod: &PodView) -> bool {
 }
 
 /// The id of a job's workflow: from the status, or the one that it would get.
-pub(super) fn workflow_id(job: &AgentJob, cluster: &str) -> String {
+pub(super) fn workflow_id(job: &AgentJob, installation: &str) -> String {
     let recorded = job.status.as_ref().and_then(|s| s.workflow.as_ref()).map(|w| w.id.clone());
-    recorded.filter(|id| !id.is_empty()).unwrap_or_else(|| names::workflow(cluster, job.uid()))
+    recorded.filter(|id| !id.is_empty()).unwrap_or_else(|| names::workflow(installation, job.uid()))
 }

@@ -62,7 +62,7 @@ async fn unreadable(item: &JobItem, error: &str, context: &Context) -> Result<co
         return Ok(controller::Action::await_change());
     }
     let mut job = AgentJob { metadata, ..AgentJob::default() };
-    let id = names::workflow(&context.cluster, job.uid());
+    let id = names::workflow(&context.installation, job.uid());
     let workflow = WorkflowStatus { id, ..WorkflowStatus::default() };
     job.status = Some(AgentJobStatus { workflow: Some(workflow), ..AgentJobStatus::default() });
     let mut observed = observe(&job, context).await?;
@@ -154,7 +154,7 @@ pub(super) fn now() -> Time {
 async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context) -> Result<Plan, ControllerError> {
     let operator = OperatorContext {
         defaults: &context.defaults,
-        cluster: &context.cluster,
+        installation: &context.installation,
         temporal_namespace: context.temporal.namespace(),
         temporal_configured: context.temporal.is_configured(),
         now: now(),

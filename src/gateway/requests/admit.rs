@@ -5,7 +5,7 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
-    api::AgentRun,
+    api::{AgentRun, names},
     gateway::{Gateway, server::Refusal},
     platform::http::{
         Connection, Pod,
@@ -76,9 +76,7 @@ pub enum Places {
 
 /// Whether these may be the names of a run: they become a part of a path on the API server.
 fn are_names(run: &RunPath) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let is_name = |name: &str| !name.is_empty() && name.len() <= 253 && name.chars().all(plain) && !name.contains("..");
-    is_name(&run.namespace) && is_name(&run.name)
+    names::is_object_name(&run.namespace) && names::is_object_name(&run.name)
 }
 
 /// Whether the sender is the runner of this run, open or closed.

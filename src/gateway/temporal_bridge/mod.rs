@@ -12,21 +12,14 @@ use backon::ExponentialBuilder;
 pub use self::signals::PendingSignals;
 use super::{Gateway, server::Refusal, sessions::Session};
 use crate::{
-    api::{AgentJob, AgentRun},
+    api::{AgentJob, AgentRun, names},
     temporal::TemporalError,
 };
-
-/// Whether a workflow id is that of a job's own workflow, in whatever cluster: see [`crate::api::names::workflow`].
-fn is_of_job(workflow: &str, job_uid: &str) -> bool {
-    const PREFIX: &str = "agentjob-";
-    let head = workflow.strip_suffix(job_uid).filter(|_| !job_uid.is_empty());
-    head.is_some_and(|head| head.starts_with(PREFIX) && head.len() > PREFIX.len() && head.ends_with('-'))
-}
 
 /// The workflow whose activity waits for the end of a run. A workflow that is not its job's is ignored.
 fn granted_workflow(run: &AgentRun) -> Option<&str> {
     let workflow = run.spec.grant.as_ref().filter(|_| run.is_temporal())?.workflow_id.as_deref()?;
-    if is_of_job(workflow, &run.spec.identity.job_uid) {
+    if names::is_workflow_of(workflow, &run.spec.identity.job_uid) {
         return Some(workflow);
     }
     tracing::error!(run = run.name(), workflow, "the grant names a workflow that is not the job's");
@@ -48,7 +41,7 @@ fn recorded(job: &AgentJob, namespace: &str) -> Recorded {
     let workflow = job.status.as_ref().and_then(|s| s.workflow.as_ref()).filter(|w| !w.id.is_empty());
     match workflow {
         None => Recorded::NotYet,
-        Some(workflow) if workflow.namespace == namespace && is_of_job(&workflow.id, job.uid()) => {
+        Some(workflow) if workflow.namespace == namespace && names::is_workflow_of(&workflow.id, job.uid()) => {
             Recorded::Workflow(workflow.id.clone())
         }
         Some(workflow) => {
@@ -120,19 +113,9 @@ fn backoff() -> ExponentialBuilder {
 mod tests {
     use super::*;
     use crate::{
-        api::{WorkflowStatus, names},
+        api::WorkflowStatus,
         gateway::fixtures::{self, grant},
     };
-
-    #[test]
-    fn a_jobs_workflow_is_known_by_its_id() {
-        assert!(is_of_job(&names::workflow("c", "u"), "u"));
-        assert!(is_of_job(&names::workflow("a-b", "u"), "u"));
-        for other in [names::workflow("c", "v"), names::workflow("c", "xu"), "agentjob-u".into(), "u".into()] {
-            assert!(!is_of_job(&other, "u"), "{other}");
-        }
-        assert!(!is_of_job(&names::workflow("c", ""), ""));
-    }
 
     #[test]
     fn only_the_jobs_own_workflow_is_spoken_to() {

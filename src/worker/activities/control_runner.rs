@@ -27,10 +27,10 @@ fn taken(run: &AgentRun, input: &ControlRunner) -> i64 {
 
 /// A missing run is success: it has no runner, or gets the newest command with its grant.
 pub async fn run(a: &Activities, input: &ControlRunner) -> Result<ControlledRunner, ActivityFailure> {
-    let runs = a.runs_in(&input.job);
-    let Some(run) = runs.get(&input.job, input.run).await? else {
+    let Some(run) = a.read_run(&input.job, input.run).await? else {
         return Ok(ControlledRunner { generation: input.generation });
     };
+    let runs = a.runs_in(&input.job);
     let written = runs.modify_spec::<ActivityFailure, _>(run, |_, spec| {
         command(spec, input.desired, input.generation);
         Ok(())

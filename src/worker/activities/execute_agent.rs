@@ -157,7 +157,7 @@ fn never_granted(ended: Ended) -> ActivityFailure {
 }
 
 async fn read(a: &Activities, input: &ExecuteAgent) -> Result<AgentRun, ActivityFailure> {
-    let found = a.runs_in(&input.job).get(&input.job, input.run).await?;
+    let found = a.read_run(&input.job, input.run).await?;
     found.ok_or_else(|| {
         // The same end as a tombstone's.
         let error = ErrorStatus { kind: error_types::DISRUPTED.into(), message: "its AgentRun was deleted".into() };

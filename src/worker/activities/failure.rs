@@ -23,6 +23,12 @@ pub enum ActivityFailure {
     /// The workflow's id is not that of the job in its input.
     #[error("{0} is not the workflow of the AgentJob that it names")]
     ForeignWorkflow(String),
+    /// The job's namespace or name is none.
+    #[error("the job's namespace or name is not valid")]
+    InvalidName,
+    /// The workflow is of another installation of koco. Retried: its own worker may get the task.
+    #[error("{0} is a workflow of another koco: two share a task queue of Temporal, set one of their own for each")]
+    ForeignInstallation(String),
     /// Another try or execution has replaced this one.
     #[error("{0}")]
     Superseded(&'static str),
@@ -52,6 +58,8 @@ impl ActivityFailure {
         match self {
             Self::JobGone(_) => error_types::JOB_GONE,
             Self::ForeignWorkflow(_) => "ForeignWorkflow",
+            Self::InvalidName => "InvalidName",
+            Self::ForeignInstallation(_) => error_types::FOREIGN_INSTALLATION,
             Self::Superseded(_) => error_types::SUPERSEDED,
             Self::AgentEnded { error, .. } => &error.kind,
             Self::PodNotEnded(_) => error_types::POD_NOT_ENDED,
@@ -64,19 +72,21 @@ impl ActivityFailure {
     fn error_type(&self) -> &str {
         match self {
             // For a foreign workflow there is no such job: it ends instead of retrying for ever.
-            Self::ForeignWorkflow(_) => error_types::JOB_GONE,
+            Self::ForeignWorkflow(_) | Self::InvalidName => error_types::JOB_GONE,
             other => other.reason(),
         }
     }
 
     /// Whether Temporal retries the activity.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::PodNotEnded(_) | Self::PodRefused | Self::Unavailable(_))
+        use ActivityFailure::{ForeignInstallation, PodNotEnded, PodRefused, Unavailable};
+        matches!(self, ForeignInstallation(_) | PodNotEnded(_) | PodRefused | Unavailable(_))
     }
 
     /// Whether it is expected in normal operation.
     pub fn is_expected(&self) -> bool {
-        !matches!(self, Self::ForeignWorkflow(_) | Self::PodRefused | Self::Unavailable(_))
+        use ActivityFailure::{ForeignInstallation, ForeignWorkflow, InvalidName, PodRefused, Unavailable};
+        !matches!(self, ForeignInstallation(_) | ForeignWorkflow(_) | InvalidName | PodRefused | Unavailable(_))
     }
 
     /// The wait before the next try, where it differs from the activity's retry policy. `attempt` is the activity's

@@ -16,7 +16,7 @@ use axum::{
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::{Activities, Cluster, Task};
+use super::{Activities, Installation, Task};
 use crate::{
     api::{AgentRun, JobRef, names},
     platform::metrics::Metrics,
@@ -35,7 +35,7 @@ pub fn job_ref() -> JobRef {
 
 /// The task of the job's own workflow.
 pub fn task(attempt: u32) -> Task {
-    Task { workflow_id: names::workflow("c", "u"), run_id: "run".into(), attempt, token: vec![] }
+    Task { workflow_id: names::workflow("c-koco", "u"), run_id: "run".into(), attempt, token: vec![] }
 }
 
 pub fn job() -> Value {
@@ -101,7 +101,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// The server, and activities that use it: the cluster is `c`, and there is no Temporal.
+    /// The server, and activities that use it: the installation is `c-koco`, and there is no Temporal.
     pub async fn start() -> (Self, Activities) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let fake = Self::default();
@@ -127,8 +127,8 @@ impl Fake {
         while pods.settings().is_err() {
             tokio::task::yield_now().await;
         }
-        let cluster = Cluster::new(client.clone(), Some("c".into()));
-        (fake, Activities { client, temporal: Temporal::new(None), pods, metrics: Metrics::default(), cluster })
+        let installation = Installation::new(client.clone(), Some("c".into()), "koco".into());
+        (fake, Activities { client, temporal: Temporal::new(None), pods, metrics: Metrics::default(), installation })
     }
 
     pub fn put(&self, path: &str, object: Value) {

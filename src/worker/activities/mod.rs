@@ -7,10 +7,10 @@
 //! UID.
 
 mod cleanup;
-mod cluster;
 mod control_runner;
 mod execute_agent;
 mod failure;
+mod installation;
 mod start_runner;
 
 use std::{sync::Arc, time::Duration};
@@ -20,11 +20,11 @@ use kube::{Api, Client};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError, ActivityInfo};
 
-pub use cluster::Cluster;
 pub use failure::ActivityFailure;
+pub use installation::Installation;
 
 use crate::{
-    api::{AgentJob, JobRef, names},
+    api::{AgentJob, AgentRun, JobRef, names},
     platform::{
         clock,
         metrics::Metrics,
@@ -38,6 +38,8 @@ use crate::{
     temporal::Temporal,
 };
 
+/// Why an activity does nothing for a job in Direct mode.
+const NO_WORKFLOW: &str = "the AgentJob is not run by a workflow";
 /// How long one activity may take: an unresponsive server must not hold a slot.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,8 +54,8 @@ pub struct Activities {
     pub pods: PodConfig,
     /// Metrics.
     pub metrics: Metrics,
-    /// The cluster's id, which is part of every workflow's.
-    pub cluster: Cluster,
+    /// Whose workflows they may act for.
+    pub installation: Installation,
 }
 
 #[activities]
@@ -150,12 +152,19 @@ impl Activities {
     }
 
     /// Clients of Temporal may start a workflow of this type with any input: only the one with the job's own workflow
-    /// id may act for the job.
+    /// id may act for the job, and its names become parts of paths on the API server.
     async fn check(&self, task: &Task, job: &JobRef) -> Result<(), ActivityFailure> {
-        if task.workflow_id == names::workflow(self.cluster.id().await?, &job.uid) {
+        let id = &task.workflow_id;
+        if !names::is_workflow_of(id, &job.uid) {
+            return Err(ActivityFailure::ForeignWorkflow(id.clone()));
+        }
+        if !names::is_object_name(&job.namespace) || !names::is_object_name(&job.name) {
+            return Err(ActivityFailure::InvalidName);
+        }
+        if *id == names::workflow(self.installation.id().await?, &job.uid) {
             return Ok(());
         }
-        Err(ActivityFailure::ForeignWorkflow(task.workflow_id.clone()))
+        Err(ActivityFailure::ForeignInstallation(id.clone()))
     }
 
     /// Reads the job from the API server.
@@ -166,6 +175,15 @@ impl Activities {
             Err(StoreError::Gone { .. }) => Err(ActivityFailure::JobGone("the AgentJob is gone")),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The job's run of a number, if there is one. Refuses that of a job that no workflow runs.
+    async fn read_run(&self, job: &JobRef, number: i32) -> Result<Option<AgentRun>, ActivityFailure> {
+        let run = self.runs_in(job).get(job, number).await?;
+        if run.as_ref().is_some_and(|run| !run.is_temporal()) {
+            return Err(ActivityFailure::JobGone(NO_WORKFLOW));
+        }
+        Ok(run)
     }
 
     fn runs_in(&self, job: &JobRef) -> Runs {

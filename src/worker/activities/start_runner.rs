@@ -3,7 +3,7 @@
 //! That normally costs reads of the job, of the previous run and of its pod. The job's runs are listed only if the
 //! AgentRuns are ahead of the workflow (it was reset, or Temporal was restored from a backup), or a run was deleted.
 
-use super::{Activities, ActivityFailure, Task, now};
+use super::{Activities, ActivityFailure, NO_WORKFLOW, Task, now};
 use crate::{
     api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Resolved, RunCommand},
     lifecycle,
@@ -60,9 +60,7 @@ fn wanted(job: &AgentJob) -> Result<&Resolved, ActivityFailure> {
         return Err(ActivityFailure::JobGone("the AgentJob has ended"));
     }
     let resolved = status.and_then(|s| s.resolved.as_ref());
-    resolved
-        .filter(|r| r.execution_mode == ExecutionMode::Temporal)
-        .ok_or(ActivityFailure::JobGone("the AgentJob is not run by a workflow"))
+    resolved.filter(|r| r.execution_mode == ExecutionMode::Temporal).ok_or(ActivityFailure::JobGone(NO_WORKFLOW))
 }
 
 /// Builds a run, given the previous one.

@@ -88,11 +88,66 @@ async fn a_workflow_that_is_not_the_jobs_own_gets_nothing() {
     a.perform("start_runner", &task, &input.job, start_runner::run(&a, &task, &input)).await.unwrap();
 }
 
+/// It would be this installation's worker, or another's, that ends the job.
+#[tokio::test]
+async fn a_workflow_of_another_installation_is_left_to_its_own_workers() {
+    let (fake, a) = with_job(|_| {}).await;
+    for other in ["d-koco", "c-koco-2"] {
+        let foreign = Task { workflow_id: names::workflow(other, "u"), ..fake::task(1) };
+        let refused = a.check(&foreign, &fake::job_ref()).await.unwrap_err();
+        assert_eq!((refused.reason(), refused.is_retryable()), ("ForeignInstallation", true));
+    }
+    assert_eq!(fake.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn names_that_would_be_paths_are_asked_for_nothing() {
+    let (fake, a) = with_job(|_| {}).await;
+    for (namespace, name) in
+        [("ns/agentjobs/j?", "j"), ("..", "j"), ("ns", "../../b/agentjobs/j"), ("", "j"), ("ns", "")]
+    {
+        let job = JobRef { namespace: namespace.into(), name: name.into(), ..fake::job_ref() };
+        let refused = a.check(&fake::task(1), &job).await.unwrap_err();
+        assert_eq!((refused.reason(), refused.is_retryable()), ("InvalidName", false), "{namespace} {name}");
+    }
+    assert_eq!(fake.calls().len(), 0);
+}
+
+/// Somebody has started a workflow under the id that the Direct job's would have.
+#[tokio::test]
+async fn no_activity_touches_a_job_that_no_workflow_runs() {
+    let (fake, a) = with_job(|j| j["status"]["resolved"]["executionMode"] = json!("Direct")).await;
+    fake.put_run(1, |r| r["spec"]["identity"]["executionMode"] = json!("Direct"));
+    let (task, job) = (fake::task(1), fake::job_ref());
+    let control = ControlRunner { job: job.clone(), desired: DesiredState::Cancelled, generation: 9, run: 1 };
+    let cleanup = |run| Cleanup { job: job.clone(), run, grace_seconds: 0 };
+    let refused = [
+        start_runner::run(&a, &task, &start(1)).await.map(drop),
+        start_runner::run(&a, &task, &start(2)).await.map(drop),
+        execute_agent::run(&a, &task, &execute(1)).await.map(drop),
+        control_runner::run(&a, &control).await.map(drop),
+        cleanup::run(&a, &cleanup(1)).await,
+        cleanup::run(&a, &cleanup(2)).await,
+    ];
+    for (n, refused) in refused.into_iter().enumerate() {
+        let refused = refused.expect_err(&format!("number {n}"));
+        assert!(matches!(refused, ActivityFailure::JobGone(_)) && !refused.is_retryable(), "number {n}: {refused}");
+    }
+    assert!(fake.calls().iter().all(|c| c.starts_with("GET ")), "nothing is written");
+}
+
+#[tokio::test]
+async fn a_job_that_is_over_gets_no_tombstone() {
+    let (fake, a) = with_job(|j| j["status"]["phase"] = json!("Failed")).await;
+    cleanup::run(&a, &Cleanup { job: fake::job_ref(), run: 7, grace_seconds: 0 }).await.unwrap();
+    assert!(fake.run(7).is_none());
+}
+
 #[tokio::test]
 async fn the_cluster_is_asked_for_its_id_when_it_is_needed() {
     let (fake, mut a) = with_job(|_| {}).await;
-    a.cluster = Cluster::new(a.client.clone(), None);
-    let task = Task { workflow_id: names::workflow("12345678", "u"), ..fake::task(1) };
+    a.installation = Installation::new(a.client.clone(), None, "koco".into());
+    let task = Task { workflow_id: names::workflow("12345678-koco", "u"), ..fake::task(1) };
     assert!(a.check(&task, &fake::job_ref()).await.unwrap_err().is_retryable());
     let system = json!({ "apiVersion": "v1", "kind": "Namespace",
         "metadata": { "name": "kube-system", "uid": "12345678-abcd" } });

@@ -12,6 +12,7 @@
 pub mod api_proxy;
 pub mod by_hand;
 pub mod cluster;
+mod disturbed;
 pub mod hold;
 pub mod kubelet;
 pub mod node;

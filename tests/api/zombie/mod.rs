@@ -228,7 +228,7 @@ fn quick_retries(attempts: i32) -> Value {
 /// Temporal gives up the worker that has the job's activity, and tries it again: what a time-out does, only at once.
 async fn retried(job: &Job<'_>) {
     let workflow = job.workflow().await;
-    let settings = Settings::from_env(String::new(), "test").expect("settings");
+    let settings = Settings::from_env("test").expect("settings");
     let client = Temporal::new(settings).connected().await.expect("Temporal");
     let text =
         temporal::cli(&job.temporal, &["workflow", "describe", "-w", &workflow, "-o", "json"]).expect("describe");

@@ -152,9 +152,9 @@ fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16
         Server::None => None,
     };
     let env = [
+        // With it, the task queue is this test's, too.
         ("KOCO_NAMESPACE", Some(ns.clone())),
-        ("KOCO_WATCH_NAMESPACES", Some(ns.clone())),
-        ("KOCO_TASK_QUEUE", Some(ns)),
+        ("KOCO_WATCH_NAMESPACES", Some(ns)),
         ("KOCO_HEALTH_ADDR", Some(format!("127.0.0.1:{health}"))),
         ("KOCO_GATEWAY_ADDR", Some(format!("{NODE_IP}:{gateway_port}"))),
         ("KOCO_GATEWAY_URL", Some(format!("https://{NODE_IP}:{gateway_port}"))),

@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -15,8 +14,8 @@ use super::{
 /// A dev server of a test's own, with its data in a folder of its own.
 pub struct TemporalServer {
     pub address: String,
-    process: Process,
-    folder: PathBuf,
+    pub process: Process,
+    pub folder: PathBuf,
 }
 
 impl TemporalServer {
@@ -62,15 +61,6 @@ impl TemporalServer {
     /// SIGKILL, as an outage.
     pub fn kill(&mut self) {
         self.process.kill();
-    }
-
-    /// It takes connections and answers nothing.
-    pub fn freeze(&self) {
-        self.process.signal(Signal::SIGSTOP);
-    }
-
-    pub fn thaw(&self) {
-        self.process.signal(Signal::SIGCONT);
     }
 }
 

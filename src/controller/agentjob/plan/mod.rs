@@ -94,8 +94,8 @@ pub struct Told {
 pub struct OperatorContext<'a> {
     /// The operator's defaults.
     pub defaults: &'a Defaults,
-    /// The cluster's id.
-    pub cluster: &'a str,
+    /// Our id in Temporal.
+    pub installation: &'a str,
     /// Temporal's namespace.
     pub temporal_namespace: &'a str,
     /// Whether a Temporal server is configured.

@@ -102,7 +102,7 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
     let workflow = WorkflowStatus {
-        id: names::workflow(view.operator.cluster, view.job.uid()),
+        id: names::workflow(view.operator.installation, view.job.uid()),
         namespace: view.operator.temporal_namespace.into(),
         status: Some(Stage::Pending.as_str().into()),
         is_paused: Some(false),

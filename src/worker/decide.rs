@@ -152,11 +152,11 @@ impl State {
 
     /// Whether the job is paused: only if confirmed, or before the grant, when no agent runs.
     pub fn is_paused(&self) -> bool {
-        let frozen = self
-            .progress()
-            .confirmed
-            .is_some_and(|(s, generation)| s == RunnerState::Frozen && generation >= self.progress().generation);
-        self.paused() && (self.progress().step != Step::Granted || frozen) && self.closed.is_none()
+        // A runner that got the pause before its grant has not started its agent.
+        let still = self.progress().confirmed.is_some_and(|(s, generation)| {
+            matches!(s, RunnerState::Frozen | RunnerState::Waiting) && generation >= self.progress().generation
+        });
+        self.paused() && (self.progress().step != Step::Granted || still) && self.closed.is_none()
     }
 
     /// The workflow's stage.

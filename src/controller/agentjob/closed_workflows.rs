@@ -8,14 +8,17 @@ use super::Context;
 use crate::api::names;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// Visibility lags and clocks differ: each call looks back beyond the last.
+/// Visibility lags and clocks differ: each call looks back beyond the last, and now and then one looks back further.
 const OVERLAP: Duration = Duration::from_secs(120);
+const LONG_OVERLAP: Duration = Duration::from_secs(3600);
+/// Every how manieth does.
+const LONG_ONE: u32 = 30;
 const MOST: usize = 10_000;
 
 /// Polls for ever.
 pub(super) async fn run(context: Arc<Context>) {
     let mut since = Timestamp::now();
-    loop {
+    for call in 0_u32.. {
         tokio::time::sleep(EVERY).await;
         // Also forgets the jobs that are gone.
         let open = context.open_jobs();
@@ -23,7 +26,7 @@ pub(super) async fn run(context: Arc<Context>) {
             continue;
         }
         let began = Timestamp::now();
-        let from = since - OVERLAP;
+        let from = since - if call % LONG_ONE == 0 { LONG_OVERLAP } else { OVERLAP };
         let prefix = names::workflow(&context.installation, "");
         match context.temporal.closed_since(&context.task_queue, &from.to_string(), MOST).await {
             Ok(closed) => {

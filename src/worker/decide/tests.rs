@@ -232,6 +232,8 @@ fn paused_is_said_only_when_confirmed() {
     assert!(!s.is_paused(), "another run");
     s.runner_confirmed(&confirm(1, generation, RunnerState::Running));
     assert!(!s.is_paused(), "not frozen");
+    s.runner_confirmed(&confirm(1, generation, RunnerState::Waiting));
+    assert!(s.is_paused(), "the pause came before the grant");
     s.runner_confirmed(&confirm(1, generation, RunnerState::Frozen));
     assert_eq!((s.is_paused(), s.stage()), (true, Stage::Running));
     s.runner_confirmed(&confirm(1, generation - 1, RunnerState::Running));

@@ -56,6 +56,8 @@ pub enum Reason {
     TemporalNotConfigured,
     /// The job's workflow is in another Temporal namespace.
     TemporalNamespaceChanged,
+    /// Temporal doesn't know the job's workflow.
+    WorkflowNotFound,
     /// A reason of the kubelet, the scheduler, Temporal's client, or the agent's error type.
     Other(String),
 }
@@ -95,6 +97,7 @@ impl Reason {
             Self::RunNameTaken => "RunNameTaken",
             Self::TemporalNotConfigured => "TemporalNotConfigured",
             Self::TemporalNamespaceChanged => "TemporalNamespaceChanged",
+            Self::WorkflowNotFound => "WorkflowNotFound",
             Self::Other(word) => word,
         }
     }

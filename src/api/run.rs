@@ -30,7 +30,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     derive = "PartialEq",
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "2"),
+    annotation("kodosumi.io/schema-version", "3"),
     selectable = ".spec.identity.jobName",
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),

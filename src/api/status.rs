@@ -220,6 +220,13 @@ pub struct WorkflowStatus {
     pub run_id: Option<String>,
     /// The Temporal namespace.
     pub namespace: String,
+    /// That namespace's id: another server's has another one, also under the same name.
+    #[serde(rename = "namespaceID", skip_serializing_if = "Option::is_none")]
+    pub namespace_id: Option<String>,
+    /// Since when Temporal doesn't know the workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
+    pub missing_since: Option<Time>,
     /// The result of `get_status`, or how the execution was closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,

@@ -66,6 +66,11 @@ impl Temporal {
         self.inner.as_ref().map_or("", |i| &i.settings.namespace)
     }
 
+    /// The server's address; empty without a server.
+    pub fn address(&self) -> String {
+        self.inner.as_ref().map(|i| i.settings.connection.target.to_string()).unwrap_or_default()
+    }
+
     /// The client, if connected. It reconnects by itself from then on.
     pub fn client(&self) -> Result<Client, TemporalError> {
         let inner = self.inner.as_ref().ok_or(TemporalError::NotConfigured)?;

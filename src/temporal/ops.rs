@@ -8,9 +8,12 @@ use temporalio_client::{
     ActivityIdentifier, Client, RetryOptions, RpcOptions, UntypedQuery, UntypedSignal, UntypedWorkflow,
     WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowHandle, WorkflowIdConflictPolicy,
     WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions, WorkflowStartOptions,
-    errors::WorkflowStartError,
+    errors::WorkflowStartError, grpc::WorkflowService, tonic::IntoRequest,
 };
-use temporalio_common::data_converters::{PayloadConverter, RawValue};
+use temporalio_common::{
+    data_converters::{PayloadConverter, RawValue},
+    protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest,
+};
 use temporalio_sdk::ApplicationFailure;
 
 use super::{Temporal, TemporalError};
@@ -125,6 +128,18 @@ impl Temporal {
         let options = WorkflowDescribeOptions::builder().rpc_options(bounded(CALL)).build();
         let described = self.workflow(id)?.describe(options).await?;
         Ok((closed(described.status()), described.run_id().to_string()))
+    }
+
+    /// The id of the Temporal namespace. Another server's has another one, also under the same name; it stays the same
+    /// when the server is restored, or fails over to another cluster.
+    pub async fn namespace_id(&self) -> Result<String, TemporalError> {
+        let asked = DescribeNamespaceRequest { namespace: self.namespace().into(), ..Default::default() };
+        let mut request = asked.into_request();
+        request.set_timeout(CALL);
+        let answer = WorkflowService::describe_namespace(&mut self.client()?, request).await;
+        let info = answer.map_err(|s| TemporalError::status(&s))?.into_inner().namespace_info;
+        let id = info.map(|info| info.id).filter(|id| !id.is_empty());
+        id.ok_or_else(|| TemporalError::Answer("the namespace has no id".into()))
     }
 
     /// The AgentWorkflows of a task queue that were closed since `since` (RFC 3339), at most `limit`: one call for all

@@ -22,4 +22,5 @@ mod rights;
 mod settings;
 mod tenants;
 mod terminal;
+mod wrong_temporal;
 mod zombie;

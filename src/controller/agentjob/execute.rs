@@ -213,14 +213,15 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
     match action {
         Action::StartWorkflow(input) => match context.temporal.start(&workflow, &context.task_queue, input).await {
             Ok(run_id) => {
-                context.workflows.started(&of.uid, run_id);
+                context.workflows.started(&of.uid, run_id).await;
                 true
             }
             Err(e) => taken(context, &of.uid, Err(e)),
         },
         Action::Signal(request) => {
-            let done = taken(context, &of.uid, signal(context, &workflow, request).await);
-            if done {
+            let told = signal(context, &workflow, request).await;
+            // A workflow that is not there has not received it: it may be on another server.
+            if told.is_ok() {
                 let sent = SentRequest {
                     state: request.desired,
                     id: request.id.clone(),
@@ -228,6 +229,9 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
                     time: Time(clock::now()),
                 };
                 context.remember(&of, |m| m.sent = Some(sent));
+            }
+            let done = taken(context, &of.uid, told);
+            if done {
                 context.workflows.reset_backoff(&of.uid);
                 poll();
             }

@@ -155,6 +155,7 @@ async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context)
     let operator = OperatorContext {
         defaults: &context.defaults,
         installation: &context.installation,
+        temporal_address: &context.temporal.address(),
         temporal_namespace: context.temporal.namespace(),
         temporal_configured: context.temporal.is_configured(),
         now: now(),
@@ -177,7 +178,7 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     let mut status = status.clone();
     (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
     if let Some(workflow) = &mut status.workflow {
-        (workflow.status, workflow.run_id) = (None, None);
+        (workflow.status, workflow.run_id, workflow.namespace_id) = (None, None, None);
         // In Direct mode it is the intent.
         status.active_run = None;
     }

@@ -1,12 +1,19 @@
 //! A background cache of workflow queries, so that an unavailable server or worker delays no reconcile. Queries are
 //! sent after changes, not by a timer for each job; and repeated with back-off until the result has caught up.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{JobItem, plan::WorkflowSnapshot};
+use super::{
+    JobItem,
+    plan::{StartedWorkflow, WorkflowSnapshot},
+};
 use crate::{
     api::{JobRef, Reason},
     controller::runtime::Requeue,
@@ -18,12 +25,14 @@ use crate::{
 const AT_ONCE: usize = 32;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// How long the id of the Temporal namespace is taken as known, for workflows that are there.
+const NAMESPACE_KNOWN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Entry {
     answer: Option<WorkflowSnapshot>,
     trouble: Option<(Reason, String)>,
-    started: Option<String>,
+    started: Option<StartedWorkflow>,
     asking: bool,
     backoff: Duration,
 }
@@ -36,7 +45,7 @@ pub(super) struct Known {
     /// Why the last call to Temporal failed, if so.
     pub trouble: Option<(Reason, String)>,
     /// The run that this process started.
-    pub started: Option<String>,
+    pub started: Option<StartedWorkflow>,
 }
 
 /// Snapshots by the UID of the job.
@@ -46,11 +55,18 @@ pub(super) struct WorkflowStatusCache {
     requeue: Requeue<JobItem>,
     slots: Arc<Semaphore>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
+    namespace_id: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 impl WorkflowStatusCache {
     pub fn new(temporal: Temporal, requeue: Requeue<JobItem>) -> Self {
-        Self { temporal, requeue, slots: Arc::new(Semaphore::new(AT_ONCE)), entries: Arc::default() }
+        Self {
+            temporal,
+            requeue,
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            entries: Arc::default(),
+            namespace_id: Arc::default(),
+        }
     }
 
     /// The cached state of a job's workflow.
@@ -69,10 +85,28 @@ impl WorkflowStatusCache {
     }
 
     /// The workflow was started: drops an older snapshot, which would say that there is none.
-    pub fn started(&self, uid: &str, run_id: Option<String>) {
+    pub async fn started(&self, uid: &str, run_id: Option<String>) {
+        let namespace_id = self.namespace_id().await;
         let mut entries = self.entries.lock();
         let entry = entries.entry(uid.into()).or_default();
-        (entry.answer, entry.trouble, entry.started) = (None, None, run_id.or(entry.started.take()));
+        let started = run_id.map(|run_id| StartedWorkflow { run_id, namespace_id });
+        (entry.answer, entry.trouble, entry.started) = (None, None, started.or(entry.started.take()));
+    }
+
+    /// The id of the Temporal namespace, read now and then: one call for all jobs.
+    async fn namespace_id(&self) -> Option<String> {
+        let known = self.namespace_id.lock().clone();
+        if let Some((_, id)) = known.filter(|(at, _)| at.elapsed() < NAMESPACE_KNOWN) {
+            return Some(id);
+        }
+        self.read_namespace_id().await
+    }
+
+    async fn read_namespace_id(&self) -> Option<String> {
+        let id = self.temporal.namespace_id().await;
+        let id = id.inspect_err(|error| tracing::debug!(%error, "the Temporal namespace's id")).ok()?;
+        *self.namespace_id.lock() = Some((Instant::now(), id.clone()));
+        Some(id)
     }
 
     /// Records a failed call to Temporal.
@@ -104,7 +138,7 @@ impl WorkflowStatusCache {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let answer = match cache.slots.acquire().await {
-                Ok(_slot) => question(&cache.temporal, &workflow).await,
+                Ok(_slot) => cache.question(&workflow).await,
                 Err(_) => return,
             };
             cache.store(&job, answer);
@@ -129,23 +163,30 @@ impl WorkflowStatusCache {
         }
         self.requeue.ask(&job.namespace, &job.name);
     }
-}
 
-/// One query, and a describe call: a terminated workflow still answers queries, with its last state.
-async fn question(temporal: &Temporal, workflow: &str) -> Result<WorkflowSnapshot, TemporalError> {
-    let status: Option<StatusAnswer> = match temporal.query(workflow, QUERY_STATUS).await {
-        Ok(answer) => Some(answer),
-        Err(TemporalError::NotFound(_)) => {
-            return Ok(WorkflowSnapshot { missing: true, ..WorkflowSnapshot::default() });
+    /// One query, and a describe call: a terminated workflow still answers queries, with its last state.
+    async fn question(&self, workflow: &str) -> Result<WorkflowSnapshot, TemporalError> {
+        let status: Option<StatusAnswer> = match self.temporal.query(workflow, QUERY_STATUS).await {
+            Ok(answer) => Some(answer),
+            Err(TemporalError::NotFound(_)) => return Ok(self.missing().await),
+            Err(error) => {
+                tracing::debug!(%error, workflow, "a query failed");
+                None
+            }
+        };
+        match self.temporal.describe(workflow).await {
+            Ok((closed, run_id)) => {
+                let namespace_id = self.namespace_id().await;
+                Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false, namespace_id })
+            }
+            Err(TemporalError::NotFound(_)) => Ok(self.missing().await),
+            Err(e) => Err(e),
         }
-        Err(error) => {
-            tracing::debug!(%error, workflow, "a query failed");
-            None
-        }
-    };
-    match temporal.describe(workflow).await {
-        Ok((closed, run_id)) => Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false }),
-        Err(TemporalError::NotFound(_)) => Ok(WorkflowSnapshot { missing: true, ..WorkflowSnapshot::default() }),
-        Err(e) => Err(e),
+    }
+
+    /// Which server says so is read after the answer.
+    async fn missing(&self) -> WorkflowSnapshot {
+        let namespace_id = self.read_namespace_id().await;
+        WorkflowSnapshot { missing: true, namespace_id, ..WorkflowSnapshot::default() }
     }
 }

@@ -19,6 +19,8 @@ use crate::platform::http::limits::{TokenBucket, due};
 
 /// How long Temporal isn't asked about the same workflow again.
 const DESCRIBE: Duration = Duration::from_secs(2);
+/// How long a workflow isn't reminded of its runner again.
+const REMIND: Duration = Duration::from_secs(600);
 /// A tick that is later than this means that the process was suspended.
 const LATE: Duration = Duration::from_secs(3);
 /// After this many consecutive heartbeats without a gap no other gateway serves the runner.
@@ -60,6 +62,7 @@ struct Times {
     heard: Option<Instant>,
     unacknowledged: Option<(i32, Instant)>,
     described: Option<Instant>,
+    reminded: Option<Instant>,
     forwarded: Option<Instant>,
     /// Heartbeats in a row, and the last one.
     beats: Option<(u32, Instant)>,
@@ -127,6 +130,12 @@ impl Session {
     /// Whether Temporal may be asked about the workflow now; then not again for a while.
     pub fn may_describe(&self) -> bool {
         due(&mut self.times.lock().described, DESCRIBE, Instant::now())
+    }
+
+    /// Whether the workflow may be reminded of its runner now; then not again for long, because signals pile up while no
+    /// worker runs.
+    pub fn may_remind(&self) -> bool {
+        due(&mut self.times.lock().reminded, REMIND, Instant::now())
     }
 
     /// Whether a heartbeat may go on to Temporal now; then not again for a quarter of the interval between heartbeats.

@@ -13,7 +13,7 @@ pub use self::signals::PendingSignals;
 use super::{Gateway, server::Refusal, sessions::Session};
 use crate::{
     api::{AgentJob, AgentRun, names},
-    temporal::TemporalError,
+    protocol::workflow::{RunnerReady, SIGNAL_RUNNER_READY},
 };
 
 /// The workflow whose activity waits for the end of a run. A workflow that is not its job's is ignored.
@@ -78,24 +78,35 @@ impl Gateway {
         Ok(recorded(&job, self.temporal.namespace()))
     }
 
-    /// Asks whether the workflow still runs. If not, the runner is stopped; else it waits for its next binding. Only
-    /// valid if the job's workflow is in this Temporal namespace.
+    /// Asks whether the workflow still runs. If it is closed, the runner is stopped; else it waits for its next binding.
+    /// A workflow that isn't there proves nothing: it may be on another server. The controller decides on that.
     async fn find_closed(&self, workflow: &str, run: &AgentRun, session: &Session) {
         if !session.may_describe() {
             return;
         }
-        let closed = match self.temporal.describe(workflow).await {
-            Ok((closed, _)) => closed.is_some(),
-            Err(TemporalError::NotFound(_)) => true,
-            Err(_) => false,
-        };
-        if !closed {
-            return;
+        match self.temporal.describe(workflow).await {
+            Ok((Some(_), _)) => {}
+            Ok((None, _)) => return self.remind(workflow, run, session).await,
+            Err(error) => return tracing::debug!(%error, workflow, "is it closed?"),
         }
         let job = self.read_job(&run.job()).await;
         if job.is_ok_and(|job| recorded(&job, self.temporal.namespace()) == Recorded::Workflow(workflow.into())) {
             tracing::info!(workflow, run = run.name(), "the workflow is closed: stopping its runner");
             session.workflow_closed.send_replace(true);
+        }
+    }
+}
+
+impl Gateway {
+    /// The workflow is open and no activity of the run is pending. If its server was restored to a point before the
+    /// grant, it waits for its runner; in any other case it ignores this.
+    async fn remind(&self, workflow: &str, run: &AgentRun, session: &Session) {
+        if run.spec.grant.is_none() || !session.may_remind() {
+            return;
+        }
+        let ready = RunnerReady { run: run.number() };
+        if let Err(error) = self.temporal.signal(workflow, SIGNAL_RUNNER_READY, &ready).await {
+            tracing::debug!(%error, workflow, "reminding a workflow of its runner");
         }
     }
 }

@@ -13,6 +13,7 @@ mod direct;
 mod ended;
 mod events;
 mod limits;
+mod missing;
 mod pending;
 mod status;
 mod temporal;
@@ -54,8 +55,8 @@ pub struct ObservedState {
     pub previous_pod: Option<PodView>,
     /// The last snapshot of its workflow, since this process started.
     pub answer: Option<WorkflowSnapshot>,
-    /// The run of its workflow that this process started.
-    pub started: Option<String>,
+    /// The run of its workflow that this process started, and the id of the Temporal namespace.
+    pub started: Option<StartedWorkflow>,
     /// The last request to the workflow, if that is not in the status yet.
     pub sent: Option<SentRequest>,
     /// The last signals to the workflow about a run.
@@ -77,6 +78,17 @@ pub struct WorkflowSnapshot {
     pub run_id: Option<String>,
     /// There is no such workflow.
     pub missing: bool,
+    /// The id of the Temporal namespace that answered, if it could be read.
+    pub namespace_id: Option<String>,
+}
+
+/// A workflow that this process started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StartedWorkflow {
+    /// Its run.
+    pub run_id: String,
+    /// The id of the Temporal namespace, if it could be read.
+    pub namespace_id: Option<String>,
 }
 
 /// The controller's signals to a workflow about a run: that its runner is ready, that it failed, how it ended.
@@ -96,6 +108,8 @@ pub struct OperatorContext<'a> {
     pub defaults: &'a Defaults,
     /// Our id in Temporal.
     pub installation: &'a str,
+    /// Temporal's address.
+    pub temporal_address: &'a str,
     /// Temporal's namespace.
     pub temporal_namespace: &'a str,
     /// Whether a Temporal server is configured.

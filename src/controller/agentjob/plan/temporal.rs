@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     Action, Decision, Guard,
     control::{finish, over_its_limit, phase_of_agent},
-    pending,
+    missing, pending,
     view::JobView,
 };
 use crate::{
@@ -135,6 +135,9 @@ fn request_id(view: &JobView<'_>) -> String {
 fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let (workflow, error) = (workflow(view), error(view));
     let mirrored = Decision { workflow, error, ..unchanged };
+    if let Some(waiting) = missing::wait(view) {
+        return Decision { phase: phase(view), ..waiting.decide(view, mirrored) };
+    }
     if let Some((phase, error)) = closed(view) {
         let ended = finish(view, phase, error);
         let error = if ended.phase == Phase::Succeeded { None } else { ended.error.or(mirrored.error) };
@@ -164,13 +167,18 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
 fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     let mut workflow = view.old.workflow.clone()?;
     if let Some(started) = &view.observed.started {
-        workflow.run_id.get_or_insert_with(|| started.clone());
+        workflow.run_id.get_or_insert_with(|| started.run_id.clone());
+        workflow.namespace_id = workflow.namespace_id.or(started.namespace_id.clone());
     }
     // The workflow's own activity writes the grant, so no query is needed to know its stage.
     if view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed()) && view.desired() == DesiredState::Running {
         workflow.status = Some(Stage::Running.as_str().into());
     }
     let Some(answer) = &view.observed.answer else { return Some(workflow) };
+    if !answer.missing {
+        workflow.namespace_id = answer.namespace_id.clone().or(workflow.namespace_id);
+        workflow.missing_since = None;
+    }
     if answer.run_id.is_some() {
         workflow.run_id.clone_from(&answer.run_id);
     }
@@ -383,6 +391,10 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         return tell;
     }
     let complete = Action::CompleteActivity(Box::new(run.clone()));
+    // A server that was restored to a point before the grant: the workflow waits for the runner.
+    let told = view.observed.told.is_some_and(|t| t.run == run.number());
+    let waits = view.answer().is_some_and(|s| s.status == Stage::Pending);
+    let ready = (told && waits).then_some(Action::RunnerReady(run.number()));
     let by_runner = run.termination().filter(|t| t.source == TerminationSource::Runner);
     match by_runner.map(|t| view.since(&t.time)) {
         Some(since) if since < DELIVERY => {
@@ -390,7 +402,7 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
             Tell { requeue, ..tell }
         }
         // Repeated for as long as the activity seems pending.
-        _ => signal_again(view, run.number(), vec![complete], tell),
+        _ => signal_again(view, run.number(), ready.into_iter().chain([complete]).collect(), tell),
     }
 }
 

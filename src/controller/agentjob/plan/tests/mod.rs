@@ -40,8 +40,14 @@ fn planned(job: &AgentJob, observed: &ObservedState, temporal_configured: bool) 
     }
     let defaults = <Arguments as clap::Parser>::parse_from(["koco"]).defaults;
     let now = Time(NOW.parse::<Timestamp>().unwrap());
-    let operator =
-        OperatorContext { defaults: &defaults, installation: "c", temporal_namespace: "t", temporal_configured, now };
+    let operator = OperatorContext {
+        defaults: &defaults,
+        installation: "c",
+        temporal_address: "temporal:7233",
+        temporal_namespace: "t",
+        temporal_configured,
+        now,
+    };
     plan(job, observed, &operator)
 }
 

@@ -57,7 +57,10 @@ fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
     assert!(failed.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
     assert_eq!(condition(&failed, "Ready").1, "TemporalUnavailable");
     // A successful one is recorded with the next write, and not repeated.
-    let started = ObservedState { started: Some("x".into()), ..ObservedState::default() };
+    let started = ObservedState {
+        started: Some(StartedWorkflow { run_id: "x".into(), ..StartedWorkflow::default() }),
+        ..ObservedState::default()
+    };
     let done = decide(&recorded, &started);
     assert!(!done.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
     assert_eq!(done.status.workflow.unwrap().run_id.as_deref(), Some("x"));
@@ -259,4 +262,94 @@ fn a_series_of_failed_starts_keeps_its_pending_time() {
     assert_eq!(since(Some(old), &[failed.clone(), run(2, started())]).as_deref(), Some(old), "it goes on");
     let ran = run(2, ended("Failed", Some("AgentFailed"), "Runner"));
     assert_eq!(since(Some(old), &[ran, run(3, started())]), None);
+}
+
+/// The snapshot of a workflow that the server whose namespace has this id doesn't know.
+fn missing(job: &AgentJob, namespace_id: &str, trouble: bool, over: Value) -> Plan {
+    let mut state = answering("Running", "1");
+    state.runs = vec![run(1, over)];
+    let answer = state.answer.as_mut().unwrap();
+    (answer.missing, answer.namespace_id) = (true, Some(namespace_id.into()));
+    state.temporal_trouble = trouble.then(|| (Reason::other("TemporalUnavailable"), "no".into()));
+    decide(job, &state)
+}
+
+fn missing_since(since: Option<&str>) -> AgentJob {
+    let mut job = with_agent("Running", 1, ("Running", "1"));
+    let workflow = job.status.as_mut().unwrap().workflow.as_mut().unwrap();
+    workflow.namespace_id = Some("ours".into());
+    workflow.missing_since = since.map(|s| Time(s.parse().unwrap()));
+    job
+}
+
+#[test]
+fn a_workflow_that_is_not_there_ends_a_job_only_if_that_lasts() {
+    let first = missing(&missing_since(None), "ours", false, started());
+    assert_eq!((first.status.phase, closes(&first)), (Some(Phase::Running), vec![]));
+    let (status, reason, message) = condition(&first, "Stalled");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "WorkflowNotFound"));
+    assert!(message.contains("temporal:7233"), "{message}");
+    assert_eq!(first.actions, [Action::QueryWorkflow], "it is told nothing");
+    let since = first.status.workflow.unwrap().missing_since;
+    assert_eq!(since, Some(Time(NOW.parse().unwrap())));
+
+    let soon = missing(&missing_since(Some("2026-01-01T00:55:01Z")), "ours", false, started());
+    assert_eq!((soon.status.phase, closes(&soon)), (Some(Phase::Running), vec![]));
+    let long = missing_since(Some("2026-01-01T00:55:00Z"));
+    assert_eq!(closes(&missing(&long, "ours", true, started())), [], "it doesn't answer now");
+    assert_eq!(closes(&missing(&long, "ours", false, started())), [(1, "Cancelled".to_string())]);
+    let end = missing(&long, "ours", false, ended("Cancelled", None, "Koco"));
+    assert_eq!((end.status.phase, end.status.error.unwrap().kind.as_str()), (Some(Phase::Failed), "WorkflowClosed"));
+
+    let found = decide(&long, &answering("Running", "1"));
+    assert_eq!(found.status.workflow.unwrap().missing_since, None);
+}
+
+#[test]
+fn another_server_ends_no_job() {
+    for since in [None, Some("2026-01-01T00:00:00Z")] {
+        let plan = missing(&missing_since(since), "theirs", false, started());
+        assert_eq!((plan.status.phase, closes(&plan)), (Some(Phase::Running), vec![]));
+        let workflow = plan.status.workflow.clone().unwrap();
+        assert_eq!((workflow.namespace_id.as_deref(), workflow.missing_since), (Some("ours"), None));
+        let (_, reason, message) = condition(&plan, "Stalled");
+        assert_eq!(reason, "WorkflowNotFound");
+        assert!(message.contains("theirs") && message.contains("temporal.address"), "{message}");
+    }
+    // A pause waits: the workflow would not receive it.
+    let mut paused = missing_since(None);
+    paused.spec.desired_state = DesiredState::Paused;
+    assert_eq!(signals(&missing(&paused, "theirs", false, started())), []);
+}
+
+#[test]
+fn a_recorded_success_needs_no_workflow() {
+    for namespace in ["ours", "theirs"] {
+        let plan = missing(&missing_since(None), namespace, false, ended("Succeeded", None, "Runner"));
+        assert_eq!(plan.status.phase, Some(Phase::Succeeded));
+    }
+}
+
+#[test]
+fn the_namespaces_id_is_recorded_with_the_workflow() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let mut state = answering("Running", "1");
+    state.answer.as_mut().unwrap().namespace_id = Some("ours".into());
+    assert_eq!(decide(&job, &state).status.workflow.unwrap().namespace_id.as_deref(), Some("ours"));
+    let started = StartedWorkflow { run_id: "x".into(), namespace_id: Some("ours".into()) };
+    let state = ObservedState { started: Some(started), ..ObservedState::default() };
+    assert_eq!(decide(&job, &state).status.workflow.unwrap().namespace_id.as_deref(), Some("ours"));
+}
+
+#[test]
+fn a_workflow_that_was_restored_to_before_the_grant_is_told_of_its_runner() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let ready = |told: Option<Told>| {
+        let runs = vec![run(1, ended("Succeeded", None, "Kubelet"))];
+        let mut state = ObservedState { runs, told, ..answering("Running", "1") };
+        state.answer.as_mut().unwrap().status.as_mut().unwrap().status = Stage::Pending;
+        decide(&job, &state).actions.contains(&Action::RunnerReady(1))
+    };
+    assert!(!ready(None), "the end comes first");
+    assert!(ready(Some(Told { run: 1, times: 1, ago: Duration::from_secs(5) })));
 }

@@ -162,7 +162,7 @@ fn install(settings: &RunnerPodSettings) -> Value {
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
         "command": [
-            "/usr/local/bin/koco-runner", "install", paths::BIN_DIR, paths::PROJECTED_TOKEN_FILE, paths::TOKEN_DIR,
+            "/usr/local/bin/koco-runner", "install", paths::BIN_DIR, paths::PROJECTED_TOKEN_FILE, paths::TOKEN_FILE,
         ],
         "volumeMounts": [
             { "name": BIN, "mountPath": paths::BIN_DIR },

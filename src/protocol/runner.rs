@@ -110,8 +110,8 @@ pub mod paths {
     pub const STATE_DIR: &str = "/koco/state";
     /// In memory, and empty once the agent runs: hands the token from the init container to the runner.
     pub const TOKEN_DIR: &str = "/koco/token";
-    /// The token in it.
-    pub const TOKEN_FILE: &str = "/koco/token/token";
+    /// The token, in a folder of its own: the volume's is sticky, so that only a file's owner may remove it there.
+    pub const TOKEN_FILE: &str = "/koco/token/once/token";
     /// In the init container only: where the kubelet projects the token.
     pub const PROJECTED_TOKEN_DIR: &str = "/koco/projected";
     /// The token there.

@@ -1,4 +1,4 @@
-//! `koco-runner install BIN_DIR TOKEN TOKEN_DIR`: copies the runner into a pod whose images don't contain it, and the
+//! `koco-runner install BIN_DIR TOKEN COPY`: copies the runner into a pod whose images don't contain it, and the
 //! token to where the runner can remove it. Called by [`super::main`] in the operator's init container, which has no
 //! shell and no `cp`.
 
@@ -14,10 +14,17 @@ const EXECUTABLE: u32 = 0o111;
 /// The user of the agent's image is not known here.
 const READABLE: u32 = 0o444;
 
-/// Copies this program to `bin_dir/koco-runner` and `token` into `token_dir`, each complete or not at all.
-pub fn install(bin_dir: &Path, token: &Path, token_dir: &Path) -> io::Result<()> {
+/// What is in a folder of this mode anybody may remove.
+const OPEN: u32 = 0o777;
+
+/// Copies this program to `bin_dir/koco-runner` and `token` to `token_copy`, each complete or not at all.
+pub fn install(bin_dir: &Path, token: &Path, token_copy: &Path) -> io::Result<()> {
     copy(Path::new("/proc/self/exe"), &bin_dir.join("koco-runner"), EXECUTABLE)?;
-    copy(token, &token_dir.join("token"), READABLE)
+    if let Some(folder) = token_copy.parent() {
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(OPEN))?;
+    }
+    copy(token, token_copy, READABLE)
 }
 
 fn copy(from: &Path, path: &Path, mode: u32) -> io::Result<()> {
@@ -39,19 +46,19 @@ mod tests {
     #[test]
     fn the_copies_are_complete_and_have_their_modes() {
         let dir = std::env::temp_dir().join(format!("koco-install-{}", std::process::id()));
-        let (bin, token_dir, token) = (dir.join("bin"), dir.join("token"), dir.join("projected"));
+        let (bin, folder, token) = (dir.join("bin"), dir.join("once"), dir.join("projected"));
         fs::create_dir_all(&bin).unwrap();
-        fs::create_dir_all(&token_dir).unwrap();
         fs::write(&token, "a.b.c").unwrap();
         // A restarted sandbox runs it again.
         for _ in 0..2 {
-            install(&bin, &token, &token_dir).unwrap();
+            install(&bin, &token, &folder.join("token")).unwrap();
             let program = fs::metadata(bin.join("koco-runner")).unwrap();
             assert_eq!(program.len(), fs::metadata("/proc/self/exe").unwrap().len());
             assert_eq!(program.permissions().mode() & 0o777, 0o111);
-            let copied = fs::metadata(token_dir.join("token")).unwrap();
+            let copied = fs::metadata(folder.join("token")).unwrap();
+            assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o777, "not sticky");
             assert_eq!((copied.len(), copied.permissions().mode() & 0o777), (5, 0o444));
-            assert_eq!((fs::read_dir(&bin).unwrap().count(), fs::read_dir(&token_dir).unwrap().count()), (1, 1));
+            assert_eq!((fs::read_dir(&bin).unwrap().count(), fs::read_dir(&folder).unwrap().count()), (1, 1));
         }
         fs::remove_dir_all(&dir).unwrap();
     }

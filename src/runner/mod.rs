@@ -23,7 +23,7 @@ mod tls;
 
 use std::{ffi::OsString, path::Path};
 
-const USAGE: &str = "usage: koco-runner install BIN_DIR TOKEN TOKEN_DIR | koco-runner run -- COMMAND [ARGUMENT...]";
+const USAGE: &str = "usage: koco-runner install BIN_DIR TOKEN COPY | koco-runner run -- COMMAND [ARGUMENT...]";
 
 /// The whole program: takes the command line without the program's name, returns the exit code.
 pub fn main(args: Vec<OsString>) -> u8 {
@@ -31,8 +31,8 @@ pub fn main(args: Vec<OsString>) -> u8 {
     let verb = args.next();
     let rest: Vec<OsString> = args.collect();
     match (verb.as_ref().and_then(|v| v.to_str()), rest.as_slice()) {
-        (Some("install"), [bin_dir, token, token_dir]) => {
-            match install::install(Path::new(bin_dir), Path::new(token), Path::new(token_dir)) {
+        (Some("install"), [bin_dir, token, copy]) => {
+            match install::install(Path::new(bin_dir), Path::new(token), Path::new(copy)) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::say(format_args!("cannot install into {}: {error}", bin_dir.display()));

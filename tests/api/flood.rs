@@ -9,11 +9,16 @@ use koco::{
     protocol::runner::verb,
 };
 use reqwest::{Body, Client};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpSocket, TcpStream},
+};
 
 use crate::{
     harness::{
         DEADLINE, Kubelet, Roles, Server, Test, agent,
         by_hand::{bare_pod, started},
+        cluster::NODE_IP,
         gateway_client::{self, run_path, token},
         within,
     },
@@ -69,4 +74,38 @@ async fn a_flood_of_large_and_slow_requests_reaches_no_other_runner() {
     })
     .await;
     runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+}
+
+/// Connects from an address of its own, and says nothing.
+async fn idle(port: u16) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 3], 0).into()).expect("an address");
+    let gateway = format!("{NODE_IP}:{port}").parse().expect("an address");
+    socket.connect(gateway).await.expect("a connection")
+}
+
+/// Waits until the gateway closes it.
+async fn is_closed(connection: &mut TcpStream) {
+    // A reset is an end, too.
+    let _ = connection.read(&mut [0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_gets_only_so_many_connections() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    roles.start().await;
+    let (mut first, mut others) = (idle(roles.gateway_port).await, Vec::new());
+    for _ in 0..200 {
+        others.push(idle(roles.gateway_port).await);
+    }
+    let mut last = others.pop().expect("a connection");
+    // Without a limit the first would end first, when its handshake takes too long.
+    tokio::select! {
+        biased;
+        () = is_closed(&mut first) => panic!("the last one was let in"),
+        () = is_closed(&mut last) => {}
+    }
+    let (kubelet, job) = (Kubelet::of(&test), test.apply(agent("anything")).await);
+    started(&kubelet, &job, 1).await;
 }

@@ -9,6 +9,7 @@ mod direct;
 mod examples;
 mod failures;
 mod harness;
+mod hostile;
 mod identity;
 mod lost_node;
 mod mirror;

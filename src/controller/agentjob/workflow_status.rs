@@ -28,6 +28,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// How long the id of the Temporal namespace is taken as known, for workflows that are there.
 const NAMESPACE_KNOWN: Duration = Duration::from_secs(10);
 
+/// When the id of the Temporal namespace was asked for, and the id if it could be read.
+type ReadId = (Instant, Option<String>);
+
 #[derive(Default)]
 struct Entry {
     answer: Option<WorkflowSnapshot>,
@@ -55,7 +58,7 @@ pub(super) struct WorkflowStatusCache {
     requeue: Requeue<JobItem>,
     slots: Arc<Semaphore>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
-    namespace_id: Arc<Mutex<Option<(Instant, String)>>>,
+    namespace_id: Arc<Mutex<Option<ReadId>>>,
 }
 
 impl WorkflowStatusCache {
@@ -97,16 +100,16 @@ impl WorkflowStatusCache {
     async fn namespace_id(&self) -> Option<String> {
         let known = self.namespace_id.lock().clone();
         if let Some((_, id)) = known.filter(|(at, _)| at.elapsed() < NAMESPACE_KNOWN) {
-            return Some(id);
+            return id;
         }
         self.read_namespace_id().await
     }
 
     async fn read_namespace_id(&self) -> Option<String> {
         let id = self.temporal.namespace_id().await;
-        let id = id.inspect_err(|error| tracing::debug!(%error, "the Temporal namespace's id")).ok()?;
+        let id = id.inspect_err(|error| tracing::debug!(%error, "the Temporal namespace's id")).ok();
         *self.namespace_id.lock() = Some((Instant::now(), id.clone()));
-        Some(id)
+        id
     }
 
     /// Records a failed call to Temporal.

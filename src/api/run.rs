@@ -196,6 +196,10 @@ pub struct AgentRunStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub unresponsive_since: Option<Time>,
+    /// Whether many runners are unresponsive at the same time, so that silence is no evidence against one of them: only
+    /// the loss of its node is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unresponsive_among_many: bool,
     /// The gateway that its runner is connected to, which detects an unresponsive runner. Direct mode only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
@@ -295,6 +299,10 @@ pub struct Termination {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
+    /// Whether its pod was gone before its containers were seen to have ended, as after a forced deletion: they may run on
+    /// for the pod's grace period.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pod_vanished: bool,
     /// The time from the agent's start to the end, such as `1h3m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,

@@ -109,6 +109,7 @@ pub fn termination() -> Termination {
         exit_code: Some(0),
         result: None,
         active_millis: 0,
+        pod_vanished: false,
         duration: None,
     }
 }

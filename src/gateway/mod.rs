@@ -110,6 +110,7 @@ struct Gateway {
     runs: runs::RunCache,
     authenticator: Authenticator,
     sessions: sessions::Sessions,
+    peers: sessions::peers::Peers,
     temporal: Temporal,
     metrics: Metrics,
     background: background::Background,
@@ -126,6 +127,7 @@ impl Gateway {
         Self {
             runs: runs::RunCache::new(client.clone()),
             authenticator: Authenticator::new(client.clone(), names::GATEWAY_AUDIENCE),
+            peers: sessions::peers::Peers::new(client.clone(), &common.namespace, &common.identity),
             client,
             sessions: Default::default(),
             temporal,

@@ -26,6 +26,8 @@ const MAX_TYPE_BYTES: usize = 128;
 /// How long after its grant a runner may take to report that its agent could not be started.
 const START: Duration = Duration::from_secs(60);
 
+/// How long the kubelet may take to learn that a pod is gone, and to kill its containers after its grace period.
+const LINGER: Duration = Duration::from_secs(5);
 /// How much longer than its limit an agent may be active before koco itself ends its run: longer than a runner that has
 /// ended its agent goes on trying to report that.
 const UNENDED: Duration = Duration::from_secs(16 * 60);
@@ -86,6 +88,7 @@ pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
         exit_code: ending.exit_code,
         result,
         active_millis: ending.active_millis.clamp(0, active_at_most(run, now)),
+        pod_vanished: false,
         duration: duration(run, now),
     }
 }
@@ -160,8 +163,22 @@ pub fn koco(run: &AgentRun, kind: &str, message: String, now: &Time) -> Terminat
         exit_code: None,
         result: None,
         active_millis: 0,
+        pod_vanished: false,
         duration: duration(run, now),
     }
+}
+
+/// The end of a run whose pod is gone before its containers were seen to have ended.
+pub fn vanished(run: &AgentRun, now: &Time) -> Termination {
+    let gone = observed(run, error_types::DISRUPTED, "the pod was deleted".into(), None, now);
+    Termination { pod_vanished: run.may_have_started(), ..gone }
+}
+
+/// How long the containers of a closed run may still be running without its pod; `None` if they don't.
+pub fn lingers(run: &AgentRun, grace: Duration, now: &Time) -> Option<Duration> {
+    let vanished = run.termination().filter(|t| t.pod_vanished)?;
+    let left = grace.saturating_add(LINGER).checked_sub(elapsed(&vanished.time, now))?;
+    (!left.is_zero()).then_some(left)
 }
 
 /// A run that koco closes because its job was cancelled or is gone.
@@ -374,6 +391,21 @@ mod tests {
         assert_eq!(left(&run, &now()), None, "paused");
         run.spec.grant = None;
         assert_eq!(left(&run, &now()), None, "not started");
+    }
+
+    #[test]
+    fn a_pod_that_vanished_is_given_its_grace_period() {
+        let at = |time: &str| Time(time.parse::<Timestamp>().unwrap());
+        let mut gone = run("Freeze", None);
+        let left = |run: &AgentRun, time: &str| lingers(run, Duration::from_secs(20), &at(time)).map(|l| l.as_secs());
+        assert_eq!(left(&gone, "2026-01-01T00:01:00Z"), None);
+        gone.status.as_mut().unwrap().termination = Some(vanished(&gone, &at("2026-01-01T00:01:00Z")));
+        assert_eq!(left(&gone, "2026-01-01T00:01:00Z"), Some(25));
+        assert_eq!(left(&gone, "2026-01-01T00:01:24Z"), Some(1));
+        assert_eq!(left(&gone, "2026-01-01T00:01:25Z"), None);
+        let mut unready = run("Freeze", None);
+        unready.status = None;
+        assert!(!vanished(&unready, &now()).pod_vanished, "no agent can have started");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
 pub fn derive(run: &AgentRun, pod: Option<&PodView>, node: Option<&NodeState>, now: &Time) -> Option<Termination> {
     let observed = |kind: &str, message: String, exit_code| lifecycle::observed(run, kind, message, exit_code, now);
     let Some(pod) = pod else {
-        return Some(observed(error_types::DISRUPTED, "the pod was deleted".into(), None));
+        return Some(lifecycle::vanished(run, now));
     };
     let AgentContainer::Ended { exit_code, reason, message } = &pod.agent else {
         // The kubelet refused the pod, or an init container failed: the agent's container never started.
@@ -64,6 +64,13 @@ pub fn unresponsive(run: &AgentRun, node: Option<&NodeState>, message: &str, now
         Some(why) => lifecycle::koco(run, error_types::DISRUPTED, format!("{message}, and {why}"), now),
         None => lifecycle::koco(run, error_types::HEARTBEAT_TIMEOUT, message.into(), now),
     }
+}
+
+/// Whether the silence of a run's runner is no evidence, because that of many is noted, and its node is not lost.
+pub fn needs_a_lost_node(run: &AgentRun, pod: Option<&PodView>, node: Option<&NodeState>) -> bool {
+    let among_many = run.status.as_ref().is_some_and(|s| s.unresponsive_among_many);
+    let unread = node.is_none() && pod.is_some_and(|p| p.node.is_some());
+    among_many && !unread && node.and_then(NodeState::lost).is_none()
 }
 
 /// Whether an end would be another if the pod's node is lost, so that the node is to be read before it is recorded.

@@ -1,13 +1,17 @@
-//! A node that is lost takes its agents with it: that is a disruption, and no fault of theirs.
+//! A node that is lost takes its agents with it: that is a disruption, and no fault of theirs. And one that hears nobody
+//! is rather cut off itself.
+
+use std::time::Duration;
 
 use koco::api::ErrorStatus;
 use serde_json::json;
 
 use crate::harness::{
-    Kubelet, MODES, Phase, Test, agent,
+    Job, Kubelet, MODES, Node, Phase, Roles, Server, Service, Test, agent,
     by_hand::{started, succeeds},
     job::{With, error_type, pod_name},
     kubelet::End,
+    wait::always,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,5 +60,41 @@ async fn an_end_without_a_word_on_a_lost_node_is_a_disruption() {
         kubelet.end(&pod_name(&pod), &end).await;
         assert_eq!(error_type(&job.phase(Phase::Failed).await), "Disrupted", "{end:?} in {mode:?}");
         kubelet.is_back().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_cut_off_calls_no_runner_lost() {
+    let test = Test::new().await;
+    let mut roles = Roles::all_in_one(&test, Server::Shared);
+    let service = Service::before(&mut roles).await;
+    roles.start().await;
+    let _node = Node::automatic(&test);
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for mode in [MODES, MODES, MODES].concat() {
+        jobs.push(test.apply(agent("count").mode(mode).heartbeat("2s")).await);
+    }
+    for job in &jobs {
+        job.phase(Phase::Running).await;
+    }
+    service.cut();
+    for job in &jobs {
+        job.until_run("the silence of many", |r| r.status.as_ref().is_some_and(|s| s.unresponsive_among_many)).await;
+    }
+    // Longer than it takes to call one lost.
+    always(Duration::from_secs(8), "no verdict", async || {
+        for job in &jobs {
+            let run = job.run().await.ok_or_else(|| format!("{} has no run", job.name))?;
+            if run.is_closed() || run.number() != 1 {
+                return Err(format!("{}: {:?}", job.name, run.status));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    service.lead_to(&roles);
+    for job in &jobs {
+        job.until_run("contact", |r| r.status.as_ref().is_some_and(|s| s.unresponsive_since.is_none())).await;
+        assert_eq!((job.status().await.attempt, job.run_number().await), (Some(1), 1));
     }
 }

@@ -4,13 +4,13 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, ExecutionMode, Test, agent,
+    DEADLINE, ExecutionMode, MODES, Test, agent,
     agent_log::ticks,
     job::{With, pod_name, started},
     within,
 };
 
-async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
+async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str, params: DeleteParams) {
     let (test, _roles) = Test::with_operator().await;
     let spec = agent("ignore-term?every_ms=10").mode(mode).grace(5);
     let retry =
@@ -20,7 +20,7 @@ async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
     job.counts().await;
     let log = job.follow(&first);
     let deleted = crate::harness::agent_log::now();
-    job.delete_pod(&first, &DeleteParams::default()).await;
+    job.delete_pod(&first, &params).await;
     within(DEADLINE, "the second agent to start", async || {
         let run = job.run().await.ok_or(None)?;
         let pod = run.spec.identity.pod_name.clone();
@@ -35,15 +35,22 @@ async fn an_agent_that_ignores_its_end(mode: ExecutionMode, policy: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_temporal() {
-    an_agent_that_ignores_its_end(ExecutionMode::Temporal, "Count").await;
+    an_agent_that_ignores_its_end(ExecutionMode::Temporal, "Count", DeleteParams::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_direct() {
-    an_agent_that_ignores_its_end(ExecutionMode::Direct, "Count").await;
+    an_agent_that_ignores_its_end(ExecutionMode::Direct, "Count", DeleteParams::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_under_an_agent_that_ignores_sigterm_not_counted() {
-    an_agent_that_ignores_its_end(ExecutionMode::Direct, "Ignore").await;
+    an_agent_that_ignores_its_end(ExecutionMode::Direct, "Ignore", DeleteParams::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_deleted_by_force_under_an_agent_that_ignores_sigterm() {
+    for mode in MODES {
+        an_agent_that_ignores_its_end(mode, "Count", DeleteParams::default().grace_period(0)).await;
+    }
 }

@@ -152,6 +152,8 @@ async fn each_role_and_user_may_do_what_it_needs_and_nothing_else() {
         ("gateway", "update", "", "secrets", ns, "koco-gateway-tls", true),
         ("gateway", "get", "", "secrets", ns, "another", false),
         ("gateway", "update", "", "configmaps", ns, "koco-gateway-ca", true),
+        ("gateway", "update", "coordination.k8s.io", "leases", ns, "koco-gateways", true),
+        ("gateway", "update", "coordination.k8s.io", "leases", ns, "koco-controller", false),
         ("gateway", "list", "kodosumi.io", "agentruns", "default", "", false),
         ("controller", "watch", "", "configmaps", ns, "koco-gateway-ca", true),
         ("controller", "watch", "", "configmaps", ns, "", false),

@@ -186,4 +186,13 @@
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]
   verbs: [get, update]
+# Renews its mark in the gateways' lease, by which each knows which others are gone.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [koco-gateways]
+  verbs: [get, update]
+# Creates that lease at the first start; a create can't be limited to a name.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
 {{- end }}

@@ -32,7 +32,7 @@ fn binding(run: &AgentRun) -> i32 {
 /// Contact with the runner. A heartbeat costs a write only if it changes something: the runner was bound anew, which
 /// must be acknowledged, or it was deemed unresponsive.
 pub fn contact(run: &AgentRun, status: &mut AgentRunStatus) {
-    status.unresponsive_since = None;
+    (status.unresponsive_since, status.unresponsive_among_many) = (None, false);
     if let Some(acknowledged) = &mut status.acknowledged
         && binding(run) >= 1
     {

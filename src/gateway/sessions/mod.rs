@@ -4,6 +4,7 @@
 
 mod liveness;
 pub mod messages;
+pub mod peers;
 
 use std::{
     collections::HashMap,
@@ -60,6 +61,7 @@ pub struct PendingUpdate {
 #[derive(Default)]
 struct Times {
     heard: Option<Instant>,
+    contact: Option<Instant>,
     unacknowledged: Option<(i32, Instant)>,
     described: Option<Instant>,
     reminded: Option<Instant>,
@@ -93,7 +95,13 @@ impl Default for Session {
 impl Session {
     /// There was contact with the runner now.
     pub fn heard(&self) {
-        self.times.lock().heard = Some(Instant::now());
+        let (mut times, now) = (self.times.lock(), Some(Instant::now()));
+        (times.heard, times.contact) = (now, now);
+    }
+
+    /// Time since the last contact with this process, if there was one.
+    fn last_contact(&self) -> Option<Duration> {
+        self.times.lock().contact.map(|at| at.elapsed())
     }
 
     /// Time since the last contact; begins now if there was none with this process.
@@ -209,6 +217,12 @@ impl Sessions {
     pub fn time_since_contact(&self, uid: &str) -> Duration {
         let listening = self.listening.lock().map_or(Duration::MAX, |since| since.elapsed());
         self.of(uid).time_since_contact().min(listening)
+    }
+
+    /// Time since a runner's last contact with this process, if there was one.
+    fn last_contact(&self, uid: &str) -> Option<Duration> {
+        let session = self.all.lock().get(uid).cloned();
+        session?.last_contact()
     }
 
     /// Drops unused sessions whose run is not in `open`.

@@ -86,7 +86,10 @@ fn bind(run: &AgentRun, ask: &Ask<'_>) -> Binding {
     if same && old.binding >= 1 && silent {
         // Recorded, so that a runner that reconnects can't report another end, and the job's status is right.
         let message = "the runner sent nothing for twice the heartbeat time-out";
-        return close(ending::unresponsive(run, node, message, &ask.now));
+        let end = ending::unresponsive(run, node, message, &ask.now);
+        if !ending::needs_a_lost_node(run, pod, node) {
+            return close(end);
+        }
     }
     Binding::Grant(grant(&old.time, old.binding.saturating_add(1)))
 }

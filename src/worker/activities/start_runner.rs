@@ -168,6 +168,9 @@ impl Start<'_> {
             self.end_recorded_pod().await?;
             return Ok(run);
         }
+        if lifecycle::lingers(&run, self.job.grace(), &now()).is_some() {
+            return Err(ActivityFailure::PodNotEnded(run.spec.identity.pod_name.clone()));
+        }
         let pod = self.a.pods_in(&self.input.job).get(&run.spec.identity.pod_name).await?;
         if let Some(pod) = pod.filter(|p| ending::is_pod_of(&run, p) && !p.agent_ended()) {
             let delete = collect::of_closed(&run, &pod, &now()) == collect::Fate::Delete;

@@ -180,6 +180,20 @@ async fn a_pod_that_still_runs_is_answered_for_and_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_pod_that_vanished_is_given_its_grace_period() {
+    let (fake, a) = with_job(|j| j["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(20)).await;
+    for (time, waits) in [(json!(now()), true), (json!("2026-01-01T00:00:00Z"), false)] {
+        fake.put_run(1, |r| {
+            r["status"]["termination"] = fake::closed("Kubelet");
+            r["status"]["termination"]["podVanished"] = json!(true);
+            r["status"]["termination"]["time"] = time;
+        });
+        assert_eq!(matches!(started(&a, &start(2)).await, Err(ActivityFailure::PodNotEnded(_))), waits);
+        assert_eq!(fake.run(2).is_none(), waits);
+    }
+}
+
+#[tokio::test]
 async fn a_runner_that_said_how_it_ended_may_end_by_itself() {
     let (fake, a) = with_job(|_| {}).await;
     fake.put_run(1, |r| {

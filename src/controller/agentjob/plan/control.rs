@@ -22,7 +22,7 @@ pub(super) fn finish(view: &JobView<'_>, phase: Phase, error: Option<ErrorStatus
         return Decision { phase: going, ..unchanged }.with(action).again(Duration::ZERO);
     }
     if phase == Phase::Cancelled
-        && let Some(left) = still_ending(view)
+        && let Some(left) = still_ending(view).or_else(|| view.lingers())
     {
         // Its pod is deleted with those of closed runs.
         return Decision { phase: going, ..unchanged }.again(left);

@@ -104,9 +104,14 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
         return finish(view, Phase::Failed, Some(error));
     }
     let left = retry.retry_after.as_ref().map(|at| view.until(at)).filter(|left| !left.is_zero());
+    let lingers = view.lingers();
     if view.desired() == DesiredState::Paused {
-        let phase = if view.observed.previous_pod.is_some() { unchanged.phase } else { Phase::Paused };
-        return Decision { phase, ..unchanged };
+        let ends = view.observed.previous_pod.is_some() || lingers.is_some();
+        let phase = if ends { unchanged.phase } else { Phase::Paused };
+        return Decision { phase, requeue: super::sooner(unchanged.requeue, lingers), ..unchanged };
+    }
+    if let Some(left) = lingers {
+        return unchanged.again(left);
     }
     if let Some(left) = left {
         return unchanged.again(left);
@@ -164,6 +169,9 @@ fn running(view: &JobView<'_>, run: &AgentRun) -> Decision {
         if waited <= limit {
             // Whole seconds: certainly past the limit.
             return decision.again(limit - waited + Duration::from_secs(1));
+        }
+        if ending::needs_a_lost_node(run, view.pod, view.observed.node.as_ref()) {
+            return decision.again(limit);
         }
         let message = format!("the runner sent nothing for {} s", waited.as_secs());
         let lost = ending::unresponsive(run, view.observed.node.as_ref(), &message, view.now());

@@ -325,6 +325,14 @@ pub fn plan(job: &AgentJob, observed: &ObservedState, operator: &OperatorContext
             ExecutionMode::Temporal => temporal::decide(&view),
         }
     };
+    let decision = match pending::not_ending(&view) {
+        // Whatever else is to be said: it is what the job waits for, or what is left of it.
+        Some(pod) => {
+            let requeue = sooner(decision.requeue, pod.requeue);
+            Decision { blocked: pod.blocked.or(decision.blocked), requeue, ..decision }
+        }
+        None => decision,
+    };
     let collected = collect::plan(&view, decision.phase);
     let mut status = status::compose(&view, &decision);
     status.conditions = conditions::of(&view, &decision, &status);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{sooner, view::JobView};
+use super::view::JobView;
 use crate::{
     api::{AgentRun, ErrorStatus, Reason},
     lifecycle,
@@ -31,22 +31,18 @@ pub(super) struct Pending {
 /// The state of the newest run, or of the next one.
 pub(super) fn of(view: &JobView<'_>) -> Pending {
     let blocked = blocked(view);
-    let leftover = not_ending(view);
-    let requeue = leftover.as_ref().and_then(|l| l.requeue);
-    let blocked = leftover.and_then(|l| l.blocked).or(blocked);
     // A gate or a pause holds it: the time-out doesn't run.
     if view.pod.is_some_and(|p| p.gated) || view.is_held() {
-        return Pending { blocked, requeue, ..Pending::default() };
+        return Pending { blocked, ..Pending::default() };
     }
     // The time-out runs from the pod's creation.
     let Some(pod) = view.pod else {
-        return Pending { since: view.old.pending_since.clone(), blocked, timed_out: None, requeue };
+        return Pending { since: view.old.pending_since.clone(), blocked, ..Pending::default() };
     };
     let since = since(view, pod);
     let (limit, waited) = (view.resolved.timeouts.pending.get(), view.since(&since));
     if waited < limit {
-        let requeue = sooner(requeue, Some(limit - waited));
-        return Pending { since: Some(since), blocked, timed_out: None, requeue };
+        return Pending { since: Some(since), blocked, timed_out: None, requeue: Some(limit - waited) };
     }
     let why = match (&blocked, view.run_error()) {
         (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
@@ -57,7 +53,7 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     };
     let message = format!("the pod was not ready within {} s: {why}", limit.as_secs());
     let timed_out = Some(ErrorStatus { kind: error_types::PENDING_TIMEOUT.into(), message });
-    Pending { since: Some(since), blocked, timed_out, requeue }
+    Pending { since: Some(since), blocked, timed_out, requeue: None }
 }
 
 /// Since when the pod of a run that is not ready counts. One clock for all pods in a row whose agent never starts; it
@@ -99,7 +95,7 @@ fn blocked(view: &JobView<'_>) -> Option<(Reason, String)> {
     Some((Reason::other(&reason), message))
 }
 
-/// A closed run's pod, which has to end.
+/// A run's pod that has to end.
 pub(super) struct NotEnding {
     /// Why the job is stalled, if the pod is overdue.
     pub blocked: Option<(Reason, String)>,
@@ -107,11 +103,11 @@ pub(super) struct NotEnding {
     pub requeue: Option<Duration>,
 }
 
-/// A closed run's pod that is overdue: no other is created before it has ended, and its node may need attention.
+/// A run's pod that was deleted and is overdue: no other is created before it has ended, and its node may need
+/// attention.
 pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
-    let of_closed = |run: &&AgentRun| run.is_closed();
-    let closed = view.observed.runs.iter().filter(of_closed);
-    let left = closed.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
+    let runs = view.observed.runs.iter();
+    let left = runs.filter_map(|run| view.observed.pods.iter().find(|p| ending::is_pod_of(run, p)));
     let left = left.chain(&view.observed.previous_pod).filter(|p| !p.agent_ended());
     let due = left.filter_map(|p| Some((p, p.deletion_deadline.as_ref()?)));
     let (pod, by): (&PodView, &Time) = due.min_by_key(|(_, by)| by.0)?;

@@ -331,11 +331,7 @@ struct Tell {
 }
 
 fn tell(view: &JobView<'_>) -> Tell {
-    let leftover = pending::not_ending(view);
-    let requeue = leftover.as_ref().and_then(|l| l.requeue);
-    let blocked = leftover.and_then(|l| l.blocked);
-    let blocked = blocked.or_else(|| name_taken(view));
-    let tell = Tell { blocked, requeue, ..Tell::default() };
+    let tell = Tell { blocked: name_taken(view), ..Tell::default() };
     let Some(run) = view.run else { return tell };
     let carried = pending::carried(view, run.may_have_started()).filter(|_| run.is_closed());
     let pending_since = carried.or_else(|| view.series_since());

@@ -157,6 +157,14 @@ impl<'a> JobView<'a> {
         self.pod.is_some_and(|p| !p.agent_ended())
     }
 
+    /// How long the agent of the run before the newest number, or of the newest run if that has ended, may still be
+    /// running without its pod.
+    pub fn lingers(&self) -> Option<Duration> {
+        let newest = self.active_run()?;
+        let last = self.observed.runs.iter().filter(|r| r.number() >= newest - 1 && r.is_closed());
+        last.filter_map(|run| lifecycle::lingers(run, self.job.grace(), self.now())).max()
+    }
+
     /// How the newest run ended, as its pod shows it; `None` while it may go on, or is closed already.
     pub fn derived_termination(&self) -> Option<Termination> {
         let run = self.run.filter(|r| !r.is_closed())?;

@@ -89,6 +89,24 @@ fn the_node_of_a_lost_runner_decides_whether_it_was_disrupted() {
 }
 
 #[test]
+fn silence_of_many_is_no_evidence() {
+    let run = granted(3, "run", 1, |run| {
+        answers(2, true)(run);
+        run["status"]["unresponsiveAmongMany"] = json!(true);
+    });
+    let on = Some(Some(PodView { node: Some("n".into()), ..pod(AgentContainer::Running) }));
+    let decided = |pod: &Option<Option<PodView>>, node| {
+        let task = fake::task(2);
+        bind(&run, &Ask { task: &task, counts: false, pod: pod.clone(), node, now: now() })
+    };
+    assert_eq!(decided(&on, None), Binding::LookAtNode("n".into()));
+    assert_eq!(number(decided(&on, Some(NodeState::Ready))), 4, "it is bound anew");
+    assert_eq!(number(decided(&looked(Some(pod(AgentContainer::Running))), None)), 4);
+    let lost = NodeState::Lost("node n is gone".into());
+    assert_eq!(closed_as(decided(&on, Some(lost))), error_types::DISRUPTED);
+}
+
+#[test]
 fn a_runner_that_never_registered_is_lost_when_it_is_silent() {
     let run = granted(1, "run", 1, |r| r["status"] = json!({}));
     let lost = decide(&run, 2, false, looked(Some(pod(AgentContainer::Waiting))));

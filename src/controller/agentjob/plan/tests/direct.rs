@@ -178,6 +178,23 @@ fn a_series_of_failed_starts_ends_with_the_pending_time() {
 }
 
 #[test]
+fn nothing_starts_in_the_grace_period_of_a_pod_that_vanished() {
+    let status = merged(active(2), json!({ "phase": "Retrying", "runnerPod": "a-1", "retry": { "attempts": 1 } }));
+    let plan = |state: &str, ended_at: &str| {
+        let over = json!({ "status": { "termination": { "podVanished": true, "time": ended_at } } });
+        let before = run(1, merged(ended("Failed", Some("Disrupted"), "Kubelet"), over));
+        let spec = json!({ "desiredState": state, "template": { "spec": { "terminationGracePeriodSeconds": 20 } } });
+        let plan = decide(&job(spec, status.clone()), &observed(&[before], &[]));
+        (created(&plan).len(), plan.status.phase.unwrap(), plan.requeue)
+    };
+    let (soon, late) = ("2026-01-01T00:59:50Z", "2026-01-01T00:59:30Z");
+    assert_eq!(plan("Running", soon), (0, Phase::Retrying, Some(Duration::from_secs(15))));
+    assert_eq!(plan("Running", late).0, 1);
+    assert_eq!(plan("Paused", soon).1, Phase::Retrying, "its agent may be running");
+    assert_eq!(plan("Paused", late).1, Phase::Paused);
+}
+
+#[test]
 fn an_evicted_agent_goes_on_in_the_same_attempt() {
     let spec = |state: &str| json!({ "pausePolicy": "Evict", "desiredState": state });
     let mut over = ended("Evicted", None, "Runner");
@@ -257,6 +274,24 @@ fn a_lost_runners_node_is_read_first_and_its_loss_is_a_disruption() {
     }
     let fine = observed(&[run(1, started())], &[PodView { node: Some("n".into()), ..pod(1, AgentContainer::Running) }]);
     assert_eq!(decide(&job(json!({}), active(1)), &fine).node_to_read(&fine), None, "no node is read for its own sake");
+}
+
+#[test]
+fn silence_of_many_is_no_evidence_but_the_loss_of_a_node_is() {
+    let silent = json!({ "status": { "unresponsiveSince": "2026-01-01T00:50:00Z", "unresponsiveAmongMany": true } });
+    let on = |node: Option<&str>| PodView { node: node.map(Into::into), ..pod(1, AgentContainer::Running) };
+    let plan = |name: Option<&str>, node: Option<NodeState>| {
+        let state = observed(&[run(1, merged(started(), silent.clone()))], &[on(name)]);
+        let state = ObservedState { node, ..state };
+        let plan = decide(&job(json!({}), active(1)), &state);
+        (plan.node_to_read(&state).map(str::to_string), closes(&plan), plan.requeue)
+    };
+    assert_eq!(plan(Some("n"), None).0.as_deref(), Some("n"));
+    let again = Some(Duration::from_secs(240));
+    assert_eq!(plan(Some("n"), Some(NodeState::Ready)), (None, vec![], again));
+    assert_eq!(plan(None, None), (None, vec![], again));
+    let lost = NodeState::Lost("node n is gone".into());
+    assert_eq!(plan(Some("n"), Some(lost)).1, [(1, "Disrupted".to_string())]);
 }
 
 #[test]
@@ -344,6 +379,22 @@ fn a_pod_that_never_ends_is_told() {
     let late = condition(&plan("2026-01-01T00:50:00Z"), "Stalled");
     assert_eq!(late.1, "PodNotEnding");
     assert!(late.2.contains("pod a-1 was to end by 2026-01-01T00:50:00Z"), "{}", late.2);
+}
+
+#[test]
+fn a_pod_that_never_ends_is_told_for_as_long_as_it_is_there() {
+    let overdue = Some(Time("2026-01-01T00:50:00Z".parse().unwrap()));
+    let terminating = PodView { deletion_deadline: overdue, ..pod(1, AgentContainer::Running) };
+    let failed = || ended("Failed", Some("Disrupted"), "Koco");
+    let reason = |phase: &str, over: Value, pods: &[PodView]| {
+        let status = json!({ "activeRun": 1, "phase": phase, "attempt": 1 });
+        condition(&decide(&job(json!({}), status), &observed(&[run(1, over)], pods)), "Stalled").1
+    };
+    for (phase, over) in [("Running", started()), ("Failed", failed()), ("Cancelled", failed())] {
+        assert_eq!(reason(phase, over.clone(), std::slice::from_ref(&terminating)), "PodNotEnding", "{phase}");
+        let ended = AgentContainer::Ended { exit_code: 0, reason: "Completed".into(), message: None };
+        assert_eq!(reason(phase, over, &[PodView { agent: ended, ..terminating.clone() }]), "Moving", "{phase}");
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! small, or even to be a file.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, BufReader, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +23,8 @@ use crate::{
 /// The largest result that is read; of a larger one only the size is reported.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
+/// The folder that the agent writes to.
+const OUT: &str = "out";
 
 /// The state folder.
 #[derive(Clone, Debug)]
@@ -44,11 +46,11 @@ impl Files {
     }
 
     pub fn result(&self) -> PathBuf {
-        self.dir.join("out/result.json")
+        self.dir.join(OUT).join("result.json")
     }
 
     pub fn error(&self) -> PathBuf {
-        self.dir.join("out/error.json")
+        self.dir.join(OUT).join("error.json")
     }
 
     /// Writes the agent's input files and removes old output files.
@@ -57,8 +59,11 @@ impl Files {
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
             fs::write(path, content.get())?;
         }
+        let out = self.dir.join(OUT);
+        fs::create_dir_all(&out)?;
+        // An agent may start as root, and write its result as another user.
+        fs::set_permissions(&out, Permissions::from_mode(0o777))?;
         for path in [self.result(), self.error()] {
-            fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
             match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -182,6 +187,14 @@ mod tests {
         let files = Files::new(&dir);
         files.prepare(&RawJson::default(), &RawJson::default()).unwrap();
         files
+    }
+
+    #[test]
+    fn another_user_may_write_the_result() {
+        let files = files("out");
+        files.prepare(&json!({}).into(), &json!({}).into()).unwrap();
+        let out = fs::metadata(files.result().parent().unwrap()).unwrap();
+        assert_eq!(out.permissions().mode() & 0o777, 0o777);
     }
 
     #[test]

@@ -20,6 +20,9 @@ const SLOW_SCAN: Duration = Duration::from_millis(500);
 /// or a child that never calls `exec` would run on for ever.
 const RESUME_VFORK: std::ops::Range<Duration> = Duration::from_millis(6)..Duration::from_millis(100);
 
+/// No wait is longer than ten years: templates may ask for longer grace periods than times can be added to.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// The job's settings for control.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -137,8 +140,10 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(policy: Policy) -> Self {
+        let short = |time: Duration| time.min(LONGEST);
+        let (grace, notice, limit) = (short(policy.grace), policy.notice.map(short), policy.limit.map(short));
         Self {
-            policy,
+            policy: Policy { grace, notice, limit, ..policy },
             phase: Phase::Waiting { grant: None },
             desired: DesiredState::Running,
             generation: -1,

@@ -170,6 +170,14 @@ fn a_process_that_will_not_stop_is_named_and_the_command_is_never_confirmed() {
 }
 
 #[test]
+fn no_time_is_too_long_to_be_added() {
+    let mut m = started(Policy { grace: Duration::MAX, limit: Some(Duration::MAX), ..policy() });
+    assert!(m.deadline().is_some_and(|at| std::time::Instant::now().checked_add(at).is_some()));
+    m.on(s(1), cancelled(1));
+    assert!(m.deadline().is_some_and(|at| std::time::Instant::now().checked_add(at).is_some()));
+}
+
+#[test]
 fn an_agent_that_cannot_be_frozen_is_evicted_if_its_policy_says_so() {
     let either = Policy { pause: PausePolicy::FreezeOrEvict, ..policy() };
     let mut m = started(either.clone());

@@ -50,15 +50,20 @@ lint: ## formatting, clippy, shellcheck, licences and sources of dependencies
 
 .PHONY: unit
 unit: ## tests that need no server
-	cargo test --lib --bins --test contract --test runner --test replay
+	cargo test --lib --bins --test contract --test fuzz --test runner --test replay
+
+.PHONY: fuzz
+fuzz: export PROPTEST_CASES ?= 200000
+fuzz: ## random inputs against all that is pure, for some minutes; PROPTEST_CASES=number
+	cargo test --profile $(PROFILE) --test fuzz -- --nocapture $(ARGS)
 
 .PHONY: workflow-test
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own
 	tests/workflow/run $(ARGS)
 
 .PHONY: api-test
-api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter
-	tests/api/run $(ARGS)
+api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter, SLOW=1: all
+	tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(ARGS)
 
 .PHONY: bench-memory
 bench-memory: tools ## peak memory of gateway and controller beside 500 open jobs of 100 KB; PROFILE=release

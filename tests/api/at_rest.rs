@@ -44,6 +44,7 @@ async fn heartbeats(roles: &mut Roles) -> usize {
     line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
+#[ignore = "more than a minute: make api-test SLOW=1"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_agents_cost_no_writes() {
     let (test, mut roles) = Test::with_operator().await;

@@ -10,6 +10,7 @@ use crate::harness::{
 /// So many that each reconcile in turn would have to wait longer than a test's deadline.
 const WAITING: usize = 40;
 
+#[ignore = "more than a minute: make api-test SLOW=1"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_jobs_notice_nothing_and_temporal_jobs_go_on_afterwards() {
     let (test, other) = (Test::new().await, Test::new().await);

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{
     DEADLINE, ExecutionMode, MODES, Server, TemporalServer, Test, agent,
-    agent_log::said,
+    agent_log::{now, said},
     audit,
     job::{With, pod_name},
     within,
@@ -79,7 +79,9 @@ async fn with_temporal_down() {
     job.delete(DeleteParams::default()).await;
     // Its grace period and a minute.
     job.gone(Duration::from_secs(100)).await;
-    assert_eq!(said(&log.all().await, "sigterm").len(), 1);
+    let log = log.all().await;
+    let end: Vec<&str> = log.lines().rev().take(3).collect();
+    assert_eq!(said(&log, "sigterm").len(), 1, "the log's last lines are {end:?} at {}", now());
     job.nothing_runs().await;
     // Once Temporal is back, the workflow finds its job gone, and ends.
     server.start().await;

@@ -241,9 +241,13 @@ fn children(pid: i32) -> Vec<i32> {
 
 fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> Child {
     let runner = env!("CARGO_BIN_EXE_koco-runner");
-    let mut command = Command::new(if isolated { "unshare" } else { runner });
+    let mut command = Command::new(if isolated { "unshare" } else { "setpriv" });
     if isolated {
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child", runner]);
+    } else {
+        // As in a container: not even root may look into other processes.
+        let without = "-sys_ptrace,-sys_admin,-perfmon";
+        command.args(["--bounding-set", without, "--inh-caps", without, "--", runner]);
     }
     let host = if isolated { "localhost" } else { "127.0.0.1" };
     let output = |name: &str| File::options().create(true).append(true).open(dir.join(name)).unwrap();

@@ -97,7 +97,7 @@ pub fn is_pod_of(run: &AgentRun, pod: &PodView) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;
-    use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
+    use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
     use serde_json::json;
 
     use super::*;
@@ -184,10 +184,7 @@ mod tests {
         let (runner, agent) =
             (KeyPair::generate_for(&PKCS_ED25519).unwrap(), KeyPair::generate_for(&PKCS_ED25519).unwrap());
         let end = r#"{"kind":"Succeeded","started":true}"#;
-        let message = |pair: &KeyPair| {
-            let signature = pair.sign(&termination::to_sign(end)).unwrap();
-            String::from_utf8(termination::encode(end, &signature).unwrap()).unwrap()
-        };
+        let message = |pair: &KeyPair| termination::sign(&serde_json::from_str(end).unwrap(), pair).unwrap();
         let mut run = run(true);
         let key = PublicKey::from_spki(&runner.subject_public_key_info()).unwrap();
         run.status.as_mut().unwrap().public_key = Some(key.to_string());

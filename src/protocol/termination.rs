@@ -1,6 +1,7 @@
 //! The termination message of the agent's container: the agent's end, signed with the runner's key, because the agent
 //! may write the file, too. Written by the runner, read wherever a pod's status is judged. No I/O.
 
+use rcgen::SigningKey;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -28,15 +29,26 @@ struct Signed {
     signature: String,
 }
 
-/// The bytes that a runner signs for this end.
-pub fn to_sign(end: &str) -> Vec<u8> {
-    [CONTEXT, end.as_bytes()].concat()
+/// Why a message can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The end does not serialize.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The key can't sign.
+    #[error(transparent)]
+    Key(#[from] rcgen::Error),
 }
 
-/// The message: `end`, which is JSON, and its signature.
-pub fn encode(end: &str, signature: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
-    let end = serde_json::from_str(end)?;
-    serde_json::to_vec(&Signed { end, signature: hex::encode(signature) })
+/// The message for an end, signed with the runner's key.
+pub fn sign(end: &AgentEnd, key: &impl SigningKey) -> Result<String, SignError> {
+    let end = serde_json::value::to_raw_value(end)?;
+    let signature = hex::encode(key.sign(&to_sign(end.get()))?);
+    Ok(serde_json::to_string(&Signed { end, signature })?)
+}
+
+fn to_sign(end: &str) -> Vec<u8> {
+    [CONTEXT, end.as_bytes()].concat()
 }
 
 /// The end that a message tells of, if it was signed with this key.
@@ -49,11 +61,9 @@ pub fn verify(message: &str, key: &PublicKey) -> Option<AgentEnd> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
+    use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
 
     use super::*;
-
-    const END: &str = r#"{"kind":"Succeeded","started":true,"result":{"a":  1}}"#;
 
     fn pair() -> (KeyPair, PublicKey) {
         let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
@@ -61,23 +71,22 @@ mod tests {
         (pair, key)
     }
 
-    fn signed(pair: &KeyPair, end: &str) -> String {
-        String::from_utf8(encode(end, &pair.sign(&to_sign(end)).unwrap()).unwrap()).unwrap()
-    }
-
     #[test]
     fn only_the_runners_own_message_is_believed() {
         let ((runner, key), (other, _)) = (pair(), pair());
-        assert!(verify(&signed(&runner, END), &key).is_some());
-        assert!(verify(&signed(&other, END), &key).is_none(), "another key");
-        let changed = signed(&runner, END).replace("Succeeded", "Cancelled");
+        let text = r#"{"kind":"Succeeded","started":true,"result":{"a":  1}}"#;
+        let end: AgentEnd = serde_json::from_str(text).unwrap();
+        assert_eq!(verify(&sign(&end, &runner).unwrap(), &key), Some(end.clone()));
+        assert!(verify(&sign(&end, &other).unwrap(), &key).is_none(), "another key");
+        let changed = sign(&end, &runner).unwrap().replace("Succeeded", "Cancelled");
         assert!(verify(&changed, &key).is_none(), "another end");
-        let without_context = encode(END, &runner.sign(END.as_bytes()).unwrap()).unwrap();
-        assert!(
-            verify(std::str::from_utf8(&without_context).unwrap(), &key).is_none(),
-            "a signature of something else"
-        );
-        for bad in [END, "", "{}", &signed(&runner, END)[1..]] {
+        let signed = |message: &[u8]| {
+            let (end, signature) = (serde_json::from_str(text).unwrap(), hex::encode(runner.sign(message).unwrap()));
+            serde_json::to_string(&Signed { end, signature }).unwrap()
+        };
+        assert!(verify(&signed(&to_sign(text)), &key).is_some(), "as it is written, not as it would be");
+        assert!(verify(&signed(text.as_bytes()), &key).is_none(), "a signature of something else");
+        for bad in [text, "", "{}", &sign(&end, &runner).unwrap()[1..]] {
             assert!(verify(bad, &key).is_none(), "{bad}");
         }
     }

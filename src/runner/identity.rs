@@ -5,11 +5,14 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use nix::sys::prctl;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ED25519, SigningKey};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ED25519};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::procfs;
-use crate::protocol::{runner::AgentEnd, termination};
+use crate::protocol::{
+    runner::AgentEnd,
+    termination::{self, SignError},
+};
 
 /// Why the runner can't have an identity that its agent can't take.
 #[derive(thiserror::Error, Debug)]
@@ -67,10 +70,8 @@ impl Identity {
     }
 
     /// The termination message for an end.
-    pub fn sign(&self, end: &AgentEnd) -> io::Result<Vec<u8>> {
-        let end = serde_json::to_string(end)?;
-        let signature = self.0.sign(&termination::to_sign(&end)).map_err(io::Error::other)?;
-        Ok(termination::encode(&end, &signature)?)
+    pub fn sign(&self, end: &AgentEnd) -> Result<String, SignError> {
+        termination::sign(end, &*self.0)
     }
 }
 

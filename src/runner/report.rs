@@ -1,10 +1,7 @@
 //! Reports the agent's end: first as the container's termination message, then to the gateway. Called by
 //! [`super::supervisor`] last.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use tokio::{sync::mpsc, time::sleep};
@@ -16,7 +13,10 @@ use super::{
     link::{Incoming, backoff},
     log::{causes, say},
 };
-use crate::protocol::runner::{AgentEnd, ControlMessage, cut_result};
+use crate::protocol::{
+    runner::{AgentEnd, ControlMessage, cut_result},
+    termination::SignError,
+};
 
 /// How long to retry: the agent was not started; the termination message has the whole end; it lacks the result.
 const LIMIT_NOT_STARTED: Duration = Duration::from_secs(5);
@@ -24,7 +24,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LIMIT_RESULT_OMITTED: Duration = Duration::from_secs(15 * 60);
 
 /// The signed termination message, and the end that it tells of: shortened until the message has at most `limit` bytes.
-pub fn termination_message(ending: &AgentEnd, identity: &Identity, limit: usize) -> io::Result<(Vec<u8>, AgentEnd)> {
+pub fn termination_message(
+    ending: &AgentEnd,
+    identity: &Identity,
+    limit: usize,
+) -> Result<(String, AgentEnd), SignError> {
     let mut short = ending.clone();
     loop {
         let message = identity.sign(&short)?;
@@ -113,7 +117,7 @@ mod tests {
             let short = |ending: &AgentEnd| {
                 let (message, short) = termination_message(ending, &identity, limit).unwrap();
                 assert!(message.len() <= limit, "{}", message.len());
-                assert!(String::from_utf8(message).unwrap().contains(&serde_json::to_string(&short).unwrap()));
+                assert!(message.contains(&serde_json::to_string(&short).unwrap()));
                 short
             };
             assert_eq!(short(&ending), ending);

@@ -177,8 +177,8 @@ impl Runner {
     fn leave(&self, ending: &AgentEnd) -> bool {
         let config = &self.config;
         let message = report::termination_message(ending, &self.identity, config.termination_bytes);
-        let written = message.and_then(|(message, told)| {
-            files::write_termination(&config.termination_log, &message)?;
+        let written = message.map_err(io::Error::other).and_then(|(message, told)| {
+            files::write_termination(&config.termination_log, message.as_bytes())?;
             Ok(told.result_omitted)
         });
         written.unwrap_or_else(|error| {

@@ -14,7 +14,7 @@ use koco::{
     },
 };
 use proptest::prelude::*;
-use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
+use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
 
@@ -83,11 +83,7 @@ proptest! {
         let key = PublicKey::from_spki(&pair.subject_public_key_info()).expect("Ed25519");
         prop_assert!(termination::verify(&message, &key).is_none());
         prop_assert!(termination::verify(&value.to_string(), &key).is_none());
-        let text = serde_json::to_string(&end).expect("JSON");
-        let signed = |pair: &KeyPair| {
-            let signature = pair.sign(&termination::to_sign(&text)).expect("a signature");
-            String::from_utf8(termination::encode(&text, &signature).expect("JSON")).expect("UTF-8")
-        };
+        let signed = |pair: &KeyPair| termination::sign(&end, pair).expect("a message");
         prop_assert!(termination::verify(&signed(&pair), &key).is_some());
         prop_assert!(termination::verify(&signed(&other), &key).is_none());
         let mut cut = signed(&pair);

@@ -19,11 +19,11 @@ use koco::{
     },
 };
 use kube::{Api, api::PostParams};
-use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, SigningKey};
+use rcgen::{KeyPair, PKCS_ED25519};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DEADLINE, Test, within};
+use super::{DEADLINE, Test, gateway_client::identity, within};
 
 /// How long an answer may take to begin.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -137,9 +137,7 @@ impl Runner {
 
     /// What it leaves as its container's termination message.
     pub fn termination_message(&self, ending: &AgentEnd) -> String {
-        let end = serde_json::to_string(ending).expect("JSON");
-        let signature = self.key.sign(&termination::to_sign(&end)).expect("a signature");
-        String::from_utf8(termination::encode(&end, &signature).expect("JSON")).expect("UTF-8")
+        termination::sign(ending, &self.key).expect("a message")
     }
 
     fn url(&self, verb: &str) -> String {
@@ -160,12 +158,6 @@ impl Runner {
         let reason = answer.json::<ErrorResponse>().await.map_or_else(|e| e.to_string(), |p| p.reason);
         Err(Refused::Code(status.as_u16(), reason))
     }
-}
-
-/// A client certificate of this key.
-pub fn identity(key: &KeyPair) -> reqwest::Identity {
-    let certificate = CertificateParams::default().self_signed(key).expect("a certificate");
-    reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes()).expect("an identity")
 }
 
 /// The token that the kubelet would project into the pod.

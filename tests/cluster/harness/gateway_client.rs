@@ -37,8 +37,6 @@ impl Gateway {
 /// A client of the test's gateway with a key of its own, from this address.
 pub async fn client(test: &Test, roles: &Roles, from: Option<IpAddr>) -> reqwest::Client {
     let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-    let certificate = CertificateParams::default().self_signed(&key).expect("a certificate");
-    let identity = reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes());
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
     let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
     let ca = map.data.expect("data")["ca.crt"].clone();
@@ -46,12 +44,18 @@ pub async fn client(test: &Test, roles: &Roles, from: Option<IpAddr>) -> reqwest
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
-        .identity(identity.expect("an identity"))
+        .identity(identity(&key))
         .resolve(names::GATEWAY_TLS_NAME, format!("{NODE_IP}:{}", roles.gateway_port).parse().expect("an address"))
         .local_address(from)
         .no_proxy()
         .build()
         .expect("a client")
+}
+
+/// A client certificate of this key.
+pub fn identity(key: &KeyPair) -> reqwest::Identity {
+    let certificate = CertificateParams::default().self_signed(key).expect("a certificate");
+    reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes()).expect("an identity")
 }
 
 /// A token of the account that agents' pods have.

@@ -380,6 +380,11 @@ impl AgentRun {
         self.acknowledged().map_or(-1, |a| a.binding)
     }
 
+    /// Whether it was bound anew and its runner has not acknowledged that.
+    pub fn is_to_acknowledge(&self) -> bool {
+        self.spec.grant.as_ref().is_some_and(|g| g.binding >= 1 && g.binding > self.acknowledged_binding())
+    }
+
     /// The generation of the newest command, 0 if there is none.
     pub fn command_generation(&self) -> i64 {
         self.spec.command.as_ref().map_or(0, |c| c.generation)

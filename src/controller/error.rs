@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    api::names,
     platform::store::StoreError,
     pods::{NoGateway, PodError},
     runs::RunError,
@@ -24,7 +25,7 @@ pub enum ControllerError {
     #[error("get Namespace kube-system: {0}")]
     Cluster(#[from] kube::Error),
     /// The NetworkPolicy of agents' pods could not be applied: no pod is created without it.
-    #[error("apply NetworkPolicy koco-agents: {0}")]
+    #[error("apply NetworkPolicy {name}: {0}", name = names::AGENT_NETWORK_POLICY)]
     NetworkPolicy(kube::Error),
     /// The gateway's certificate authority is not known yet.
     #[error(transparent)]

@@ -153,6 +153,6 @@ fn failed(
 }
 
 fn retry(progress: &mut Progress, policy: &Policy<'_>, failures: i32, now_millis: i64) {
-    let wait = i64::try_from(policy.retry.back_off(failures).as_millis()).unwrap_or(i64::MAX);
+    let wait = super::whole_millis(policy.retry.back_off(failures));
     (progress.step, progress.retry_at) = (Step::NoRun, Some(now_millis.saturating_add(wait)));
 }

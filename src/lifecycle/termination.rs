@@ -63,8 +63,8 @@ pub fn result_of(run: &AgentRun) -> Result<AgentResult, serde_json::Error> {
     Ok(AgentResult { result: result.map(RawJson::read).transpose()? })
 }
 
-/// An end as the runner reported it, as far as koco's own record of the run allows it, cut to the limits. The source is [`TerminationSource::Runner`] also for a
-/// termination message, which the container wrote.
+/// An end as the runner reported it, cut to the limits, and as far as koco's own record of the run allows it. The source
+/// is [`TerminationSource::Runner`] also for a signed termination message.
 pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
     let refuted = refute(run, ending, now);
     let kind = if refuted.is_some() { TerminationType::Failed } else { ending.kind };
@@ -93,8 +93,8 @@ pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
     }
 }
 
-/// What is recorded in place of a report that can't be true by koco's own record of the run: the agent can forge its
-/// runner's words.
+/// What is recorded in place of a report that can't be true by koco's own record of the run. The second line behind the
+/// runner's key: in a container with enough capabilities an agent can get at that.
 fn refute(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Option<ErrorStatus> {
     let instead = |kind: &str, message: &str| Some(ErrorStatus { kind: kind.into(), message: message.into() });
     let commanded = run.spec.command.as_ref().map(|c| c.state);
@@ -142,7 +142,7 @@ fn reported(error: &ErrorStatus) -> ErrorStatus {
 /// The longest time that a run's agent can have been active, in milliseconds. Recorded times may lack a second's part.
 fn active_at_most(run: &AgentRun, now: &Time) -> i64 {
     let since = run.could_start().map(|since| elapsed(since, now) + Duration::from_secs(1));
-    since.map_or(0, |active| i64::try_from(active.as_millis()).unwrap_or(i64::MAX))
+    since.map_or(0, whole_millis)
 }
 
 /// A failure seen on the pod: `kind` if the agent may have started, else [`error_types::NOT_STARTED`].
@@ -218,6 +218,11 @@ pub fn time_left(run: &AgentRun, limit: Duration, grace: Duration, now: &Time) -
 /// The time from `since` to `now`; zero if that is in the future, as clocks differ.
 pub fn elapsed(since: &Time, now: &Time) -> Duration {
     Duration::try_from(now.0.duration_since(since.0)).unwrap_or_default()
+}
+
+/// A duration in milliseconds, as objects and workflows have it.
+pub fn whole_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A duration as kubectl writes one: `42s`, `5m`, `5m3s`, `1h3m`, `2d4h`.

@@ -29,8 +29,8 @@ pub enum IdentityError {
     Key(#[from] rcgen::Error),
 }
 
-/// Closes this process's memory, environment and file descriptors to all processes without `CAP_SYS_PTRACE`. Called
-/// first: a process that traces it already is found here.
+/// Closes this process's memory and file descriptors to all processes without `CAP_SYS_PTRACE`; its environment, in which
+/// nothing is secret, is open to `CAP_PERFMON` and `CAP_SYS_ADMIN`, too. Called first: a process that traces it already is found here.
 pub fn protect() -> Result<(), IdentityError> {
     prctl::set_dumpable(false).map_err(IdentityError::Dumpable)?;
     match procfs::tracer().map_err(IdentityError::Status)? {

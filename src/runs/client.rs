@@ -56,16 +56,15 @@ impl Runs {
 
     /// Reads a run from the API server; `None` if it doesn't exist.
     pub async fn get(&self, job: &JobRef, number: i32) -> Result<Option<AgentRun>, RunError> {
-        let name = names::run(&job.name, &job.uid, number);
-        let found = self.api.get_opt(&name).await;
-        let found = found.map_err(|e| StoreError::of(format!("get AgentRun {}/{name}", job.namespace), e))?;
+        let found = self.named(&names::run(&job.name, &job.uid, number)).await?;
         found.map(|run| ours(run, job, number)).transpose()
     }
 
     /// The run of this name; `None` if there is none. Only koco's: its name is that of its job and number.
     pub async fn named(&self, name: &str) -> Result<Option<AgentRun>, RunError> {
         let found = self.api.get_opt(name).await;
-        let found = found.map_err(|e| StoreError::of(format!("get AgentRun {name}"), e))?;
+        let what = || format!("get AgentRun {}/{name}", self.api.namespace().unwrap_or_default());
+        let found = found.map_err(|e| StoreError::of(what(), e))?;
         found.map(|run| if run.has_its_name() { Ok(run) } else { Err(RunError::Foreign(name.into())) }).transpose()
     }
 

@@ -67,8 +67,8 @@ impl Temporal {
     }
 
     /// The server's address; empty without a server.
-    pub fn address(&self) -> String {
-        self.inner.as_ref().map(|i| i.settings.connection.target.to_string()).unwrap_or_default()
+    pub fn address(&self) -> &str {
+        self.inner.as_ref().map_or("", |i| i.settings.connection.target.as_str())
     }
 
     /// The client, if connected. It reconnects by itself from then on.

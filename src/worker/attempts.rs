@@ -47,7 +47,7 @@ async fn timer(ctx: &Ctx, duration: Duration, token: &WorkflowCancellationToken)
 
 fn now_millis(ctx: &Ctx) -> i64 {
     let since = ctx.workflow_time().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    lifecycle::whole_millis(since)
 }
 
 /// Whether it is time to continue as new. Not during a cancel, which soon ends the workflow anyway.

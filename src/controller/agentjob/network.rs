@@ -35,8 +35,8 @@ impl AgentNetwork {
 
     /// There are jobs in this namespace.
     pub fn serves(&self, namespace: &str) {
-        if self.spec.is_some() && !self.namespaces.lock().contains_key(namespace) {
-            self.namespaces.lock().insert(namespace.into(), false);
+        if self.spec.is_some() {
+            self.namespaces.lock().entry(namespace.into()).or_insert(false);
         }
     }
 

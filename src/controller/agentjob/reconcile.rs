@@ -155,7 +155,7 @@ async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context)
     let operator = OperatorContext {
         defaults: &context.defaults,
         installation: &context.installation,
-        temporal_address: &context.temporal.address(),
+        temporal_address: context.temporal.address(),
         temporal_namespace: context.temporal.namespace(),
         temporal_configured: context.temporal.is_configured(),
         now: now(),

@@ -172,12 +172,14 @@ impl Gateway {
         address: IpAddr,
     ) -> Result<(Arc<AgentRun>, Option<Pod>), Refusal> {
         let may_cost = || self.limits.reads.take(address, Instant::now()).map_err(|_| Refusal::TooOften);
-        let mut pod = None;
+        let needs_token = |run: &AgentRun| client.registers && recorded_key(run).is_none();
         if let Some(run) = cached {
-            if client.registers && recorded_key(&run).is_none() {
+            let pod = if needs_token(&run) {
                 may_cost()?;
-                pod = Some(self.authenticator.pod(token).await?);
-            }
+                Some(self.authenticator.pod(token).await?)
+            } else {
+                None
+            };
             match identify(&run, &client.key, pod.as_ref()) {
                 Ok(()) => return Ok((run, pod)),
                 Err(refusal) if !refusal.may_be_stale() => return Err(refusal),
@@ -187,12 +189,8 @@ impl Gateway {
         // The copies are only of open runs, and a run is created before its pod: one that does not exist is gone.
         may_cost()?;
         let live = Arc::new(self.runs.read_named(&client.run).await?);
-        if client.registers && recorded_key(&live).is_none() && pod.is_none() {
-            pod = Some(self.authenticator.pod(token).await?);
-        }
-        if recorded_key(&live).is_some() {
-            pod = None;
-        }
+        // A token that was reviewed above is not reviewed again.
+        let pod = if needs_token(&live) { Some(self.authenticator.pod(token).await?) } else { None };
         identify(&live, &client.key, pod.as_ref()).inspect_err(|refusal| {
             let (run, reason) = (&client.run, refusal.reason());
             tracing::warn!(%run, %address, reason, "a request is not of the run's runner");

@@ -92,8 +92,8 @@ fn acknowledge(run: &AgentRun, status: &mut AgentRunStatus, new: Acknowledged) {
     let paused = still && new.problem.is_none() && run.last_pause() == Some(new.generation);
     match status.paused_since.take() {
         Some(since) if !paused => {
-            let millis = lifecycle::elapsed(&since, &new.time).as_millis();
-            status.paused_millis = status.paused_millis.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX));
+            let millis = lifecycle::whole_millis(lifecycle::elapsed(&since, &new.time));
+            status.paused_millis = status.paused_millis.saturating_add(millis);
         }
         since => status.paused_since = since.or_else(|| paused.then(|| new.time.clone())),
     }

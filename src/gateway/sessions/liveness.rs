@@ -50,8 +50,7 @@ struct Listening {
 fn listened_for(run: &AgentRun, gateway: &str, is_gone: impl Fn(&str) -> bool) -> Option<Listening> {
     let undecided = |s: &&AgentRunStatus| s.unresponsive_since.is_none() || s.unresponsive_among_many;
     let status = run.status.as_ref().filter(undecided)?;
-    let grant = run.spec.grant.as_ref().filter(|_| run.may_run())?;
-    let heartbeat = run.spec.identity.heartbeat.get();
+    let heartbeat = run.may_run().then(|| run.spec.identity.heartbeat.get())?;
     match run.spec.identity.execution_mode {
         ExecutionMode::Direct => {
             let named = status.gateway.as_deref()?;
@@ -63,10 +62,9 @@ fn listened_for(run: &AgentRun, gateway: &str, is_gone: impl Fn(&str) -> bool) -
             Some(Listening { limit, acknowledged: None })
         }
         ExecutionMode::Temporal => {
-            let acknowledged = run.acknowledged_binding();
-            let asked = grant.binding >= 1 && grant.binding > acknowledged;
+            let acknowledged = Some(run.acknowledged_binding());
             // Three missed heartbeats, and early enough for the worker, which looks one time-out after its binding.
-            asked.then_some(Listening { limit: heartbeat / 4 * 3, acknowledged: Some(acknowledged) })
+            run.is_to_acknowledge().then_some(Listening { limit: heartbeat / 4 * 3, acknowledged })
         }
     }
 }
@@ -86,10 +84,8 @@ fn is_heard(run: &AgentRun, listened_for: bool, gateway: &str, last_contact: Opt
     let heard = within(heartbeat / 2);
     let status = run.status.as_ref()?;
     let expected = if run.is_temporal() {
-        let unacknowledged =
-            run.spec.grant.as_ref().is_some_and(|g| g.binding >= 1 && g.binding > run.acknowledged_binding());
         // Until Temporal and the worker have had their time to bind it anew; it may talk to another gateway meanwhile.
-        within(heartbeat * 4) || unacknowledged
+        within(heartbeat * 4) || run.is_to_acknowledge()
     } else {
         listened_for || status.gateway.as_deref() == Some(gateway)
     };

@@ -9,10 +9,11 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, DesiredState, ExecutionMode, MODES, Node, Phase, Roles, Server, Test, agent,
+    DEADLINE, ExecutionMode, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{create_run, end, foreign_pod, run_of},
     cluster::kubectl,
     job::With,
+    life::{lives, nothing_was_forbidden},
     within,
 };
 use crate::network;
@@ -248,27 +249,10 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
     roles.start().await;
     let _node = Node::automatic(&test);
     for mode in MODES {
-        let retried = test.apply(agent("fail-until?attempt=2").mode(mode)).await;
-        let expiring = test.apply(agent("succeed").mode(mode).with(json!({ "ttlSecondsAfterFinished": 1 }))).await;
-        let paused = test.apply(agent("count?every_ms=50").mode(mode)).await;
-        assert_eq!(retried.phase(Phase::Succeeded).await.attempt, Some(2), "{mode:?}");
-        expiring.gone(DEADLINE).await;
-        paused.phase(Phase::Running).await;
-        for (state, phase) in [
-            (DesiredState::Paused, Phase::Paused),
-            (DesiredState::Running, Phase::Running),
-            (DesiredState::Cancelled, Phase::Cancelled),
-        ] {
-            paused.want(state).await;
-            paused.phase(phase).await;
-        }
-        paused.delete(Default::default()).await;
-        paused.gone(DEADLINE).await;
+        lives(&test, mode, async |job| _ = job.phase(Phase::Running).await, async |_| {}).await;
     }
     network::right(&test).await;
-    let log = std::fs::read_to_string(&test.log).expect("the roles' log");
-    let refused: Vec<_> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
-    assert!(refused.is_empty(), "{refused:#?}");
+    nothing_was_forbidden(&test);
 }
 
 /// The administrator's kubeconfig, with another user's rights.

@@ -1,16 +1,15 @@
 //! What the chart's roles may do, and what they may not, as the API server sees it; and that it is enough for them.
 
-use std::time::Duration;
-
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::{Api, api::PostParams};
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, DesiredState, MODES, Phase, Server, Test, agent,
+    DEADLINE, MODES, Server, Test,
     chart::Chart,
     cluster::{feed, kubectl},
     job::With,
+    life::{lives, nothing_was_forbidden},
     within,
 };
 
@@ -187,25 +186,9 @@ async fn the_roles_rights_are_enough() {
     let chart = Chart::install(&test);
     let _roles = chart.roles(Server::Shared).await;
     for mode in MODES {
-        let retried = test.apply(agent("fail-until?attempt=2").mode(mode)).await;
-        let expiring = test.apply(agent("succeed").mode(mode).with(json!({ "ttlSecondsAfterFinished": 1 }))).await;
-        let paused = test.apply(agent("count?every_ms=50").mode(mode)).await;
-        assert_eq!(retried.phase(Phase::Succeeded).await.attempt, Some(2), "{mode:?}");
-        expiring.gone(DEADLINE).await;
-        paused.counts().await;
-        paused.want(DesiredState::Paused).await;
-        paused.phase(Phase::Paused).await;
-        paused.want(DesiredState::Running).await;
-        paused.phase(Phase::Running).await;
-        paused.want(DesiredState::Cancelled).await;
-        paused.phase(Phase::Cancelled).await;
-        paused.nothing_runs().await;
-        paused.delete(Default::default()).await;
-        paused.gone(Duration::from_secs(60)).await;
+        lives(&test, mode, async |job| _ = job.counts().await, async |job| job.nothing_runs().await).await;
     }
-    let log = std::fs::read_to_string(&test.log).expect("the roles' log");
-    let refused: Vec<_> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
-    assert!(refused.is_empty(), "{refused:#?}");
+    nothing_was_forbidden(&test);
 }
 
 /// The second line: users who may create pods can't create one that looks like an agent's.

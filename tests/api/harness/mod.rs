@@ -35,6 +35,8 @@ pub mod gateway_client;
 #[path = "../../cluster/harness/job.rs"]
 #[allow(dead_code)]
 pub mod job;
+#[path = "../../cluster/harness/life.rs"]
+pub mod life;
 #[path = "../../cluster/harness/process.rs"]
 #[allow(dead_code)]
 pub mod process;

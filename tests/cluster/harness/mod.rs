@@ -11,6 +11,7 @@ pub mod cluster;
 mod dump;
 pub mod gateway_client;
 pub mod job;
+pub mod life;
 pub mod node;
 pub mod process;
 pub mod roles;

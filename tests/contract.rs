@@ -94,9 +94,10 @@ fn top_level(group: &str) -> Vec<&str> {
 }
 
 /// The layers as `src/lib.rs` has them, the highest first.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["cli"],
     &["controller", "worker", "gateway", "runner"],
+    &["audit"],
     &["pods", "temporal"],
     &["runs"],
     &["platform", "lifecycle"],

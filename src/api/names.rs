@@ -96,6 +96,20 @@ pub fn is_workflow_of(id: &str, uid: &str) -> bool {
     head.is_some_and(|head| head.starts_with(PREFIX) && head.len() > PREFIX.len() && head.ends_with('-'))
 }
 
+/// The UID of the job in the id of a workflow of this installation; `None` if the id is another's. Installations' names
+/// may begin alike, so what follows must look like a UID.
+pub fn job_uid<'a>(installation: &str, workflow: &'a str) -> Option<&'a str> {
+    let uid = workflow.strip_prefix("agentjob-")?.strip_prefix(installation)?.strip_prefix('-')?;
+    let dashes = [8, 13, 18, 23];
+    let is_digit = |(i, c): (usize, char)| if dashes.contains(&i) { c == '-' } else { c.is_ascii_hexdigit() };
+    (uid.len() == 36 && uid.char_indices().all(is_digit)).then_some(uid)
+}
+
+/// The number of the run whose end an activity waits for: see [`activity`].
+pub fn run_of_activity(id: &str) -> Option<i32> {
+    id.strip_prefix("execute_agent-")?.parse().ok()
+}
+
 /// Whether a text is the name of a namespaced object and can be a part of a path on the API server.
 pub fn is_object_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
@@ -142,6 +156,17 @@ mod tests {
             assert!(!is_workflow_of(&other, "u"), "{other}");
         }
         assert!(!is_workflow_of(&workflow("c", ""), ""));
+    }
+
+    #[test]
+    fn workflows_of_an_installation_are_known_by_their_ids() {
+        let uid = "2a6b5c60-9d1e-4a9b-8a8e-0123456789ab";
+        assert_eq!(job_uid("c-koco", &workflow("c-koco", uid)), Some(uid));
+        for (installation, id) in [("c-koco", workflow("c-koco-2", uid)), ("c-koco-2", workflow("c-koco", uid))] {
+            assert_eq!(job_uid(installation, &id), None);
+        }
+        assert_eq!(job_uid("c", &workflow("c", "u")), None);
+        assert_eq!((run_of_activity(&activity(3)), run_of_activity("start_runner-3")), (Some(3), None));
     }
 
     #[test]

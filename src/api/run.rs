@@ -42,6 +42,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     printcolumn(name = "Source", type_ = "string", json_path = ".status.termination.source"),
     printcolumn(name = "Started", type_ = "date", json_path = ".spec.grant.time"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.termination.duration"),
+    printcolumn(name = "Tombstone", type_ = "boolean", json_path = ".spec.identity.tombstone", priority = 1),
     validation = Rule::new(
         "!has(oldSelf.status) || !has(oldSelf.status.termination) || (has(self.status) && has(self.status.termination) && self.status.termination == oldSelf.status.termination)"
     ).message("status.termination never changes"),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 
 use crate::api::names;
@@ -89,7 +89,7 @@ impl PodView {
         Self {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
-            run_uid: owner(pod),
+            run_uid: owner(meta).map(|o| o.uid.clone()),
             node: spec.and_then(|s| s.node_name.clone()),
             created: meta.creation_timestamp.clone(),
             deletion_deadline: meta.deletion_timestamp.clone(),
@@ -105,11 +105,11 @@ impl PodView {
 
 /// The AgentRun that controls a pod. Users may write any owner reference, so callers must also check the run's own
 /// record of its pod.
-fn owner(pod: &Pod) -> Option<String> {
-    let owners = pod.metadata.owner_references.as_ref()?;
+pub fn owner(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    let owners = meta.owner_references.as_ref()?;
     let ours =
         |o: &&OwnerReference| o.api_version == names::API_VERSION && o.kind == "AgentRun" && o.controller == Some(true);
-    owners.iter().find(ours).map(|o| o.uid.clone())
+    owners.iter().find(ours)
 }
 
 fn container(status: &ContainerStatus) -> AgentContainer {

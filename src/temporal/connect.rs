@@ -26,10 +26,28 @@ impl Settings {
         if named.iter().all(|n| std::env::var_os(n).is_none_or(|v| v.is_empty())) {
             return Ok(None);
         }
+        Ok(Some(Self::read(identity)?))
+    }
+
+    /// A server at this address, such as `localhost:7233`; all else as in the environment, but for the namespace, if it
+    /// is given.
+    pub fn at(address: &str, namespace: Option<&str>, identity: &str) -> Result<Self, ConfigError> {
+        let mut settings = Self::read(identity)?;
+        let scheme = if settings.connection.tls_options.is_some() { "https" } else { "http" };
+        let url = if address.contains("://") { address.to_string() } else { format!("{scheme}://{address}") };
+        settings.connection.target =
+            url.parse().map_err(|e| ConfigError::InvalidConfig(format!("the address {address}: {e}")))?;
+        if let Some(namespace) = namespace {
+            settings.namespace = namespace.into();
+        }
+        Ok(settings)
+    }
+
+    fn read(identity: &str) -> Result<Self, ConfigError> {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
-        Ok(Some(Self { connection, namespace: client.namespace }))
+        Ok(Self { connection, namespace: client.namespace })
     }
 }
 

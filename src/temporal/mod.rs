@@ -1,10 +1,12 @@
 //! The only module that uses the Temporal SDK's client: the connection, and the few calls that the roles make.
-//! Used by the controller, the worker and the gateway. It decides nothing.
+//! Used by the controller, the worker and the gateway, and by the kubectl plugin's `audit`. It decides nothing.
 
 mod connect;
 mod error;
+mod open;
 mod ops;
 
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
+pub use open::OpenWorkflow;
 pub use ops::{Closed, ClosedWorkflow, Heartbeat, failure};

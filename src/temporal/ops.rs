@@ -16,7 +16,7 @@ use temporalio_common::{
 };
 use temporalio_sdk::ApplicationFailure;
 
-use super::{Temporal, TemporalError};
+use super::{Temporal, TemporalError, open};
 use crate::{
     api::{AgentRun, ErrorStatus, names},
     lifecycle::{self, Ended},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The time-out of a call. Callers retry in their own way.
-const CALL: Duration = Duration::from_secs(5);
+pub(super) const CALL: Duration = Duration::from_secs(5);
 /// The time-out of a query: without a worker it is never answered.
 const QUERY: Duration = Duration::from_secs(3);
 
@@ -59,7 +59,7 @@ pub enum Heartbeat {
     Unknown,
 }
 
-fn bounded(limit: Duration) -> RpcOptions {
+pub(super) fn bounded(limit: Duration) -> RpcOptions {
     // A server closes its connections every few minutes, which fails calls in flight. Longer outages are the caller's
     // to handle.
     let soon = RetryOptions::builder().initial_interval(Duration::from_millis(20)).max_retries(2).build();
@@ -71,14 +71,14 @@ fn raw<T: Serialize + Send + Sync + 'static>(value: &T) -> RawValue {
 }
 
 impl Temporal {
-    fn workflow(&self, id: &str) -> Result<WorkflowHandle<Client, UntypedWorkflow>, TemporalError> {
+    pub(super) fn workflow(&self, id: &str) -> Result<WorkflowHandle<Client, UntypedWorkflow>, TemporalError> {
         Ok(self.client()?.get_workflow_handle::<UntypedWorkflow>(id))
     }
 
     /// Starts a job's workflow. Starting it again is no error, whether it runs or has ended. Returns the run id if
     /// known.
     pub async fn start(&self, id: &str, task_queue: &str, input: &Input) -> Result<Option<String>, TemporalError> {
-        let summary = format!("AgentJob {}/{}", input.job.namespace, input.job.name);
+        let summary = open::summary(&input.job);
         let options = WorkflowStartOptions::new(task_queue, id)
             .id_reuse_policy(WorkflowIdReusePolicy::RejectDuplicate)
             .id_conflict_policy(WorkflowIdConflictPolicy::UseExisting)
@@ -216,7 +216,7 @@ fn by_id(workflow: &str, run: i32) -> ActivityIdentifier {
     ActivityIdentifier::by_id_workflow(workflow, "", names::activity(run))
 }
 
-fn closed(status: WorkflowExecutionStatus) -> Option<Closed> {
+pub(super) fn closed(status: WorkflowExecutionStatus) -> Option<Closed> {
     match status {
         WorkflowExecutionStatus::Completed => Some(Closed::Completed),
         WorkflowExecutionStatus::Failed => Some(Closed::Failed),

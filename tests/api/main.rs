@@ -7,6 +7,7 @@
 mod admission;
 mod api_server;
 mod at_rest;
+mod audit;
 mod bad_cases;
 mod blast_radius;
 mod flood;

@@ -103,6 +103,7 @@ fn wanted(before: &[String], last: &str) -> (Wanted, Target) {
         Some("--context") => Wanted::Context,
         Some("--kubeconfig") => Wanted::File,
         Some("--for") => words(["finished", "paused"]),
+        Some("-o" | "--output") => words(["table", "json"]),
         Some(_) => words([]),
         None if last.starts_with('-') => Wanted::Words(flags(&root, command)),
         None if at_root => {
@@ -110,6 +111,7 @@ fn wanted(before: &[String], last: &str) -> (Wanted, Target) {
             Wanted::Words(all.map(|c| (c.get_name().into(), about(c.get_about()))).collect())
         }
         None if command.get_name() == "completion" => words(["bash", "elvish", "fish", "powershell", "zsh"]),
+        None if command.get_name() == "audit" => words([]),
         None if names == 0 => Wanted::Job(command.get_name().into()),
         None => words([]),
     };
@@ -164,6 +166,8 @@ mod tests {
         assert_eq!(after("logs -f x").0, Wanted::Job("logs".into()));
         assert_eq!(after("logs x ").0, words([]));
         assert_eq!(after("wait x --for ").0, words(["finished", "paused"]));
+        assert_eq!(after("audit ").0, words([]));
+        assert_eq!(after("audit -o ").0, words(["table", "json"]));
         assert_eq!(after("status -n ").0, Wanted::Namespace);
         assert_eq!(after("status --kubeconfig ").0, Wanted::File);
         let Wanted::Words(flags) = after("status x --").0 else { panic!() };

@@ -9,10 +9,14 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
     Api, Client, Config,
     api::ListParams,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::api::{AgentJob, AgentRun};
+use crate::{
+    api::{AgentJob, AgentRun},
+    platform::clock,
+};
 
 /// Which cluster and namespace.
 #[derive(Args, Clone, Debug, Default)]
@@ -49,7 +53,8 @@ impl Target {
         // A paused agent writes no logs for as long as it is paused.
         config.read_timeout = None;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok(Session { client: Client::try_from(config)?, namespace })
+        let client = ClientBuilder::try_from(config)?.with_layer(&clock::reader()).build();
+        Ok(Session { client, namespace })
     }
 }
 

@@ -1,7 +1,8 @@
 //! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig. The same binary under the name
-//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It talks to the API server only and needs just
-//! the CRDs. Called by [`super::main`] alone.
+//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It talks to the API server, and needs just
+//! the CRDs; only `audit` talks to Temporal, too, if it is told to. Called by [`super::main`] alone.
 
+mod audit;
 mod complete;
 mod connect;
 mod control;
@@ -80,6 +81,9 @@ enum Command {
     /// Wait until a job has finished, is paused, or has reached a phase
     #[command(after_help = wait::EXIT_CODES)]
     Wait(wait::Arguments),
+    /// Compare jobs, runs, pods and workflows, and print what doesn't fit
+    #[command(after_help = audit::HELP)]
+    Audit(audit::Arguments),
     /// Print a completion script
     #[command(after_help = COMPLETION)]
     Completion {
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
 pub fn run(plugin: Plugin) -> ExitCode {
     // A provider that is installed already is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let trouble = if matches!(plugin.command, Command::Audit(_)) { audit::TROUBLE.into() } else { ExitCode::FAILURE };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime");
     match runtime.and_then(|runtime| runtime.block_on(dispatch(plugin))) {
         Ok(code) => code,
@@ -106,7 +111,7 @@ pub fn run(plugin: Plugin) -> ExitCode {
         }
         Err(error) => {
             text::say(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
+            trouble
         }
     }
 }
@@ -125,6 +130,7 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::run(&session, &arguments).await?,
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,
+        Command::Audit(arguments) => return audit::run(&session, &arguments).await,
         // Done above: it needs no cluster.
         Command::Completion { .. } => {}
     }

@@ -5,7 +5,10 @@ use std::fmt::{Display, Write};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
-use super::{events::Happened, text::plain};
+use super::{
+    events::Happened,
+    text::{self, plain},
+};
 use crate::api::{
     Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, RunnerState, Termination,
     conditions,
@@ -117,11 +120,8 @@ fn table(out: &mut Lines, runs: &[AgentRun], now: Timestamp) {
     out.add(if first > 0 { format!("Runs (the newest {RUNS} of {}):", runs.len()) } else { "Runs:".into() });
     let mut rows = vec![HEAD.map(str::to_string)];
     rows.extend(runs[first..].iter().map(|run| row(run, now)));
-    let width = |column: usize| rows.iter().map(|r| plain(&r[column]).chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{:<width$}", plain(cell)));
-        out.add(format!("  {}", cells.collect::<Vec<_>>().join("  ")));
+    for line in text::table(&rows) {
+        out.add(format!("  {line}"));
     }
 }
 

@@ -27,6 +27,30 @@ fn acts(c: char) -> bool {
     c.is_control() || bidi || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
+/// Rows as lines, in columns that are as wide as their widest cell. The first row may be a head.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Item = String> {
+    let width = |column: usize| rows.iter().map(|r| plain(&r[column]).chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    rows.iter().map(move |row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{:<width$}", plain(cell)));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    })
+}
+
+/// A value as one line of JSON. What acts on a terminal is escaped, as JSON has it: it only occurs in strings.
+pub(super) fn json(value: &serde_json::Value) -> String {
+    let mut shown = String::new();
+    for c in value.to_string().chars() {
+        if acts(c) {
+            // All of them have one unit.
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// Writes one line to stderr. The plugin's only way to it: what it says may quote the cluster.
 pub(super) fn say(line: impl Display) {
     eprintln!("{}", plain(&line.to_string()));
@@ -35,6 +59,20 @@ pub(super) fn say(line: impl Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_shown() {
+        let rows = [["A".to_string(), "B".into()], ["x\u{1b}".into(), "y".into()]];
+        assert_eq!(table(&rows).collect::<Vec<_>>(), ["A        B", r"x\u{1b}  y"]);
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let value = serde_json::json!({ "a": "x\n\u{1b}\u{9b}\u{202e}\u{2028}ü" });
+        let shown = json(&value);
+        assert!(!shown.contains(acts), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+    }
 
     #[test]
     fn what_acts_is_escaped_and_the_rest_stays() {

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct Seconds(kube::core::Duration);
 
 impl Seconds {
+    /// Reads a duration, as values of flags are read.
+    pub fn parse(text: &str) -> Result<Duration, String> {
+        text.parse::<Self>().map(Self::get).map_err(|e| e.to_string())
+    }
+
     /// The duration; a negative one, which the schema refuses, counts as zero.
     pub fn get(self) -> Duration {
         if self.0.is_negative() { Duration::ZERO } else { self.0.into() }

@@ -6,8 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 
 use sha2::{Digest, Sha256};
 
-use crate::api::names;
-
 /// An object that may not fit, with what is needed to read it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suspect {
@@ -67,8 +65,10 @@ pub struct PodRow<'a> {
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// Name and UID of the AgentRun that owns it, if one does.
-    pub run: Option<(&'a str, &'a str)>,
+    /// The UID of the AgentRun that owns it, if one does.
+    pub run_uid: Option<&'a str>,
+    /// The name of its job, if it is known.
+    pub job: Option<&'a str>,
     /// Whether its phase is not final.
     pub is_live: bool,
 }
@@ -151,7 +151,7 @@ impl Sweep {
     /// Takes a pod, after all runs.
     pub fn pod(&mut self, pod: PodRow<'_>) {
         self.counts.pods += 1;
-        let run = pod.run.and_then(|(_, uid)| self.runs.get(&key(uid))).copied();
+        let run = pod.run_uid.and_then(|uid| self.runs.get(&key(uid))).copied();
         let job = run.and_then(|run| self.jobs.get_mut(&run.job));
         let fits = run.is_some_and(|run| !pod.is_live || (run.is_open && job.as_ref().is_none_or(|job| !job.ended)));
         let number = run.map_or(0, |run| run.number);
@@ -160,7 +160,7 @@ impl Sweep {
             let (namespace, name) = (pod.namespace.to_string(), pod.name.to_string());
             self.suspects.insert(Suspect::Pod { namespace, name });
         }
-        if let Some(job) = pod.run.filter(|_| is_second).and_then(|(name, _)| names::job_of(name)) {
+        if let Some(job) = pod.job.filter(|_| is_second) {
             let (namespace, name) = (pod.namespace.to_string(), job.to_string());
             self.suspects.insert(Suspect::Job { namespace, name });
         }
@@ -208,8 +208,8 @@ mod tests {
         RunRow { namespace: "n", name: uid, uid, job, job_uid: Some(job), number, is_open }
     }
 
-    fn pod<'a>(name: &'a str, run: Option<(&'a str, &'a str)>, is_live: bool) -> PodRow<'a> {
-        PodRow { namespace: "n", name, run, is_live }
+    fn pod<'a>(name: &'a str, run_uid: Option<&'a str>, is_live: bool) -> PodRow<'a> {
+        PodRow { namespace: "n", name, run_uid, job: Some("j"), is_live }
     }
 
     fn suspected(fill: impl FnOnce(&mut Sweep)) -> Vec<String> {
@@ -232,9 +232,9 @@ mod tests {
             s.run(run("r1", "open", 1, false));
             s.run(run("r2", "open", 2, true));
             s.run(run("r3", "ended", 1, false));
-            s.pod(pod("p1", Some(("r", "r1")), false));
-            s.pod(pod("p2", Some(("r", "r2")), true));
-            s.pod(pod("p3", Some(("r", "r3")), false));
+            s.pod(pod("p1", Some("r1"), false));
+            s.pod(pod("p2", Some("r2"), true));
+            s.pod(pod("p3", Some("r3"), false));
             s.workflow("w", "open");
         });
         assert!(found.is_empty(), "{found:?}");
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn each_finding_is_suspected() {
-        let found = suspected(|s| s.pod(pod("p", Some(("r", "gone")), true)));
+        let found = suspected(|s| s.pod(pod("p", Some("gone"), true)));
         assert_eq!(found, ["pod p"], "a pod without its run");
         assert_eq!(suspected(|s| s.pod(pod("p", None, false))), ["pod p"], "nor an owner");
         assert_eq!(suspected(|s| s.run(run("r", "gone", 1, false))), ["run r"], "a run without its job");
@@ -261,15 +261,15 @@ mod tests {
             s.run(run("r1", "j", 1, true));
             s.run(run("r2", "j", 2, true));
             s.suspects.clear();
-            s.pod(pod("p1", Some(("j-0-1", "r1")), true));
-            s.pod(pod("p2", Some(("j-0-2", "r2")), true));
+            s.pod(pod("p1", Some("r1"), true));
+            s.pod(pod("p2", Some("r2"), true));
         });
         assert_eq!(found, ["job j"], "two live pods");
         assert_eq!(suspected(|s| open(s, true)), ["run j-0-1"], "an open run of a job that has ended");
         let found = suspected(|s| {
             s.job("j", true);
             s.run(run("r", "j", 1, false));
-            s.pod(pod("p", Some(("r", "r")), true));
+            s.pod(pod("p", Some("r"), true));
         });
         assert_eq!(found, ["pod p"], "a live pod of a job that has ended");
         assert_eq!(suspected(|s| s.workflow("w", "gone")), ["workflow w"], "an open workflow without its job");
@@ -291,7 +291,7 @@ mod tests {
             for _ in 0..2 {
                 s.job("j", false);
                 s.run(run("r", "j", 1, true));
-                s.pod(pod("p", Some(("r", "r")), true));
+                s.pod(pod("p", Some("r"), true));
             }
         });
         assert!(found.is_empty(), "{found:?}");
@@ -309,7 +309,7 @@ mod tests {
         }
         for n in 0..10_000 {
             let (name, uid) = (format!("p{n}"), format!("r{n}"));
-            sweep.pod(pod(&name, Some((&name, &uid)), n % 2 == 1));
+            sweep.pod(pod(&name, Some(&uid), n % 2 == 1));
             assert_eq!(sweep.kept(), 20_000, "nothing is kept of pods, nor of workflows");
         }
         for n in (1..10_000).step_by(2) {

@@ -1,10 +1,12 @@
 //! The controller's own settings.
 
+use std::time::Duration;
+
 use clap::Args;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use serde_json::Value;
 
-use crate::api::json_object;
+use crate::api::{Seconds, json_object};
 
 /// The controller's own settings.
 #[derive(Args, Clone, Debug)]
@@ -15,6 +17,9 @@ pub struct ControllerSettings {
     /// Work only while holding the leader's lease
     #[arg(long, env = "KOCO_LEADER_ELECT", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub leader_elect: bool,
+    /// How long what doesn't fit must last before it counts as a leak, such as a pod without its run
+    #[arg(long, env = "KOCO_LEAK_GRACE", default_value = "60s", value_parser = Seconds::parse)]
+    pub leak_grace: Duration,
     /// Spec of a NetworkPolicy for agents' pods, as JSON, kept in each namespace with AgentJobs; unset: none
     #[arg(long, env = "KOCO_AGENT_NETWORK_POLICY", value_parser = json_object::<NetworkPolicySpec>)]
     pub agent_network_policy: Option<Value>,

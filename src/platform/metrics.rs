@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -13,6 +13,13 @@ use prometheus_client::{
 pub struct Reason {
     /// A stable reason, in CamelCase.
     pub reason: String,
+}
+
+/// The label `kind`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// A stable name, in CamelCase.
+    pub kind: String,
 }
 
 /// The metrics of all roles.
@@ -35,6 +42,8 @@ pub struct Metrics {
     pub refused: Family<Reason, Counter>,
     /// Pods that were created.
     pub pods_created: Counter,
+    /// What doesn't fit and lasts, by kind.
+    pub leaks: Family<Kind, Gauge>,
 }
 
 impl Default for Metrics {
@@ -44,7 +53,7 @@ impl Default for Metrics {
         let (reconciles, reconcile_errors) = (Counter::default(), Family::default());
         let reconcile_seconds = Histogram::new(buckets);
         let (status_writes, signals, heartbeats) = (Counter::default(), Family::default(), Counter::default());
-        let (refused, pods_created) = (Family::default(), Counter::default());
+        let (refused, pods_created, leaks) = (Family::default(), Counter::default(), Family::default());
         registry.register("reconciles", "Reconciles that ended", reconciles.clone());
         registry.register("reconcile_errors", "Reconciles that failed", reconcile_errors.clone());
         registry.register("reconcile_seconds", "How long a reconcile took", reconcile_seconds.clone());
@@ -53,6 +62,7 @@ impl Default for Metrics {
         registry.register("heartbeats", "Heartbeats of runners", heartbeats.clone());
         registry.register("gateway_refused", "Requests that the gateway refused", refused.clone());
         registry.register("pods_created", "Runner pods created", pods_created.clone());
+        registry.register("leaks", "What does not fit and lasts, as kubectl koco audit names it", leaks.clone());
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -63,6 +73,7 @@ impl Default for Metrics {
             heartbeats,
             refused,
             pods_created,
+            leaks,
         }
     }
 }

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::harness::{
-    DEADLINE, DesiredState, Job, Kubelet, MODES, Node, Phase, Test, agent,
-    by_hand::{bare_pod, create_run, end, foreign_pod, patch_status, run_of, started},
+    DEADLINE, DesiredState, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
+    by_hand::{bare_pod, create_run, end, event, events, foreign_pod, patch_status, run_of, started},
     cluster::KOCO,
     job::{With, pod_name},
     wait::always,
@@ -226,6 +226,47 @@ async fn what_can_not_be_compared_is_trouble() {
     assert!(err.starts_with("error: Temporal can't be reached at 127.0.0.1:9"), "{err}");
     let (code, _, err) = audit(&test, SOON, &["--kubeconfig", "/nowhere"]).await;
     assert_eq!(code, 2, "{err}");
+}
+
+/// The value of the controller's metric of leaks of this kind, if it has one yet.
+async fn leaks(roles: &mut Roles, kind: &str) -> Option<u32> {
+    let metrics = roles.role("operator").metrics().await;
+    let line = metrics.lines().find(|l| l.starts_with(&format!("koco_leaks{{kind=\"{kind}\"}} ")))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaks_are_counted_and_told() {
+    let test = Test::new().await;
+    let mut roles = Roles::all_in_one(&test, Server::Shared);
+    roles.set("KOCO_LEAK_GRACE", "3s");
+    roles.start().await;
+    let kubelet = Kubelet::of(&test);
+    let job = test.apply(agent("anything").mode(MODES[0])).await;
+    let _started = started(&kubelet, &job, 1).await;
+    let kinds = ["PodWithoutRun", "RunWithoutJob", "TwoLiveRuns", "LivePodOfClosedRun"];
+    for kind in kinds {
+        within(DEADLINE, "the metric", async || leaks(&mut roles, kind).await.filter(|n| *n == 0).ok_or("none")).await;
+    }
+    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT }));
+    let mut left = run_of(&job, 3, 1);
+    left.metadata.owner_references = None;
+    left.spec.identity.job_uid = "gone".into();
+    left.metadata.name = Some(names::run(&job.name, "gone", 3));
+    let left = create_run(&test.runs(), &left, Some(end(TerminationType::Failed))).await;
+    for (kind, object) in [("PodWithoutRun", "stray"), ("RunWithoutJob", left.name())] {
+        within(DEADLINE, kind, async || leaks(&mut roles, kind).await.filter(|n| *n == 1).ok_or("none")).await;
+        let event = event(&test, object, kind).await;
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+    }
+    test.pods().delete("stray", &DeleteParams::default().grace_period(0)).await.expect("delete");
+    within(DEADLINE, "no leak", async || {
+        leaks(&mut roles, "PodWithoutRun").await.filter(|n| *n == 0).ok_or("it is counted")
+    })
+    .await;
+    assert_eq!(leaks(&mut roles, "RunWithoutJob").await, Some(1));
+    assert_eq!(events(&test, left.name(), "RunWithoutJob").await.len(), 1);
+    assert_eq!((leaks(&mut roles, kinds[2]).await, leaks(&mut roles, kinds[3]).await), (Some(0), Some(0)));
 }
 
 /// Jobs that come, end in every way, and go.

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     #[arg(long = "for", value_name = "WHAT", default_value = "finished")]
     what: What,
     /// How long, such as 90s or 1h30m. Default: without limit
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse)]
     timeout: Option<Duration>,
 }
 
@@ -50,10 +50,6 @@ impl FromStr for What {
             }),
         }
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<Seconds>().map(Seconds::get).map_err(|e| e.to_string())
 }
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {

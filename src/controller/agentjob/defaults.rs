@@ -29,25 +29,25 @@ pub struct Defaults {
     #[arg(long, env = "KOCO_DEFAULT_MAXIMUM_ATTEMPTS", default_value_t = 3)]
     pub default_maximum_attempts: i32,
     /// retryPolicy.initialInterval
-    #[arg(long, env = "KOCO_DEFAULT_INITIAL_INTERVAL", default_value = "1s", value_parser = duration)]
+    #[arg(long, env = "KOCO_DEFAULT_INITIAL_INTERVAL", default_value = "1s", value_parser = Seconds::parse)]
     pub default_initial_interval: Duration,
     /// retryPolicy.backoffCoefficient
     #[arg(long, env = "KOCO_DEFAULT_BACKOFF_COEFFICIENT", default_value_t = 2.0)]
     pub default_backoff_coefficient: f64,
     /// retryPolicy.maximumInterval
-    #[arg(long, env = "KOCO_DEFAULT_MAXIMUM_INTERVAL", default_value = "100s", value_parser = duration)]
+    #[arg(long, env = "KOCO_DEFAULT_MAXIMUM_INTERVAL", default_value = "100s", value_parser = Seconds::parse)]
     pub default_maximum_interval: Duration,
     /// timeouts.heartbeat
-    #[arg(long, env = "KOCO_DEFAULT_HEARTBEAT_TIMEOUT", default_value = "120s", value_parser = duration)]
+    #[arg(long, env = "KOCO_DEFAULT_HEARTBEAT_TIMEOUT", default_value = "120s", value_parser = Seconds::parse)]
     pub default_heartbeat_timeout: Duration,
     /// timeouts.execution; unset: none
-    #[arg(long, env = "KOCO_DEFAULT_EXECUTION_TIMEOUT", value_parser = duration)]
+    #[arg(long, env = "KOCO_DEFAULT_EXECUTION_TIMEOUT", value_parser = Seconds::parse)]
     pub default_execution_timeout: Option<Duration>,
     /// timeouts.pending
-    #[arg(long, env = "KOCO_DEFAULT_PENDING_TIMEOUT", default_value = "10m", value_parser = duration)]
+    #[arg(long, env = "KOCO_DEFAULT_PENDING_TIMEOUT", default_value = "10m", value_parser = Seconds::parse)]
     pub default_pending_timeout: Duration,
     /// The least timeouts.heartbeat: a lower one is raised to it. A runner sends four heartbeats in that time
-    #[arg(long, env = "KOCO_MINIMUM_HEARTBEAT_TIMEOUT", default_value = "1s", value_parser = duration)]
+    #[arg(long, env = "KOCO_MINIMUM_HEARTBEAT_TIMEOUT", default_value = "1s", value_parser = Seconds::parse)]
     pub minimum_heartbeat_timeout: Duration,
     /// The most bytes of JSON in inputs, and in extra: a job with more fails before anything is started. 0: no limit
     #[arg(long, env = "KOCO_MAXIMUM_INPUTS_BYTES", default_value_t = 262_144)]
@@ -55,10 +55,6 @@ pub struct Defaults {
 }
 
 /// Go's format, as in the resource.
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<Seconds>().map(Seconds::get).map_err(|e| e.to_string())
-}
-
 impl Defaults {
     /// The settings of a job: as recorded in its status, or resolved now.
     pub fn of(&self, job: &AgentJob) -> Resolved {

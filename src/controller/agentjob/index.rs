@@ -1,8 +1,12 @@
 //! The runs and pods from their watches, indexed by job, so that the cost of a reconcile doesn't grow with the number
 //! of jobs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
+use futures::FutureExt;
 use kube::{
     api::ObjectMeta,
     runtime::reflector::{ObjectRef, Store},
@@ -107,13 +111,18 @@ impl RunIndex {
         (run.uid() == uid).then(|| run.clone())
     }
 
+    /// Shows each run. Nothing else reads the index meanwhile.
+    pub fn each(&self, mut show: impl FnMut(&AgentRun)) {
+        self.inner.lock().by_job.values().flat_map(BTreeMap::values).for_each(&mut show);
+    }
+
     /// The job of a run.
     pub fn job_of(&self, run_uid: &str) -> Option<JobRef> {
         self.inner.lock().jobs.get(run_uid).map(|(job, _)| job.clone())
     }
 }
 
-/// Pods by namespace and the UID of the run that owns them.
+/// Pods by namespace and the UID of the run that owns them; and those that have koco's label and no such owner.
 #[derive(Default)]
 pub(super) struct PodIndex {
     inner: Mutex<PodMaps>,
@@ -123,6 +132,8 @@ pub(super) struct PodIndex {
 struct PodMaps {
     by_run: HashMap<(String, String), HashMap<String, PodView>>,
     keys: HashMap<String, (String, String)>,
+    /// By UID, with their namespace.
+    ownerless: HashMap<String, (String, PodView)>,
 }
 
 impl PodIndex {
@@ -138,9 +149,13 @@ impl PodIndex {
         let mut inner = self.inner.lock();
         let Some(run) = view.run_uid.clone() else {
             // Its owner was removed.
+            let uid = view.uid.clone();
             drop(inner);
-            return self.remove(&view.uid).is_some();
+            let changed = self.remove(&uid).is_some();
+            self.inner.lock().ownerless.insert(uid, (namespace.into(), view));
+            return changed;
         };
+        inner.ownerless.remove(&view.uid);
         let key = (namespace.to_string(), run);
         if let Some(old) = inner.keys.insert(view.uid.clone(), key.clone()).filter(|old| *old != key)
             && let Some(pods) = inner.by_run.get_mut(&old)
@@ -157,6 +172,7 @@ impl PodIndex {
     /// Removes a pod that is gone; returns the UID of its run.
     pub fn remove(&self, uid: &str) -> Option<String> {
         let mut inner = self.inner.lock();
+        inner.ownerless.remove(uid);
         let key = inner.keys.remove(uid)?;
         if let Some(pods) = inner.by_run.get_mut(&key) {
             pods.remove(uid);
@@ -165,6 +181,17 @@ impl PodIndex {
             }
         }
         Some(key.1)
+    }
+}
+
+impl PodIndex {
+    /// Shows each pod, with its namespace. Nothing else reads the index meanwhile.
+    pub fn each(&self, mut show: impl FnMut(&str, &PodView)) {
+        let inner = self.inner.lock();
+        for ((namespace, _), pods) in &inner.by_run {
+            pods.values().for_each(|pod| show(namespace, pod));
+        }
+        inner.ownerless.values().for_each(|(namespace, pod)| show(namespace, pod));
     }
 }
 
@@ -182,9 +209,21 @@ impl JobStores {
 
     /// Whether a job is there, with this UID, as of the watches.
     pub fn has(&self, job: &JobRef) -> bool {
-        let key = ObjectRef::<JobItem>::new(&job.name).within(&job.namespace);
-        let found = self.stores.read().iter().find_map(|store| store.get(&key));
+        let found = self.named(&job.namespace, &job.name);
         found.is_some_and(|item| kube::Resource::meta(&*item).uid.as_deref() == Some(&job.uid))
+    }
+
+    /// The job of this name, as of the watches.
+    pub fn named(&self, namespace: &str, name: &str) -> Option<Arc<JobItem>> {
+        let key = ObjectRef::<JobItem>::new(name).within(namespace);
+        self.stores.read().iter().find_map(|store| store.get(&key))
+    }
+
+    /// All jobs; `None` before so many loops have listed all of theirs.
+    pub fn all(&self, loops: usize) -> Option<Vec<Arc<JobItem>>> {
+        let stores = self.stores.read();
+        let complete = |store: &Store<JobItem>| store.wait_until_ready().now_or_never().is_some();
+        (stores.len() >= loops && stores.iter().all(complete)).then(|| stores.iter().flat_map(Store::state).collect())
     }
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod defaults;
 mod execute;
 mod index;
+mod leaks;
 mod network;
 mod observe;
 mod orphans;
@@ -50,7 +51,7 @@ type JobItem = Item<AgentJob>;
 pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
     let namespaces = parts.common.namespaces();
     let (requeue, streams) = requeue_router::<JobItem>(&namespaces);
-    let concurrency = parts.settings.concurrency;
+    let (concurrency, leak_grace, count) = (parts.settings.concurrency, parts.settings.leak_grace, namespaces.len());
     let context = Arc::new(Context::new(parts, installation, requeue));
     let loops = namespaces.into_iter().zip(streams).map(|(namespace, triggered)| {
         let (runs_synced, runs) = watch::channel(false);
@@ -67,6 +68,7 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
         _ = join_all(loops) => {}
         () = closed_workflows::run(context.clone()) => {}
         () = context.network.keep() => {}
+        () = leaks::run(context.clone(), count, leak_grace) => {}
     }
 }
 

@@ -38,21 +38,33 @@ pub(super) fn transitions(context: &Context, job: &AgentJob, status: &AgentJobSt
 
 /// Tells of an object that can't be read.
 pub(super) fn unreadable(context: &Context, kind: &str, meta: &ObjectMeta, error: &str) {
-    let about = ObjectReference {
+    let note = format!("koco can't read this {kind} and skips it: {error}");
+    let uid = meta.uid.clone().unwrap_or_default();
+    let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default());
+    let about = about(kind, namespace.unwrap_or_default(), name, &uid);
+    warning(context, about, "Unreadable", &note);
+}
+
+/// Names an object that events are about.
+pub(super) fn about(kind: &str, namespace: &str, name: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
         api_version: Some(if kind == "Pod" { "v1".into() } else { names::API_VERSION.into() }),
         kind: Some(kind.into()),
-        namespace: meta.namespace.clone(),
-        name: meta.name.clone(),
-        uid: meta.uid.clone(),
-        resource_version: meta.resource_version.clone(),
+        namespace: Some(namespace.into()),
+        name: Some(name.into()),
+        uid: Some(uid.into()),
         ..Default::default()
-    };
-    let note: String = format!("koco can't read this {kind} and skips it: {error}").chars().take(1000).collect();
+    }
+}
+
+/// Warns about an object.
+pub(super) fn warning(context: &Context, about: ObjectReference, reason: &str, note: &str) {
+    let note: String = note.chars().take(1000).collect();
     let event = events::Event {
         type_: events::EventType::Warning,
-        reason: "Unreadable".into(),
+        reason: reason.into(),
         note: Some(note),
-        action: "Unreadable".into(),
+        action: reason.into(),
         secondary: None,
     };
     publish(context.recorder.clone(), about, vec![event]);

@@ -59,7 +59,7 @@ pub(super) struct Arguments {
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// How long what doesn't fit must last before it is printed
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Seconds::parse)]
     grace: Duration,
     /// Temporal's frontend, such as localhost:7233; without it, workflows are not compared
     #[arg(long, value_name = "ADDRESS", env = "TEMPORAL_ADDRESS")]
@@ -79,10 +79,6 @@ pub(super) struct Arguments {
 enum Output {
     Table,
     Json,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<Seconds>().map(Seconds::get).map_err(|e| e.to_string())
 }
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {

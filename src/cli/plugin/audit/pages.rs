@@ -118,9 +118,11 @@ fn run(listed: &Listed<'_>, sweep: &mut Sweep) {
 /// A pod, if it is an agent's: by its label, which users may remove, or by its owner.
 fn pod(meta: &ObjectMeta, is_live: bool, sweep: &mut Sweep) {
     let component = meta.labels.as_ref().and_then(|l| l.get(names::LABEL_COMPONENT));
-    let run = view::owner(meta).map(|owner| (owner.name.as_str(), owner.uid.as_str()));
-    if run.is_some() || component.is_some_and(|c| c == names::RUNNER_COMPONENT) {
-        sweep.pod(PodRow { namespace: word(&meta.namespace), name: word(&meta.name), run, is_live });
+    let owner = view::owner(meta);
+    if owner.is_some() || component.is_some_and(|c| c == names::RUNNER_COMPONENT) {
+        let (namespace, name) = (word(&meta.namespace), word(&meta.name));
+        let job = owner.and_then(|owner| names::job_of(&owner.name));
+        sweep.pod(PodRow { namespace, name, run_uid: owner.map(|o| o.uid.as_str()), job, is_live });
     }
 }
 

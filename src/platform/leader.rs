@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
 use tokio_util::sync::CancellationToken;
+
+use super::clock;
 
 /// The duration of the lease.
 const LEASE: Duration = Duration::from_secs(15);
@@ -101,7 +102,7 @@ impl Election {
     }
 
     fn lease(&self, old: Option<&Lease>, hold: bool) -> Lease {
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(clock::machine());
         let spec = old.and_then(|l| l.spec.clone()).unwrap_or_default();
         let same = spec.holder_identity.as_ref() == Some(&self.identity);
         let mut lease = old.cloned().unwrap_or_default();

@@ -10,6 +10,7 @@ mod at_rest;
 mod audit;
 mod bad_cases;
 mod blast_radius;
+mod clocks;
 mod flood;
 mod forged;
 mod frozen_temporal;

@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
-
 use super::Context;
-use crate::api::names;
+use crate::{api::names, platform::clock};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Visibility lags and clocks differ: each call looks back beyond the last, and now and then one looks back further.
@@ -17,7 +15,7 @@ const MOST: usize = 10_000;
 
 /// Polls for ever.
 pub(super) async fn run(context: Arc<Context>) {
-    let mut since = Timestamp::now();
+    let mut since = clock::now();
     for call in 0_u32.. {
         tokio::time::sleep(EVERY).await;
         // Also forgets the jobs that are gone.
@@ -25,7 +23,7 @@ pub(super) async fn run(context: Arc<Context>) {
         if open.is_empty() {
             continue;
         }
-        let began = Timestamp::now();
+        let began = clock::now();
         let from = since - if call % LONG_ONE == 0 { LONG_OVERLAP } else { OVERLAP };
         let prefix = names::workflow(&context.installation, "");
         match context.temporal.closed_since(&context.task_queue, &from.to_string(), MOST).await {

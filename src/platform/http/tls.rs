@@ -13,12 +13,12 @@ use axum_server::tls_rustls::RustlsConfig;
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
-    jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{Authority, CertificateError, Identity};
+use crate::platform::clock;
 
 /// How often the Secret is read.
 const LOOK: Duration = Duration::from_secs(120);
@@ -145,7 +145,7 @@ impl CertificateManager {
             }
             None => true,
         };
-        let (name, now) = (self.names.server, Timestamp::now());
+        let (name, now) = (self.names.server, clock::machine());
         let config = match &contents {
             _ if !due => None,
             SecretContents::Given { identity, ca } => Some(identity.server(name, ca, now)?),
@@ -171,7 +171,7 @@ impl CertificateManager {
                 contents => return Ok(contents),
             }
         }
-        let authority = Authority::generate(Timestamp::now())?;
+        let authority = Authority::generate(clock::machine())?;
         let existed = found.is_some();
         let mut secret = found.unwrap_or_default();
         secret.metadata.name = Some(self.names.secret.clone());

@@ -50,7 +50,7 @@ lint: ## formatting, clippy, shellcheck, licences and sources of dependencies
 
 .PHONY: unit
 unit: ## tests that need no server
-	cargo test --lib --bins --test contract --test fuzz --test runner --test replay
+	cargo test --lib --bins --test contract --test fuzz --test runner --test replay --test soak
 
 .PHONY: fuzz
 fuzz: export PROPTEST_CASES ?= 200000
@@ -86,6 +86,14 @@ chart-test: tools ## tests of the Helm chart
 cluster-test: ## tests against the cluster that is up; ARGS go to the test binary
 	cargo test --test cluster --no-run
 	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 4 $(ARGS)
+
+.PHONY: soak
+soak: export DURATION ?= 300
+soak: export SEED ?= 1
+soak: ## jobs of both modes, in the cluster that is up, while all is killed, frozen and cut off: DURATION=seconds SEED=number
+	@deploy/dev/cluster up # an interrupted one leaves servers down
+	cargo test --test soak --no-run
+	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test soak -- --include-ignored --nocapture soak
 
 .PHONY: bench-control
 bench-control: PROFILE = release

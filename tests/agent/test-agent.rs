@@ -20,6 +20,7 @@
 //! | `print-env` | prints the names in its environment |
 //! | `big-result?bytes=N`, `bad-result` | leaves a result of that size, or one that is not JSON |
 //! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
+//! | `ledger?file=F&ticks=N&failures=N&bytes=N&ignoreTerm=true` | enters what it does into a file outside of the pod |
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,10 @@ use std::{
     os::fd::AsRawFd,
     path::PathBuf,
     process::{Command, Stdio, exit},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -147,6 +151,7 @@ fn main() {
         }
         "bad-result" => write("KODO_RESULT_FILE", b"this is not JSON"),
         "checkpoint" => checkpoint(&args),
+        "ledger" => ledger(&args),
         unknown => {
             eprintln!("no such behaviour: {unknown}");
             exit(2);
@@ -287,4 +292,44 @@ fn checkpoint(args: &Args) {
         thread::sleep(args.every());
     }
     result(&json!({ "count": n, "resumedFrom": start, "pid": getpid().as_raw() }));
+}
+
+/// Enters its start, each tick and its end into a file that other agents of the job and the test share: lines of a time in
+/// milliseconds, the pod, and what happened. Fails in its first attempts, `failures` of them.
+fn ledger(args: &Args) {
+    let path = args.text("file", "/ledger/job");
+    let pod = env::var("HOSTNAME").expect("HOSTNAME");
+    // A line is one write at the end of the file, so lines of several agents don't mix.
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the ledger");
+    let mut enter = move |what: &str| {
+        let line = format!("{} {pod} {what}\n", now());
+        file.write_all(line.as_bytes()).expect("the ledger");
+    };
+    block(&[Signal::SIGTERM]);
+    enter(&format!("start {} {}", attempt(), env::var("KODO_RESUMED").unwrap_or_default()));
+    let ignores = args.text("ignoreTerm", "false") == "true";
+    let asked = Arc::new(AtomicBool::new(false));
+    if !ignores {
+        let asked = asked.clone();
+        let set: SigSet = [Signal::SIGTERM].into_iter().collect();
+        thread::spawn(move || {
+            set.wait().expect("sigwait");
+            asked.store(true, Ordering::SeqCst);
+        });
+    }
+    for n in 1..=args.number("ticks", 10) {
+        enter(&format!("tick {n}"));
+        if asked.load(Ordering::SeqCst) {
+            enter("sigterm");
+            exit(143);
+        }
+        thread::sleep(Duration::from_millis(args.number("every_ms", 100)));
+    }
+    if attempt() <= args.number("failures", 0) {
+        enter("fail");
+        exit(1);
+    }
+    let nonce = format!("{}-{}", getpid(), now());
+    result(&json!({ "nonce": nonce, "filler": "x".repeat(args.number("bytes", 0) as usize) }));
+    enter(&format!("done {nonce}"));
 }

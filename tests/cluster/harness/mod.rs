@@ -1,7 +1,8 @@
 //! The fixture of a test: a namespace, an operator and, where a test disturbs it, a Temporal server each of its own,
 //! in the dev cluster that is up. Nothing here waits by the clock: everything waits for conditions, with a deadline.
 //!
-//! `tests/api` uses these files, too, all but `cluster` and `node`: it has no node, and finds the servers itself.
+//! `tests/soak` uses these files, too, and `tests/api` all but `cluster` and `node`: it has no node, and finds the
+//! servers itself.
 
 pub mod agent_log;
 #[allow(dead_code)] // tests/api uses more
@@ -12,7 +13,9 @@ mod dump;
 pub mod gateway_client;
 pub mod job;
 pub mod life;
+#[allow(dead_code)] // tests/soak uses more
 pub mod node;
+#[allow(dead_code)] // tests/soak uses more
 pub mod process;
 pub mod roles;
 pub mod temporal;

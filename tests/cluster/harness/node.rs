@@ -41,3 +41,8 @@ pub async fn runner(pod_uid: &str) -> i32 {
 pub fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap_or_else(|e| panic!("{signal} to process {pid} of a pod: {e}"));
 }
+
+/// The same to one that may have ended.
+pub fn signal_if_there(pid: i32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid), signal);
+}

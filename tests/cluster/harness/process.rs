@@ -96,6 +96,11 @@ impl Process {
         }
     }
 
+    /// Whether it was started and has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("wait").is_some())
+    }
+
     /// Panics if it has ended by itself.
     pub fn check(&mut self) {
         if let Some(child) = self.child.as_mut()

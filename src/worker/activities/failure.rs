@@ -99,6 +99,8 @@ impl ActivityFailure {
         match self {
             Self::PodNotEnded(_) => Some(doubled(500, 10_000)),
             Self::PodRefused => Some(doubled(5_000, 60_000)),
+            // It is chance whose worker gets the next try.
+            Self::ForeignInstallation(_) => Some(doubled(1_000, 4_000)),
             _ => None,
         }
     }
@@ -163,6 +165,8 @@ mod tests {
         assert_eq!(waits(&ActivityFailure::PodRefused), [5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]);
         let not_ended = ActivityFailure::PodNotEnded("p".into());
         assert_eq!(waits(&not_ended), [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        let foreign = ActivityFailure::ForeignInstallation("w".into());
+        assert_eq!(waits(&foreign), [1_000, 2_000, 4_000, 4_000, 4_000, 4_000, 4_000]);
         assert_eq!(ActivityFailure::Unavailable(String::new()).delay(1), None);
     }
 

@@ -67,7 +67,7 @@ async fn pod_of(job: &Job<'_>, run: &AgentRun) -> Pod {
 /// A job that no controller sees, in this phase.
 async fn job_in<'t>(test: &'t Test, phase: &str) -> Job<'t> {
     let job = test.apply(agent("anything").mode(MODES[0])).await;
-    patch_status(test, "agentjob", &job.name, json!({ "phase": phase }));
+    patch_status(test, "agentjob", &job.name, json!({ "phase": phase })).await;
     job
 }
 
@@ -88,7 +88,7 @@ async fn each_finding_is_named() {
     assert_eq!(compared, json!({ "jobs": 2, "runs": 3, "pods": 1, "workflows": null }));
 
     let mut expected = Vec::new();
-    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT }));
+    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT })).await;
     expected.push("PodWithoutRun stray".to_string());
 
     let mut left = run_of(&good, 7, 1);
@@ -127,7 +127,7 @@ async fn each_finding_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_passes_is_not_named() {
     let test = Test::new().await;
-    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT }));
+    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT })).await;
     let mut audit = command(&test, "30s", &[]).spawn().expect("an audit");
     always(QUIET, "the audit to look on", async || match audit.try_wait().expect("a process") {
         None => Ok(()),
@@ -197,7 +197,7 @@ async fn workflows_are_compared_with_jobs_and_runners() {
     .await;
     roles.kill_all();
     delete_by_force(&jobs[0].0).await;
-    patch_status(&test, "agentjob", &jobs[1].0.name, json!({ "phase": "Failed" }));
+    patch_status(&test, "agentjob", &jobs[1].0.name, json!({ "phase": "Failed" })).await;
     let lost = pod_name(&jobs[2].1);
     jobs[2].0.delete_pod(&lost, &DeleteParams::default().grace_period(0)).await;
     let expected = [
@@ -248,7 +248,7 @@ async fn leaks_are_counted_and_told() {
     for kind in kinds {
         within(DEADLINE, "the metric", async || leaks(&mut roles, kind).await.filter(|n| *n == 0).ok_or("none")).await;
     }
-    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT }));
+    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT })).await;
     let mut left = run_of(&job, 3, 1);
     left.metadata.owner_references = None;
     left.spec.identity.job_uid = "gone".into();

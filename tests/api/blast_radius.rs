@@ -6,12 +6,12 @@ use koco::{
     api::{RunnerState, TerminationType, conditions, depth, names},
     protocol::runner::Job as Told,
 };
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{create, event, events, foreign_pod, patch_status, run_of, started},
-    cluster::kubectl,
     job::{With, condition, manifest, pod_name, stalled},
     kubelet::End,
     runner::{Refused, succeeded},
@@ -28,7 +28,7 @@ fn nested(levels: usize) -> String {
 /// A job as it is on the wire, with deep text where `"DEEP"` is.
 async fn apply_deep<'t>(test: &'t Test, name: &str, spec: Value, levels: usize) -> Job<'t> {
     let text = manifest(name, spec).to_string().replace("\"DEEP\"", &nested(levels));
-    create(test, &text);
+    create(test, &text).await;
     let made = test.jobs().get(name).await.expect("a job");
     Job::new(test, name, made.metadata.uid.as_deref().expect("a UID"))
 }
@@ -37,14 +37,14 @@ async fn apply_deep<'t>(test: &'t Test, name: &str, spec: Value, levels: usize) 
 async fn unreadable(test: &Test) -> [(&'static str, String); 3] {
     // It never is anybody's to reconcile, so that its status stays as it is made.
     let job = test.apply_as("cannot-be-read", agent("succeed")).await;
-    patch_status(test, "agentjob", &job.name, json!({ "pendingSince": BEYOND_TIME }));
+    patch_status(test, "agentjob", &job.name, json!({ "pendingSince": BEYOND_TIME })).await;
     let mut run = run_of(&job, 7, 1);
     run.metadata.name = Some("run-that-cannot-be-read".into());
-    create(test, &serde_json::to_string(&run).expect("JSON"));
-    patch_status(test, "agentrun", run.name(), json!({ "readyTime": BEYOND_TIME }));
+    create(test, &serde_json::to_string(&run).expect("JSON")).await;
+    patch_status(test, "agentrun", run.name(), json!({ "readyTime": BEYOND_TIME })).await;
     let owner = json!({ "apiVersion": "example.com/v1", "kind": "X", "name": "x", "uid": "x" });
-    create(test, &foreign_pod(&job, "pod-that-cannot-be-read", owner).to_string());
-    patch_status(test, "pod", "pod-that-cannot-be-read", json!({ "startTime": BEYOND_TIME }));
+    create(test, &foreign_pod(&job, "pod-that-cannot-be-read", owner).to_string()).await;
+    patch_status(test, "pod", "pod-that-cannot-be-read", json!({ "startTime": BEYOND_TIME })).await;
     assert!(test.jobs().get(&job.name).await.is_err() && test.runs().get(run.name()).await.is_err());
     assert!(test.pods().get("pod-that-cannot-be-read").await.is_err());
     [
@@ -97,10 +97,9 @@ async fn a_job_that_can_not_be_read_any_more_can_be_deleted() {
         let job = test.apply(agent("count").mode(mode)).await;
         job.phase(Phase::Running).await;
         let workflow = if mode == ExecutionMode::Temporal { Some(job.workflow().await) } else { None };
-        patch_status(&test, "agentjob", &job.name, json!({ "pendingSince": BEYOND_TIME }));
+        patch_status(&test, "agentjob", &job.name, json!({ "pendingSince": BEYOND_TIME })).await;
         assert!(test.jobs().get(&job.name).await.is_err(), "it can be read, in {mode:?}");
-        let text = ["delete", "agentjob", &job.name, "-n", &test.namespace, "--wait=false"];
-        kubectl(&text).unwrap_or_else(|e| panic!("{e}"));
+        test.raw_jobs().delete(&job.name, &DeleteParams::default()).await.expect("delete");
         within(DEADLINE, &format!("it to be gone, in {mode:?}"), async || {
             match test.jobs().get_metadata_opt(&job.name).await.expect("get") {
                 None => Ok(()),
@@ -126,7 +125,7 @@ async fn deep_and_large_inputs_reach_the_runner_as_they_are() {
         let deep = apply_deep(&test, &format!("deep-{word}"), deep, 200).await;
         let text = "ä\\\"\n".repeat(100_000);
         let large = spec.clone().mode(mode).with(json!({ "inputs": { "text": text } }));
-        create(&test, &manifest(&format!("large-{word}"), large).to_string());
+        create(&test, &manifest(&format!("large-{word}"), large).to_string()).await;
         let name = format!("large-{word}");
         let uid = test.jobs().get(&name).await.expect("a job").metadata.uid.expect("a UID");
         jobs.push((deep, format!("{{\"a\":{}}}", nested(200))));

@@ -46,8 +46,8 @@ async fn a_flood_of_large_and_slow_requests_reaches_no_other_runner() {
     let (kubelet, job) = (Kubelet::of(&test), test.apply(agent("anything")).await);
     let (_pod, runner) = started(&kubelet, &job, 1).await;
 
-    bare_pod(&elsewhere, "attacker", serde_json::json!({}));
-    let token = token(&elsewhere.namespace, Some(names::GATEWAY_AUDIENCE), Some("attacker"));
+    bare_pod(&elsewhere, "attacker", serde_json::json!({})).await;
+    let token = token(&test.client, &elsewhere.namespace, Some(names::GATEWAY_AUDIENCE), Some("attacker")).await;
     let attacker: Client = gateway_client::client(&test, &roles, Some(IpAddr::from(ATTACKER))).await;
     let (port, gateway) = (roles.gateway_port, roles.role("gateway").process.pid());
     let url = |verb: &str| format!("https://{}:{port}{}", names::GATEWAY_TLS_NAME, run_path(&job, 1).path(verb));

@@ -43,17 +43,18 @@ async fn nobody_but_the_runner_speaks_for_a_run() {
             serde_json::json!({
                 "kodosumi.io/job-uid": victim.uid, "kodosumi.io/run-number": "1", "kodosumi.io/job-name": victim.name,
             }),
-        );
-        let (ns, ours) = (test.namespace.as_str(), Some(names::GATEWAY_AUDIENCE));
+        )
+        .await;
+        let (client, ns, ours) = (&test.client, test.namespace.as_str(), Some(names::GATEWAY_AUDIENCE));
         let forged = [
             ("no token", None),
             ("an empty token", Some(String::new())),
             ("no token at all, really", Some("eyJhbGciOiJub25lIn0.e30.".into())),
-            ("a token for the API server", Some(token(ns, None, Some(&pod)))),
-            ("a token of no pod", Some(token(ns, ours, None))),
-            ("another job's pod", Some(token(ns, ours, Some(&other)))),
-            ("another namespace's pod", Some(token(&elsewhere.namespace, ours, Some(&pod)))),
-            ("the run's own pod, whose runner has registered", Some(token(ns, ours, Some(&pod)))),
+            ("a token for the API server", Some(token(client, ns, None, Some(&pod)).await)),
+            ("a token of no pod", Some(token(client, ns, ours, None).await)),
+            ("another job's pod", Some(token(client, ns, ours, Some(&other)).await)),
+            ("another namespace's pod", Some(token(client, &elsewhere.namespace, ours, Some(&pod)).await)),
+            ("the run's own pod, whose runner has registered", Some(token(client, ns, ours, Some(&pod)).await)),
         ];
         for (who, forged) in forged {
             let forged = forged.as_deref();
@@ -72,7 +73,7 @@ async fn nobody_but_the_runner_speaks_for_a_run() {
             }
         }
         // Runs that don't exist.
-        let right = token(ns, ours, Some(&pod));
+        let right = token(client, ns, ours, Some(&pod)).await;
         for number in [0, 2, 1000] {
             let code = gateway.say(verb::END, &run_path(&victim, number), Some(&right), &success()).await;
             assert_eq!(code, 410, "run {number}");

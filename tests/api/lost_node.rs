@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use koco::api::ErrorStatus;
 use serde_json::json;
 
 use crate::harness::{
-    Job, Kubelet, MODES, Node, Phase, Roles, Server, Service, Test, agent,
+    ExecutionMode, Job, Kubelet, MODES, Node, Phase, Roles, Server, Service, Test, agent,
     by_hand::{started, succeeds},
     job::{With, error_type, pod_name},
     kubelet::End,
@@ -16,9 +17,13 @@ use crate::harness::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_from_a_lost_node_is_a_disruption() {
+    join_all(MODES.map(lost_with_each_policy)).await;
+}
+
+async fn lost_with_each_policy(mode: ExecutionMode) {
     let (test, _roles) = Test::with_operator().await;
     let kubelet = Kubelet::on_a_node(&test).await;
-    for (mode, policy) in MODES.iter().flat_map(|m| ["Count", "Ignore", "FailJob"].map(|p| (*m, p))) {
+    for policy in ["Count", "Ignore", "FailJob"] {
         let case = format!("{policy} in {mode:?}");
         let attempts = if policy == "FailJob" { 3 } else { 1 };
         let retry = json!({ "maximumAttempts": attempts, "initialInterval": "100ms" });

@@ -1,6 +1,7 @@
 //! The NetworkPolicy of agents' pods. That it is there and right, not that a network obeys it.
 
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use futures::future::join_all;
+use k8s_openapi::api::{core::v1::ResourceQuota, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
 use koco::{api::AgentRun, platform::store};
 use kube::{
     Api,
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use crate::harness::{
     DEADLINE, ExecutionMode, MODES, Roles, Server, Test, agent,
     by_hand::{create, logged, patch_status},
-    cluster::feed,
     job::With,
     within,
 };
@@ -28,14 +28,15 @@ pub fn spec() -> Value {
 }
 
 /// As the API server's own reconciler would say where it is. It is not there in this tier.
-fn api_server(test: &Test) {
+async fn api_server(test: &Test) {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": { "name": "kubernetes", "namespace": "default" }, "addressType": "IPv4",
         "endpoints": [{ "addresses": ["192.0.2.1"] }],
     });
-    let args = ["apply", "--server-side", "-f", "-"];
-    feed(&test.cluster.dev, "kubectl", &args, slice.to_string().as_bytes()).expect("where the API server is");
+    let slices: Api<EndpointSlice> = Api::namespaced(test.client.clone(), "default");
+    let params = PatchParams::apply("koco-tests").force();
+    slices.patch("kubernetes", &params, &Patch::Apply(slice)).await.expect("where the API server is");
 }
 
 /// Waits for the policy, as it has to be.
@@ -57,29 +58,31 @@ pub async fn right(test: &Test) -> NetworkPolicy {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_is_there_before_the_first_pod_and_stays_as_it_is() {
-    for mode in MODES {
-        let test = Test::new().await;
-        api_server(&test);
-        let mut roles = Roles::separate(&test, Server::Shared);
-        roles.set("KOCO_AGENT_NETWORK_POLICY", &spec().to_string());
-        roles.start().await;
-        let job = test.apply(agent("anything").mode(mode)).await;
-        let pod = within(DEADLINE, "its pod", async || job.pods().await.pop().ok_or("none")).await;
-        let policy = right(&test).await;
-        let excepted = serde_json::to_value(&policy.spec).expect("JSON");
-        assert_eq!(excepted["egress"][0]["to"][0]["ipBlock"]["except"][1], "192.0.2.1/32", "the API server");
-        // Versions are the store's revisions: nothing has changed either since it was made.
-        assert!(store::version(&policy) < store::version(&pod), "{mode:?}: the pod was first");
-        if mode == ExecutionMode::Temporal {
-            continue;
-        }
-        let api: Api<NetworkPolicy> = Api::namespaced(test.client.clone(), &test.namespace);
+    join_all(MODES.map(there_first)).await;
+}
+
+/// Also: a change of it is undone, in one mode's namespace, and in the other's its deletion.
+async fn there_first(mode: ExecutionMode) {
+    let test = Test::new().await;
+    api_server(&test).await;
+    let mut roles = Roles::separate(&test, Server::Shared);
+    roles.set("KOCO_AGENT_NETWORK_POLICY", &spec().to_string());
+    roles.start().await;
+    let job = test.apply(agent("anything").mode(mode)).await;
+    let pod = within(DEADLINE, "its pod", async || job.pods().await.pop().ok_or("none")).await;
+    let policy = right(&test).await;
+    let excepted = serde_json::to_value(&policy.spec).expect("JSON");
+    assert_eq!(excepted["egress"][0]["to"][0]["ipBlock"]["except"][1], "192.0.2.1/32", "the API server");
+    // Versions are the store's revisions: nothing has changed either since it was made.
+    assert!(store::version(&policy) < store::version(&pod), "{mode:?}: the pod was first");
+    let api: Api<NetworkPolicy> = Api::namespaced(test.client.clone(), &test.namespace);
+    if mode == ExecutionMode::Direct {
         let open = Patch::Merge(json!({ "spec": { "egress": [{}], "ingress": [{}] } }));
         api.patch(NAME, &PatchParams::default(), &open).await.expect("a change");
-        right(&test).await;
+    } else {
         api.delete(NAME, &DeleteParams::default()).await.expect("a deletion");
-        right(&test).await;
     }
+    right(&test).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,9 +91,9 @@ async fn without_the_policy_no_pod_is_created() {
     let count = "count/networkpolicies.networking.k8s.io";
     let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "none" },
         "spec": { "hard": { count: "0" } } });
-    create(&test, &quota.to_string());
+    create(&test, &quota.to_string()).await;
     // As the quota's controller would.
-    patch_status(&test, "resourcequota", "none", json!({ "hard": { count: "0" }, "used": { count: "0" } }));
+    patch_status(&test, "resourcequota", "none", json!({ "hard": { count: "0" }, "used": { count: "0" } })).await;
     let mut roles = Roles::all_in_one(&test, Server::Shared);
     roles.set("KOCO_AGENT_NETWORK_POLICY", &spec().to_string());
     roles.start().await;
@@ -106,8 +109,8 @@ async fn without_the_policy_no_pod_is_created() {
     }
     let runs: Api<AgentRun> = test.runs();
     assert_eq!(runs.list_metadata(&Default::default()).await.expect("runs").items.len(), 0);
-    let args = ["delete", "resourcequota", "none", "-n", &test.namespace];
-    feed(&test.cluster.dev, "kubectl", &args, b"").expect("a deletion");
+    let quotas: Api<ResourceQuota> = Api::namespaced(test.client.clone(), &test.namespace);
+    quotas.delete("none", &DeleteParams::default()).await.expect("a deletion");
     for job in &jobs {
         within(DEADLINE, "its pod", async || job.pods().await.pop().map(drop).ok_or("none")).await;
     }

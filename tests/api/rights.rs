@@ -1,6 +1,9 @@
 //! What the accounts of the operator may and may not do, by the chart's roles and policies.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{
+    core::v1::Pod,
+    rbac::v1::{Role, RoleBinding},
+};
 use koco::api::{AgentJob, AgentRun, StartGrant, TerminationType};
 use kube::{
     Api, Client, Config, ResourceExt,
@@ -11,7 +14,6 @@ use serde_json::{Value, json};
 use crate::harness::{
     DEADLINE, ExecutionMode, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{create_run, end, foreign_pod, run_of},
-    cluster::kubectl,
     job::With,
     life::{lives, nothing_was_forbidden},
     within,
@@ -285,10 +287,19 @@ async fn ephemeral_containers_mount_none_of_the_runners_volumes() {
     const DEBUGGER: &str = "koco-test-debugger";
     let test = Test::new().await;
     let ns = test.namespace.as_str();
-    let user = format!("--user={DEBUGGER}");
-    let may = ["--verb=update", "--resource=pods/ephemeralcontainers"];
-    kubectl(&[&["create", "role", "debugger", "-n", ns], may.as_slice()].concat()).expect("a role");
-    kubectl(&["create", "rolebinding", "debugger", "-n", ns, "--role=debugger", &user]).expect("a binding");
+    let role = json!({ "metadata": { "name": "debugger" }, "rules": [
+        { "apiGroups": [""], "resources": ["pods/ephemeralcontainers"], "verbs": ["update"] } ] });
+    let binding = json!({
+        "metadata": { "name": "debugger" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "debugger" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DEBUGGER }],
+    });
+    let (roles, bindings): (Api<Role>, Api<RoleBinding>) =
+        (Api::namespaced(test.client.clone(), ns), Api::namespaced(test.client.clone(), ns));
+    let role = serde_json::from_value(role).expect("a role");
+    let binding = serde_json::from_value(binding).expect("a binding");
+    roles.create(&PostParams::default(), &role).await.expect("a role");
+    bindings.create(&PostParams::default(), &binding).await.expect("a binding");
     let job = test.apply(agent("anything")).await;
     // One that exists, or the pods would be collected.
     let run = create_run(&test.runs(), &run_of(&job, 1, 1), None).await;

@@ -20,7 +20,8 @@ async fn resources_and_user_of_the_init_container_are_the_operators() {
         { "type": "Container", "min": { "memory": "100Mi" }, "default": { "memory": "200Mi" } },
     ] } })
         .to_string(),
-    );
+    )
+    .await;
     let mut roles = test.operator(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {

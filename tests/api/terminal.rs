@@ -70,7 +70,8 @@ async fn nothing_that_agents_write_reaches_the_terminal_as_it_is() {
             "workflow": { "id": EVIL, "namespace": "default", "status": EVIL },
             "conditions": [condition("Ready", "False"), condition("Paused", "False"), condition("Stalled", "True")],
         }),
-    );
+    )
+    .await;
     create(
         &test,
         &json!({
@@ -80,7 +81,8 @@ async fn nothing_that_agents_write_reaches_the_terminal_as_it_is() {
                 "namespace": test.namespace, "uid": job.uid },
         })
         .to_string(),
-    );
+    )
+    .await;
 
     let (code, out, err) = says(&job, &["status"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
@@ -98,15 +100,16 @@ async fn nothing_that_agents_write_reaches_the_terminal_as_it_is() {
                 "containers": [{ "name": "agent", "image": "localhost/agent:none" }] },
         })
         .to_string(),
-    );
+    )
+    .await;
     let waiting = json!({ "phase": "Pending", "containerStatuses": [{ "name": "agent", "image": "", "imageID": "",
         "ready": false, "restartCount": 0, "state": { "waiting": { "reason": EVIL } } }] });
-    patch_status(&test, "pod", &run.spec.identity.pod_name, waiting);
+    patch_status(&test, "pod", &run.spec.identity.pod_name, waiting).await;
     let (code, out, err) = says(&job, &["logs"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
     harmless("logs, an error", &err, 1);
 
-    patch_status(&test, "agentjob", &job.name, json!({ "phase": "Failed" }));
+    patch_status(&test, "agentjob", &job.name, json!({ "phase": "Failed" })).await;
     let (code, out, _) = says(&job, &["status", "--watch"]).await;
     assert_eq!(code, 0);
     let lines: Vec<&str> = out.lines().collect();

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use koco::api::{ErrorStatus, RunnerState};
 use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, Job, Kubelet, MODES, Node, Phase, Runner, Test, agent,
+    DEADLINE, ExecutionMode, Job, Kubelet, MODES, Node, Phase, Runner, Test, agent,
     by_hand::{dismissed, event, started, succeeds, touch},
     job::{With, error_type, pod_name},
     kubelet::End,
@@ -41,41 +42,45 @@ async fn is_alone(job: &Job<'_>) -> Result<(), Vec<i32>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_is_deleted_counts_as_its_pod_does() {
     let (test, _roles) = Test::with_operator().await;
-    let kubelet = Kubelet::of(&test);
     let cases = [
         ("Count", DeleteParams::background(), true),
         ("Ignore", DeleteParams::background(), true),
         ("FailJob", DeleteParams::background(), false),
         ("Count", orphan(), true),
     ];
-    for (mode, (policy, params, goes_on)) in MODES.iter().flat_map(|m| cases.iter().map(move |c| (*m, c))) {
-        let case = format!("{policy} in {mode:?}, {:?}", params.propagation_policy);
-        let job = test.apply(agent("anything").mode(mode).with(twice(policy))).await;
-        let (pod, runner) = started(&kubelet, &job, 1).await;
-        let (name, run) = (pod_name(&pod), job.run().await.expect("a run"));
-        test.runs().delete(run.name(), params).await.expect("delete");
-        let stone = within(DEADLINE, &format!("a tombstone: {case}"), async || {
-            let found = test.runs().get_opt(run.name()).await.expect("get");
-            found.filter(|r| r.spec.identity.tombstone).ok_or("none")
-        })
-        .await;
-        assert_eq!((stone.number(), stone.uid() == run.uid()), (1, false), "{case}");
-        dismissed(&runner).await;
-        if !goes_on {
-            assert_eq!(error_type(&job.phase(Phase::Failed).await), "Disrupted", "{case}");
-            continue;
-        }
-        let disrupted = |e: &ErrorStatus| e.kind == "Disrupted";
-        job.until("a disruption", |s| s.error.as_ref().is_some_and(disrupted)).await;
-        // By the garbage collector, or by koco.
-        kubelet.deleted(&name).await;
-        always(QUIET, &format!("no pod beside the old one: {case}"), async || is_alone(&job).await).await;
-        kubelet.end(&name, &End::killed()).await;
-        kubelet.remove(&name).await;
-        let (pod, runner) = started(&kubelet, &job, 2).await;
-        assert_eq!(job.status().await.attempt, Some(2), "{case}");
-        succeeds(&kubelet, &job, &pod, &runner, json!(2)).await;
+    let all = MODES.iter().flat_map(|mode| cases.iter().map(move |case| (*mode, case)));
+    join_all(all.map(|(mode, (policy, params, goes_on))| deleted(&test, mode, policy, params, *goes_on))).await;
+}
+
+/// The job's first run is deleted.
+async fn deleted(test: &Test, mode: ExecutionMode, policy: &str, params: &DeleteParams, goes_on: bool) {
+    let case = format!("{policy} in {mode:?}, {:?}", params.propagation_policy);
+    let kubelet = Kubelet::of(test);
+    let job = test.apply(agent("anything").mode(mode).with(twice(policy))).await;
+    let (pod, runner) = started(&kubelet, &job, 1).await;
+    let (name, run) = (pod_name(&pod), job.run().await.expect("a run"));
+    test.runs().delete(run.name(), params).await.expect("delete");
+    let stone = within(DEADLINE, &format!("a tombstone: {case}"), async || {
+        let found = test.runs().get_opt(run.name()).await.expect("get");
+        found.filter(|r| r.spec.identity.tombstone).ok_or("none")
+    })
+    .await;
+    assert_eq!((stone.number(), stone.uid() == run.uid()), (1, false), "{case}");
+    dismissed(&runner).await;
+    if !goes_on {
+        assert_eq!(error_type(&job.phase(Phase::Failed).await), "Disrupted", "{case}");
+        return;
     }
+    let disrupted = |e: &ErrorStatus| e.kind == "Disrupted";
+    job.until("a disruption", |s| s.error.as_ref().is_some_and(disrupted)).await;
+    // By the garbage collector, or by koco.
+    kubelet.deleted(&name).await;
+    always(QUIET, &format!("no pod beside the old one: {case}"), async || is_alone(&job).await).await;
+    kubelet.end(&name, &End::killed()).await;
+    kubelet.remove(&name).await;
+    let (pod, runner) = started(&kubelet, &job, 2).await;
+    assert_eq!(job.status().await.attempt, Some(2), "{case}");
+    succeeds(&kubelet, &job, &pod, &runner, json!(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +108,7 @@ async fn a_pod_that_is_deleted_by_force_is_told() {
     let (test, _roles) = Test::with_operator().await;
     let kubelet = Kubelet::of(&test);
     for mode in MODES {
-        let job = test.apply(agent("anything").mode(mode).with(twice("Count"))).await;
+        let job = test.apply(agent("anything").mode(mode).grace(1).with(twice("Count"))).await;
         let (pod, runner) = started(&kubelet, &job, 1).await;
         let run = job.run().await.expect("a run");
         job.delete_pod(&pod_name(&pod), &DeleteParams::default().grace_period(0)).await;

@@ -118,7 +118,7 @@ async fn pods_that_name_anothers_run_mean_nothing() {
                 // In the other namespace one of them has the very name of the run's pod.
                 let same = i == 1 && k == 0 && test.namespace == there.namespace;
                 let name = if same { pod_name(&pod) } else { format!("{}-forged-{i}-{k}", job.name) };
-                create(test, &foreign_pod(&job, &name, owner.clone()).to_string());
+                create(test, &foreign_pod(&job, &name, owner.clone()).to_string()).await;
                 if let Some(end) = end {
                     kubelet.end(&name, &end).await;
                 }
@@ -178,7 +178,7 @@ async fn the_names_of_pods_can_not_be_guessed() {
         let nobody = json!({ "apiVersion": "example.com/v1", "kind": "X", "name": "x", "uid": "x" });
         let guesses = [next.clone(), format!("{next}-{random}"), format!("{next}-")];
         for guess in guesses.iter().filter(|g| !g.ends_with('-')) {
-            create(&test, &foreign_pod(&job, guess, nobody.clone()).to_string());
+            create(&test, &foreign_pod(&job, guess, nobody.clone()).to_string()).await;
         }
         runner.outcome(0, failed("AgentFailed", 1)).await.expect("204");
         kubelet.end(&first, &End::exit(1, None)).await;
@@ -202,7 +202,7 @@ async fn the_names_of_pods_can_not_be_guessed() {
         held.reached().await;
         let run = job.run().await.expect("a run");
         let nobody = json!({ "apiVersion": "example.com/v1", "kind": "X", "name": "x", "uid": "x" });
-        create(&test, &foreign_pod(&job, &run.spec.identity.pod_name, nobody).to_string());
+        create(&test, &foreign_pod(&job, &run.spec.identity.pod_name, nobody).to_string()).await;
         assert_eq!(held.late().await, 409);
         let status = job.until("Stalled", stalled).await;
         let (_, reason, message) = condition(&status, conditions::STALLED);

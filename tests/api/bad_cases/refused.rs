@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{
+    api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    jiff::Timestamp,
+};
 use koco::api::{StartGrant, TerminationType};
-use kube::api::{Patch, PatchParams};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 
 use crate::harness::{
     DEADLINE, ExecutionMode, Job, Kubelet, MODES, Server, Test, agent, audit,
     by_hand::{create_run, end, logged, run_of, started, succeeds, touch},
-    cluster::{feed, kubectl},
     job::{With, pod_name},
     kubelet::End,
     runner::failed,
@@ -20,45 +25,39 @@ use crate::harness::{
 /// The first wait of koco's before it tries again what was refused.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A policy by which the status of jobs with names like `strict-...` can't be written, while it is kept.
-struct Stricter(String);
-
-impl Stricter {
-    fn than_ours(test: &Test) -> Self {
-        let name = format!("no-status-{}", test.namespace);
-        let policy = json!({ "apiVersion": "v1", "kind": "List", "items": [
-            {
-                "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-                "metadata": { "name": name },
-                "spec": {
-                    "failurePolicy": "Fail",
-                    "matchConstraints": { "resourceRules": [{ "apiGroups": ["kodosumi.io"], "apiVersions": ["*"],
-                        "operations": ["UPDATE"], "resources": ["agentjobs/status"] }] },
-                    "matchConditions": [{ "name": "one", "expression":
-                        format!("request.namespace == '{}' && request.name.startsWith('strict-')", test.namespace) }],
-                    "validations": [{ "expression": "false", "message": "stricter than ours" }],
-                },
-            },
-            {
-                "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-                "metadata": { "name": name }, "spec": { "policyName": name, "validationActions": ["Deny"] },
-            },
-        ] });
-        feed(&test.cluster.dev, "kubectl", &["apply", "-f", "-"], policy.to_string().as_bytes()).expect("a policy");
-        Self(name)
-    }
-
-    fn lift(&self) -> Result<(), String> {
-        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
-            kubectl(&["delete", kind, &self.0, "--ignore-not-found"])?;
-        }
-        Ok(())
-    }
+/// A policy by which the status of jobs with names like `strict-...` can't be written, until it is lifted.
+struct Stricter {
+    name: String,
+    policies: Api<ValidatingAdmissionPolicy>,
+    bindings: Api<ValidatingAdmissionPolicyBinding>,
 }
 
-impl Drop for Stricter {
-    fn drop(&mut self) {
-        let _ = self.lift();
+impl Stricter {
+    async fn than_ours(test: &Test) -> Self {
+        let name = format!("no-status-{}", test.namespace);
+        let (policies, bindings) = (Api::all(test.client.clone()), Api::all(test.client.clone()));
+        let policy = json!({
+            "metadata": { "name": name },
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": { "resourceRules": [{ "apiGroups": ["kodosumi.io"], "apiVersions": ["*"],
+                    "operations": ["UPDATE"], "resources": ["agentjobs/status"] }] },
+                "matchConditions": [{ "name": "one", "expression":
+                    format!("request.namespace == '{}' && request.name.startsWith('strict-')", test.namespace) }],
+                "validations": [{ "expression": "false", "message": "stricter than ours" }],
+            },
+        });
+        let binding =
+            json!({ "metadata": { "name": name }, "spec": { "policyName": name, "validationActions": ["Deny"] } });
+        let (policy, binding) = (serde_json::from_value(policy), serde_json::from_value(binding));
+        policies.create(&PostParams::default(), &policy.expect("a policy")).await.expect("a policy");
+        bindings.create(&PostParams::default(), &binding.expect("a binding")).await.expect("a binding");
+        Self { name, policies, bindings }
+    }
+
+    async fn lift(&self) {
+        self.bindings.delete(&self.name, &DeleteParams::default()).await.expect("a deletion");
+        self.policies.delete(&self.name, &DeleteParams::default()).await.expect("a deletion");
     }
 }
 
@@ -95,7 +94,7 @@ async fn a_status_that_is_not_taken_is_not_written_all_the_time() {
         let name = format!("strict-{}", word(mode).to_lowercase());
         strict.push(test.apply_as(&name, agent("anything").mode(mode)).await);
     }
-    let policy = Stricter::than_ours(&test);
+    let policy = Stricter::than_ours(&test).await;
     let probe = async || {
         let patch = Patch::Merge(json!({ "status": { "observedGeneration": 0 } }));
         test.jobs().patch_status(&strict[0].name, &PatchParams::default(), &patch).await.map(drop)
@@ -121,7 +120,7 @@ async fn a_status_that_is_not_taken_is_not_written_all_the_time() {
     }
     let metrics = roles.role("operator").metrics().await;
     assert!(metrics.contains("koco_reconcile_errors_total{reason=\"Invalid\"}"), "{metrics}");
-    policy.lift().expect("lifted");
+    policy.lift().await;
     within(DEADLINE, "the policy to be lifted", async || probe().await).await;
     for job in &strict {
         touch(job, "again").await;

@@ -1,5 +1,6 @@
-//! What a person does past koco: objects made and changed with kubectl, and what koco then says about them.
+//! What a person does past koco: objects made and changed by hand, and what koco then says about them.
 
+use axum::http::{Request, header::CONTENT_TYPE};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use koco::{
     api::{AgentRun, ErrorStatus, Phase, RunnerState, Termination, TerminationSource, TerminationType, names},
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 
 use super::{
     DEADLINE, Job, Kubelet, Runner, Test,
-    cluster::feed,
     job::pod_name,
     runner::{Refused, succeeded},
     within,
@@ -47,14 +47,13 @@ pub async fn succeeds(kubelet: &Kubelet, job: &Job<'_>, pod: &Pod, runner: &Runn
 }
 
 /// A pod that koco has nothing to do with.
-pub fn bare_pod(test: &Test, name: &str, labels: Value) {
+pub async fn bare_pod(test: &Test, name: &str, labels: Value) {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "labels": labels },
         "spec": { "containers": [{ "name": "agent", "image": "localhost/busybox:none" }] },
     });
-    let apply = ["apply", "-n", &test.namespace, "-f", "-"];
-    feed(&test.cluster.dev, "kubectl", &apply, pod.to_string().as_bytes()).expect("a pod");
+    create(test, &pod.to_string()).await;
 }
 
 /// Waits until the gateway has no use for this runner any more.
@@ -70,20 +69,32 @@ pub async fn dismissed(runner: &Runner) {
 }
 
 /// Creates what the text says, as it is: our types, and what limits they have, are not asked.
-pub fn create(test: &Test, json: &str) {
-    let made = feed(&test.cluster.dev, "kubectl", &["create", "-n", &test.namespace, "-f", "-"], json.as_bytes());
-    made.unwrap_or_else(|e| panic!("{e}"));
+pub async fn create(test: &Test, json: &str) {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        kind: String,
+    }
+    let head: Head = serde_json::from_str(json).expect("an object");
+    let request = Request::post(path(test, &head.kind)).header(CONTENT_TYPE, "application/json");
+    let request = request.body(json.as_bytes().to_vec()).expect("a request");
+    test.client.request_text(request).await.unwrap_or_else(|e| panic!("creating {}: {e}", head.kind));
 }
 
 /// Writes into the status of an object, past our types.
-pub fn patch_status(test: &Test, kind: &str, name: &str, status: Value) {
-    let (patch, dev) = (json!({ "status": status }).to_string(), &test.cluster.dev);
-    let args = ["patch", kind, name, "-n", &test.namespace, "--subresource=status", "--type=merge", "--patch-file"];
-    let file = dev.join(format!("data/tests/patch-{}-{name}.json", test.namespace));
-    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
-    std::fs::write(&file, patch).expect("a file");
-    let path = file.display().to_string();
-    feed(dev, "kubectl", &[args.as_slice(), &[&path]].concat(), b"").unwrap_or_else(|e| panic!("{e}"));
+pub async fn patch_status(test: &Test, kind: &str, name: &str, status: Value) {
+    let body = json!({ "status": status }).to_string().into_bytes();
+    let request = Request::patch(format!("{}/{name}/status", path(test, kind)));
+    let request = request.header(CONTENT_TYPE, "application/merge-patch+json").body(body).expect("a request");
+    test.client.request_text(request).await.unwrap_or_else(|e| panic!("the status of {kind} {name}: {e}"));
+}
+
+/// Where the test's objects of a kind are.
+fn path(test: &Test, kind: &str) -> String {
+    let (ns, plural) = (&test.namespace, kind.to_lowercase() + "s");
+    match plural.as_str() {
+        "agentjobs" | "agentruns" => format!("/apis/{}/namespaces/{ns}/{plural}", names::API_VERSION),
+        _ => format!("/api/v1/namespaces/{ns}/{plural}"),
+    }
 }
 
 /// The events about an object of that name, for this reason.

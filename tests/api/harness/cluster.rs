@@ -9,6 +9,8 @@ use super::{kubelet, tools::policy_in_force};
 pub const NODE_IP: &str = "127.0.0.1";
 /// What servers of a test listen at.
 pub const SERVER_IP: &str = NODE_IP;
+/// Whether the servers do, and all that is in them: what a namespace's deletion costs is half of what a test does.
+pub const END_WITH_THE_TESTS: bool = true;
 /// No image is ever pulled.
 pub const IMAGE: &str = "localhost/koco:none";
 pub const AGENT_IMAGE: &str = "localhost/agent:none";

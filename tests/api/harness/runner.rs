@@ -4,10 +4,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::{
-    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Pod, ServiceAccount},
-};
+use k8s_openapi::api::{authentication::v1::BoundObjectReference, core::v1::Pod};
 use koco::{
     api::{ErrorStatus, RunnerState, TerminationType, names},
     protocol::{
@@ -18,12 +15,15 @@ use koco::{
         termination,
     },
 };
-use kube::{Api, api::PostParams};
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DEADLINE, Test, gateway_client::identity, within};
+use super::{
+    DEADLINE, Test,
+    gateway_client::{identity, token_of},
+    within,
+};
 
 /// How long an answer may take to begin.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl Runner {
         let label = |key: &str| pod.metadata.labels.as_ref().expect("labels")[key].clone();
         let (job_uid, number) =
             (label(names::LABEL_JOB_UID), label(names::LABEL_RUN_NUMBER).parse().expect("a number"));
-        Self { run, job_uid, number, pod: name, key, client: http, url, token: token(client, pod).await }
+        Self { run, job_uid, number, pod: name, key, client: http, url, token: token(&client, pod).await }
     }
 
     /// Registers, once.
@@ -161,25 +161,16 @@ impl Runner {
 }
 
 /// The token that the kubelet would project into the pod.
-async fn token(client: kube::Client, pod: &Pod) -> String {
+async fn token(client: &kube::Client, pod: &Pod) -> String {
     let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
-    let accounts: Api<ServiceAccount> =
-        Api::namespaced(client, pod.metadata.namespace.as_deref().expect("a namespace"));
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: vec![names::GATEWAY_AUDIENCE.into()],
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-            }),
-            expiration_seconds: None,
-        },
-        ..TokenRequest::default()
+    let bound = BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
     };
-    let made = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
-    made.status.expect("a status").token
+    let ns = pod.metadata.namespace.as_deref().expect("a namespace");
+    token_of(client, ns, account, Some(names::GATEWAY_AUDIENCE), Some(bound)).await
 }
 
 /// A stream of control messages.

@@ -155,7 +155,7 @@ async fn termination() {
         let test = Test::new().await;
         let mut zombie = Zombie::of(&test, "gateway", mode).await;
         let held = zombie.hold((STATUS, "/status/termination", Value::Null));
-        let job = test.apply(agent("any").mode(mode).with(quick_retries(2))).await;
+        let job = test.apply(agent("any").mode(mode).grace(1).with(quick_retries(2))).await;
         let (runner, first) = started(&test, &job, 1).await;
         let said = tokio::spawn(async move { runner.outcome(0, succeeded(json!("the first"))).await });
         zombie.take_over(&held).await;

@@ -14,6 +14,8 @@ pub use super::tools::{feed, kubectl, port, run};
 pub const NODE_IP: &str = "10.244.0.1";
 /// The address of a test's servers: Temporal's services only work on it.
 pub const SERVER_IP: &str = "0.0.0.0";
+/// Whether the servers do, and all that is in them: it stays up.
+pub const END_WITH_THE_TESTS: bool = false;
 pub const IMAGE: &str = "localhost/koco:dev";
 pub const AGENT_IMAGE: &str = "localhost/koco-test-agent:dev";
 pub const KOCO: &str = env!("CARGO_BIN_EXE_koco");

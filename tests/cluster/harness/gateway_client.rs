@@ -2,18 +2,19 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, ServiceAccount},
+};
 use koco::{
     api::names,
     protocol::runner::{RunPath, verb},
 };
-use kube::Api;
+use kube::{Api, api::PostParams};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use serde::Serialize;
 
-use super::{
-    Job, Roles, Test,
-    cluster::{NODE_IP, kubectl},
-};
+use super::{Job, Roles, Test, cluster::NODE_IP};
 
 pub struct Gateway {
     client: reqwest::Client,
@@ -37,7 +38,7 @@ impl Gateway {
 /// A client of the test's gateway with a key of its own, from this address.
 pub async fn client(test: &Test, roles: &Roles, from: Option<IpAddr>) -> reqwest::Client {
     let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
+    let maps: Api<ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
     let map = maps.get(names::GATEWAY_CA).await.expect("the gateway's CA");
     let ca = map.data.expect("data")["ca.crt"].clone();
     // Another test may have been first.
@@ -58,16 +59,30 @@ pub fn identity(key: &KeyPair) -> reqwest::Identity {
     reqwest::Identity::from_pem((certificate.pem() + &key.serialize_pem()).as_bytes()).expect("an identity")
 }
 
-/// A token of the account that agents' pods have.
-pub fn token(ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
-    let mut args = vec!["create", "token", "default", "-n", ns];
-    if let Some(audience) = audience {
-        args.extend(["--audience", audience]);
-    }
-    if let Some(pod) = pod {
-        args.extend(["--bound-object-kind", "Pod", "--bound-object-name", pod]);
-    }
-    kubectl(&args).expect("a token").trim().to_string()
+/// A token of the account that agents' pods have, if they name none, for the API server or an audience.
+pub async fn token(client: &kube::Client, ns: &str, audience: Option<&str>, pod: Option<&str>) -> String {
+    let bound = pod.map(|name| BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        name: Some(name.into()),
+        uid: None,
+    });
+    token_of(client, ns, "default", audience, bound).await
+}
+
+pub async fn token_of(
+    client: &kube::Client,
+    ns: &str,
+    account: &str,
+    audience: Option<&str>,
+    bound_object_ref: Option<BoundObjectReference>,
+) -> String {
+    let audiences = audience.map(str::to_string).into_iter().collect();
+    let spec = TokenRequestSpec { audiences, bound_object_ref, expiration_seconds: None };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), ns);
+    let made = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
+    made.status.expect("a status").token
 }
 
 /// A run of a job.

@@ -1,11 +1,11 @@
-//! One test's part of the cluster: a namespace of its own, which is always deleted with it.
+//! One test's part of the cluster: a namespace of its own, which is deleted with it, unless the servers are, too.
 
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use koco::api::AgentRun;
 use kube::{
     Api, Client,
@@ -19,6 +19,7 @@ use super::{
     dump,
     job::manifest,
     roles::{Roles, Server},
+    wait::{DEADLINE, within},
 };
 
 const LABEL: &str = "koco-test";
@@ -54,8 +55,12 @@ impl Test {
         .expect("a namespace");
         Api::all(client.clone()).create(&PostParams::default(), &object).await.expect("a namespace");
         let test = Self { cluster, namespace, client, log, jobs: AtomicU32::new(0) };
-        let account = ["wait", "--for=create", "serviceaccount/default", "--timeout=60s", "-n", &test.namespace];
-        kubectl(&account).expect("a service account");
+        // Pods are refused before.
+        let accounts: Api<ServiceAccount> = Api::namespaced(test.client.clone(), &test.namespace);
+        within(DEADLINE, "the namespace's service account", async || {
+            accounts.get_opt("default").await.expect("get").ok_or("none")
+        })
+        .await;
         test
     }
 
@@ -119,6 +124,9 @@ impl Drop for Test {
     fn drop(&mut self) {
         if std::thread::panicking() {
             dump::print(&self.namespace, &[&self.log]);
+        }
+        if cluster::END_WITH_THE_TESTS {
+            return;
         }
         // The operator has ended before, so the finalizers must be removed here.
         let ns = self.namespace.as_str();

@@ -7,17 +7,21 @@ use std::{
 
 /// Generous: it is only ever used up by a test that fails.
 pub const DEADLINE: Duration = Duration::from_secs(90);
-const EVERY: Duration = Duration::from_millis(75);
+/// The first wait between two looks, and the longest.
+const EVERY: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
+/// Between two looks at what must not happen.
+const AGAIN: Duration = Duration::from_millis(75);
 
 /// Polls until `look` returns `Ok`, and panics with `what` and its last `Err` if that takes longer than `limit`.
 pub async fn within<T, E: Debug>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let began = Instant::now();
+    let (began, [mut every, longest]) = (Instant::now(), EVERY);
     loop {
         match look().await {
             Ok(seen) => return seen,
             Err(last) if began.elapsed() > limit => panic!("waited {limit:?} for {what}. Last seen: {last:?}"),
-            Err(_) => tokio::time::sleep(EVERY).await,
+            Err(_) => tokio::time::sleep(every).await,
         }
+        every = longest.min(every * 4 / 3);
     }
 }
 
@@ -28,6 +32,6 @@ pub async fn always<E: Debug>(how_long: Duration, what: &str, mut look: impl Asy
         if let Err(seen) = look().await {
             panic!("{what}: not any more after {:?}: {seen:?}", began.elapsed());
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }

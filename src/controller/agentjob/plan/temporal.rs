@@ -310,8 +310,9 @@ fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
         return taken && !cancelling && !ends && (answer.run == 0 || answer.status == Stage::Held);
     };
     if run.is_closed() {
-        // The workflow decides what follows from its end.
-        let knows = answer.run == run.number() && answer.status != Stage::Running && !ends && !cancelling;
+        // The workflow decides what follows from its end. An answer from before the grant knows nothing of that.
+        let before = answer.status == Stage::Running || (answer.status == Stage::Pending && run.spec.grant.is_some());
+        let knows = answer.run == run.number() && !before && !ends && !cancelling;
         return taken && knows && (answer.status != Stage::Retrying);
     }
     let commanded = run.spec.command.as_ref().is_none_or(|c| answer.generation >= c.generation);

@@ -169,6 +169,21 @@ fn an_activity_is_completed_only_if_no_other_role_did() {
 }
 
 #[test]
+fn an_answer_from_before_the_end_is_asked_for_again() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let asks = |stage: Stage| {
+        let end =
+            run(1, merged(ended("Succeeded", None, "Runner"), json!({ "status": { "termination": { "time": NOW } } })));
+        let mut state = ObservedState { runs: vec![end], ..answering("Running", "1") };
+        state.answer.as_mut().unwrap().status.as_mut().unwrap().status = stage;
+        decide(&job, &state).actions.contains(&Action::QueryWorkflow)
+    };
+    assert!(asks(Stage::Running));
+    assert!(asks(Stage::Pending), "it is from before the grant");
+    assert!(!asks(Stage::Evicted), "it knows of the end, and waits");
+}
+
+#[test]
 fn a_workflow_that_missed_its_runner_is_told_again() {
     let job = temporal("Running", 1, Some(("Running", "1")), json!({ "activeRun": 1, "phase": "Pending" }));
     let ready = json!({ "status": { "podUID": "p1", "readyTime": "2026-01-01T00:59:50Z" } });

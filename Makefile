@@ -50,7 +50,7 @@ lint: ## formatting, clippy, shellcheck, licences and sources of dependencies
 
 .PHONY: unit
 unit: ## tests that need no server
-	cargo test --lib --bins --test contract --test fuzz --test runner --test replay --test soak
+	cargo test --lib --bins --test contract --test fuzz --test runner --test replay --test soak --test bench-jobs
 
 .PHONY: fuzz
 fuzz: export PROPTEST_CASES ?= 200000
@@ -68,6 +68,11 @@ api-test: tools ## after each change: tests against an API server and Temporal o
 .PHONY: bench-memory
 bench-memory: tools ## peak memory of gateway and controller beside 500 open jobs of 100 KB; PROFILE=release
 	tests/api/run --ignored --nocapture memory_beside_large_jobs
+
+.PHONY: bench-jobs
+bench-jobs: PROFILE = release
+bench-jobs: tools ## what jobs cost, and how many a second, beside Kubernetes Jobs and bare Temporal (release build); JOBS=200 ROUNDS=2
+	tests/api/run --bench jobs $(ARGS)
 
 .PHONY: pause-endurance
 pause-endurance: tools ## one workflow paused and resumed 20,000 times (25 min); KOCO_PAUSES=number

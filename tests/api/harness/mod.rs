@@ -28,6 +28,9 @@ pub mod agent_log;
 #[path = "../../cluster/harness/audit.rs"]
 #[allow(dead_code)]
 pub mod audit;
+#[path = "../../cluster/harness/chart.rs"]
+#[allow(dead_code)]
+pub mod chart;
 #[path = "../../cluster/harness/dump.rs"]
 mod dump;
 #[path = "../../cluster/harness/gateway_client.rs"]

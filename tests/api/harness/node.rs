@@ -1,9 +1,9 @@
 //! A node that plays all pods of a namespace by itself: binds them, lets their agents' players live, and takes them
 //! away when they are deleted, with the statuses in between that a kubelet would write.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use koco::platform::watch::items;
 use kube::{
@@ -15,8 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Kubelet, Runner, Test,
+    kubelet::End,
     player::{Diary, play},
 };
+
+/// Plays the processes of a pod, until the token says that it is deleted or they have ended by themselves.
+pub type Player = Arc<dyn Fn(kube::Client, Pod, CancellationToken, Diary) -> BoxFuture<'static, End> + Send + Sync>;
 
 /// Plays while it is kept.
 pub struct Node {
@@ -26,7 +30,18 @@ pub struct Node {
 }
 
 impl Node {
+    /// Plays koco's runners.
     pub fn automatic(test: &Test) -> Self {
+        Self::with(
+            test,
+            Arc::new(|client, pod, end, diary| {
+                async move { play(Runner::in_pod(client, &pod).await, end, diary).await }.boxed()
+            }),
+        )
+    }
+
+    /// Plays what this player does.
+    pub fn with(test: &Test, player: Player) -> Self {
         let (client, kubelet, pods) =
             (test.client.clone(), Kubelet::of(test), items::<Pod>(test.client.clone(), Some(&test.namespace)));
         let diary = Diary::default();
@@ -44,6 +59,7 @@ impl Node {
                         if !pods_here.contains_key(&uid) && may_start(&pod) {
                             let end = CancellationToken::new();
                             let task = lives.spawn(live(
+                                player.clone(),
                                 client.clone(),
                                 kubelet.clone(),
                                 pod.clone(),
@@ -92,12 +108,11 @@ fn may_start(pod: &Pod) -> bool {
     !gated && !elsewhere && pod.metadata.deletion_timestamp.is_none() && spec.node_name.is_none()
 }
 
-async fn live(client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken, diary: Diary) {
+async fn live(player: Player, client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken, diary: Diary) {
     let name = pod.metadata.name.clone().expect("a name");
     kubelet.schedule(&name).await;
     kubelet.run(&name).await;
-    let runner = Runner::in_pod(client, &pod).await;
-    let ended = play(runner, end.clone(), diary).await;
+    let ended = player(client, pod, end.clone(), diary).await;
     kubelet.end(&name, &ended).await;
     end.cancelled().await;
     kubelet.remove(&name).await;

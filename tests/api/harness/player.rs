@@ -83,8 +83,12 @@ pub struct Life {
     pub run: i32,
     /// Whether another of the job's agents lived when this one started.
     pub beside: bool,
+    /// When it started.
+    pub began: Instant,
     /// How it ended, if it has.
     pub end: Option<LifeEnd>,
+    /// When it ended.
+    pub ended: Option<Instant>,
 }
 
 /// Why an agent ended.
@@ -102,16 +106,24 @@ pub enum LifeEnd {
 pub struct Diary(Arc<Mutex<Vec<Life>>>);
 
 impl Diary {
-    fn started(&self, runner: &Runner) -> usize {
+    /// An agent starts. Returns what to call it by when it ends.
+    pub fn started(&self, job: &str, run: i32) -> usize {
         let mut lives = self.0.lock().expect("the diary");
-        let job = runner.job_uid.clone();
         let beside = lives.iter().any(|l| l.job == job && l.end.is_none());
-        lives.push(Life { job, run: runner.number, beside, end: None });
+        lives.push(Life { job: job.into(), run, beside, began: Instant::now(), end: None, ended: None });
         lives.len() - 1
     }
 
-    fn ended(&self, life: usize, end: LifeEnd) {
-        self.0.lock().expect("the diary")[life].end = Some(end);
+    /// It has ended.
+    pub fn ended(&self, life: usize, end: LifeEnd) {
+        let life = &mut self.0.lock().expect("the diary")[life];
+        (life.end, life.ended) = (Some(end), Some(Instant::now()));
+    }
+
+    /// All of them.
+    #[allow(dead_code)] // benches/jobs asks
+    pub fn all(&self) -> Vec<Life> {
+        self.0.lock().expect("the diary").clone()
     }
 
     /// Those of a job.
@@ -352,7 +364,7 @@ impl Player {
     /// Into this state, which is to be confirmed.
     fn go(&mut self, state: RunnerState) {
         if !self.started() && state != RunnerState::Waiting {
-            self.life = Some(self.diary.started(&self.runner));
+            self.life = Some(self.diary.started(&self.runner.job_uid, self.runner.number));
         }
         self.active = self.active();
         self.since = (state == RunnerState::Running).then(Instant::now);

@@ -32,12 +32,14 @@ pub struct Chart<'t> {
     /// The operator's: jobs are not served there.
     pub namespace: String,
     release: String,
+    deployments: Vec<Value>,
 }
 
 impl<'t> Chart<'t> {
     pub fn install(test: &'t Test) -> Self {
         let random = &test.namespace[test.namespace.len() - 5..];
-        let chart = Self { test, namespace: audit::operators(&test.namespace), release: format!("koco-{random}") };
+        let (namespace, release) = (audit::operators(&test.namespace), format!("koco-{random}"));
+        let mut chart = Self { test, namespace, release, deployments: Vec::new() };
         let dev = &test.cluster.dev;
         kubectl(&["create", "namespace", &chart.namespace]).expect("a namespace");
         let namespaces = format!("watchNamespaces={{{}}}", test.namespace);
@@ -46,9 +48,12 @@ impl<'t> Chart<'t> {
         let more = ["--set", "crds.install=false", "--set", "temporal.address=temporal:7233", "--set", &image];
         let text = run(dev, "helm", &[args.as_slice(), &more].concat()).expect("helm template");
         let documents = serde_yaml_ng::Deserializer::from_str(&text);
-        let objects = documents.map(|d| Value::deserialize(d).expect("YAML"));
-        let ours = objects.filter(|o| o["kind"].as_str().is_some_and(|kind| KINDS.contains(&kind)));
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": ours.collect::<Vec<_>>() });
+        let objects: Vec<Value> = documents.map(|d| Value::deserialize(d).expect("YAML")).collect();
+        let of = |kinds: &[&str]| -> Vec<Value> {
+            objects.iter().filter(|o| o["kind"].as_str().is_some_and(|kind| kinds.contains(&kind))).cloned().collect()
+        };
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": of(&KINDS) });
+        chart.deployments = of(&["Deployment"]);
         feed(dev, "kubectl", &["apply", "--server-side", "-f", "-"], list.to_string().as_bytes())
             .expect("kubectl apply");
         chart
@@ -66,13 +71,42 @@ impl<'t> Chart<'t> {
 
     /// A process for each role, each with its own account. They run.
     pub async fn roles(&self, temporal: Server<'_>) -> Roles {
+        let mut roles = self.processes(temporal);
+        roles.start().await;
+        roles
+    }
+
+    /// The same with all settings that Helm gives them, but for the addresses.
+    #[allow(dead_code)] // benches/jobs asks
+    pub async fn roles_as_installed(&self, temporal: Server<'_>) -> Roles {
+        let mut roles = self.processes(temporal);
+        for role in &mut roles.list {
+            let name = self.account(role.name);
+            let found = self.deployments.iter().find(|d| d["metadata"]["name"] == name.as_str()).expect("a deployment");
+            let variables = &found["spec"]["template"]["spec"]["containers"][0]["env"];
+            for variable in variables.as_array().expect("an environment") {
+                let text = |key: &str| variable[key].as_str();
+                if let (Some(name), Some(value)) = (text("name"), text("value"))
+                    && !name.ends_with("_ADDR")
+                    && !name.ends_with("_ADDRESS")
+                    && !name.ends_with("_URL")
+                {
+                    role.process.set(name, Some(value.into()));
+                }
+            }
+        }
+        roles.start().await;
+        roles
+    }
+
+    /// Processes that don't run yet.
+    fn processes(&self, temporal: Server<'_>) -> Roles {
         let mut roles = Roles::separate(self.test, temporal);
         for role in &mut roles.list {
             let kubeconfig = self.kubeconfig(role.name).display().to_string();
             role.process.set("KUBECONFIG", Some(kubeconfig));
             role.process.set("KOCO_NAMESPACE", Some(self.namespace.clone()));
         }
-        roles.start().await;
         roles
     }
 

@@ -1,0 +1,70 @@
+//! Bars beside each other, one panel for each figure.
+
+use std::fmt::Write;
+
+const WIDTH: f64 = 900.0;
+const LABEL: f64 = 130.0;
+const VALUE: f64 = 80.0;
+const BAR: f64 = 18.0;
+const GAP: f64 = 6.0;
+const HEAD: f64 = 34.0;
+const COLOURS: [&str; 7] = ["#4c78a8", "#f58518", "#54a24b", "#b79a20", "#e45756", "#72b7b2", "#9d755d"];
+
+/// One figure of several shapes. A bar may have parts, one behind the other.
+pub struct Panel {
+    pub title: String,
+    /// What the parts are, if there are several.
+    pub parts: Vec<String>,
+    pub bars: Vec<(String, Vec<f64>)>,
+}
+
+/// A picture of all panels.
+pub fn draw(title: &str, panels: &[Panel]) -> String {
+    let height = |p: &Panel| HEAD + p.bars.len() as f64 * (BAR + GAP) + GAP;
+    let total = 40.0 + panels.iter().map(height).sum::<f64>();
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {total}\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{total}\" fill=\"#fff\"/>\n"
+    );
+    text(&mut svg, 10.0, 24.0, "16", title);
+    let mut top = 40.0;
+    for panel in panels {
+        draw_panel(&mut svg, panel, top);
+        top += height(panel);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn draw_panel(svg: &mut String, panel: &Panel, top: f64) {
+    text(svg, 10.0, top + 22.0, "13", &panel.title);
+    let mut right = WIDTH - 10.0;
+    for (name, colour) in panel.parts.iter().zip(COLOURS).rev() {
+        right -= 30.0 + 6.5 * name.len() as f64;
+        rectangle(svg, (right, top + 12.0), (11.0, 11.0), colour);
+        text(svg, right + 15.0, top + 22.0, "11", name);
+    }
+    let sum = |parts: &[f64]| parts.iter().filter(|v| v.is_finite()).sum::<f64>();
+    let longest = panel.bars.iter().map(|(_, parts)| sum(parts)).fold(f64::MIN_POSITIVE, f64::max);
+    for (n, (name, parts)) in panel.bars.iter().enumerate() {
+        let y = top + HEAD + n as f64 * (BAR + GAP);
+        text(svg, 10.0, y + 13.0, "12", name);
+        let mut x = LABEL;
+        for (value, colour) in parts.iter().filter(|v| v.is_finite()).zip(COLOURS) {
+            let length = value.max(0.0) / longest * (WIDTH - LABEL - VALUE);
+            rectangle(svg, (x, y), (length, BAR), colour);
+            x += length;
+        }
+        text(svg, x + 6.0, y + 13.0, "12", &format!("{:.1}", sum(parts)));
+    }
+}
+
+fn rectangle(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
+    let _ =
+        writeln!(svg, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{colour}\"/>");
+}
+
+fn text(svg: &mut String, x: f64, y: f64, size: &str, words: &str) {
+    let words = words.replace('&', "&amp;").replace('<', "&lt;");
+    let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\">{words}</text>");
+}

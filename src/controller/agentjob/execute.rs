@@ -109,7 +109,10 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
     let gone = job.metadata.deletion_timestamp.is_some()
         || job.spec.desired_state == DesiredState::Cancelled
         || job.status.as_ref().is_some_and(|s| {
-            s.phase.is_some_and(|p| p.is_terminal()) || s.active_run.is_some_and(|n| n > run.number())
+            let newest = s.active_run.unwrap_or(0);
+            // A run that had its pod and was deleted may be created again from an old copy of the job.
+            let had_one = newest == run.number() && s.runner_pod_uid.is_some();
+            s.phase.is_some_and(|p| p.is_terminal()) || newest > run.number() || had_one
         });
     if gone {
         return Err(ControllerError::Behind);

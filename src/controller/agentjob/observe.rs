@@ -127,6 +127,16 @@ async fn find_previous_pod(
     if !to_come {
         return Ok(());
     }
+    // The next run follows from the end of the one before, which an old copy doesn't show.
+    let of = job.reference();
+    if !observed.runs.iter().any(|r| r.number() == active - 1 && r.is_closed())
+        && let Some(run) = context.runs_in(&of.namespace).get(&of, active - 1).await?
+    {
+        context.runs.put(run.clone());
+        observed.runs.retain(|r| r.number() != run.number());
+        observed.runs.push(run);
+        observed.runs.sort_by_key(AgentRun::number);
+    }
     // Normally the previous run; any other if runs were created by hand.
     let earlier = |p: &&PodView| observed.runs.iter().any(|r| r.number() < active && ending::is_pod_of(r, p));
     if let Some(pod) = observed.pods.iter().filter(earlier).find(|p| !p.agent_ended()) {
@@ -141,7 +151,7 @@ async fn find_previous_pod(
     }
     let name = previous.map(|r| r.spec.identity.pod_name.clone()).or(status.runner_pod.clone());
     let Some(name) = name else { return Ok(()) };
-    let found = context.pods_in(&job.reference().namespace).get(&name).await?;
+    let found = context.pods_in(&of.namespace).get(&name).await?;
     observed.previous_pod = found.filter(|p| is_ours(previous, p) && !p.agent_ended());
     Ok(())
 }

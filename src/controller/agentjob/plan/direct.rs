@@ -103,6 +103,10 @@ fn upcoming_run(view: &JobView<'_>, number: i32) -> Decision {
     if let Some(error) = pending.timed_out {
         return finish(view, Phase::Failed, Some(error));
     }
+    if view.observed.runs.iter().any(|r| r.number() == number - 1 && !r.is_closed()) {
+        // It is closed with those that another has replaced.
+        return unchanged.again(STILL_ENDING);
+    }
     let left = retry.retry_after.as_ref().map(|at| view.until(at)).filter(|left| !left.is_zero());
     let lingers = view.lingers();
     if view.desired() == DesiredState::Paused {

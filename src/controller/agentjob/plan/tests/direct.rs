@@ -407,3 +407,12 @@ fn conditions_say_what_is_not_confirmed_yet() {
     assert_eq!(condition(&resuming, "Succeeded").1, "Running");
     assert_eq!(condition(&plan(commanded("Running", 2, answered("Running", 2))), "Paused").1, "NotPaused");
 }
+
+#[test]
+fn no_run_is_created_while_the_one_before_is_open() {
+    let job = job(json!({}), json!({ "activeRun": 2, "phase": "Retrying", "retry": { "attempts": 1, "failures": 1 } }));
+    let plan = decide(&job, &observed(&[run(1, started())], &[]));
+    assert_eq!((created(&plan), closes(&plan)), (vec![], vec![(1, "Superseded".to_string())]));
+    let plan = decide(&job, &observed(&[run(1, ended("Failed", Some("AgentFailed"), "Runner"))], &[]));
+    assert_eq!(created(&plan), [(2, 2, false)]);
+}

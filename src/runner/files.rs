@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::ending::{AgentError, FileContents};
 use crate::{
     api::{RawJson, depth},
-    protocol::runner::{MAX_RESULT_BYTES, MAX_RESULT_DEPTH},
+    protocol::runner::{MAX_RESULT_BYTES, MAX_RESULT_DEPTH, cut_result},
 };
 
 /// The largest result that is read; of a larger one only the size is reported.
@@ -136,7 +136,8 @@ fn read_result(file: File, size: u64) -> FileContents<Value> {
     match read() {
         // Valid JSON, but too deep for readers of the job's status.
         Ok(raw) if depth(raw.get()) > MAX_RESULT_DEPTH => FileContents::TooDeep(depth(raw.get())),
-        Ok(raw) => contents(raw.read().map_err(io::Error::from)),
+        // Written again it may be longer: numbers.
+        Ok(raw) => contents(raw.read().map(|value| cut_result(&value, MAX_RESULT_BYTES)).map_err(io::Error::from)),
         Err(e) => FileContents::Unreadable(e.to_string()),
     }
 }

@@ -53,9 +53,10 @@ unit: ## tests that need no server
 	cargo test --lib --bins --test contract --test fuzz --test runner --test replay --test soak --test bench-jobs
 
 .PHONY: fuzz
-fuzz: export PROPTEST_CASES ?= 200000
-fuzz: ## random inputs against all that is pure, for some minutes; PROPTEST_CASES=number
-	cargo test --profile $(PROFILE) --test fuzz -- --nocapture $(ARGS)
+fuzz: export KOCO_FUZZ_SECONDS = $(or $(DURATION),60)
+fuzz: ## each property a minute of random inputs; DURATION=seconds, ARGS=filter
+	cargo test --profile $(PROFILE) --test fuzz -- --nocapture --test-threads 1 $(ARGS)
+	cargo test --profile $(PROFILE) --lib fuzz -- --nocapture --test-threads 1 $(ARGS)
 
 .PHONY: workflow-test
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own

@@ -20,3 +20,7 @@ pub mod runner;
 pub mod runs;
 pub mod temporal;
 pub mod worker;
+
+#[cfg(test)]
+#[path = "../tests/fuzz/common.rs"]
+mod fuzz;

@@ -1,5 +1,7 @@
 //! The whole gateway over TLS, as a runner sees it, against [`super::fake`].
 
+mod fuzz;
+
 use std::{collections::HashMap, net::SocketAddr, sync::atomic::AtomicBool, time::Instant};
 
 use clap::Parser;

@@ -8,6 +8,8 @@
 mod config;
 mod ending;
 mod files;
+#[cfg(test)]
+mod fuzz_tests;
 mod gateway;
 mod identity;
 mod install;

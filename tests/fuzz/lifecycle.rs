@@ -7,6 +7,8 @@ use koco::{
 };
 use proptest::prelude::*;
 
+use super::common::check;
+
 /// What may happen to one run.
 #[derive(Clone, Debug)]
 struct Run {
@@ -56,12 +58,9 @@ fn policy() -> impl Strategy<Value = (ResolvedRetryPolicy, DisruptionPolicy, Pau
     (retry, prop::sample::select(disruption.to_vec()), prop::sample::select(pause.to_vec()))
 }
 
-proptest! {
-    #[test]
-    fn attempts_stay_within_the_policy_and_nothing_restarts_at_once(
-        (retry, disruption, pause) in policy(),
-        runs in prop::collection::vec(run(), 1..40),
-    ) {
+#[test]
+fn attempts_stay_within_the_policy_and_nothing_restarts_at_once() {
+    check("attempts", (policy(), prop::collection::vec(run(), 1..40)), |((retry, disruption, pause), runs)| {
         let policy = Policy { retry: &retry, disruption, pause };
         let mut progress = Progress::default();
         for (now, run) in (0_i64..).step_by(1_000_000).zip(runs) {
@@ -103,5 +102,6 @@ proptest! {
                 (Next::Cancel, _) => return Ok(()),
             }
         }
-    }
+        Ok(())
+    });
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The cluster's servers: how each is started and how one sees that it is ready. Sourced by `cluster`.
 
-SERVERS=(etcd containerd temporal kube-apiserver kube-controller-manager kube-scheduler kube-proxy coredns kubelet)
+SERVERS=(etcd containerd temporal kube-apiserver kube-controller-manager kube-scheduler kube-proxy coredns kubelet
+  network-policies)
 
 # Where they listen: on a machine of their own, at their usual ports. Whoever starts some of them elsewhere says so
 # after sourcing this. With any other address Temporal's services don't find each other; there is no interface but the
@@ -45,6 +46,7 @@ command_of() {
     kube-proxy) COMMAND=("$TOOLS/kube-proxy" --config "$config/kube-proxy.yaml") ;;
     coredns) COMMAND=("$TOOLS/coredns" -conf "$config/Corefile") ;;
     containerd) COMMAND=("$TOOLS/containerd" --config "$config/containerd.toml") ;;
+    network-policies) COMMAND=("$DEPLOY_DEV/network-policies") ;;
     kubelet) COMMAND=("$TOOLS/kubelet" --config "$config/kubelet.yaml" --kubeconfig "$pki/node1.kubeconfig"
       --hostname-override node1 --node-ip "$NODE_IP") ;;
     temporal) COMMAND=("$TOOLS/temporal" server start-dev --headless --log-level warn
@@ -65,6 +67,7 @@ ready() {
     kube-scheduler) http https://127.0.0.1:10259/readyz ;;
     kube-proxy) http http://127.0.0.1:10256/livez ;;
     coredns) http http://127.0.0.1:8181/ready ;;
+    network-policies) inside grep -qE '^ *100 ' /proc/net/netfilter/nfnetlink_queue ;;
     kubelet) http http://127.0.0.1:10248/healthz ;;
     containerd) "$TOOLS/ctr" --address "$RUN/containerd/containerd.sock" --connect-timeout 1s version >/dev/null 2>&1 ;;
     temporal) inside "$TOOLS/temporal" operator namespace describe default --address "$TEMPORAL_ADDRESS" >/dev/null 2>&1 ;;

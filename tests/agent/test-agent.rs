@@ -19,6 +19,8 @@
 //! | `crash-on-term` | counts, and aborts on SIGTERM |
 //! | `print-env` | prints the names in its environment |
 //! | `big-result?bytes=N`, `bad-result` | leaves a result of that size, or one that is not JSON |
+//! | `listen?port=N` | takes connections |
+//! | `reach?to=NAME@IP:PORT,NAME@IP:PORT` | says again and again whom it can connect to |
 //! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
 //! | `ledger?file=F&ticks=N&failures=N&bytes=N&ignoreTerm=true` | enters what it does into a file outside of the pod |
 
@@ -27,6 +29,7 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     io::Write,
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::PathBuf,
     process::{Command, Stdio, exit},
@@ -150,6 +153,12 @@ fn main() {
             write("KODO_RESULT_FILE", format!("\"{}\"", "x".repeat(bytes.saturating_sub(2))).as_bytes());
         }
         "bad-result" => write("KODO_RESULT_FILE", b"this is not JSON"),
+        "listen" => {
+            let address = ("0.0.0.0", args.number("port", 8000) as u16);
+            let listener = TcpListener::bind(address).expect("the port");
+            listener.incoming().for_each(drop);
+        }
+        "reach" => reach(&args.text("to", "")),
         "checkpoint" => checkpoint(&args),
         "ledger" => ledger(&args),
         unknown => {
@@ -275,6 +284,25 @@ fn oom() {
         held.push(vec![held.len() as u8 | 1; 4 << 20]);
         say(&format!("holding {} MiB", held.len() * 4));
     }
+}
+
+fn reach(targets: &str) {
+    let targets: Vec<(&str, SocketAddr)> = targets
+        .split(',')
+        .filter_map(|target| target.split_once('@'))
+        .map(|(name, address)| (name, address.parse().expect("an address")))
+        .collect();
+    loop {
+        let tries: Vec<_> = targets.iter().map(|(_, to)| *to).map(|to| thread::spawn(move || connects(&to))).collect();
+        let reached = tries.into_iter().map(|one| one.join().expect("a thread"));
+        let said: Vec<String> = targets.iter().zip(reached).map(|((name, _), yes)| format!("{name}={yes}")).collect();
+        say(&format!("reach {}", said.join(" ")));
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn connects(to: &SocketAddr) -> bool {
+    TcpStream::connect_timeout(to, Duration::from_secs(2)).is_ok()
 }
 
 fn checkpoint(args: &Args) {

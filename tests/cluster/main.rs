@@ -13,6 +13,7 @@ mod hostile;
 mod identity;
 mod lost_node;
 mod mirror;
+mod network;
 mod outages;
 mod overlap;
 mod pause;

@@ -19,7 +19,7 @@ use super::{
     gateway::{ClientError, Gateway},
     identity::{self, Identity, IdentityError},
     link::{self, Answer, Incoming, RunnerSnapshot},
-    log::{causes, say},
+    log::{self, causes, say},
     process::Processes,
     procfs, report,
     signals::{self, StopSignals},
@@ -52,6 +52,16 @@ pub fn main(program: OsString, arguments: Vec<OsString>) -> u8 {
             return 1;
         }
     };
+    if let Err(error) = log::begin() {
+        say(format_args!("no thread for the log: {error}"));
+        return 1;
+    }
+    let code = runs(program, arguments, mask);
+    log::end();
+    code
+}
+
+fn runs(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    io::{PipeReader, PipeWriter, Write, pipe},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -20,6 +21,7 @@ use koco::{
     },
 };
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -70,6 +72,16 @@ pub fn job(entry_point: &str) -> Job {
     }
 }
 
+/// A pipe without a place left, and its other end.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (read, mut write) = pipe().unwrap();
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while write.write(&[b'\n'; 4096]).is_ok() {}
+    while write.write(b"\n").is_ok() {}
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (read, write)
+}
+
 /// Whether tests may create a PID namespace. Logs if not.
 pub fn namespaces() -> bool {
     let allowed = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
@@ -84,7 +96,8 @@ pub struct Run {
     pub dir: PathBuf,
     pub gateway: Gateway,
     command: Vec<OsString>,
-    isolated: bool,
+    /// As the first process of a namespace, below these words of a command.
+    isolated: Option<&'static [&'static str]>,
     child: Child,
 }
 
@@ -99,20 +112,40 @@ impl Run {
         Self::with(job, vec![agent().into()], true, "koco-gateway").await
     }
 
+    /// One that logs to this file.
+    pub async fn logging_to(job: Job, log: impl Into<Stdio>) -> Self {
+        Self::of(job, vec![agent().into()], None, "koco-gateway", Some(log.into()))
+    }
+
+    /// The first process of a namespace, below these words of a command.
+    pub async fn below(wrapper: &'static [&'static str], job: Job, command: Vec<OsString>) -> Self {
+        Self::of(job, command, Some(wrapper), "koco-gateway", None)
+    }
+
     pub async fn with(job: Job, command: Vec<OsString>, isolated: bool, tls_name: &str) -> Self {
+        Self::of(job, command, isolated.then_some(&[]), tls_name, None)
+    }
+
+    fn of(
+        job: Job,
+        command: Vec<OsString>,
+        isolated: Option<&'static [&'static str]>,
+        tls_name: &str,
+        log: Option<Stdio>,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::SeqCst);
         let dir = std::env::temp_dir().join(format!("koco-runner-test-{}-{n}", std::process::id()));
         fs::create_dir_all(dir.join("state")).unwrap();
         fs::write(dir.join("token"), "the-token\n").unwrap();
         let gateway = Gateway::start(job, tls_name);
-        let child = spawn(&dir, &gateway, &command, isolated);
+        let child = spawn(&dir, &gateway, &command, isolated, log);
         Self { dir, gateway, command, isolated, child }
     }
 
     /// Restarts the container in the same pod.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.dir, &self.gateway, &self.command, self.isolated);
+        self.child = spawn(&self.dir, &self.gateway, &self.command, self.isolated, None);
     }
 
     pub fn grant(&self) {
@@ -195,7 +228,7 @@ impl Run {
     /// The runner itself: below `unshare` its only child.
     pub fn pid(&self) -> i32 {
         let pid = self.child.id() as i32;
-        if self.isolated { children(pid)[0] } else { pid }
+        if self.isolated.is_some() { children(pid)[0] } else { pid }
     }
 
     pub fn sigterm(&self) {
@@ -220,7 +253,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         // Outside of a namespace an agent would outlive its killed runner.
-        if !self.isolated && matches!(self.child.try_wait(), Ok(None)) {
+        if self.isolated.is_none() && matches!(self.child.try_wait(), Ok(None)) {
             for (pid, _) in self.processes() {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -239,17 +272,17 @@ fn children(pid: i32) -> Vec<i32> {
     lists.flat_map(|list| list.split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<_>>()).collect()
 }
 
-fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> Child {
+fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: Option<&[&str]>, log: Option<Stdio>) -> Child {
     let runner = env!("CARGO_BIN_EXE_koco-runner");
-    let mut command = Command::new(if isolated { "unshare" } else { "setpriv" });
-    if isolated {
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", runner]);
+    let mut command = Command::new(if isolated.is_some() { "unshare" } else { "setpriv" });
+    if let Some(wrapper) = isolated {
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(wrapper).arg(runner);
     } else {
         // As in a container: not even root may look into other processes.
         let without = "-sys_ptrace,-sys_admin,-perfmon";
         command.args(["--bounding-set", without, "--inh-caps", without, "--", runner]);
     }
-    let host = if isolated { "localhost" } else { "127.0.0.1" };
+    let host = if isolated.is_some() { "localhost" } else { "127.0.0.1" };
     let output = |name: &str| File::options().create(true).append(true).open(dir.join(name)).unwrap();
     command
         .args(["run", "--"])
@@ -265,7 +298,7 @@ fn spawn(dir: &Path, gateway: &Gateway, agent: &[OsString], isolated: bool) -> C
         .env(env::TERMINATION_LOG, dir.join("termination-log"))
         .stdin(Stdio::null())
         .stdout(output("stdout"))
-        .stderr(output("stderr"))
+        .stderr(log.unwrap_or_else(|| output("stderr").into()))
         .spawn()
         .unwrap()
 }

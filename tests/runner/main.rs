@@ -4,10 +4,10 @@ mod control;
 mod gateway;
 mod harness;
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, io::Read, time::Duration};
 
 use axum::http::StatusCode;
-use harness::{Run, job};
+use harness::{Run, full_pipe, job};
 use koco::{
     api::{DesiredState, RunnerState, TerminationType},
     protocol::{error_types, runner::ControlMessage},
@@ -228,6 +228,38 @@ async fn another_name_or_authority_is_no_gateway() {
     run.until("a refusal", |_| run.log().contains("the gateway does not answer").then_some(())).await;
     assert!(run.log().contains("ertificate"), "{}", run.log());
     assert!(run.gateway.heard().hellos.is_empty(), "no token is sent to a stranger");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_nothing() {
+    let (mut read, log) = full_pipe();
+    let mut run = Run::logging_to(job("count?every_ms=5"), log).await;
+    run.grant();
+    run.confirmed(RunnerState::Running, 0).await;
+    run.heartbeats(3).await;
+    // What was said meanwhile comes when somebody reads it again.
+    let log = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        let mut some = [0; 4096];
+        while !String::from_utf8_lossy(&text).contains("agent started") {
+            let count = read.read(&mut some).unwrap();
+            text.extend(some[..count].iter().filter(|byte| **byte != b'\n'));
+        }
+        (read, String::from_utf8_lossy(&text).into_owned())
+    });
+    let (_read, log) = tokio::time::timeout(Duration::from_secs(40), log).await.expect("its lines").unwrap();
+    assert!(log.starts_with("koco-runner: waiting for the grant"), "{log}");
+    run.command(DesiredState::Cancelled, 1);
+    assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
+    assert_eq!(run.exited().await.code(), Some(143));
+}
+
+#[tokio::test]
+async fn a_runner_ends_beside_a_log_that_nobody_reads() {
+    let (_read, log) = full_pipe();
+    let mut run = Run::logging_to(job("exit?code=4"), log).await;
+    run.grant();
+    assert_eq!(run.exited().await.code(), Some(4));
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub enum Exit {
     NotSpawned(String),
     /// It could not be started because of trouble of the node, or of the moment.
     NotStarted(String),
+    /// It was started, and outlives SIGKILL: the runner may not signal another user's process.
+    Outlived,
     /// It was never started in this container.
     None,
 }
@@ -101,6 +103,7 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
             ending.started = false;
             return failed(ending, error_types::NOT_STARTED, format!("the agent could not be started: {why}"));
         }
+        Exit::Outlived => "it outlived SIGKILL, and ends with its container".to_owned(),
         Exit::None => "not started".to_owned(),
     };
     match (stopped, &exit, result) {

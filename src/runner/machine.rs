@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::procfs::Process;
 use crate::api::{DesiredState, PausePolicy, RunnerState};
 
-/// How long processes may take to stop before the runner reports a problem.
+/// How long processes may take to stop in all, in one pause, before the runner reports a problem.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 /// The wait before the second scan, doubled up to the longest, and the wait once a problem was reported.
 const FIRST_SCAN: Duration = Duration::from_millis(1);
@@ -19,6 +19,10 @@ const SLOW_SCAN: Duration = Duration::from_millis(500);
 /// When a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`]. Not for longer,
 /// or a child that never calls `exec` would run on for ever.
 const RESUME_VFORK: std::ops::Range<Duration> = Duration::from_millis(6)..Duration::from_millis(100);
+
+/// How long the agent may outlive SIGKILL, as another user's process does, before the runner ends without it: the kernel
+/// ends all with a container's first process.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// No wait is longer than ten years: templates may ask for longer grace periods than times can be added to.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -110,14 +114,35 @@ pub enum Stopped {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
-    Waiting { grant: Option<i32> },
+    Waiting {
+        grant: Option<i32>,
+    },
     Starting,
     Running,
-    Noticed { until: Duration },
-    Freezing { since: Duration, next_scan: Option<Duration>, step: Duration, reported: bool },
-    Frozen,
-    Stopping { why: Stopped, kill_at: Option<Duration> },
+    Noticed {
+        until: Duration,
+    },
+    Freezing(Freezing),
+    /// After so long in [`Phase::Freezing`], since the pause began.
+    Frozen {
+        after: Duration,
+    },
+    Stopping {
+        why: Stopped,
+        kill_at: Option<Duration>,
+        give_up_at: Option<Duration>,
+    },
     Done,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Freezing {
+    since: Duration,
+    /// What it took before, in the same pause: processes may go on again.
+    before: Duration,
+    next_scan: Option<Duration>,
+    step: Duration,
+    reported: bool,
 }
 
 /// One runner, from its registration to its agent's end.
@@ -169,8 +194,8 @@ impl Machine {
     pub fn deadline(&self) -> Option<Duration> {
         let step = match self.phase {
             Phase::Noticed { until } => Some(until),
-            Phase::Freezing { next_scan, .. } => next_scan,
-            Phase::Stopping { kill_at, .. } => kill_at,
+            Phase::Freezing(Freezing { next_scan, .. }) => next_scan,
+            Phase::Stopping { kill_at, give_up_at, .. } => [kill_at, give_up_at].into_iter().flatten().min(),
             _ => None,
         };
         [step, self.limit_at()].into_iter().flatten().min()
@@ -214,7 +239,7 @@ impl Machine {
                 _ => {}
             },
             // The end of a process can leave others in an orphaned group, and the kernel continues those.
-            Event::ChildEnded if self.phase == Phase::Frozen => {
+            Event::ChildEnded if matches!(self.phase, Phase::Frozen { .. }) => {
                 actions.push(Action::Freeze { resume_vfork_children: false })
             }
             Event::ChildEnded => {}
@@ -240,7 +265,7 @@ impl Machine {
                 actions.push(Action::Start { attempt: *attempt });
                 self.phase = Phase::Starting;
             }
-            (Phase::Stopping { why, kill_at }, desired) => {
+            (Phase::Stopping { why, kill_at, .. }, desired) => {
                 let evict = desired == Paused && self.policy.pause.may_evict();
                 match (*why, desired) {
                     (Stopped::Gone, _) => {}
@@ -272,15 +297,17 @@ impl Machine {
                 }
                 (None, None) => self.freeze(now, actions),
             },
-            (Phase::Freezing { since, reported, .. }, Paused) => (*since, *reported) = (now, false),
+            (Phase::Freezing(freezing), Paused) => {
+                *freezing = Freezing { since: now, reported: false, ..freezing.clone() }
+            }
             (Phase::Noticed { .. }, Paused) => {}
-            (Phase::Noticed { .. } | Phase::Freezing { .. } | Phase::Frozen, Running) => {
+            (Phase::Noticed { .. } | Phase::Freezing(_) | Phase::Frozen { .. }, Running) => {
                 actions.push(Action::Thaw);
                 self.phase = Phase::Running;
                 self.active_since.get_or_insert(now);
                 self.confirm(actions);
             }
-            (Phase::Waiting { .. } | Phase::Running, _) | (Phase::Frozen, Paused) => self.confirm(actions),
+            (Phase::Waiting { .. } | Phase::Running, _) | (Phase::Frozen { .. }, Paused) => self.confirm(actions),
         }
     }
 }

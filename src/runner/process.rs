@@ -23,6 +23,7 @@ use nix::{
 
 use super::{
     ending::Exit,
+    log::say,
     procfs::{self, Process},
 };
 use crate::protocol::runner::env;
@@ -62,12 +63,19 @@ impl Processes {
 
     /// Why the agent can't be frozen, if so.
     pub fn freeze_refusal(&self) -> Option<String> {
-        (!self.is_first()).then(|| {
+        if !self.is_first() {
             let me = self.me;
-            format!(
+            return Some(format!(
                 "the runner is not the first process of its container (its pid is {me}), so that it can't stop them all"
-            )
-        })
+            ));
+        }
+        match procfs::hides_processes() {
+            Ok(false) => None,
+            Ok(true) => {
+                Some("/proc is mounted with hidepid, so that not every process can be seen to stand still".into())
+            }
+            Err(error) => Some(format!("whether /proc shows every process is unknown: {error}")),
+        }
     }
 
     /// Starts the agent, in a process group of its own: signals that it sends to its own group don't reach the runner.
@@ -86,18 +94,19 @@ impl Processes {
         Ok(pid)
     }
 
-    /// Signals the agent's main process only, as the kubelet would signal a container's first process.
-    pub fn signal_agent(&self, signal: Signal) {
-        if let Some(agent) = self.agent {
-            // ESRCH is ignored: the reaper reports the exit.
-            let _ = signal::kill(agent, signal);
+    /// Signals the agent's main process only, as the kubelet would signal a container's first process. An error if it is
+    /// another user's. That it has ended is none: the reaper reports it.
+    pub fn signal_agent(&self, signal: Signal) -> nix::Result<()> {
+        match self.agent.map_or(Ok(()), |agent| signal::kill(agent, signal)) {
+            Err(Errno::ESRCH) => Ok(()),
+            sent => sent,
         }
     }
 
-    /// Signals every process but this one.
+    /// Signals every process but this one. The kernel doesn't say which of them are other users' and were not reached:
+    /// the scan shows which remain.
     pub fn signal_all(&self, signal: Signal) {
         match self.agent {
-            // ESRCH and EPERM are ignored: the scan shows which processes remain.
             _ if self.is_first() => drop(signal::kill(Pid::from_raw(-1), signal)),
             Some(agent) => drop(signal::killpg(agent, signal)),
             None => {}
@@ -160,6 +169,9 @@ impl Processes {
                 false => self.agent.is_some_and(|agent| signal::killpg(agent, None).is_ok()),
             };
             if !left || Instant::now() > end {
+                if left {
+                    say(format_args!("processes are left that outlive SIGKILL: other users' end with this container"));
+                }
                 self.agent = None;
                 return;
             }

@@ -75,6 +75,18 @@ pub fn survey(proc: &Path, me: i32) -> io::Result<Survey> {
     Ok(survey)
 }
 
+/// Whether /proc may hide other users' processes, so that a scan doesn't show them all.
+pub fn hides_processes() -> io::Result<bool> {
+    Ok(hides(&fs::read_to_string("/proc/self/mountinfo")?))
+}
+
+/// The mount that counts is the last one there. The option is `hidepid=2` or, since Linux 5.8, `hidepid=invisible`.
+fn hides(mounts: &str) -> bool {
+    let proc = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc"));
+    let options = proc.into_iter().flat_map(|line| line.split([' ', ',']));
+    options.filter_map(|option| option.strip_prefix("hidepid=")).any(|how| !matches!(how, "0" | "off"))
+}
+
 /// Processes and threads may end during the scan.
 fn gone_is_none<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
@@ -121,6 +133,21 @@ mod tests {
         assert_eq!(parse_stat("12 (a) T 1 (b) R 7 1"), Some(("a) T 1 (b", 'R', 7)));
         assert_eq!(parse_stat("12 (a\n) D 3 9"), Some(("a\n", 'D', 3)));
         assert_eq!(parse_stat("12"), None);
+    }
+
+    #[test]
+    fn a_proc_that_hides_processes_is_recognised() {
+        let line = |at: &str, options: &str| format!("30 25 0:26 / {at} rw,nosuid shared:5 - proc proc {options}\n");
+        for (options, hides) in
+            [("rw", false), ("rw,hidepid=off", false), ("rw,gid=5,hidepid=invisible", true), ("rw,hidepid=2", true)]
+        {
+            assert_eq!(super::hides(&(line("/", "rw") + &line("/proc", options))), hides, "{options}");
+        }
+        assert!(
+            !super::hides(&(line("/proc", "rw,hidepid=2") + &line("/proc", "rw"))),
+            "the last one covers the first"
+        );
+        assert!(!super::hides(&line("/other/proc", "rw,hidepid=2")));
     }
 
     #[test]

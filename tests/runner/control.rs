@@ -1,5 +1,7 @@
 //! Pause, resume, cancel, and the kubelet's SIGTERM.
 
+use std::ffi::OsString;
+
 use koco::{
     api::{DesiredState, PauseNotice, PausePolicy, RunnerState, TerminationType},
     protocol::{error_types, runner::Job},
@@ -275,4 +277,39 @@ async fn no_process_outlives_the_agent() {
     run.grant();
     assert_eq!(run.outcome().await.kind, TerminationType::Succeeded);
     assert!(run.exited().await.success());
+}
+
+/// Without CAP_KILL a runner may not signal a user that its agent has become.
+#[tokio::test]
+async fn an_agent_that_the_runner_may_not_kill_ends_with_it() {
+    if !namespaces() {
+        return;
+    }
+    let script = "trap '' TERM; echo begins; while :; do sleep 0.1; done";
+    let command = ["setpriv", "--reuid=65534", "--clear-groups", "/bin/sh", "-c", script].map(OsString::from);
+    let limited = Job { execution_limit_millis: Some(100), grace_seconds: 0, ..job("x") };
+    let without = &["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", "--"];
+    let mut run = Run::below(without, limited, command.to_vec()).await;
+    run.grant();
+    run.printed("begins").await;
+    let ending = run.failed(error_types::EXECUTION_TIMEOUT).await;
+    assert!(ending.error.unwrap().message.contains("it outlived SIGKILL"));
+    assert_eq!(run.exited().await.code(), Some(1));
+    for words in ["SIGTERM could not be sent to the agent: EPERM", "agent ended (Outlived)"] {
+        assert!(run.log().contains(words), "{words}: {}", run.log());
+    }
+}
+
+#[tokio::test]
+async fn nothing_counts_as_frozen_where_processes_can_hide() {
+    if !namespaces() {
+        return;
+    }
+    const HIDING: [&str; 3] = ["/bin/sh", "-c", "mount -o remount,hidepid=2 /proc && exec \"$0\" \"$@\""];
+    let run = Run::below(&HIDING, job("x"), vec!["/bin/sleep".into(), "1000".into()]).await;
+    run.grant();
+    run.confirmed(RunnerState::Running, 0).await;
+    run.command(Paused, 1);
+    let refused = run.confirmed(RunnerState::Running, 1).await;
+    assert!(refused.problem.unwrap_or_default().contains("hidepid"), "{}", run.log());
 }

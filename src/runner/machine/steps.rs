@@ -9,8 +9,8 @@ impl Machine {
     pub(super) fn state(&self) -> RunnerState {
         match self.phase {
             Phase::Waiting { .. } | Phase::Starting => RunnerState::Waiting,
-            Phase::Running | Phase::Noticed { .. } | Phase::Freezing { .. } => RunnerState::Running,
-            Phase::Frozen => RunnerState::Frozen,
+            Phase::Running | Phase::Noticed { .. } | Phase::Freezing(_) => RunnerState::Running,
+            Phase::Frozen { .. } => RunnerState::Frozen,
             Phase::Stopping { .. } | Phase::Done => RunnerState::Stopping,
         }
     }
@@ -22,7 +22,7 @@ impl Machine {
     }
 
     pub(super) fn freeze(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        self.phase = Phase::Freezing { since: now, next_scan: None, step: FIRST_SCAN, reported: false };
+        self.phase = Phase::Freezing(Freezing::begun(now, Duration::ZERO));
         actions.push(Action::Freeze { resume_vfork_children: false });
     }
 
@@ -35,22 +35,22 @@ impl Machine {
         // An agent that has evaded a pause once may stand still for the moment of a scan.
         let clean = outcome.as_ref().is_ok_and(Vec::is_empty) && self.failed_pause < self.generation;
         match &mut self.phase {
-            Phase::Frozen if clean => {}
-            Phase::Frozen => {
+            Phase::Frozen { .. } if clean => {}
+            Phase::Frozen { after } => {
                 self.active_since = Some(now);
-                self.phase = Phase::Freezing { since: now, next_scan: Some(now), step: FIRST_SCAN, reported: false };
+                self.phase = Phase::Freezing(Freezing { next_scan: Some(now), ..Freezing::begun(now, *after) });
             }
-            Phase::Freezing { .. } if clean => {
-                self.phase = Phase::Frozen;
+            Phase::Freezing(freezing) if clean => {
+                self.phase = Phase::Frozen { after: freezing.taken(now) };
                 self.active = self.active(now);
                 self.active_since = None;
                 self.confirm(actions);
             }
-            Phase::Freezing { since, next_scan, step, reported } => {
-                *next_scan = Some(now + *step);
-                *step = if *reported { SLOW_SCAN } else { (*step * 2).min(LONGEST_SCAN) };
-                if !*reported && now.saturating_sub(*since) >= FREEZE_LIMIT {
-                    *reported = true;
+            Phase::Freezing(freezing) => {
+                freezing.next_scan = Some(now + freezing.step);
+                freezing.step = if freezing.reported { SLOW_SCAN } else { (freezing.step * 2).min(LONGEST_SCAN) };
+                if !freezing.reported && freezing.taken(now) >= FREEZE_LIMIT {
+                    freezing.reported = true;
                     self.failed_pause = self.generation;
                     self.cannot_pause(now, outcome, actions);
                 }
@@ -80,7 +80,7 @@ impl Machine {
         match &mut self.phase {
             Phase::Done => {}
             Phase::Waiting { .. } | Phase::Starting => self.finish(now, false, Some(why), actions),
-            Phase::Stopping { why: before, kill_at } => {
+            Phase::Stopping { why: before, kill_at, .. } => {
                 if why == Stopped::Gone {
                     *before = why;
                     kill_at.get_or_insert(now + self.policy.grace);
@@ -93,12 +93,12 @@ impl Machine {
     /// SIGTERM, and a deadline for SIGKILL unless the kubelet has its own. A frozen agent is resumed after the signal.
     pub(super) fn stop(&mut self, now: Duration, why: Stopped, actions: &mut Vec<Action>) {
         actions.push(Action::Term);
-        if matches!(self.phase, Phase::Noticed { .. } | Phase::Freezing { .. } | Phase::Frozen) {
+        if matches!(self.phase, Phase::Noticed { .. } | Phase::Freezing(_) | Phase::Frozen { .. }) {
             actions.push(Action::Thaw);
         }
         self.active_since.get_or_insert(now);
         let kill_at = (why != Stopped::Sigterm).then_some(now + self.policy.grace);
-        self.phase = Phase::Stopping { why, kill_at };
+        self.phase = Phase::Stopping { why, kill_at, give_up_at: None };
     }
 
     pub(super) fn finish(&mut self, now: Duration, started: bool, stopped: Option<Stopped>, actions: &mut Vec<Action>) {
@@ -110,7 +110,7 @@ impl Machine {
 
     /// When the agent exceeds its limit; `None` while its clock is stopped.
     pub(super) fn limit_at(&self) -> Option<Duration> {
-        if !matches!(self.phase, Phase::Running | Phase::Noticed { .. } | Phase::Freezing { .. }) {
+        if !matches!(self.phase, Phase::Running | Phase::Noticed { .. } | Phase::Freezing(_)) {
             return None;
         }
         Some(self.active_since? + self.policy.limit?.saturating_sub(self.active))
@@ -122,16 +122,31 @@ impl Machine {
         }
         match &mut self.phase {
             Phase::Noticed { until } if *until <= now => self.freeze(now, actions),
-            Phase::Freezing { since, next_scan, .. } if next_scan.is_some_and(|at| at <= now) => {
-                *next_scan = None;
-                actions
-                    .push(Action::Freeze { resume_vfork_children: RESUME_VFORK.contains(&now.saturating_sub(*since)) });
+            Phase::Freezing(freezing) if freezing.next_scan.is_some_and(|at| at <= now) => {
+                freezing.next_scan = None;
+                let resume_vfork_children = RESUME_VFORK.contains(&now.saturating_sub(freezing.since));
+                actions.push(Action::Freeze { resume_vfork_children });
             }
-            Phase::Stopping { kill_at, .. } if kill_at.is_some_and(|at| at <= now) => {
+            Phase::Stopping { kill_at, give_up_at, .. } if kill_at.is_some_and(|at| at <= now) => {
                 *kill_at = None;
+                give_up_at.get_or_insert(now + KILL_LIMIT);
                 actions.push(Action::Kill);
+            }
+            Phase::Stopping { why, give_up_at, .. } if give_up_at.is_some_and(|at| at <= now) => {
+                let why = *why;
+                self.finish(now, true, Some(why), actions);
             }
             _ => {}
         }
+    }
+}
+
+impl Freezing {
+    fn begun(now: Duration, before: Duration) -> Self {
+        Self { since: now, before, next_scan: None, step: FIRST_SCAN, reported: false }
+    }
+
+    fn taken(&self, now: Duration) -> Duration {
+        self.before + now.saturating_sub(self.since)
     }
 }

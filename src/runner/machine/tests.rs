@@ -254,8 +254,39 @@ fn cancel_thaws_after_its_signal_and_kills_after_the_grace_period() {
     assert_eq!(m.deadline(), Some(s(5 + GRACE)));
     assert_eq!(m.on(s(6), Event::Terminate), []);
     assert_eq!(m.on(s(5 + GRACE), Event::Tick), [Kill]);
-    assert_eq!(m.deadline(), None);
     assert_eq!(m.on(s(40), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn an_agent_that_outlives_sigkill_is_not_waited_for() {
+    let mut m = started(policy());
+    m.on(s(1), cancelled(1));
+    assert_eq!(m.on(s(1 + GRACE), Event::Tick), [Kill]);
+    let given_up = s(1 + GRACE) + KILL_LIMIT;
+    assert_eq!(m.deadline(), Some(given_up));
+    assert_eq!(m.on(given_up, Event::Tick), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn an_agent_that_goes_on_again_and_again_is_not_paused() {
+    let mut m = frozen(policy());
+    // Each time it stands still at the end of the limit's half.
+    for n in 1..=2_u64 {
+        let now = s(n * 10);
+        assert_eq!(m.on(now, Event::ChildEnded), [Freeze { resume_vfork_children: false }]);
+        assert_eq!(m.on(now, moving(7)), []);
+        assert_eq!(m.snapshot().0, RunnerState::Running);
+        if n == 1 {
+            let clean = m.on(now + FREEZE_LIMIT / 2, Event::Scanned(Ok(vec![])));
+            assert_eq!(clean, [confirm(RunnerState::Frozen, 1)]);
+        }
+    }
+    let told = m.on(s(20) + FREEZE_LIMIT / 2, moving(7));
+    assert!(
+        matches!(&told[..], [Confirm { state: RunnerState::Running, generation: 1, problem: Some(_) }]),
+        "{told:?}"
+    );
+    assert_eq!(m.on(s(30), Event::Scanned(Ok(vec![]))), [], "and not frozen by the next pretence");
 }
 
 #[test]

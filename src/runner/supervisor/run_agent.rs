@@ -98,17 +98,14 @@ impl Runner {
             },
             Action::Notify => {
                 if let Some(signal) = job.pause_notice.as_ref().and_then(|n| notice_signal(&n.signal)) {
-                    self.processes.signal_agent(signal);
+                    told(signal, self.processes.signal_agent(signal));
                 }
             }
             Action::Freeze { resume_vfork_children } => {
                 return Some(Event::Scanned(self.processes.freeze(resume_vfork_children)));
             }
             Action::Thaw => self.processes.signal_all(Signal::SIGCONT),
-            Action::Term => {
-                self.processes.signal_agent(Signal::SIGTERM);
-                say(format_args!("SIGTERM sent to the agent"));
-            }
+            Action::Term => told(Signal::SIGTERM, self.processes.signal_agent(Signal::SIGTERM)),
             Action::Kill => {
                 self.processes.signal_all(Signal::SIGKILL);
                 say(format_args!("the grace period is over, SIGKILL sent to every process"));
@@ -176,6 +173,7 @@ impl Runner {
             };
             return End::unstarted(ending, report);
         }
+        let exit = if exit == Exit::None { Exit::Outlived } else { exit };
         self.processes.kill_remaining().await;
         let files = self.files.clone();
         // Up to 64 MiB to read: must not delay heartbeats.
@@ -190,5 +188,13 @@ impl Runner {
         let why = ending.error.as_ref().map(|e| format!(": {}", e.kind)).unwrap_or_default();
         say(format_args!("agent ended ({exit:?}): {:?}{why}", ending.kind));
         End { ending, exit, report }
+    }
+}
+
+/// Says whether a signal was sent.
+fn told(signal: Signal, sent: nix::Result<()>) {
+    match sent {
+        Ok(()) => say(format_args!("{signal} sent to the agent")),
+        Err(error) => say(format_args!("{signal} could not be sent to the agent: {error}")),
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! | request | body | response |
 //! |---|---|---|
-//! | `POST register` | [`Register`] | 200 [`Job`]; repeated until answered, and again after every lost connection |
+//! | `POST register` | [`Register`] | 200 [`Job`], or `null` for a runner that has it; repeated until answered, and again after every lost connection |
 //! | `GET messages` | | 200 and a stream of [`ControlMessage`]s, one JSON object a line |
 //! | `POST heartbeat` | [`Heartbeat`] | 204; 410 the run is closed: stop |
 //! | `POST confirm` | [`Confirm`] | 204; 409 no such command was given |
@@ -120,11 +120,15 @@ pub mod paths {
 
 /// A runner registers.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
 pub struct Register {
     /// Its agent's state; [`RunnerState::Waiting`] at first.
     pub state: RunnerState,
     /// The highest command that it has carried out.
     pub generation: i64,
+    /// Whether it got its job before: then it needs no answer, and its inputs are not read again.
+    #[serde(default)]
+    pub has_job: bool,
 }
 
 /// What a runner needs to know to run its job.

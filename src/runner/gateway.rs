@@ -89,8 +89,12 @@ impl Gateway {
     }
 
     /// Registers the runner.
-    pub async fn register(&self, (state, generation): (RunnerState, i64)) -> Result<Job, GatewayError> {
-        let request = self.post(verb::REGISTER, &Register { state, generation }, REQUEST);
+    pub async fn register(
+        &self,
+        (state, generation): (RunnerState, i64),
+        has_job: bool,
+    ) -> Result<Option<Job>, GatewayError> {
+        let request = self.post(verb::REGISTER, &Register { state, generation, has_job }, REQUEST);
         Ok(send(request.bearer_auth(&self.token)).await?.json().await?)
     }
 

@@ -52,9 +52,12 @@ pub async fn listen(gateway: Gateway, snapshot: watch::Receiver<RunnerSnapshot>,
     let (mut first, mut waits, mut failing) = (true, backoff(), false);
     loop {
         let now = *snapshot.borrow();
-        match gateway.register(now).await {
+        match gateway.register(now, !first).await {
             Ok(job) => {
-                if std::mem::take(&mut first) && to.send(Incoming::Job(Box::new(job))).is_err() {
+                if let Some(job) = job
+                    && std::mem::take(&mut first)
+                    && to.send(Incoming::Job(Box::new(job))).is_err()
+                {
                     return;
                 }
                 let mut heard = false;

@@ -59,7 +59,7 @@ async fn nobody_but_the_runner_speaks_for_a_run() {
         for (who, forged) in forged {
             let forged = forged.as_deref();
             let run = run_path(&victim, 1);
-            let waiting = Register { state: RunnerState::Waiting, generation: 0 };
+            let waiting = Register { state: RunnerState::Waiting, generation: 0, has_job: false };
             let heartbeat = Heartbeat { state: RunnerState::Running, generation: 0 };
             let confirm = Confirm { state: RunnerState::Frozen, generation: 1, problem: None };
             for (verb, code) in [

@@ -8,8 +8,9 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, DesiredState, ExecutionMode, Kubelet, MODES, Node, Phase, Runner, Server, Test, agent, audit,
-    by_hand::started,
+    ApiProxy, DEADLINE, DesiredState, ExecutionMode, Kubelet, MODES, Node, Phase, Roles, Runner, Server, Test, agent,
+    audit,
+    by_hand::{started, succeeds},
     job::{With, condition, error_type, pod_name, stalled},
     kubelet::End,
     runner::{failed, succeeded},
@@ -183,5 +184,23 @@ async fn a_deleted_job_takes_its_pods_with_it() {
             assert_eq!(job.closed(&id).await, "CANCELED");
             assert!(!temporal::events(&job.temporal, &id).is_empty());
         }
+    }
+}
+
+/// When a gateway has ended, all its runners come back at once: none needs its inputs again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_that_comes_back_costs_no_read_of_its_job() {
+    let test = Test::new().await;
+    let mut roles = Roles::separate(&test, Server::Shared);
+    let proxy = ApiProxy::before(&test, roles.role("gateway")).await;
+    roles.start().await;
+    let kubelet = Kubelet::of(&test);
+    for mode in MODES {
+        let job = test.apply(agent("anything").mode(mode)).await;
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let held = proxy.hold("get agentjobs");
+        assert_eq!(runner.register_again(RunnerState::Running, 0).await, Ok(None), "in {mode:?}");
+        drop(held);
+        succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
     }
 }

@@ -59,7 +59,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     test.pods().patch_status(&pod, &PatchParams::default(), &Patch::Merge(running)).await.expect("the kubelet's word");
     let gateway = Gateway::of(&test, &roles).await;
     let token = token(&test.client, &test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&pod)).await;
-    let (run, hello) = (run_path(&job, 1), Register { state: RunnerState::Waiting, generation: 0 });
+    let (run, hello) = (run_path(&job, 1), Register { state: RunnerState::Waiting, generation: 0, has_job: false });
     assert_eq!(gateway.say(verb::REGISTER, &run, Some(&token), &hello).await, 200);
     job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
     let beat = Heartbeat { state: RunnerState::Running, generation: 0 };

@@ -165,9 +165,10 @@ async fn hello(State(heard): State<Shared>, headers: HeaderMap, Json(body): Json
     let mut heard = heard.lock().unwrap();
     let token = headers.get("authorization").map(|v| v.to_str().unwrap().to_owned());
     heard.tokens.push(token.unwrap_or_default());
+    let has_job = body.has_job;
     heard.hellos.push(body);
     match heard.answer_hello {
-        StatusCode::OK => Json(heard.job.clone()).into_response(),
+        StatusCode::OK => Json((!has_job).then(|| heard.job.clone())).into_response(),
         other => answer(other),
     }
 }

@@ -174,6 +174,7 @@ async fn a_runner_goes_on_while_its_gateway_is_away() {
     run.gateway.come_back();
     let hello = run.until("another hello", |heard| heard.hellos.get(hellos).cloned()).await;
     assert_eq!(hello.state, RunnerState::Running, "the gateway learns where the runner stands");
+    assert_eq!((run.gateway.heard().hellos[0].has_job, hello.has_job), (false, true));
     run.heartbeats(3).await;
     run.command(DesiredState::Cancelled, 1);
     assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);

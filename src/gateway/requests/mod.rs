@@ -48,28 +48,36 @@ fn now() -> Time {
 }
 
 impl Gateway {
-    /// Registers a runner and returns its job. The job is read live: only the controller caches jobs.
-    pub(super) async fn register(self: &Arc<Self>, runner: &Admitted, register: &Register) -> Result<Job, Refusal> {
+    /// Registers a runner and returns its job, if it needs it. The job is read live, as only the controller caches jobs,
+    /// and at a run's first registration alone: all runners come back at once when a gateway has ended. Later the run tells
+    /// whether it is wanted, as no job ends before its run.
+    pub(super) async fn register(
+        self: &Arc<Self>,
+        runner: &Admitted,
+        register: &Register,
+    ) -> Result<Option<Job>, Refusal> {
         let run = runner.open()?;
         let session = self.session(run)?;
         if !session.may_register() {
             return Err(Refusal::TooOften);
         }
-        let job = self.read_job(&run.job()).await?;
-        let run = match is_wanted(&job, run) {
+        let knows = register.has_job && run.is_ready();
+        let job = if knows { None } else { Some(self.read_job(&run.job()).await?) };
+        let wanted = |run: &AgentRun| job.as_ref().map_or(Ok(()), |job| is_wanted(job, run));
+        let run = match wanted(run) {
             Ok(()) => run.clone(),
             Err(refusal) if refusal.may_be_stale() => {
                 let live = self.runs.read(&run.job(), run.number()).await?;
-                is_wanted(&job, &live)?;
+                wanted(&live)?;
                 Arc::new(live)
             }
             Err(refusal) => return Err(refusal),
         };
-        let answer = answer(&job, &run)?;
+        let answer = job.as_ref().map(|job| answer(job, &run)).transpose()?;
         let heard = Heard { generation: register.generation, state: register.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
             runner.authorise(run)?;
-            is_wanted(&job, run)?;
+            wanted(run)?;
             let gateway = (!run.is_temporal()).then_some(self.identity.as_str());
             updates::register(run, status, runner, &heard, gateway);
             Ok(())
@@ -78,7 +86,9 @@ impl Gateway {
         if run.is_closed() {
             return Err(Refusal::RunClosed);
         }
-        self.note_workflow(&job, &session);
+        if let Some(job) = &job {
+            self.note_workflow(job, &session);
+        }
         let waits = run.spec.grant.is_none();
         // The gateway that received a confirmation may have ended before it signalled the workflow.
         let confirmed = confirmed(&run, register.state, register.generation);

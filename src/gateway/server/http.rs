@@ -114,7 +114,7 @@ async fn register(
     State(gateway): SharedState,
     Extension(runner): Runner,
     Payload(body): Payload<Register>,
-) -> Result<Json<Job>, Refusal> {
+) -> Result<Json<Option<Job>>, Refusal> {
     gateway.register(&runner, &body).await.map(Json)
 }
 

@@ -201,7 +201,10 @@ async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSe
     let mut first = true;
     loop {
         let (state, generation) = *standing.borrow();
-        let met = if std::mem::take(&mut first) { Ok(()) } else { runner.register(state, generation).await.map(drop) };
+        let met = match std::mem::take(&mut first) {
+            true => Ok(()),
+            false => runner.register_again(state, generation).await.map(drop),
+        };
         let opened = match met {
             Ok(()) => runner.messages().await,
             Err(refused) => Err(refused),

@@ -106,7 +106,17 @@ impl Runner {
 
     /// Registers, once.
     pub async fn register(&self, state: RunnerState, generation: i64) -> Result<Job, Refused> {
-        let answer = self.post(verb::REGISTER, &Register { state, generation }).await?;
+        let job = self.registers(Register { state, generation, has_job: false }).await?;
+        job.ok_or_else(|| Refused::Nobody("no job".into()))
+    }
+
+    /// Registers, once, after it has got its job, and answers whether it got it again.
+    pub async fn register_again(&self, state: RunnerState, generation: i64) -> Result<Option<Job>, Refused> {
+        self.registers(Register { state, generation, has_job: true }).await
+    }
+
+    async fn registers(&self, register: Register) -> Result<Option<Job>, Refused> {
+        let answer = self.post(verb::REGISTER, &register).await?;
         answer.json().await.map_err(|e| Refused::Nobody(e.to_string()))
     }
 

@@ -52,6 +52,8 @@ pub enum Reason {
     PodNotEnding,
     /// An object that is not the job's has the name of the job's run.
     RunNameTaken,
+    /// The API server refuses what koco needs to do for the job.
+    RequestRefused,
     /// No Temporal server is configured.
     TemporalNotConfigured,
     /// The job's workflow is in another Temporal namespace.
@@ -95,6 +97,7 @@ impl Reason {
             Self::PodRefused => "PodRefused",
             Self::PodNotEnding => "PodNotEnding",
             Self::RunNameTaken => "RunNameTaken",
+            Self::RequestRefused => "RequestRefused",
             Self::TemporalNotConfigured => "TemporalNotConfigured",
             Self::TemporalNamespaceChanged => "TemporalNamespaceChanged",
             Self::WorkflowNotFound => "WorkflowNotFound",

@@ -62,6 +62,20 @@ impl ControllerError {
         self.reason() == "Conflict"
     }
 
+    /// Whether the API server refuses the request, as for want of rights: it helps only that somebody changes that.
+    pub fn is_refused(&self) -> bool {
+        let forbidden = |e: &kube::Error| matches!(e, kube::Error::Api(status) if status.code == 403);
+        match self {
+            Self::Store(StoreError::Invalid { .. }) | Self::Run(RunError::Store(StoreError::Invalid { .. })) => true,
+            Self::Store(StoreError::Api { source, .. })
+            | Self::Run(RunError::Store(StoreError::Api { source, .. }))
+            | Self::Pod(PodError::Api(_, source))
+            | Self::Cluster(source)
+            | Self::NetworkPolicy(source) => forbidden(source),
+            _ => false,
+        }
+    }
+
     /// The wait before a retry after `failures` failures in a row of the same object; `None` if a retry is pointless.
     pub fn retry_after(&self, failures: u32) -> Option<Duration> {
         let first = match self {

@@ -9,4 +9,4 @@ mod ops;
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
 pub use open::OpenWorkflow;
-pub use ops::{Closed, ClosedWorkflow, Heartbeat, failure};
+pub use ops::{Closed, ClosedWorkflow, Described, Heartbeat, failure};

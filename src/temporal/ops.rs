@@ -12,7 +12,10 @@ use temporalio_client::{
 };
 use temporalio_common::{
     data_converters::{PayloadConverter, RawValue},
-    protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest,
+    protos::temporal::api::{
+        failure::v1::failure::FailureInfo, workflow::v1::PendingActivityInfo,
+        workflowservice::v1::DescribeNamespaceRequest,
+    },
 };
 use temporalio_sdk::ApplicationFailure;
 
@@ -20,13 +23,19 @@ use super::{Temporal, TemporalError, open};
 use crate::{
     api::{AgentRun, ErrorStatus, names},
     lifecycle::{self, Ended},
-    protocol::workflow::{Input, WORKFLOW_TYPE},
+    protocol::{
+        error_types,
+        workflow::{Input, WORKFLOW_TYPE},
+    },
 };
 
 /// The time-out of a call. Callers retry in their own way.
 pub(super) const CALL: Duration = Duration::from_secs(5);
 /// The time-out of a query: without a worker it is never answered.
 const QUERY: Duration = Duration::from_secs(3);
+
+/// After so many failed tries of an activity one speaks of it.
+const SEVERAL: i32 = 3;
 
 /// How an execution was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +50,17 @@ pub enum Closed {
     Terminated,
     /// By its own time-out.
     TimedOut,
+}
+
+/// What Temporal says of a workflow.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// How it was closed; `None` while it is open.
+    pub closed: Option<Closed>,
+    /// The newest run's id.
+    pub run_id: String,
+    /// What the API server refuses its worker again and again, with the activity's name.
+    pub failing: Option<String>,
 }
 
 /// A closed workflow, as the visibility store lists it.
@@ -123,11 +143,15 @@ impl Temporal {
         Ok(self.workflow(id)?.cancel(options).await?)
     }
 
-    /// How a workflow was closed; `None` while it is open. Also the newest run's id.
-    pub async fn describe(&self, id: &str) -> Result<(Option<Closed>, String), TemporalError> {
+    /// How a workflow was closed, its newest run, and whether one of its activities makes no progress.
+    pub async fn describe(&self, id: &str) -> Result<Described, TemporalError> {
         let options = WorkflowDescribeOptions::builder().rpc_options(bounded(CALL)).build();
         let described = self.workflow(id)?.describe(options).await?;
-        Ok((closed(described.status()), described.run_id().to_string()))
+        Ok(Described {
+            closed: closed(described.status()),
+            run_id: described.run_id().to_string(),
+            failing: failing(&described.raw().pending_activities),
+        })
     }
 
     /// The id of the Temporal namespace. Another server's has another one, also under the same name; it stays the same
@@ -211,6 +235,17 @@ pub fn failure(error: &ErrorStatus, non_retryable: bool) -> ApplicationFailure {
         .build()
 }
 
+/// The first activity whose requests to the API server have failed several times in a row. What else makes one wait is
+/// observed in the cluster.
+fn failing(pending: &[PendingActivityInfo]) -> Option<String> {
+    pending.iter().filter(|a| a.attempt > SEVERAL).find_map(|activity| {
+        let failure = activity.last_failure.as_ref()?;
+        let Some(FailureInfo::ApplicationFailureInfo(info)) = &failure.failure_info else { return None };
+        let name = &activity.activity_type.as_ref()?.name;
+        (info.r#type == error_types::API_SERVER).then(|| format!("{name}: {}", failure.message))
+    })
+}
+
 fn by_id(workflow: &str, run: i32) -> ActivityIdentifier {
     // Without a run id: continue-as-new leaves no gap.
     ActivityIdentifier::by_id_workflow(workflow, "", names::activity(run))
@@ -224,5 +259,32 @@ pub(super) fn closed(status: WorkflowExecutionStatus) -> Option<Closed> {
         WorkflowExecutionStatus::Terminated => Some(Closed::Terminated),
         WorkflowExecutionStatus::TimedOut => Some(Closed::TimedOut),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use temporalio_common::protos::temporal::api::{
+        common::v1::ActivityType,
+        failure::v1::{ApplicationFailureInfo, Failure},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_activity_that_the_api_server_refuses_again_and_again_is_named() {
+        let activity = |attempt: i32, kind: &str| {
+            let info = ApplicationFailureInfo { r#type: kind.into(), ..Default::default() };
+            let failure_info = Some(FailureInfo::ApplicationFailureInfo(info));
+            PendingActivityInfo {
+                attempt,
+                activity_type: Some(ActivityType { name: "cleanup".into() }),
+                last_failure: Some(Failure { message: "forbidden".into(), failure_info, ..Default::default() }),
+                ..Default::default()
+            }
+        };
+        assert_eq!(failing(&[activity(3, "ApiServer"), activity(9, "PodNotEnded")]), None);
+        assert_eq!(failing(&[activity(4, "ApiServer")]).as_deref(), Some("cleanup: forbidden"));
+        assert_eq!(failing(&[PendingActivityInfo { attempt: 9, ..Default::default() }]), None);
     }
 }

@@ -292,13 +292,13 @@ impl Job {
     }
 
     pub async fn run_id(&self) -> String {
-        self.environment.temporal.describe(&self.id).await.unwrap().1
+        self.environment.temporal.describe(&self.id).await.unwrap().run_id
     }
 
     /// How the workflow was closed. Checks that it was cleaned up exactly once and still answers queries.
     pub async fn closed(&self) -> Closed {
         let closed =
-            until("it is closed", || async { self.environment.temporal.describe(&self.id).await.ok()?.0 }).await;
+            until("it is closed", || async { self.environment.temporal.describe(&self.id).await.ok()?.closed }).await;
         let cleanups = self.record(|r| r.cleanups.clone());
         assert_eq!(cleanups.len(), 1, "{cleanups:?}");
         let answer = self.status().await;

@@ -30,6 +30,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 const COALESCE: Duration = Duration::from_secs(5);
 /// How long the watch may take to show a write of ours.
 const WATCH_LAG: Duration = Duration::from_secs(4);
+/// After so many failures in a row one speaks of it.
+const SEVERAL: u32 = 3;
+/// So many failures take about an hour: see [`ControllerError::retry_after`].
+const ONE_HOUR: u32 = 50;
 /// The wait before a failed call to Temporal is retried.
 const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -85,11 +89,21 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
     context.remember(&job, |m| m.failures = m.failures.saturating_add(1));
     Metrics::count(&context.metrics.reconcile_errors, error.reason());
     let failures = context.memory(&job.uid).failures;
+    if is_told(error, failures) {
+        let about = publish::about("AgentJob", &job.namespace, &job.name, &job.uid);
+        publish::warning(&context, about, "RequestRefused", &format!("koco can't go on with this job: {error}"));
+    }
     if !error.is_conflict() || failures > 10 {
         let (namespace, name) = (&job.namespace, &job.name);
         tracing::warn!(namespace, name, %error, reason = error.reason(), failures, "reconcile");
     }
     error.retry_after(failures).map_or_else(controller::Action::await_change, controller::Action::requeue)
+}
+
+/// Whether an event tells of a failure: once it lasts, and again before the first event has expired after an hour. What is
+/// refused of pods and runs is in the condition Stalled.
+fn is_told(error: &ControllerError, failures: u32) -> bool {
+    error.is_refused() && (failures == SEVERAL || failures.is_multiple_of(ONE_HOUR))
 }
 
 async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {

@@ -18,7 +18,7 @@ use crate::{
     api::{JobRef, Reason},
     controller::runtime::Requeue,
     protocol::workflow::{QUERY_STATUS, StatusAnswer},
-    temporal::{Temporal, TemporalError},
+    temporal::{Described, Temporal, TemporalError},
 };
 
 /// The limit of concurrent queries.
@@ -178,9 +178,9 @@ impl WorkflowStatusCache {
             }
         };
         match self.temporal.describe(workflow).await {
-            Ok((closed, run_id)) => {
+            Ok(Described { closed, run_id, failing }) => {
                 let namespace_id = self.namespace_id().await;
-                Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false, namespace_id })
+                Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false, namespace_id, failing })
             }
             Err(TemporalError::NotFound(_)) => Ok(self.missing().await),
             Err(e) => Err(e),

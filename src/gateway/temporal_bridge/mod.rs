@@ -14,6 +14,7 @@ use super::{Gateway, server::Refusal, sessions::Session};
 use crate::{
     api::{AgentJob, AgentRun, names},
     protocol::workflow::{RunnerReady, SIGNAL_RUNNER_READY},
+    temporal::Described,
 };
 
 /// The workflow whose activity waits for the end of a run. A workflow that is not its job's is ignored.
@@ -85,8 +86,8 @@ impl Gateway {
             return;
         }
         match self.temporal.describe(workflow).await {
-            Ok((Some(_), _)) => {}
-            Ok((None, _)) => return self.remind(workflow, run, session).await,
+            Ok(Described { closed: Some(_), .. }) => {}
+            Ok(_) => return self.remind(workflow, run, session).await,
             Err(error) => return tracing::debug!(%error, workflow, "is it closed?"),
         }
         let job = self.read_job(&run.job()).await;

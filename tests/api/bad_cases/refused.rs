@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     jiff::Timestamp,
 };
-use koco::api::{StartGrant, TerminationType};
+use koco::api::{StartGrant, TerminationType, conditions};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -14,9 +14,9 @@ use kube::{
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, ExecutionMode, Job, Kubelet, MODES, Server, Test, agent, audit,
-    by_hand::{create_run, end, logged, run_of, started, succeeds, touch},
-    job::{With, pod_name},
+    DEADLINE, DesiredState, ExecutionMode, Job, Kubelet, MODES, Phase, Server, Test, agent, audit,
+    by_hand::{create_run, end, event, logged, run_of, started, succeeds, touch},
+    job::{With, condition, pod_name, stalled},
     kubelet::End,
     runner::failed,
     temporal, within, word,
@@ -25,7 +25,7 @@ use crate::harness::{
 /// The first wait of koco's before it tries again what was refused.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A policy by which the status of jobs with names like `strict-...` can't be written, until it is lifted.
+/// A policy by which objects with names like `strict-...` can't be updated, until it is lifted.
 struct Stricter {
     name: String,
     policies: Api<ValidatingAdmissionPolicy>,
@@ -33,18 +33,19 @@ struct Stricter {
 }
 
 impl Stricter {
-    async fn than_ours(test: &Test) -> Self {
-        let name = format!("no-status-{}", test.namespace);
+    /// Of this resource, for this reason.
+    async fn than_ours(test: &Test, resource: &str, reason: &str) -> Self {
+        let name = format!("no-{}-{}", resource.replace('/', "-"), test.namespace);
         let (policies, bindings) = (Api::all(test.client.clone()), Api::all(test.client.clone()));
         let policy = json!({
             "metadata": { "name": name },
             "spec": {
                 "failurePolicy": "Fail",
                 "matchConstraints": { "resourceRules": [{ "apiGroups": ["kodosumi.io"], "apiVersions": ["*"],
-                    "operations": ["UPDATE"], "resources": ["agentjobs/status"] }] },
+                    "operations": ["UPDATE"], "resources": [resource] }] },
                 "matchConditions": [{ "name": "one", "expression":
                     format!("request.namespace == '{}' && request.name.startsWith('strict-')", test.namespace) }],
-                "validations": [{ "expression": "false", "message": "stricter than ours" }],
+                "validations": [{ "expression": "false", "message": "stricter than ours", "reason": reason }],
             },
         });
         let binding =
@@ -94,7 +95,7 @@ async fn a_status_that_is_not_taken_is_not_written_all_the_time() {
         let name = format!("strict-{}", word(mode).to_lowercase());
         strict.push(test.apply_as(&name, agent("anything").mode(mode)).await);
     }
-    let policy = Stricter::than_ours(&test).await;
+    let policy = Stricter::than_ours(&test, "agentjobs/status", "Invalid").await;
     let probe = async || {
         let patch = Patch::Merge(json!({ "status": { "observedGeneration": 0 } }));
         test.jobs().patch_status(&strict[0].name, &PatchParams::default(), &patch).await.map(drop)
@@ -162,4 +163,48 @@ async fn an_end_that_temporal_does_not_wait_for_is_not_told_all_the_time() {
     let more = reconciles(&roles.role("operator").metrics().await) - before;
     assert!(more <= 60, "{more} reconciles of two jobs");
     assert!(events() - history <= 8, "{} events", events() - history);
+}
+
+/// As if koco's rights were taken away: users see it where they look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_api_server_forbids_is_said_to_users() {
+    let (test, _roles) = Test::with_operator().await;
+    // The worker can't close the run.
+    let job = test.apply_as("strict-run", agent("anything").mode(ExecutionMode::Temporal)).await;
+    job.until_pod().await;
+    let policy = Stricter::than_ours(&test, "agentruns/status", "Forbidden").await;
+    within(DEADLINE, "the policy to be in force", async || {
+        let patch = Patch::Merge(json!({ "status": { "gateway": "probe" } }));
+        let name = job.run().await.expect("a run").name().to_string();
+        match test.runs().patch_status(&name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(e)) if e.code == 403 => Ok(()),
+            other => Err(other.map(drop)),
+        }
+    })
+    .await;
+    job.want(DesiredState::Cancelled).await;
+    let status = job.until("Stalled", stalled).await;
+    let (_, reason, message) = condition(&status, conditions::STALLED);
+    assert_eq!(reason, "RequestRefused", "{message}");
+    assert!(message.contains("cleanup") && message.contains("stricter than ours"), "{message}");
+    policy.lift().await;
+    assert!(!stalled(&job.phase(Phase::Cancelled).await));
+
+    // The controller can't let a job go.
+    let job = test.apply_as("strict-job", agent("anything").mode(ExecutionMode::Temporal)).await;
+    job.until_pod().await;
+    let policy = Stricter::than_ours(&test, "agentjobs", "Forbidden").await;
+    within(DEADLINE, "the policy to be in force", async || {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { "example.com/probe": "1" } } }));
+        match test.jobs().patch(&job.name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(e)) if e.code == 403 => Ok(()),
+            other => Err(other.map(drop)),
+        }
+    })
+    .await;
+    job.delete(DeleteParams::background()).await;
+    let said = event(&test, &job.name, "RequestRefused").await.message.unwrap_or_default();
+    assert!(said.contains("finalizers") && said.contains("stricter than ours"), "{said}");
+    policy.lift().await;
+    job.gone(DEADLINE).await;
 }

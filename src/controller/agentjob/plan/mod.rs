@@ -80,6 +80,8 @@ pub struct WorkflowSnapshot {
     pub missing: bool,
     /// The id of the Temporal namespace that answered, if it could be read.
     pub namespace_id: Option<String>,
+    /// What the API server refuses its worker again and again.
+    pub failing: Option<String>,
 }
 
 /// A workflow that this process started.

@@ -147,7 +147,8 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let tell = tell(view);
     let not_ready = not_ready(view);
     let requeue = not_ready.as_ref().map(|_| RETRY);
-    let ask = not_ready.is_some() || !caught_up(view, sent.as_ref());
+    let failing = view.observed.answer.as_ref().and_then(|a| a.failing.as_ref());
+    let ask = not_ready.is_some() || failing.is_some() || !caught_up(view, sent.as_ref());
     let query = ask.then_some(Action::QueryWorkflow);
     let actions = signal.into_iter().chain(tell.actions).chain(query).collect();
     let requeue = super::sooner(requeue, tell.requeue);
@@ -155,12 +156,17 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
         phase: phase(view),
         sent,
         not_ready,
-        blocked: tell.blocked,
+        blocked: tell.blocked.or_else(|| failing.map(refused)),
         pending_since: tell.pending_since,
         actions,
         requeue,
         ..mirrored
     }
+}
+
+/// The worker, which tries again at least every minute, has no other way to say it to users.
+fn refused(failing: &String) -> (Reason, String) {
+    (Reason::RequestRefused, format!("the API server refuses the worker's requests, in activity {failing}"))
 }
 
 /// The new `status.workflow`.

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     harness::{
         DEADLINE, Kubelet, Roles, Server, Test, agent,
-        by_hand::{bare_pod, started},
+        by_hand::{bare_pod, in_hand, started},
         cluster::NODE_IP,
         gateway_client::{self, run_path, token},
         within,
@@ -76,10 +76,10 @@ async fn a_flood_of_large_and_slow_requests_reaches_no_other_runner() {
     runner.heartbeat(RunnerState::Running, 0).await.expect("204");
 }
 
-/// Connects from an address of its own, and says nothing.
-async fn idle(port: u16) -> TcpStream {
+/// Connects from this address, and says nothing.
+async fn idle(port: u16, from: [u8; 4]) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(([127, 0, 0, 3], 0).into()).expect("an address");
+    socket.bind((from, 0).into()).expect("an address");
     let gateway = format!("{NODE_IP}:{port}").parse().expect("an address");
     socket.connect(gateway).await.expect("a connection")
 }
@@ -95,9 +95,9 @@ async fn one_address_gets_only_so_many_connections() {
     let test = Test::new().await;
     let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
     roles.start().await;
-    let (mut first, mut others) = (idle(roles.gateway_port).await, Vec::new());
+    let (mut first, mut others) = (idle(roles.gateway_port, [127, 0, 0, 3]).await, Vec::new());
     for _ in 0..200 {
-        others.push(idle(roles.gateway_port).await);
+        others.push(idle(roles.gateway_port, [127, 0, 0, 3]).await);
     }
     let mut last = others.pop().expect("a connection");
     // Without a limit the first would end first, when its handshake takes too long.
@@ -108,4 +108,22 @@ async fn one_address_gets_only_so_many_connections() {
     }
     let (kubelet, job) = (Kubelet::of(&test), test.apply(agent("anything")).await);
     started(&kubelet, &job, 1).await;
+}
+
+/// Together they have more than all the places that there are for strangers, and a runner that connects is one. All are
+/// younger than what a handshake may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_of_addresses_keeps_a_runner_out() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    roles.start().await;
+    let (kubelet, job) = (Kubelet::of(&test), test.apply(agent("anything")).await);
+    let (_pod, runner) = in_hand(&kubelet, &job, 1).await;
+    let mut held = Vec::new();
+    for address in 10..20 {
+        for _ in 0..128 {
+            held.push(idle(roles.gateway_port, [127, 0, 0, address]).await);
+        }
+    }
+    runner.register(RunnerState::Waiting, 0).await.expect("an answer at once");
 }

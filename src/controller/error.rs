@@ -30,6 +30,9 @@ pub enum ControllerError {
     /// The gateway's certificate authority is not known yet.
     #[error(transparent)]
     NoGateway(#[from] NoGateway),
+    /// Other jobs' starts take longer than usual.
+    #[error("other jobs' pods take long to be created")]
+    NoStartSlot,
     /// The cached job is stale.
     #[error("the cached AgentJob is stale")]
     Behind,
@@ -51,6 +54,7 @@ impl ControllerError {
             Self::Cluster(_) => "ApiServer",
             Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::NoGateway(_) => "NoGateway",
+            Self::NoStartSlot => "NoStartSlot",
             Self::Behind => "Conflict",
             Self::LostLead => "LostLead",
             Self::TimedOut => "TimedOut",
@@ -82,10 +86,11 @@ impl ControllerError {
             Self::Store(StoreError::Gone { .. }) | Self::LostLead => return None,
             // The newer version is on its way through the watch.
             e if e.is_conflict() => Duration::from_millis(20),
-            Self::NoGateway(_) => Duration::from_secs(1),
+            Self::NoGateway(_) | Self::NoStartSlot => Duration::from_secs(1),
             _ => Duration::from_secs(5),
         };
-        let longest = Duration::from_secs(if self.is_conflict() { 5 } else { 60 });
+        let soon = self.is_conflict() || matches!(self, Self::NoStartSlot);
+        let longest = Duration::from_secs(if soon { 5 } else { 60 });
         Some(first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest))
     }
 }

@@ -1,9 +1,10 @@
 //! What jobs and installations can't take from each other: the capacity for pauses and cancels, and each other's jobs.
 
+use k8s_openapi::api::core::v1::Pod;
 use koco::api::{RunnerState, TerminationType};
 
 use crate::harness::{
-    ApiProxy, DesiredState, ExecutionMode, Kubelet, Node, Phase, Roles, Server, Test, agent,
+    ApiProxy, DesiredState, ExecutionMode, Job, Kubelet, Node, Phase, Roles, Runner, Server, Test, agent,
     by_hand::started,
     job::{With, pod_name},
     kubelet::End,
@@ -12,6 +13,8 @@ use crate::harness::{
 
 /// So many starts that, two at a time, they outlast a test's deadline: each takes its slot until its own time limit.
 const STARTS: usize = 24;
+/// The same with four at a time, before the next of any job's turn.
+const DIRECT_STARTS: usize = 60;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
@@ -24,7 +27,7 @@ async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     let kubelet = Kubelet::of(&mine);
     let spec = || agent("anything").mode(ExecutionMode::Temporal);
     let job = mine.apply(spec()).await;
-    let (pod, runner) = started(&kubelet, &job, 1).await;
+    let hands = started(&kubelet, &job, 1).await;
 
     // As behind an admission webhook that does not answer.
     let held: Vec<_> = (0..STARTS).map(|_| proxy.hold("create pods")).collect();
@@ -34,13 +37,46 @@ async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     held[0].reached().await;
     held[1].reached().await;
 
-    job.want(DesiredState::Paused).await;
-    let run = job.until_run("the pause", |r| r.command_generation() > 0).await;
-    runner.confirm(RunnerState::Frozen, run.command_generation(), None).await.expect("204");
-    job.phase(Phase::Paused).await;
+    is_paused_and_cancelled(&kubelet, &job, hands).await;
+}
+
+/// The controller creates the pods of Direct jobs itself. All in one namespace: with a list of namespaces to watch each
+/// has slots of its own, without one all share them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn direct_starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    roles.set("KOCO_CONCURRENCY", "4");
+    let proxy = ApiProxy::before(&test, roles.role("controller")).await;
+    roles.start().await;
+    let kubelet = Kubelet::of(&test);
+    let job = test.apply(agent("anything")).await;
+    let hands = started(&kubelet, &job, 1).await;
+
+    let held: Vec<_> = (0..DIRECT_STARTS).map(|_| proxy.hold("create pods")).collect();
+    for _ in 0..DIRECT_STARTS {
+        test.apply(agent("anything")).await;
+    }
+    held[0].reached().await;
+    is_paused_and_cancelled(&kubelet, &job, hands).await;
+}
+
+/// Several times, so that what is held up has taken all that it can by then.
+async fn is_paused_and_cancelled(kubelet: &Kubelet, job: &Job<'_>, (pod, runner): (Pod, Runner)) {
+    let mut last = 0;
+    for _ in 0..5 {
+        for (desired, state) in
+            [(DesiredState::Paused, RunnerState::Frozen), (DesiredState::Running, RunnerState::Running)]
+        {
+            job.want(desired).await;
+            let run = job.until_run("the command", |r| r.command_generation() > last).await;
+            last = run.command_generation();
+            runner.confirm(state, last, None).await.expect("204");
+            job.phase(if state == RunnerState::Frozen { Phase::Paused } else { Phase::Running }).await;
+        }
+    }
     job.want(DesiredState::Cancelled).await;
-    let paused = run.command_generation();
-    let run = job.until_run("the cancel", |r| r.command_generation() > paused).await;
+    let run = job.until_run("the cancel", |r| r.command_generation() > last).await;
     let cancelled = ending(TerminationType::Cancelled, true);
     runner.outcome(run.command_generation(), cancelled).await.expect("204");
     kubelet.end(&pod_name(&pod), &End::exit(143, None)).await;

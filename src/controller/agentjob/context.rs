@@ -43,6 +43,9 @@ pub(super) struct Context {
     pub network: AgentNetwork,
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
+    /// How many reconciles may create a run or a pod at once: an admission webhook that hangs must leave room for pauses
+    /// and cancels.
+    pub start_slots: Semaphore,
     memory: Mutex<HashMap<String, Memory>>,
 }
 
@@ -105,6 +108,7 @@ impl Context {
             pods: PodIndex::default(),
             requeue,
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
+            start_slots: Semaphore::new(usize::from(settings.concurrency / 4).max(1)),
             memory: Mutex::default(),
             notices: Notices::default(),
             network: AgentNetwork::new(client.clone(), settings.agent_network_policy),

@@ -1,6 +1,6 @@
 //! Carries out a plan. Decides nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
@@ -8,6 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     Context,
@@ -37,6 +38,9 @@ use crate::{
     temporal::TemporalError,
 };
 
+/// How long a reconcile waits for a start slot.
+const START_SLOT: Duration = Duration::from_millis(250);
+
 /// The job to act upon.
 pub(super) struct Target {
     /// The version last written or read.
@@ -58,8 +62,14 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             Action::AddFinalizer => {}
             Action::RemoveFinalizer => remove_finalizer(job, context).await?,
             Action::DeleteJob => delete_job(job, context).await?,
-            Action::CreateRun(new) => create_run(target, context, new).await?,
-            Action::CreatePod(run) => create_pod(target, context, run).await?,
+            Action::CreateRun(new) => {
+                let _slot = start_slot(context).await?;
+                create_run(target, context, new).await?;
+            }
+            Action::CreatePod(run) => {
+                let _slot = start_slot(context).await?;
+                create_pod(target, context, run).await?;
+            }
             Action::CommandRun { run, state } => command_run(job, context, run, *state).await?,
             Action::CloseRun { run, termination, guard } => close_run(job, context, run, termination, *guard).await?,
             Action::CreateTombstone { number, attempt } => create_tombstone(job, context, *number, *attempt).await?,
@@ -76,6 +86,12 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
 async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let of = job.reference();
     Ok(store::read(&jobs(job, context), &of.name, &of.uid).await?)
+}
+
+/// Waits only so long as a start takes that nothing holds up: a reconcile that waits takes a slot, too.
+async fn start_slot(context: &Context) -> Result<SemaphorePermit<'_>, ControllerError> {
+    let slot = tokio::time::timeout(START_SLOT, context.start_slots.acquire()).await;
+    slot.ok().and_then(Result::ok).ok_or(ControllerError::NoStartSlot)
 }
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {

@@ -184,7 +184,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     tokio::spawn(gateway.clone().watch_liveness());
 
     let handle = Handle::new();
-    let acceptor = Acceptor::new(config, STRANGERS.0, STRANGERS.1);
+    let acceptor = Acceptor::tls(config, STRANGERS.0, STRANGERS.1);
     let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
     let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
     serving.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);

@@ -6,12 +6,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
+use super::{http::Acceptor, metrics::Metrics};
+
+/// How many connections there may be, and from one address: probes and scrapers are few.
+const CONNECTIONS: (usize, usize) = (128, 32);
+/// How long a new connection may take to its first request.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long the head of a request may take, or a connection be idle: longer than scrapers wait between two scrapes.
+const HEAD: Duration = Duration::from_secs(75);
 
 /// Whether each role of this process is ready. A role is not ready while it starts and while it drains.
 #[derive(Clone, Default)]
@@ -50,6 +59,21 @@ pub async fn serve(addr: SocketAddr, metrics: Metrics, ready: Ready, stop: Cance
             }),
         )
         .with_state((metrics, ready));
-    let listener = tokio::net::TcpListener::bind(addr).await?;
-    axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
+    let handle = Handle::new();
+    let mut server = axum_server::bind(addr)
+        .handle(handle.clone())
+        .acceptor(Acceptor::plain(CONNECTIONS.0, CONNECTIONS.1))
+        .http1_only()
+        .first_request_timeout(REQUEST);
+    server.http_builder().http1().header_read_timeout(HEAD);
+    let ended = async {
+        stop.cancelled().await;
+        handle.graceful_shutdown(Some(REQUEST));
+    };
+    let serving = server.serve(app.into_make_service());
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => served,
+        () = ended => serving.await,
+    }
 }

@@ -10,7 +10,7 @@ use koco::{
 };
 use reqwest::{Body, Client};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 
@@ -126,4 +126,23 @@ async fn no_number_of_addresses_keeps_a_runner_out() {
         }
     }
     runner.register(RunnerState::Waiting, 0).await.expect("an answer at once");
+}
+
+/// Of connections that are never ended, a role would have one too many some day, and its probes would fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_to_the_health_port_is_ended_and_no_number_of_them_keeps_probes_out() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["controller"]);
+    roles.start().await;
+    let health = roles.list[0].health;
+    let mut begun = idle(health, [127, 0, 0, 3]).await;
+    begun.write_all(b"GET /metrics HTTP/1.1\r\nHost:").await.expect("half a request");
+    let mut held = Vec::new();
+    for address in 10..15 {
+        for _ in 0..32 {
+            held.push(idle(health, [127, 0, 0, address]).await);
+        }
+    }
+    roles.list[0].metrics().await;
+    tokio::time::timeout(DEADLINE, is_closed(&mut begun)).await.expect("it is ended");
 }

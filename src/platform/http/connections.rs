@@ -1,4 +1,4 @@
-//! Accepts TLS connections, and tells each request who is at the other end. Clients that are not known yet have a limited
+//! Accepts connections, and tells each request who is at the other end. Clients that are not known yet have a limited
 //! number of connections, and only so many from one address. With all taken, a new one ends the oldest of the address that
 //! has the most, so that no number of addresses keeps others out. Used by the servers of the roles.
 
@@ -20,8 +20,8 @@ use axum_server::{
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-type Tls = RustlsAcceptor<NoDelayAcceptor>;
-type TlsAccept = <Tls as Accept<TcpStream, Router>>::Future;
+/// What accepts TLS.
+pub type Tls = RustlsAcceptor<NoDelayAcceptor>;
 
 /// The client's side of a connection; an extension of each of its requests.
 #[derive(Clone)]
@@ -99,22 +99,34 @@ impl Drop for Place {
     }
 }
 
-/// The acceptor of a server.
+/// The acceptor of a server, around one that limits nothing.
 #[derive(Clone)]
-pub struct Acceptor {
-    tls: Tls,
+pub struct Acceptor<I> {
+    inner: I,
     strangers: Arc<Mutex<Strangers<Socket>>>,
 }
 
-impl Acceptor {
+impl Acceptor<Tls> {
     /// With at most `total` connections of strangers, and `each` from one address.
-    pub fn new(config: RustlsConfig, total: usize, each: usize) -> Self {
+    pub fn tls(config: RustlsConfig, total: usize, each: usize) -> Self {
         // Messages are a few bytes and must not wait for more.
-        let tls = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
-        Self { tls, strangers: Arc::new(Mutex::new(Strangers::new(total, each))) }
+        Self::new(RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new()), total, each)
+    }
+}
+
+impl Acceptor<NoDelayAcceptor> {
+    /// Without TLS; no client is ever known.
+    pub fn plain(total: usize, each: usize) -> Self {
+        Self::new(NoDelayAcceptor::new(), total, each)
+    }
+}
+
+impl<I: Accept<TcpStream, Router>> Acceptor<I> {
+    fn new(inner: I, total: usize, each: usize) -> Self {
+        Self { inner, strangers: Arc::new(Mutex::new(Strangers::new(total, each))) }
     }
 
-    fn begin(&self, stream: TcpStream, router: Router) -> io::Result<TlsAccept> {
+    fn begin(&self, stream: TcpStream, router: Router) -> io::Result<I::Future> {
         let address = stream.peer_addr()?.ip().to_canonical();
         let socket = Socket::from(stream.as_fd().try_clone_to_owned()?);
         let entered = self.strangers.lock().enter(address, socket);
@@ -125,13 +137,16 @@ impl Acceptor {
         }
         let place = Place { of: self.strangers.clone(), address, number };
         let connection = Connection { address, place: Arc::new(Mutex::new(Some(place))) };
-        Ok(self.tls.accept(stream, router.layer(Extension(connection))))
+        Ok(self.inner.accept(stream, router.layer(Extension(connection))))
     }
 }
 
-impl Accept<TcpStream, Router> for Acceptor {
-    type Stream = <Tls as Accept<TcpStream, Router>>::Stream;
-    type Service = <Tls as Accept<TcpStream, Router>>::Service;
+impl<I> Accept<TcpStream, Router> for Acceptor<I>
+where
+    I: Accept<TcpStream, Router, Future: Send + 'static>,
+{
+    type Stream = I::Stream;
+    type Service = I::Service;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, router: Router) -> Self::Future {

@@ -29,7 +29,7 @@ pub enum Server<'a> {
 pub struct Role {
     pub name: &'static str,
     pub process: Process,
-    health: u16,
+    pub health: u16,
 }
 
 pub struct Roles {

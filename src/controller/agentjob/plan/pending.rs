@@ -117,7 +117,8 @@ pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
     }
     let message = format!(
         "pod {} was to end by {}, and Kubernetes can't say that it has: no second runner is started before. Bring its \
-         node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service",
+         node back; or, once it is certainly off, delete the Node or taint it node.kubernetes.io/out-of-service. Don't \
+         delete the pod by force: its agent may still run",
         pod.name, by.0
     );
     Some(NotEnding { blocked: Some((Reason::PodNotEnding, message)), requeue: None })

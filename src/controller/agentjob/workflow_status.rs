@@ -18,12 +18,13 @@ use crate::{
     api::{JobRef, Reason},
     controller::runtime::Requeue,
     protocol::workflow::{QUERY_STATUS, StatusAnswer},
-    temporal::{Described, Temporal, TemporalError},
+    temporal::{Closed, Described, Temporal, TemporalError},
 };
 
 /// The limit of concurrent queries.
 const AT_ONCE: usize = 32;
-const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// The wait before the first question after a change: a workflow takes a moment to act on it, too.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// How long the id of the Temporal namespace is taken as known, for workflows that are there.
 const NAMESPACE_KNOWN: Duration = Duration::from_secs(10);
@@ -133,8 +134,8 @@ impl WorkflowStatusCache {
             if std::mem::replace(&mut entry.asking, true) {
                 return;
             }
-            let wait = entry.backoff;
-            entry.backoff = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+            let wait = wait_of(entry.backoff);
+            entry.backoff = wait * 2;
             wait
         };
         let cache = self.clone();
@@ -167,29 +168,73 @@ impl WorkflowStatusCache {
         self.requeue.ask(&job.namespace, &job.name);
     }
 
-    /// One query, and a describe call: a terminated workflow still answers queries, with its last state.
+    /// A describe call, and a query: a terminated workflow still answers queries, with its last state.
     async fn question(&self, workflow: &str) -> Result<WorkflowSnapshot, TemporalError> {
-        let status: Option<StatusAnswer> = match self.temporal.query(workflow, QUERY_STATUS).await {
-            Ok(answer) => Some(answer),
+        let Described { closed, run_id, failing } = match self.temporal.describe(workflow).await {
+            Ok(described) => described,
+            Err(TemporalError::NotFound(_)) => return Ok(self.missing().await),
+            Err(e) => return Err(e),
+        };
+        let asked = match has_more_to_say(closed) {
+            true => Some(self.temporal.query::<StatusAnswer>(workflow, QUERY_STATUS).await),
+            false => None,
+        };
+        let status = match asked.transpose() {
+            Ok(status) => status,
             Err(TemporalError::NotFound(_)) => return Ok(self.missing().await),
             Err(error) => {
                 tracing::debug!(%error, workflow, "a query failed");
                 None
             }
         };
-        match self.temporal.describe(workflow).await {
-            Ok(Described { closed, run_id, failing }) => {
-                let namespace_id = self.namespace_id().await;
-                Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false, namespace_id, failing })
-            }
-            Err(TemporalError::NotFound(_)) => Ok(self.missing().await),
-            Err(e) => Err(e),
-        }
+        let namespace_id = self.namespace_id().await;
+        Ok(WorkflowSnapshot { status, closed, run_id: Some(run_id), missing: false, namespace_id, failing })
     }
 
     /// Which server says so is read after the answer.
     async fn missing(&self) -> WorkflowSnapshot {
         let namespace_id = self.read_namespace_id().await;
         WorkflowSnapshot { missing: true, namespace_id, ..WorkflowSnapshot::default() }
+    }
+}
+
+/// How long to wait with a question, by what the one before left.
+fn wait_of(backoff: Duration) -> Duration {
+    backoff.clamp(FIRST_WAIT, LONGEST_WAIT)
+}
+
+/// Whether a workflow has to be queried. Not after its success: a query would have a worker replay all of it, to say
+/// what the run's record says.
+fn has_more_to_say(closed: Option<Closed>) -> bool {
+    closed != Some(Closed::Completed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The waits before the questions of so many milliseconds.
+    fn questions(millis: u64) -> usize {
+        let (mut backoff, mut at, mut count) = (Duration::ZERO, Duration::ZERO, 0);
+        loop {
+            let wait = wait_of(backoff);
+            (at, backoff) = (at + wait, wait * 2);
+            if at > Duration::from_millis(millis) {
+                return count;
+            }
+            count += 1;
+        }
+    }
+
+    #[test]
+    fn a_workflow_that_ends_soon_is_asked_a_few_times() {
+        assert_eq!((questions(49), questions(50), questions(350), questions(3150)), (0, 1, 3, 6));
+        assert_eq!(wait_of(LONGEST_WAIT * 2), LONGEST_WAIT);
+    }
+
+    #[test]
+    fn a_success_is_asked_for_no_more() {
+        assert!(!has_more_to_say(Some(Closed::Completed)));
+        assert!(has_more_to_say(None) && has_more_to_say(Some(Closed::Failed)));
     }
 }

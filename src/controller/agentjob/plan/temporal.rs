@@ -202,6 +202,9 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     if let Some(closed) = answer.closed {
         workflow.status = Some(closed_word(closed).into());
         workflow.is_paused = Some(false);
+        if closed == Closed::Completed {
+            workflow.error = None;
+        }
     }
     Some(workflow)
 }

@@ -230,11 +230,12 @@ fn bare_worker(test: &Test, task_queue: &str, jobs: usize) -> Process {
     Process::new("bare worker", program, &["--bare-worker", task_queue, "--jobs", &jobs], &[], &log)
 }
 
-/// The servers, whose ids the script tells, the roles, and the bare worker.
+/// The servers, whose ids the script tells, the roles, the bare worker, and the bench itself: the rest of the load.
 fn processes(roles: &Roles, worker: &Process) -> Processes {
     let mut all = Processes::named(&std::env::var("KOCO_SERVERS").expect("KOCO_SERVERS is set by tests/api/run"));
     all.0.extend(roles.list.iter().map(|role| (role.name.to_string(), role.process.pid())));
     all.0.push(("twin".into(), worker.pid()));
+    all.0.push(("bench".into(), std::process::id() as i32));
     all
 }
 

@@ -8,7 +8,8 @@ const VALUE: f64 = 80.0;
 const BAR: f64 = 18.0;
 const GAP: f64 = 6.0;
 const HEAD: f64 = 34.0;
-const COLOURS: [&str; 7] = ["#4c78a8", "#f58518", "#54a24b", "#b79a20", "#e45756", "#72b7b2", "#9d755d"];
+const COLOURS: [&str; 10] =
+    ["#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b", "#ff9da6", "#bab0ac"];
 
 /// One figure of several shapes. A bar may have parts, one behind the other.
 pub struct Panel {
@@ -40,9 +41,9 @@ fn draw_panel(svg: &mut String, panel: &Panel, top: f64) {
     text(svg, 10.0, top + 22.0, "13", &panel.title);
     let mut right = WIDTH - 10.0;
     for (name, colour) in panel.parts.iter().zip(COLOURS).rev() {
-        right -= 30.0 + 6.5 * name.len() as f64;
+        right -= 22.0 + 5.5 * name.len() as f64;
         rectangle(svg, (right, top + 12.0), (11.0, 11.0), colour);
-        text(svg, right + 15.0, top + 22.0, "11", name);
+        text(svg, right + 15.0, top + 22.0, "10", name);
     }
     let sum = |parts: &[f64]| parts.iter().filter(|v| v.is_finite()).sum::<f64>();
     let longest = panel.bars.iter().map(|(_, parts)| sum(parts)).fold(f64::MIN_POSITIVE, f64::max);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
-    by_hand::{create, event, events, foreign_pod, patch_status, run_of, started},
+    by_hand::{create, event, events, foreign_pod, patch_status, run_of, started, try_create},
     job::{With, condition, manifest, pod_name, stalled},
     kubelet::End,
     runner::{Refused, succeeded},
@@ -143,6 +143,40 @@ async fn deep_and_large_inputs_reach_the_runner_as_they_are() {
         runner.outcome(0, succeeded(json!(1))).await.expect("204");
         kubelet.end(&pod_name(&pod), &End::exit(0, None)).await;
         job.phase(Phase::Succeeded).await;
+    }
+}
+
+/// Readers of JSON differ in what they make of some numbers. The API server is the first, and the others agree with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_reach_the_runner_as_the_api_server_keeps_them() {
+    const GIVEN: &str =
+        r#"{"big":12345678901234567890,"most":9223372036854775807,"one":1.0,"small":1e-400,"tenth":0.1}"#;
+    const KEPT: &str = r#"{"big":12345678901234567000,"most":9223372036854775807,"one":1,"small":0,"tenth":0.1}"#;
+    let test = Test::new().await;
+    let text = |name: &str, mode, field: &str, numbers: &str| {
+        let spec = agent("anything").mode(mode).with(json!({ field: "NUMBERS" }));
+        manifest(name, spec).to_string().replace("\"NUMBERS\"", numbers)
+    };
+    for (field, number) in [("inputs", "1e400"), ("extra", "-1e999")] {
+        let job = text("beyond", ExecutionMode::Direct, field, &format!("{{\"a\":{number}}}"));
+        match try_create(&test, &job).await {
+            Err(kube::Error::Api(e)) => assert!(e.message.contains(number), "{}", e.message),
+            other => panic!("{number} in {field}: {other:?}"),
+        }
+    }
+    let _roles = test.separate_roles(Server::Shared).await;
+    let kubelet = Kubelet::of(&test);
+    for mode in MODES {
+        let name = format!("numbers-{}", word(mode).to_lowercase());
+        create(&test, &text(&name, mode, "inputs", GIVEN)).await;
+        let job = test.jobs().get(&name).await.expect("a job");
+        let job = Job::new(&test, &name, job.metadata.uid.as_deref().expect("a UID"));
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let told: Told = runner.register(RunnerState::Running, 0).await.expect("the job");
+        assert_eq!(told.inputs.get(), KEPT, "in {mode:?}");
+        runner.outcome(0, succeeded(serde_json::from_str(GIVEN).expect("JSON"))).await.expect("204");
+        kubelet.end(&pod_name(&pod), &End::exit(0, None)).await;
+        assert_eq!(job.phase(Phase::Succeeded).await.result.expect("a result").get(), KEPT, "in {mode:?}");
     }
 }
 

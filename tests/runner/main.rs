@@ -74,6 +74,17 @@ async fn each_end_has_its_own_type() {
 }
 
 #[tokio::test]
+async fn a_number_that_no_double_holds_is_no_result() {
+    let script = "echo '{\"a\": 1e400}' >$KODO_RESULT_FILE";
+    let command = ["/bin/sh", "-c", script].map(OsString::from);
+    let run = Run::with(job("x"), command.to_vec(), false, "koco-gateway").await;
+    run.grant();
+    let ending = run.failed(error_types::INVALID_RESULT).await;
+    assert!(ending.non_retryable);
+    assert!(ending.error.unwrap().message.contains("number out of range"));
+}
+
+#[tokio::test]
 async fn a_command_that_does_not_exist_is_a_failed_start() {
     let mut run = Run::with(job("x"), vec!["/no/such/agent".into()], false, "koco-gateway").await;
     run.grant();

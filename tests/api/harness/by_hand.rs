@@ -70,6 +70,11 @@ pub async fn dismissed(runner: &Runner) {
 
 /// Creates what the text says, as it is: our types, and what limits they have, are not asked.
 pub async fn create(test: &Test, json: &str) {
+    try_create(test, json).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// The same, where the API server may refuse it.
+pub async fn try_create(test: &Test, json: &str) -> kube::Result<()> {
     #[derive(serde::Deserialize)]
     struct Head {
         kind: String,
@@ -77,7 +82,7 @@ pub async fn create(test: &Test, json: &str) {
     let head: Head = serde_json::from_str(json).expect("an object");
     let request = Request::post(path(test, &head.kind)).header(CONTENT_TYPE, "application/json");
     let request = request.body(json.as_bytes().to_vec()).expect("a request");
-    test.client.request_text(request).await.unwrap_or_else(|e| panic!("creating {}: {e}", head.kind));
+    test.client.request_text(request).await.map(drop)
 }
 
 /// Writes into the status of an object, past our types.

@@ -16,6 +16,13 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 pub const RUNNER_COMPONENT: &str = "agent-runner";
 /// Annotation on an AgentJob: a new id requests the spec's desired state once more.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
+/// Annotation on an AgentJob, AgentRun or pod: requests that what doesn't fit of it is repaired. Any new value, by
+/// convention the time.
+pub const ANNOTATION_REPAIR: &str = "kodosumi.io/repair-requested-at";
+/// Annotation on an AgentJob, by the controller: the value of the last [`ANNOTATION_REPAIR`] that it has handled.
+pub const ANNOTATION_REPAIR_HANDLED: &str = "kodosumi.io/repair-handled-at";
+/// Annotation on an AgentJob, by the controller: what it did about that.
+pub const ANNOTATION_REPAIR_RESULT: &str = "kodosumi.io/repair-result";
 /// Label on an AgentJob that `kubectl koco retry` created: the job that it repeats.
 pub const LABEL_RETRY_OF: &str = "kodosumi.io/retry-of";
 /// Finalizer of jobs in Temporal mode: their workflow is cancelled before they are deleted.

@@ -37,7 +37,7 @@ fn command(test: &Test, grace: &str, args: &[&str]) -> Command {
 const QUIET: Duration = Duration::from_secs(4);
 
 /// Exit code and all output.
-async fn audit(test: &Test, grace: &str, args: &[&str]) -> (i32, String, String) {
+pub async fn audit(test: &Test, grace: &str, args: &[&str]) -> (i32, String, String) {
     let output = command(test, grace, args).output();
     let done = tokio::time::timeout(5 * DEADLINE, output).await.expect("it ends").expect("output");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -45,7 +45,7 @@ async fn audit(test: &Test, grace: &str, args: &[&str]) -> (i32, String, String)
 }
 
 /// What the audit finds: type and object of each, and how many objects it has compared.
-async fn findings(test: &Test, args: &[&str]) -> (i32, Vec<String>, Value) {
+pub async fn findings(test: &Test, args: &[&str]) -> (i32, Vec<String>, Value) {
     let (code, out, err) = audit(test, SOON, &[args, &["-o", "json"]].concat()).await;
     let document: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {code} {out} {err}"));
     let line = |f: &Value| {
@@ -65,7 +65,7 @@ async fn pod_of(job: &Job<'_>, run: &AgentRun) -> Pod {
 }
 
 /// A job that no controller sees, in this phase.
-async fn job_in<'t>(test: &'t Test, phase: &str) -> Job<'t> {
+pub async fn job_in<'t>(test: &'t Test, phase: &str) -> Job<'t> {
     let job = test.apply(agent("anything").mode(MODES[0])).await;
     patch_status(test, "agentjob", &job.name, json!({ "phase": phase })).await;
     job
@@ -168,7 +168,7 @@ async fn all_pages_are_compared() {
 }
 
 /// Past the finalizer and its owner references.
-async fn delete_by_force(job: &Job<'_>) {
+pub async fn delete_by_force(job: &Job<'_>) {
     job.patch(json!({ "metadata": { "finalizers": null } })).await;
     let orphan = Some(PropagationPolicy::Background);
     job.delete(DeleteParams { propagation_policy: orphan, ..DeleteParams::default() }).await;

@@ -20,6 +20,7 @@ mod life;
 mod lost_node;
 mod memory;
 mod network;
+mod repair;
 mod rights;
 mod settings;
 mod tenants;

@@ -24,7 +24,7 @@ use crate::network;
 const RELEASE: &str = "koco-system";
 
 /// The account of a role, as the API server calls it.
-fn account(role: &str) -> String {
+pub fn account(role: &str) -> String {
     format!("system:serviceaccount:{RELEASE}:koco-{role}")
 }
 
@@ -258,7 +258,7 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
 }
 
 /// The administrator's kubeconfig, with another user's rights.
-fn kubeconfig(test: &Test, user: &str) -> String {
+pub fn kubeconfig(test: &Test, user: &str) -> String {
     let text = std::fs::read_to_string(std::env::var("KUBECONFIG").expect("KUBECONFIG")).expect("the kubeconfig");
     let mut config: Value = serde_yaml_ng::from_str(&text).expect("a kubeconfig");
     config["users"][0]["user"]["as"] = json!(user);

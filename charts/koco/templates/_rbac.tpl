@@ -2,7 +2,7 @@
      release's namespace. */}}
 
 {{- define "koco.rules.controller.jobs" -}}
-# Reads the jobs; sets the finalizer that cancels a deleted job's workflow; deletes jobs whose time to live is over.
+# Reads the jobs; sets the finalizer that cancels a deleted job's workflow, and answers requests to repair; deletes jobs whose time to live is over.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
   verbs: [get, list, watch, patch, delete]
@@ -14,7 +14,7 @@
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/finalizers]
   verbs: [update]
-# Creates the runs of Direct jobs, writes commands to them, and deletes old ones beyond the history limit.
+# Creates the runs of Direct jobs, writes commands to them, and deletes old ones beyond the history limit, and those without a job on request.
 - apiGroups: [kodosumi.io]
   resources: [agentruns]
   verbs: [get, list, watch, create, update, delete]

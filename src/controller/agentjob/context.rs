@@ -13,6 +13,7 @@ use super::{
     Defaults, JobItem,
     index::{JobStores, PodIndex, RunIndex},
     network::AgentNetwork,
+    repair::Requests,
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(super) struct Context {
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
     pub notices: Notices,
+    pub repairs: Requests,
     pub network: AgentNetwork,
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
@@ -111,6 +113,7 @@ impl Context {
             start_slots: Semaphore::new(usize::from(settings.concurrency / 4).max(1)),
             memory: Mutex::default(),
             notices: Notices::default(),
+            repairs: Requests::default(),
             network: AgentNetwork::new(client.clone(), settings.agent_network_policy),
             client,
         }

@@ -14,6 +14,7 @@ mod orphans;
 pub mod plan;
 mod publish;
 mod reconcile;
+mod repair;
 mod workflow_status;
 
 use std::sync::Arc;
@@ -115,6 +116,7 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
     let synced = || _ = synced.send_replace(true);
     follow::<AgentRun>(client, namespace.as_deref(), None, synced, |change| match change {
         Change::Applied(run) if !run.has_its_name() => {
+            repair::look_at_run(&context, &run);
             let what = "an AgentRun that is not named as a run of its job is nobody's";
             context.notices.foreign("AgentRun", &run.metadata, what);
             context.runs.put_foreign(&run.metadata);
@@ -123,6 +125,7 @@ async fn watch_runs(context: Arc<Context>, namespace: Option<String>, synced: wa
         Change::Applied(run) => {
             let job = run.job();
             orphans::look(&context, &run);
+            repair::look_at_run(&context, &run);
             context.runs.put(*run);
             context.requeue.ask(&job.namespace, &job.name);
         }
@@ -159,6 +162,7 @@ async fn watch_pods(context: Arc<Context>, namespace: Option<String>, synced: wa
     follow::<Pod>(client, namespace.as_deref(), Some(&ours), synced, |change| match change {
         Change::Applied(pod) => {
             let (view, meta) = (PodView::of(&pod), &pod.metadata);
+            repair::look_at_pod(&context, meta);
             let run = view.run_uid.as_deref().and_then(|uid| context.runs.get(uid));
             let is_of = |run: &AgentRun| run.metadata.namespace == meta.namespace && ending::is_pod_of(run, &view);
             if run.is_some_and(|run| !is_of(&run)) {

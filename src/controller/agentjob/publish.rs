@@ -59,14 +59,14 @@ pub(super) fn about(kind: &str, namespace: &str, name: &str, uid: &str) -> Objec
 
 /// Warns about an object.
 pub(super) fn warning(context: &Context, about: ObjectReference, reason: &str, note: &str) {
+    told(context, about, events::EventType::Warning, reason, note);
+}
+
+/// Tells something about an object.
+pub(super) fn told(context: &Context, about: ObjectReference, type_: events::EventType, reason: &str, note: &str) {
     let note: String = note.chars().take(1000).collect();
-    let event = events::Event {
-        type_: events::EventType::Warning,
-        reason: reason.into(),
-        note: Some(note),
-        action: reason.into(),
-        secondary: None,
-    };
+    let event =
+        events::Event { type_, reason: reason.into(), note: Some(note), action: reason.into(), secondary: None };
     publish(context.recorder.clone(), about, vec![event]);
 }
 

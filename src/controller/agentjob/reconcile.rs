@@ -15,7 +15,7 @@ use super::{
     index::readable,
     observe::observe,
     plan::{self, Action, ObservedState, OperatorContext, Plan},
-    publish,
+    publish, repair,
 };
 use crate::{
     api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef, WorkflowStatus, names},
@@ -112,6 +112,11 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
         // cluster that was restored from a backup, versions begin anew.
         return Ok(controller::Action::requeue(WATCH_LAG / 4));
+    }
+    if repair::is_requested(job) {
+        repair::job(job, context).await?;
+        // What was written comes back through the watch.
+        return Ok(controller::Action::requeue(WATCH_LAG));
     }
     let mut observed = observe(job, context).await?;
     let mut plan = decide(job, &mut observed, context).await?;

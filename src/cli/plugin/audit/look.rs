@@ -48,8 +48,8 @@ impl Reader {
         Self { client, namespace, temporal }
     }
 
-    pub fn has_temporal(&self) -> bool {
-        self.temporal.is_some()
+    pub fn temporal(&self) -> Option<&Temporal> {
+        self.temporal.as_ref()
     }
 
     /// What doesn't fit of a suspect now.

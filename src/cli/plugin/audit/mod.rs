@@ -1,8 +1,9 @@
 //! `audit`: compares AgentJobs, AgentRuns, pods and, if it is told where, Temporal's open workflows. [`pages`] lists,
-//! [`look`] reads suspects one by one, [`report`] prints; what fits is decided in [`crate::audit`].
+//! [`look`] reads suspects one by one, [`repair`] asks the controller to repair, [`report`] prints; what fits is decided in [`crate::audit`].
 
 mod look;
 mod pages;
+mod repair;
 mod report;
 
 use std::{
@@ -37,10 +38,14 @@ Workflows are compared if --temporal-address is given; from outside of the clust
 TLS and credentials for Temporal are read from the environment as koco's roles read them: TEMPORAL_API_KEY, \
 TEMPORAL_TLS, TEMPORAL_TLS_CLIENT_CERT_PATH, ...
 
+--repair annotates the job of each finding, or the run or pod if there is no job. koco's controller then does what is \
+safe, and says what it did by an event (Repaired, NotRepaired, NothingToRepair), at a job also in the annotation \
+kodosumi.io/repair-result. The cancellation of a workflow whose job is gone is requested from Temporal directly.
+
 Exit codes:
   0    all fits
-  1    something doesn't fit
-  2    wrong usage, or not all could be compared";
+  1    something doesn't fit, also if its repair was requested
+  2    wrong usage, or not all could be compared, or asked about";
 
 /// The exit code if not all could be compared.
 pub(super) const TROUBLE: u8 = 2;
@@ -61,6 +66,9 @@ pub(super) struct Arguments {
     /// How long what doesn't fit must last before it is printed
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Seconds::parse)]
     grace: Duration,
+    /// Ask koco's controller to repair what is safe to repair
+    #[arg(long)]
+    repair: bool,
     /// Temporal's frontend, such as localhost:7233; without it, workflows are not compared
     #[arg(long, value_name = "ADDRESS", env = "TEMPORAL_ADDRESS")]
     temporal_address: Option<String>,
@@ -93,8 +101,14 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     let reader = Reader::new(session.client(), namespace.map(str::to_string), temporal.map(|(temporal, _)| temporal));
     let suspicions = sweep.suspects().into_iter().map(Suspicion::of).collect();
     let found = lasting(&reader, suspicions, arguments.grace).await?;
-    report::print(&found, counts, reader.has_temporal(), arguments.output == Output::Json)?;
-    Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let asked =
+        if arguments.repair { Some(repair::ask(&session.client(), reader.temporal(), &found).await) } else { None };
+    report::print(&found, counts, reader.temporal().is_some(), asked.as_ref(), arguments.output == Output::Json)?;
+    Ok(match asked {
+        Some(asked) if asked.values().any(Option::is_some) => TROUBLE.into(),
+        _ if found.is_empty() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
 /// Looks at suspects until each fits or has been seen for long enough. Returns the latter.

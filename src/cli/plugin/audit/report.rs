@@ -4,21 +4,38 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::look::Found;
+use super::{
+    look::Found,
+    repair::{Asked, target},
+};
 use crate::{
     audit::{Counts, Kind},
     cli::plugin::text,
 };
 
-pub(super) fn print(found: &[Found], counts: Counts, temporal: bool, as_json: bool) -> std::io::Result<()> {
+/// Prints all. `asked` is what became of the requests to repair, if any were made.
+pub(super) fn print(
+    found: &[Found],
+    counts: Counts,
+    temporal: bool,
+    asked: Option<&Asked>,
+    as_json: bool,
+) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if as_json {
-        return writeln!(out, "{}", text::json(&document(found, counts, temporal)));
+        return writeln!(out, "{}", text::json(&document(found, counts, temporal, asked)));
     }
     for line in text::table(&rows(found)) {
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "{}", summary(found.len(), counts, temporal))
+    writeln!(out, "{}", summary(found.len(), counts, temporal))?;
+    for (target, failed) in asked.into_iter().flatten() {
+        match failed {
+            None => writeln!(out, "{}", text::plain(&format!("{target}: repair requested")))?,
+            Some(why) => text::say(format_args!("error: {target}: {why}")),
+        }
+    }
+    Ok(())
 }
 
 fn rows(found: &[Found]) -> Vec<[String; 5]> {
@@ -44,7 +61,11 @@ fn summary(found: usize, counts: Counts, temporal: bool) -> String {
     format!("Compared {jobs} jobs, {runs} runs, {pods} pods and {workflows}: {result}")
 }
 
-fn document(found: &[Found], counts: Counts, temporal: bool) -> Value {
+fn document(found: &[Found], counts: Counts, temporal: bool, asked: Option<&Asked>) -> Value {
+    let repair = |f: &Found| {
+        let failed = asked?.get(&target(f))?;
+        Some(failed.as_ref().map_or("requested".to_string(), |why| format!("error: {why}")))
+    };
     let one = |f: &Found| {
         json!({
             "type": f.finding.kind.name(),
@@ -52,6 +73,7 @@ fn document(found: &[Found], counts: Counts, temporal: bool) -> Value {
             "job": f.job,
             "message": f.finding.message,
             "toDo": advice(f),
+            "repair": repair(f),
         })
     };
     json!({
@@ -67,15 +89,15 @@ fn document(found: &[Found], counts: Counts, temporal: bool) -> Value {
 fn advice(found: &Found) -> String {
     let Found { namespace, name, .. } = found;
     match found.finding.kind {
-        Kind::PodWithoutRun => format!("kubectl -n {namespace} delete pod {name}"),
-        Kind::RunWithoutJob => format!("kubectl -n {namespace} delete agentrun {name}"),
+        Kind::PodWithoutRun => format!("--repair, or kubectl -n {namespace} delete pod {name}"),
+        Kind::RunWithoutJob => format!("--repair, or kubectl -n {namespace} delete agentrun {name}"),
         Kind::LivePodOfEndedJob | Kind::LivePodOfClosedRun => {
-            "is koco's controller up? Is the pod's node? Then delete the pod".into()
+            "--repair. Is koco's controller up, and the pod's node?".into()
         }
-        Kind::TwoLiveRuns | Kind::OpenRunOfEndedJob => "is koco's controller up? It closes the older run".into(),
-        Kind::WorkflowWithoutJob => format!("temporal workflow cancel -w {name}"),
-        Kind::OpenWorkflowOfEndedJob => format!("temporal workflow terminate -w {name}"),
-        Kind::ActivityWithoutRunner => "are koco's worker and controller up? They complete it".into(),
+        Kind::TwoLiveRuns | Kind::OpenRunOfEndedJob => "--repair. Is koco's controller up?".into(),
+        Kind::WorkflowWithoutJob => format!("--repair, or temporal workflow cancel -w {name}"),
+        Kind::OpenWorkflowOfEndedJob => format!("--repair, or temporal workflow terminate -w {name}"),
+        Kind::ActivityWithoutRunner => "--repair. Are koco's worker and controller up?".into(),
     }
 }
 
@@ -95,7 +117,8 @@ mod tests {
         let lines: Vec<_> = text::table(&rows(&[evil()])).collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("NAMESPACE"), "{lines:?}");
-        let shown = r"n          pod/p\u{202e}  PodWithoutRun  a\u{1b}[2J\nb  kubectl -n n delete pod p\u{202e}";
+        let shown =
+            r"n          pod/p\u{202e}  PodWithoutRun  a\u{1b}[2J\nb  --repair, or kubectl -n n delete pod p\u{202e}";
         assert_eq!(lines[1], shown);
         assert!(rows(&[]).is_empty());
     }
@@ -103,9 +126,10 @@ mod tests {
     #[test]
     fn a_document_has_the_same() {
         let counts = Counts { jobs: 2, runs: 3, pods: 4, workflows: 0 };
-        let document = document(&[evil()], counts, false);
+        let document = document(&[evil()], counts, false, None);
         assert_eq!(document["findings"][0]["type"], "PodWithoutRun");
         assert_eq!(document["findings"][0]["object"]["uid"], "u");
+        assert_eq!(document["findings"][0]["repair"], Value::Null);
         assert_eq!(document["compared"], json!({ "jobs": 2, "runs": 3, "pods": 4, "workflows": null }));
         assert_eq!(summary(0, counts, false), "Compared 2 jobs, 3 runs, 4 pods and no workflows: all fits");
     }

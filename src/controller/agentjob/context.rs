@@ -45,6 +45,7 @@ pub(super) struct Context {
     pub network: AgentNetwork,
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
+    temporal_answered: Mutex<Option<Instant>>,
     /// How many reconciles may create a run or a pod at once: an admission webhook that hangs must leave room for pauses
     /// and cancels.
     pub start_slots: Semaphore,
@@ -81,6 +82,8 @@ pub(super) struct CreatedPod {
     pub at: Instant,
 }
 
+/// For how long a success of Temporal's says that it answers.
+const LATELY: Duration = Duration::from_secs(1);
 /// How long the watch may take to show a pod that was created.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
@@ -109,6 +112,7 @@ impl Context {
             runs: RunIndex::default(),
             pods: PodIndex::default(),
             requeue,
+            temporal_answered: Mutex::default(),
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             start_slots: Semaphore::new(usize::from(settings.concurrency / 4).max(1)),
             memory: Mutex::default(),
@@ -125,6 +129,16 @@ impl Context {
 
     pub fn pods_in(&self, namespace: &str) -> Pods {
         Pods::new(self.client.clone(), namespace)
+    }
+
+    /// A call to Temporal has succeeded.
+    pub fn temporal_has_answered(&self) {
+        *self.temporal_answered.lock() = Some(Instant::now());
+    }
+
+    /// Whether one has succeeded within the last second.
+    pub fn temporal_answers(&self) -> bool {
+        self.temporal_answered.lock().is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// The in-memory state of a job.

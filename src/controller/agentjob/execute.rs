@@ -49,11 +49,28 @@ pub(super) struct Target {
     pub whole: bool,
 }
 
-/// Carries out actions in their order. Returns whether all calls to Temporal succeeded.
-pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<bool, ControllerError> {
+/// What became of the calls to Temporal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// All succeeded.
+    Done,
+    /// One failed.
+    Failed,
+    /// One found no slot.
+    Crowded,
+}
+
+impl Calls {
+    pub fn and(self, later: Self) -> Self {
+        if self == Self::Done { later } else { self }
+    }
+}
+
+/// Carries out actions in their order.
+pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) -> Result<Calls, ControllerError> {
     let job = &target.job;
     let (first, last): (Vec<_>, Vec<_>) = actions.iter().partition(|a| !a.is_last());
-    let mut temporal_failed = false;
+    let mut calls = Calls::Done;
     for action in first.into_iter().chain(last) {
         if action.leads_to_pods() {
             context.network.ensure(&job.reference().namespace).await?;
@@ -76,11 +93,11 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             Action::DeleteRun { name, uid } => context.runs_in(&job.reference().namespace).delete(name, uid).await?,
             Action::DeletePod { name, uid } => context.pods_in(&job.reference().namespace).delete(name, uid).await?,
             // After a failure of Temporal, its other actions wait for the next reconcile.
-            _ if temporal_failed => {}
-            action => temporal_failed = !temporal(job, context, action).await,
+            _ if calls != Calls::Done => {}
+            action => calls = temporal(job, context, action).await,
         }
     }
-    Ok(!temporal_failed)
+    Ok(calls)
 }
 
 async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
@@ -216,16 +233,25 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
     Ok(())
 }
 
-/// One call to Temporal. Returns whether it succeeded.
-async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> bool {
-    let (workflow, of) = (workflow_id(job, &context.installation), job.reference());
-    let poll = || context.workflows.poll(of.clone(), workflow.clone());
+/// One call to Temporal.
+async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> Calls {
     if *action == Action::QueryWorkflow {
         // In the background, so it takes no slot.
-        poll();
-        return true;
+        context.workflows.poll(job.reference(), workflow_id(job, &context.installation));
+        return Calls::Done;
     }
-    let Ok(_slot) = context.temporal_slots.try_acquire() else { return false };
+    let Ok(_slot) = context.temporal_slots.try_acquire() else { return Calls::Crowded };
+    if !call(job, context, action).await {
+        return Calls::Failed;
+    }
+    context.temporal_has_answered();
+    Calls::Done
+}
+
+/// Returns whether it succeeded.
+async fn call(job: &AgentJob, context: &Context, action: &Action) -> bool {
+    let (workflow, of) = (workflow_id(job, &context.installation), job.reference());
+    let poll = || context.workflows.poll(of.clone(), workflow.clone());
     if let Action::RunnerReady(run) | Action::RunnerFailed(RunnerFailed { run, .. }) = action {
         tell(context, &of, *run);
     }

@@ -11,7 +11,7 @@ use kube::runtime::controller;
 
 use super::{
     Context, JobItem,
-    execute::{self, Target},
+    execute::{self, Calls, Target},
     index::readable,
     observe::observe,
     plan::{self, Action, ObservedState, OperatorContext, Plan},
@@ -34,8 +34,10 @@ const WATCH_LAG: Duration = Duration::from_secs(4);
 const SEVERAL: u32 = 3;
 /// So many failures take about an hour: see [`ControllerError::retry_after`].
 const ONE_HOUR: u32 = 50;
-/// The wait before a failed call to Temporal is retried.
+/// The wait before a failed call to Temporal is retried, and one that found no slot while nothing is answered.
 const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
+/// The same for one that found no slot while others are answered: those that were applied together.
+const NEXT_SLOT: Duration = Duration::from_millis(200);
 
 pub(super) async fn reconcile(
     item: Arc<JobItem>,
@@ -71,8 +73,8 @@ async fn unreadable(item: &JobItem, error: &str, context: &Context) -> Result<co
     job.status = Some(AgentJobStatus { workflow: Some(workflow), ..AgentJobStatus::default() });
     let mut observed = observe(&job, context).await?;
     let plan = decide(&job, &mut observed, context).await?;
-    let taken = execute::all(&Target { job, whole: false }, context, &plan.actions).await?;
-    Ok(requeue(plan.requeue, taken))
+    let calls = execute::all(&Target { job, whole: false }, context, &plan.actions).await?;
+    Ok(requeue(plan.requeue, calls, context.temporal_answers()))
 }
 
 fn reference(item: &JobItem) -> JobRef {
@@ -126,10 +128,10 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         plan = decide(&target.job, &mut observed, context).await?;
     }
     let before = |action: &&Action| action.follows_from_spec();
-    let mut taken = true;
+    let mut calls = Calls::Done;
     if plan.actions.iter().any(|a| before(&a)) {
         let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
-        taken = execute::all(&target, context, &first).await?;
+        calls = execute::all(&target, context, &first).await?;
         // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
         let mut again = decide(&target.job, &mut observed, context).await?;
@@ -138,8 +140,8 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     }
     let old = target.job.status.clone().unwrap_or_default();
     if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
-        taken &= execute::all(&target, context, &plan.actions).await?;
-        return Ok(requeue(plan::sooner(plan.requeue, Some(wait)), taken));
+        calls = calls.and(execute::all(&target, context, &plan.actions).await?);
+        return Ok(requeue(plan::sooner(plan.requeue, Some(wait)), calls, context.temporal_answers()));
     }
     let wrote = plan.status != old;
     if wrote {
@@ -149,16 +151,21 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         publish::transitions(context, &target.job, &plan.status, plan.events);
     }
     remember(&target.job, context, &plan.status, wrote);
-    taken &= execute::all(&target, context, &plan.actions).await?;
+    calls = calls.and(execute::all(&target, context, &plan.actions).await?);
     // The write comes back through the watch.
     let wait = plan.requeue.filter(|wait| !(wait.is_zero() && wrote));
-    Ok(requeue(wait, taken))
+    Ok(requeue(wait, calls, context.temporal_answers()))
 }
 
-/// When to reconcile again: also after a failed call to Temporal.
-fn requeue(wait: Option<Duration>, taken: bool) -> controller::Action {
-    let wait = if taken { wait } else { plan::sooner(wait, Some(TEMPORAL_AGAIN)) };
-    match wait {
+/// When to reconcile again: also after a call to Temporal that failed or found no slot. `answers`: whether Temporal has
+/// answered others lately.
+fn requeue(wait: Option<Duration>, calls: Calls, answers: bool) -> controller::Action {
+    let again = match calls {
+        Calls::Done => None,
+        Calls::Crowded if answers => Some(NEXT_SLOT),
+        Calls::Failed | Calls::Crowded => Some(TEMPORAL_AGAIN),
+    };
+    match plan::sooner(wait, again) {
         Some(wait) => controller::Action::requeue(wait.max(Duration::from_millis(10))),
         None => controller::Action::await_change(),
     }
@@ -242,6 +249,17 @@ mod tests {
 
     fn plan(status: AgentJobStatus) -> Plan {
         Plan { status, actions: vec![], events: vec![], requeue: None }
+    }
+
+    #[test]
+    fn a_call_that_finds_no_slot_is_tried_soon_only_while_others_are_answered() {
+        let (soon, later) = (controller::Action::requeue(NEXT_SLOT), controller::Action::requeue(TEMPORAL_AGAIN));
+        assert_eq!(requeue(None, Calls::Crowded, true), soon);
+        assert_eq!(requeue(None, Calls::Crowded, false), later);
+        assert_eq!(requeue(None, Calls::Failed, true), later);
+        assert_eq!(requeue(None, Calls::Done, true), controller::Action::await_change());
+        assert_eq!(Calls::Done.and(Calls::Crowded), Calls::Crowded);
+        assert_eq!(Calls::Failed.and(Calls::Done), Calls::Failed);
     }
 
     #[test]

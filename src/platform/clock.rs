@@ -1,17 +1,18 @@
 //! The API server's time. Roles write times into objects and compare them with those that the API server and other
-//! roles wrote, and any of their machines' clocks may be hours off. So each role's client measures its own clock's
-//! difference from the `Date` of the API server's responses, and times that are written or compared come from
-//! [`now`]. Used by the roles; durations within one process are measured with `Instant`.
+//! roles wrote, and any of their machines' clocks may be hours off, or be stepped at any moment. So each role's client
+//! reads the `Date` of the API server's responses, and [`now`] is that time and what has passed since by the monotonic
+//! clock. Times that are written or compared come from it. Used by the roles; durations within one process are measured
+//! with `Instant`.
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicI64, Ordering},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, Request, Response, header::DATE};
 use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use parking_lot::RwLock;
 use tower::{Layer, Service};
 
 /// A response that took longer says too little about the time: the process may have been suspended.
@@ -19,11 +20,11 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Differences up to this are none: `Date` has whole seconds, and a response takes its time.
 const TOLERANCE: i64 = 3;
 
-static CLOCK: Clock = Clock { ahead: AtomicI64::new(0) };
+static CLOCK: Clock = Clock::new();
 
 /// Now, by the API server's clock; by this machine's own until the first response.
 pub fn now() -> Timestamp {
-    CLOCK.correct(machine())
+    CLOCK.at(Instant::now()).unwrap_or_else(machine)
 }
 
 /// This machine's clock, which may be hours off: for what only this machine compares. A debug build adds the seconds in
@@ -42,31 +43,41 @@ fn step() -> SignedDuration {
     SignedDuration::from_secs(text.trim().parse().unwrap_or_default())
 }
 
-/// How many seconds the API server's clock is ahead of this machine's.
+/// The API server's time at a moment, once it is known.
 pub struct Clock {
-    ahead: AtomicI64,
+    read: RwLock<Option<(Timestamp, Instant)>>,
 }
 
 impl Clock {
-    fn correct(&self, local: Timestamp) -> Timestamp {
-        let ahead = SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed));
-        local.checked_add(ahead).unwrap_or(local)
+    const fn new() -> Self {
+        Self { read: RwLock::new(None) }
     }
 
-    /// Learns from a response's headers, which came `took` after the request.
-    fn learn(&self, headers: &HeaderMap, took: Duration, local: Timestamp) {
+    fn at(&self, moment: Instant) -> Option<Timestamp> {
+        let (time, read) = (*self.read.read())?;
+        let passed = SignedDuration::try_from(moment.saturating_duration_since(read)).ok()?;
+        time.checked_add(passed).ok()
+    }
+
+    /// Learns from a response's headers, which came at a moment, `took` after the request. `machine`: this machine's clock
+    /// then.
+    fn learn(&self, headers: &HeaderMap, took: Duration, machine: Timestamp, moment: Instant) {
         if took > FRESH {
             return;
         }
         let date = headers.get(DATE).and_then(|d| d.to_str().ok());
         let Some(date) = date.and_then(|d| rfc2822::DateTimeParser::new().parse_timestamp(d).ok()) else { return };
-        let (ahead, known) = (date.as_second() - local.as_second(), self.ahead.load(Ordering::Relaxed));
-        let ahead = if ahead.abs() <= TOLERANCE { 0 } else { ahead };
-        if (ahead - known).abs() > TOLERANCE {
-            self.ahead.store(ahead, Ordering::Relaxed);
+        let apart = |from: Timestamp| date.as_second() - from.as_second();
+        let known = self.at(moment);
+        if known.is_some_and(|known| apart(known).abs() <= TOLERANCE) {
+            return;
+        }
+        let ahead = apart(machine);
+        // The machine's clock has fractions of seconds.
+        let time = if ahead.abs() <= TOLERANCE { machine } else { date };
+        *self.read.write() = Some((time, moment));
+        if known.is_some() || time == date {
             tracing::warn!(seconds = ahead, "the API server's clock is ahead of this machine's: its time is used");
-        } else if ahead == 0 {
-            self.ahead.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -112,7 +123,7 @@ where
         let (asked, clock, response) = (Instant::now(), self.clock, self.inner.call(request));
         Box::pin(async move {
             let response = response.await?;
-            clock.learn(response.headers(), asked.elapsed(), machine());
+            clock.learn(response.headers(), asked.elapsed(), machine(), Instant::now());
             Ok(response)
         })
     }
@@ -129,44 +140,60 @@ mod tests {
         sent.checked_add(SignedDuration::from_hours(hours)).unwrap()
     }
 
-    fn heard(clock: &Clock, date: &'static str, took: Duration, local: Timestamp) -> Timestamp {
-        let mut headers = HeaderMap::new();
+    fn heard(clock: &Clock, date: &'static str, took: Duration, machine: Timestamp) -> Option<Timestamp> {
+        let (mut headers, now) = (HeaderMap::new(), Instant::now());
         headers.insert(DATE, date.parse().unwrap());
-        clock.learn(&headers, took, local);
-        clock.correct(local)
+        clock.learn(&headers, took, machine, now);
+        clock.at(now)
     }
 
     #[test]
     fn a_clock_that_is_hours_off_tells_the_api_servers_time() {
-        for off in [-48, -3, 3, 48] {
-            let clock = Clock { ahead: AtomicI64::new(0) };
-            assert_eq!(heard(&clock, DATE_SENT, Duration::ZERO, hours(off)), hours(0), "{off} hours");
-            // The clock is set right.
-            assert_eq!(heard(&clock, DATE_SENT, Duration::ZERO, hours(0)), hours(0));
+        for off in [-48, -3, 0, 3, 48] {
+            assert_eq!(heard(&Clock::new(), DATE_SENT, Duration::ZERO, hours(off)), Some(hours(0)), "{off} hours");
         }
+    }
+
+    /// A reconcile between the step and the next response would find each time limit exceeded.
+    #[test]
+    fn a_clock_that_is_stepped_moves_nothing() {
+        let clock = Clock::new();
+        heard(&clock, DATE_SENT, Duration::ZERO, hours(0));
+        let later = Instant::now() + Duration::from_secs(60);
+        let passed = clock.at(later).unwrap().duration_since(hours(0));
+        assert!((SignedDuration::from_secs(55)..SignedDuration::from_secs(62)).contains(&passed), "{passed:?}");
+        let step = heard(&clock, DATE_SENT, Duration::ZERO, hours(3)).unwrap();
+        assert!(step.duration_since(hours(0)) < SignedDuration::from_secs(5), "{step}");
+    }
+
+    /// The monotonic clock stands still while a machine is suspended.
+    #[test]
+    fn what_was_missed_is_learned_with_the_next_response() {
+        let clock = Clock::new();
+        heard(&clock, DATE_SENT, Duration::ZERO, hours(0));
+        assert_eq!(heard(&clock, "Wed, 25 Nov 2026 23:27:00 GMT", Duration::ZERO, hours(2)), Some(hours(2)));
     }
 
     #[test]
     fn a_response_from_before_a_suspension_tells_nothing() {
-        let clock = Clock { ahead: AtomicI64::new(0) };
-        assert_eq!(heard(&clock, DATE_SENT, Duration::from_secs(3600), hours(1)), hours(1));
-        assert_eq!(heard(&clock, "yesterday", Duration::ZERO, hours(1)), hours(1));
+        let clock = Clock::new();
+        assert_eq!(heard(&clock, DATE_SENT, Duration::from_secs(3600), hours(1)), None);
+        assert_eq!(heard(&clock, "yesterday", Duration::ZERO, hours(1)), None);
     }
 
     #[test]
     fn a_response_that_took_a_moment_moves_nothing() {
-        let clock = Clock { ahead: AtomicI64::new(0) };
         let late = hours(0).checked_add(SignedDuration::from_secs(2)).unwrap();
-        assert_eq!(heard(&clock, DATE_SENT, Duration::from_secs(2), late), late);
+        assert_eq!(heard(&Clock::new(), DATE_SENT, Duration::from_secs(2), late), Some(late));
     }
 
     #[tokio::test]
     async fn a_client_reads_the_clock() {
         let answer = |_: Request<()>| async { Response::builder().header(DATE, DATE_SENT).body(()) };
-        static OTHER: Clock = Clock { ahead: AtomicI64::new(0) };
+        static OTHER: Clock = Clock::new();
         let mut client = ReadClock(&OTHER).layer(tower::service_fn(answer));
         client.call(Request::new(())).await.unwrap();
-        let apart = OTHER.correct(Timestamp::now()).duration_since(hours(0)).abs();
+        let apart = OTHER.at(Instant::now()).unwrap().duration_since(hours(0)).abs();
         assert!(apart < SignedDuration::from_mins(1), "{apart:?}");
     }
 }

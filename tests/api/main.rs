@@ -16,6 +16,7 @@ mod forged;
 mod frozen_temporal;
 mod harness;
 mod held;
+mod injected;
 mod life;
 mod lost_node;
 mod memory;

@@ -118,17 +118,23 @@ impl Kubelet {
         self.write(pod, status).await;
     }
 
+    /// This container has ended like this, and the others go on.
+    pub async fn end_container(&self, pod: &str, container: &str, end: &End) {
+        let status = self.get(pod).await.status.unwrap_or_default();
+        let mut statuses = json!(status.container_statuses);
+        let ours = statuses.as_array_mut().into_iter().flatten().find(|c| c["name"] == container);
+        let ours = ours.unwrap_or_else(|| panic!("pod {pod} has no container {container}"));
+        (ours["state"], ours["ready"], ours["started"]) = (ended(end), json!(false), json!(false));
+        self.write(pod, json!({ "containerStatuses": statuses })).await;
+    }
+
     /// All containers have ended like this.
     pub async fn end(&self, pod: &str, end: &End) {
         let object = self.get(pod).await;
-        let ended = json!({ "terminated": {
-            "exitCode": end.exit_code, "reason": end.reason, "message": end.message,
-            "startedAt": now(), "finishedAt": now(),
-        } });
         let phase = if end.exit_code == 0 { "Succeeded" } else { "Failed" };
         let status = json!({
             "phase": phase, "conditions": conditions(&object, false),
-            "containerStatuses": statuses(&object, false, &ended),
+            "containerStatuses": statuses(&object, false, &ended(end)),
         });
         self.write(pod, status).await;
     }
@@ -194,6 +200,14 @@ fn now() -> String {
 /// The state of a container that has done its work.
 fn done() -> Value {
     json!({ "terminated": { "exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now() } })
+}
+
+/// The state of a container that has ended.
+fn ended(end: &End) -> Value {
+    json!({ "terminated": {
+        "exitCode": end.exit_code, "reason": end.reason, "message": end.message,
+        "startedAt": now(), "finishedAt": now(),
+    } })
 }
 
 /// The kubelet's own conditions, and those that others have written.

@@ -70,8 +70,9 @@ impl Runner {
     }
 
     pub async fn in_pod(client: kube::Client, pod: &Pod) -> Self {
-        let agent = &pod.spec.as_ref().expect("a spec").containers[0];
-        let set = agent.env.clone().unwrap_or_default();
+        // Wherever admission has put it.
+        let containers = &pod.spec.as_ref().expect("a spec").containers;
+        let set: Vec<_> = containers.iter().flat_map(|c| c.env.clone().unwrap_or_default()).collect();
         let get = |name: &str| {
             let found = set.iter().find(|e| e.name == name).and_then(|e| e.value.clone());
             found.unwrap_or_else(|| panic!("{name} is not in the pod's environment"))

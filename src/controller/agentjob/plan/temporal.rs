@@ -454,6 +454,13 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     }
 }
 
+/// Whether the workflow's answer knows of the newest request. One from before it says nothing of a pause: the workflow may
+/// have been told to run in between, and an agent may be about to start.
+fn is_of_now(view: &JobView<'_>) -> bool {
+    let heard = view.answer().and_then(|a| a.last_request.as_ref());
+    recover_signal(view).is_none_or(|sent| heard.is_some_and(|heard| heard.id == sent.id))
+}
+
 /// The phase: from the cluster's state, so that it is right also while no worker answers.
 fn phase(view: &JobView<'_>) -> Phase {
     let answer = view.answer();
@@ -464,7 +471,7 @@ fn phase(view: &JobView<'_>) -> Phase {
     if view.agent_may_run() {
         return phase_of_agent(view, view.command().unwrap_or_default());
     }
-    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() {
+    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() && is_of_now(view) {
         return Phase::Paused;
     }
     if view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded) {

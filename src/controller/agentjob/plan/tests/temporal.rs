@@ -122,6 +122,24 @@ fn a_lost_runner_is_not_called_paused() {
     assert_eq!(decide(&job, &state).status.phase, Some(Phase::Paused));
 }
 
+/// Paused, told to run and to pause again: the agent may have been granted its start in between.
+#[test]
+fn an_answer_from_before_the_newest_request_is_no_pause() {
+    let job = temporal("Paused", 4, Some(("Paused", "4")), json!({ "activeRun": 1, "phase": "Pending" }));
+    let held = |heard: &str| {
+        let mut state = answering("Paused", heard);
+        let answer = state.answer.as_mut().unwrap().status.as_mut().unwrap();
+        (answer.status, answer.is_paused) = (Stage::Held, true);
+        state.runs = vec![run(1, json!({}))];
+        let plan = decide(&job, &state);
+        (plan.status.phase, condition(&plan, "Paused"))
+    };
+    let (phase, (status, reason, _)) = held("2");
+    assert_eq!((phase, status.as_str(), reason.as_str()), (Some(Phase::Pending), "False", "Pausing"));
+    let (phase, (status, ..)) = held("4");
+    assert_eq!((phase, status.as_str()), (Some(Phase::Paused), "True"));
+}
+
 #[test]
 fn another_temporal_namespace_proves_nothing() {
     let mut job = with_agent("Paused", 5, ("Running", "4"));

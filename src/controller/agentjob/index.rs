@@ -182,9 +182,7 @@ impl PodIndex {
         }
         Some(key.1)
     }
-}
 
-impl PodIndex {
     /// Shows each pod, with its namespace. Nothing else reads the index meanwhile.
     pub fn each(&self, mut show: impl FnMut(&str, &PodView)) {
         let inner = self.inner.lock();

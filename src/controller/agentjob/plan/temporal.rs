@@ -309,10 +309,17 @@ fn generation(id: &str) -> i64 {
     id.split('/').next().and_then(|g| g.parse().ok()).unwrap_or(0)
 }
 
+/// Whether the workflow's answer knows of this request, if there is one. An answer from before the newest says nothing of a
+/// pause: the workflow may have been told to run in between, and an agent may be about to start.
+fn has_heard(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
+    let heard = view.answer().and_then(|a| a.last_request.as_ref());
+    sent.is_none_or(|sent| heard.is_some_and(|heard| heard.id == sent.id))
+}
+
 /// Whether the workflow's query has caught up with the status; if not, it is queried again.
 fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
     let Some(answer) = view.answer() else { return view.agent_may_run() && sent.is_none() };
-    let taken = sent.is_none_or(|s| answer.last_request.as_ref().is_some_and(|l| l.id == s.id));
+    let taken = has_heard(view, sent);
     let cancelling = answer.desired == DesiredState::Cancelled;
     let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
     let Some(run) = view.run else {
@@ -454,13 +461,6 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     }
 }
 
-/// Whether the workflow's answer knows of the newest request. One from before it says nothing of a pause: the workflow may
-/// have been told to run in between, and an agent may be about to start.
-fn is_of_now(view: &JobView<'_>) -> bool {
-    let heard = view.answer().and_then(|a| a.last_request.as_ref());
-    recover_signal(view).is_none_or(|sent| heard.is_some_and(|heard| heard.id == sent.id))
-}
-
 /// The phase: from the cluster's state, so that it is right also while no worker answers.
 fn phase(view: &JobView<'_>) -> Phase {
     let answer = view.answer();
@@ -471,7 +471,7 @@ fn phase(view: &JobView<'_>) -> Phase {
     if view.agent_may_run() {
         return phase_of_agent(view, view.command().unwrap_or_default());
     }
-    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() && is_of_now(view) {
+    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() && has_heard(view, recover_signal(view).as_ref()) {
         return Phase::Paused;
     }
     if view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded) {

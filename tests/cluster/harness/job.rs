@@ -251,10 +251,15 @@ impl<'t> Job<'t> {
         .await
     }
 
-    /// Waits until the agent counts, and has started only once in its pod.
+    /// Waits until the agent counts, and has started only once in its pod. It may have counted to its end by then.
     pub async fn counts(&self) -> Vec<Tick> {
         self.running_pod().await;
-        let all = self.counts_on(2).await;
+        let all = self
+            .until_log("a counter", |log| {
+                let all = ticks(log);
+                (all.len() > 2).then_some(all)
+            })
+            .await;
         assert_eq!(starts(&self.log().await), 1, "agents that began in this pod");
         all
     }

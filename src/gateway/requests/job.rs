@@ -48,10 +48,11 @@ pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
     })
 }
 
-/// How often a run's runner is to send a heartbeat.
+/// How often a run's runner is to send a heartbeat: two may be lost. Each costs a request to the gateway and, in Temporal
+/// mode, one to Temporal.
 pub fn heartbeat_interval(run: &AgentRun) -> std::time::Duration {
-    let quarter = run.spec.identity.heartbeat.get().as_millis() as u64 / 4;
-    std::time::Duration::from_millis(quarter.clamp(250, 30_000))
+    let third = run.spec.identity.heartbeat.get().as_millis() as u64 / 3;
+    std::time::Duration::from_millis(third.max(250))
 }
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ mod tests {
         let told = answer(&job, &run).unwrap();
         assert_eq!((told.fid.as_str(), told.attempt, told.grace_seconds), ("f", 1, 7));
         assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
-        assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (30_000, Some(6000)));
+        assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (40_000, Some(6000)));
         run.spec.identity.active_millis = 60_000;
         run.spec.identity.heartbeat = "100ms".parse().unwrap();
         run.spec.identity.resumed = true;

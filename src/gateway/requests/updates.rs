@@ -53,9 +53,15 @@ pub fn register(run: &AgentRun, status: &mut AgentRunStatus, runner: &Admitted, 
     let new = acknowledged(run, heard);
     // A confirmation of the same command may have come before: it is kept.
     let order = |a: &Acknowledged| (a.generation, rank(a.state));
-    if status.acknowledged.as_ref().is_none_or(|old| order(&new) > order(old)) {
+    if status.acknowledged.as_ref().is_none_or(|old| order(&new) > order(old) && !is_plain_start(old, &new)) {
         acknowledge(run, status, new);
     }
+}
+
+/// Whether all that is new is that the agent has started, which grant and readiness imply: not worth a write.
+fn is_plain_start(old: &Acknowledged, new: &Acknowledged) -> bool {
+    let started = (old.state, new.state) == (RunnerState::Waiting, RunnerState::Running);
+    old.generation == new.generation && started && new.problem.is_none() && old.problem.is_none()
 }
 
 /// Sets the gateway that checks the runner from now on; `None` changes nothing.
@@ -70,16 +76,13 @@ pub fn was_commanded(run: &AgentRun, generation: i64) -> Result<(), Refusal> {
     if generation > run.command_generation() { Err(Refusal::UnknownCommand) } else { Ok(()) }
 }
 
-/// A command was carried out, or can't be. The start of the agent is not recorded: grant and readiness imply it.
+/// A command was carried out, or can't be.
 pub fn confirm(run: &AgentRun, status: &mut AgentRunStatus, heard: &Heard) {
     contact(run, status);
     let new = acknowledged(run, heard);
     let news = status.acknowledged.as_ref().is_none_or(|old| {
-        let same_command = new.generation == old.generation;
-        let started = (old.state, new.state) == (RunnerState::Waiting, RunnerState::Running);
-        let plain_start = started && new.problem.is_none() && old.problem.is_none();
         let differs = (new.state, &new.problem) != (old.state, &old.problem);
-        new.generation > old.generation || (same_command && differs && !plain_start)
+        new.generation > old.generation || (new.generation == old.generation && differs && !is_plain_start(old, &new))
     });
     if news {
         acknowledge(run, status, new);

@@ -122,6 +122,8 @@ fn a_plain_start_writes_nothing() {
     let before = status.clone();
     confirm(&granted, &mut status, &heard(RunnerState::Running, 0, 10));
     assert_eq!(status, before);
+    register(&granted, &mut status, &runner(), &heard(RunnerState::Running, 0, 10), None);
+    assert_eq!(status, before, "also when it comes back to a gateway");
     let problem = Heard { problem: Some("CannotPause".into()), ..heard(RunnerState::Running, 0, 11) };
     confirm(&granted, &mut status, &problem);
     assert_ne!(status, before, "a problem is news");

@@ -63,7 +63,7 @@ fn listened_for(run: &AgentRun, gateway: &str, is_gone: impl Fn(&str) -> bool) -
         }
         ExecutionMode::Temporal => {
             let acknowledged = Some(run.acknowledged_binding());
-            // Three missed heartbeats, and early enough for the worker, which looks one time-out after its binding.
+            // Two missed heartbeats, and early enough for the worker, which looks one time-out after its binding.
             run.is_to_acknowledge().then_some(Listening { limit: heartbeat / 4 * 3, acknowledged })
         }
     }
@@ -80,7 +80,7 @@ fn is_cut_off(heard: impl Iterator<Item = bool>) -> bool {
 fn is_heard(run: &AgentRun, listened_for: bool, gateway: &str, last_contact: Option<Duration>) -> Option<bool> {
     let heartbeat = run.may_run().then(|| run.spec.identity.heartbeat.get())?;
     let within = |limit: Duration| last_contact.is_some_and(|since| since <= limit);
-    // Two heartbeats.
+    // One and a half intervals between heartbeats.
     let heard = within(heartbeat / 2);
     let status = run.status.as_ref()?;
     let expected = if run.is_temporal() {

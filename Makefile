@@ -75,6 +75,11 @@ bench-jobs: PROFILE = release
 bench-jobs: tools ## what jobs cost, and how many a second, beside Kubernetes Jobs and bare Temporal (release build); JOBS=200 ROUNDS=2
 	tests/api/run --bench jobs $(ARGS)
 
+.PHONY: bench-idle
+bench-idle: PROFILE = release
+bench-idle: tools ## what 10,000 agents cost that run and do nothing else, and a restart beside them (release build); JOBS=10000 INPUTS=KiB
+	tests/api/run --bench idle $(ARGS)
+
 .PHONY: pause-endurance
 pause-endurance: tools ## one workflow paused and resumed 20,000 times (25 min); KOCO_PAUSES=number
 	SUGGEST_CONTINUE_AS_NEW=4096 tests/workflow/run --ignored --nocapture all_the_time

@@ -12,7 +12,10 @@
 //! The words are the test agent's, so that a test needs no other job for the cluster.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -101,11 +104,23 @@ pub enum LifeEnd {
     Stopped,
 }
 
-/// The agents that were started, in that order.
+/// The agents that were started, in that order, and how many of their runners are connected.
 #[derive(Clone, Default)]
-pub struct Diary(Arc<Mutex<Vec<Life>>>);
+pub struct Diary(Arc<Mutex<Vec<Life>>>, Arc<AtomicUsize>);
 
 impl Diary {
+    /// How many streams of control messages are open.
+    #[allow(dead_code)] // benches/idle asks
+    pub fn connected(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    /// One is open as long as this is kept.
+    fn connects(&self) -> Connected {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Connected(self.1.clone())
+    }
+
     /// An agent starts. Returns what to call it by when it ends.
     pub fn started(&self, job: &str, run: i32) -> usize {
         let mut lives = self.0.lock().expect("the diary");
@@ -129,6 +144,14 @@ impl Diary {
     /// Those of a job.
     pub fn of(&self, job_uid: &str) -> Vec<Life> {
         self.0.lock().expect("the diary").iter().filter(|l| l.job == job_uid).cloned().collect()
+    }
+}
+
+struct Connected(Arc<AtomicUsize>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -171,7 +194,7 @@ pub async fn play(runner: Runner, terminate: CancellationToken, diary: Diary) ->
     };
     let (tell, news) = mpsc::unbounded_channel();
     let (stand, standing) = tokio::sync::watch::channel((RunnerState::Waiting, 0));
-    let link = tokio::spawn(listen(runner.clone(), standing.clone(), tell.clone()));
+    let link = tokio::spawn(listen(runner.clone(), standing.clone(), tell.clone(), player.diary.clone()));
     let every = Duration::from_millis(player.job.heartbeat_interval_millis);
     let beat = tokio::spawn(beat(runner.clone(), every, standing, tell));
     let (ending, report) = player.live(news, &stand, &terminate).await;
@@ -197,7 +220,7 @@ async fn meet(runner: &Runner) -> Option<Job> {
 type Standing = tokio::sync::watch::Receiver<(RunnerState, i64)>;
 
 /// Streams, one after the other; registers before each but the first.
-async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>) {
+async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSender<News>, diary: Diary) {
     let mut first = true;
     loop {
         let (state, generation) = *standing.borrow();
@@ -211,6 +234,7 @@ async fn listen(runner: Arc<Runner>, standing: Standing, tell: mpsc::UnboundedSe
         };
         match opened {
             Ok(mut orders) => {
+                let _connected = diary.connects();
                 while let Some(order) = orders.next().await {
                     let _ = tell.send(News::Message(order));
                 }

@@ -271,10 +271,17 @@ async fn tool(program: &str, args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// The script of the dev cluster.
+/// The script of the dev cluster. It gives up on a server that is slow to be ready, as one is whose database is down
+/// meanwhile, or on a busy machine.
 async fn cluster(verb: &str, servers: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/cluster");
-    tool(script, &[&[verb], servers].concat()).await.unwrap_or_else(|e| panic!("{e}"));
+    for tries_left in (0..50).rev() {
+        match tool(script, &[&[verb], servers].concat()).await {
+            Ok(_) => return,
+            Err(error) => assert!(tries_left > 0, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
 }
 
 async fn uncordon() {

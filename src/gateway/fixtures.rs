@@ -1,16 +1,41 @@
 //! A job, its run and its runner, for the tests of the gateway.
 
+use clap::Parser;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::Client;
 use serde_json::json;
 
+use super::{Parts, Settings};
 use crate::{
     api::{
         AgentJob, AgentRun, DesiredState, ExecutionMode, RunCommand, StartGrant, Termination, TerminationSource,
         TerminationType, names,
     },
-    platform::http::Pod,
+    platform::{http::Pod, settings::Common},
     protocol::key::PublicKey,
+    temporal::Temporal,
 };
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    gateway: Settings,
+}
+
+/// What gateway `g` needs, without Temporal.
+pub fn parts(client: Client, addr: &str) -> Parts {
+    let line = Line::parse_from(["koco", "--identity", "g", "--gateway-addr", addr]);
+    Parts {
+        client,
+        common: line.common,
+        settings: line.gateway,
+        temporal: Temporal::new(None),
+        metrics: Default::default(),
+        ready: Default::default(),
+    }
+}
 
 /// Job `a/x` with UID `u`, whose run 2 is the newest.
 pub fn job() -> AgentJob {

@@ -2,9 +2,8 @@
 
 mod fuzz;
 
-use std::{collections::HashMap, net::SocketAddr, sync::atomic::AtomicBool, time::Instant};
+use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
-use clap::Parser;
 use parking_lot::Mutex;
 use reqwest::{Client as Http, Response, StatusCode};
 use serde_json::{Value, json};
@@ -20,14 +19,6 @@ use crate::{
 };
 
 const TIME: &str = "2024-11-22T10:00:00Z";
-
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    gateway: Settings,
-}
 
 struct World {
     fake: Fake,
@@ -45,17 +36,8 @@ impl World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let fake = Fake::start().await;
         let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let addr_text = addr.to_string();
-        let line = Line::parse_from(["koco", "--identity", "g", "--gateway-addr", &addr_text]);
-        let (metrics, stop, ready) = (Metrics::default(), CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        let parts = Parts {
-            client: fake.client(),
-            common: line.common,
-            settings: line.gateway,
-            temporal: Temporal::new(None),
-            metrics: metrics.clone(),
-            ready: ready.clone(),
-        };
+        let parts = fixtures::parts(fake.client(), &addr.to_string());
+        let (metrics, stop, ready) = (parts.metrics.clone(), CancellationToken::new(), parts.ready.clone());
         let running = tokio::spawn(run(parts, stop.clone()));
         within("ready", || ready.load(Ordering::Relaxed)).await;
         let ca = fake.get("configmaps/koco-gateway-ca")["data"]["ca.crt"].as_str().unwrap().to_owned();
@@ -241,6 +223,25 @@ async fn a_run_registers_one_key() {
     let again = world.ask(world.client("good.to.ken"), fixtures::run().name(), "", REGISTER, waiting()).await;
     assert_eq!(again.status(), StatusCode::OK);
     assert_eq!(world.fake.reviews(), reviews, "one review for a pod");
+    world.end().await;
+}
+
+/// Each with a connection and a key of its own.
+#[tokio::test]
+async fn however_many_strangers_come_the_api_server_is_asked_about_few_tokens() {
+    let world = World::start().await;
+    let (mut refused, started) = (0, Instant::now());
+    for n in 0..600 {
+        let stranger = http(&world.ca, world.addr, Some(key().0));
+        let token = format!("{n}.to.ken");
+        let response = world.ask(stranger, fixtures::run().name(), &token, REGISTER, waiting()).await;
+        match answer(response).await {
+            (401, _) => {}
+            answer => assert_eq!((answer, refused += 1), ((429, "TooOften".into()), ())),
+        }
+    }
+    let (reviews, limit) = (world.fake.reviews(), 128 + 1 + (32.0 * started.elapsed().as_secs_f64()) as usize);
+    assert!(reviews <= limit && reviews + refused == 600, "{reviews} of {limit}, and {refused} refused");
     world.end().await;
 }
 

@@ -119,8 +119,7 @@ impl Admitted {
 }
 
 impl Gateway {
-    /// The sender of a request and its places, if it is a run's runner. What goes wrong on our side after a runner is
-    /// known may have been its contact: no runner's silence counts from before that.
+    /// The sender of a request and its places, if it is a run's runner.
     pub async fn admit(
         &self,
         client: Client,
@@ -155,11 +154,10 @@ impl Gateway {
         connection: &Connection,
     ) -> Result<(Admitted, Places), Refusal> {
         connection.is_known();
+        // It lives, whatever becomes of its request; that says nothing of others, whose namespaces have places of their own.
+        self.sessions.of(run.uid()).heard();
         let _run = self.limits.runs.enter(run.uid().into()).ok_or(Refusal::TooOften)?;
-        let Some(_namespace) = self.limits.namespaces.enter(client.run.namespace) else {
-            self.sessions.reset_liveness();
-            return Err(Refusal::Busy);
-        };
+        let _namespace = self.limits.namespaces.enter(client.run.namespace).ok_or(Refusal::Busy)?;
         Ok((Admitted { run, key: client.key, pod: None }, Places::Runner { _namespace, _run }))
     }
 
@@ -201,8 +199,10 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::gateway::fixtures::{fresh_run, key, pod, run, termination};
+    use crate::gateway::fixtures::{fresh_run, key, parts, pod, run, termination};
 
     fn admitted(run: AgentRun, key: PublicKey, pod: Option<Pod>) -> Admitted {
         Admitted { run: Arc::new(run), key, pod }
@@ -247,6 +247,30 @@ mod tests {
         for pod in [None, Some(pod())] {
             assert_eq!(identify(&tombstone, &key(1), pod.as_ref()), Err(Refusal::RunClosed));
         }
+    }
+
+    #[tokio::test]
+    async fn a_runner_without_a_place_was_heard_and_no_other_with_it() {
+        let client = kube::Client::try_from(kube::Config::new("http://localhost:1".parse().unwrap())).unwrap();
+        let gateway = Gateway::new(parts(client, "127.0.0.1:0"), Default::default());
+        let run = Arc::new(run());
+        let admit = || {
+            let path = RunPath { namespace: "a".into(), name: run.name().into() };
+            let client = Client { run: path, key: key(1), registers: false };
+            gateway.admit_runner(run.clone(), client, &Connection::from([10, 0, 0, 1]))
+        };
+        let all: Vec<_> = (0..NAMESPACE).map_while(|_| gateway.limits.namespaces.enter("a".into())).collect();
+        for uid in [run.uid(), "another"] {
+            gateway.sessions.of(uid).heard();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let before = Instant::now();
+        assert_eq!(admit().err(), Some(Refusal::Busy));
+        assert!(gateway.sessions.time_since_contact(run.uid()) <= before.elapsed());
+        assert!(gateway.sessions.time_since_contact("another") > before.elapsed(), "it may be called silent");
+        assert!(gateway.limits.namespaces.enter("b".into()).is_some(), "and another namespace has its own places");
+        drop(all);
+        assert!(admit().is_ok());
     }
 
     #[test]

@@ -92,6 +92,13 @@ fn is_heard(run: &AgentRun, listened_for: bool, gateway: &str, last_contact: Opt
     (heard || expected).then_some(heard)
 }
 
+/// Whether a silent runner is one of many, so that its silence alone is no evidence. `None` if that is on record.
+fn verdict(run: &AgentRun, cut_off: bool, verdicts: &mut TokenBucket, now: Instant) -> Option<bool> {
+    let among_many = cut_off || verdicts.take(now).is_err();
+    let noted = run.status.as_ref().is_some_and(|s| s.unresponsive_since.is_some());
+    (!(noted && among_many)).then_some(among_many)
+}
+
 impl Gateway {
     /// Checks runners until the gateway ends, and drops the sessions of closed runs.
     pub(in crate::gateway) async fn watch_liveness(self: Arc<Self>) {
@@ -111,8 +118,7 @@ impl Gateway {
     }
 
     async fn look(&self) {
-        let (burst, per_second) = VERDICTS;
-        let (mut verdicts, mut was_cut_off) = (TokenBucket::new(burst, per_second, Instant::now()), false);
+        let (mut verdicts, mut was_cut_off) = (TokenBucket::new(VERDICTS.0, VERDICTS.1, Instant::now()), false);
         loop {
             tokio::time::sleep(LOOK).await;
             let runs = self.runs.all();
@@ -131,9 +137,7 @@ impl Gateway {
                 // A runner that this process had no contact with yet gets the full time from now on.
                 let Some(listening) = self.listened_for(&run) else { continue };
                 let Some(silence) = self.silence_of(run.uid(), listening) else { continue };
-                let among_many = cut_off || verdicts.take(Instant::now()).is_err();
-                let noted = run.status.as_ref().is_some_and(|s| s.unresponsive_since.is_some());
-                if !(noted && among_many) {
+                if let Some(among_many) = verdict(&run, cut_off, &mut verdicts, Instant::now()) {
                     self.record_unresponsive(&run, listening, silence, among_many).await;
                 }
             }
@@ -200,6 +204,35 @@ mod tests {
         let cut_off = |heard: usize, all: usize| is_cut_off((0..all).map(|n| n < heard));
         assert!(!cut_off(0, 0) && !cut_off(0, 4) && !cut_off(3, 5) && !cut_off(5, 10));
         assert!(cut_off(0, 5) && cut_off(2, 5) && cut_off(4, 10));
+    }
+
+    #[test]
+    fn only_so_many_runners_are_called_lost_in_a_minute_and_the_others_later() {
+        let start = Instant::now();
+        let mut verdicts = TokenBucket::new(VERDICTS.0, VERDICTS.1, start);
+        let mut silent = vec![running(fixtures::run(), 0); 65];
+        assert_eq!(verdict(&silent[0], true, &mut verdicts, start), Some(true), "a gateway that is cut off calls none");
+        // As it looks: each second at all that are not called lost yet.
+        let mut lost = Vec::new();
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            silent.retain_mut(|run| match verdict(run, false, &mut verdicts, now) {
+                Some(false) => {
+                    lost.push(second);
+                    false
+                }
+                Some(true) => {
+                    let status = run.status.as_mut().unwrap();
+                    assert!(!status.unresponsive_among_many, "written once");
+                    (status.unresponsive_since, status.unresponsive_among_many) =
+                        (Some(Time(Timestamp::UNIX_EPOCH)), true);
+                    true
+                }
+                None => true,
+            });
+        }
+        let until = |limit| lost.iter().filter(|second| **second < limit).count();
+        assert_eq!([until(1), until(61), until(121), until(200)], [20, 40, 60, 65]);
     }
 
     #[test]

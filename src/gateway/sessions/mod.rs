@@ -192,7 +192,7 @@ impl Sessions {
     }
 
     /// Heartbeats may have been dropped: restarts all liveness windows.
-    pub fn reset_liveness(&self) {
+    fn reset_liveness(&self) {
         *self.listening.lock() = Some(Instant::now());
     }
 

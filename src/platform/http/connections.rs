@@ -38,6 +38,13 @@ impl Connection {
     }
 }
 
+#[cfg(test)]
+impl From<[u8; 4]> for Connection {
+    fn from(address: [u8; 4]) -> Self {
+        Self { address: address.into(), place: Arc::default() }
+    }
+}
+
 /// Connections of strangers, by address and age.
 struct Strangers<C> {
     total: usize,

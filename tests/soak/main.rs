@@ -22,7 +22,7 @@ use tokio::{process::Command, time::Instant};
 
 use self::{
     judge::{PROMISES, Promise, Story, Violation, judge},
-    plan::{Plan, Request},
+    plan::{JobPlan, Plan, Request},
     watch::Watch,
     world::World,
 };
@@ -63,7 +63,9 @@ async fn soak() {
     let watch = Watch::of(&test);
 
     let began = Instant::now();
-    let users = future::join_all(plan.jobs.iter().map(|job| users::user(&test, job, &ledger, began)));
+    let door = users::Door::new(&watch, began + duration);
+    let jobs = &plan.jobs;
+    let users = future::join_all(jobs.iter().map(|job| users::user(&test, job, &ledger, began, &door)));
     let disturbances = future::join_all(plan.disturbances.iter().map(async |disturbance| {
         let met = world.disturb(disturbance, began).await.unwrap_or_else(|| "nothing there".into());
         println!("{:6.1} s  {disturbance}: {met}", began.elapsed().as_secs_f64());
@@ -77,13 +79,15 @@ async fn soak() {
             println!("{:6.1} s  nothing is disturbed any more", began.elapsed().as_secs_f64());
             world::heal().await;
             let took = Instant::now();
-            ended(&test, &plan, &watch).await;
+            let (applied, asked): (Vec<_>, Vec<_>) =
+                jobs.iter().zip(asked).filter_map(|(job, asked)| Some((job.clone(), asked?))).unzip();
+            ended(&test, &applied, &watch).await;
             println!(
                 "{:6.1} s  all jobs have ended, {} s later",
                 began.elapsed().as_secs_f64(),
                 took.elapsed().as_secs()
             );
-            let stories = stories(&plan, &watch);
+            let stories = stories(&applied, &watch);
             let address = world.temporal.lock().await.address.clone();
             let mut left = audit(&test, &address).await;
             delete_all(&test).await;
@@ -96,11 +100,13 @@ async fn soak() {
             Either::Right(_) => unreachable!("they have no end"),
         }
     };
+    let applied = stories.len();
     for (story, asked) in stories.into_iter().zip(asked) {
         let entries = ledger::read(&ledger, &story.plan.name);
         violations.extend(judge(&Story { asked, entries, ..story }));
     }
-    report(seed, duration, &plan, &watch, &world.exits().await, &violations);
+    println!("\nseed {seed}, {} s: {applied} of the plan's {} jobs were applied", duration.as_secs(), jobs.len());
+    report(seed, duration, plan.disturbances.len(), &watch, &world.exits().await, &violations);
     let _ = std::fs::remove_dir_all(&ledger);
     assert!(violations.is_empty(), "{} promises were broken", violations.len());
 }
@@ -122,12 +128,12 @@ async fn progress(watch: &Watch, began: Instant) {
 }
 
 /// Waits until each job has ended or is gone. One that doesn't is a broken promise, and found as such.
-async fn ended(test: &Test, plan: &Plan, watch: &Watch) {
+async fn ended(test: &Test, jobs: &[JobPlan], watch: &Watch) {
     let (mut since, mut last) = (Instant::now(), 0);
     while since.elapsed() < AFTERWARDS {
         let listed = test.jobs().list_metadata(&ListParams::default()).await.expect("jobs").items;
-        let ended = how_many_ended(plan, watch, &listed.iter().map(ResourceExt::name_any).collect());
-        if ended == plan.jobs.len() {
+        let ended = how_many_ended(jobs, watch, &listed.iter().map(ResourceExt::name_any).collect());
+        if ended == jobs.len() {
             return;
         }
         if ended > last {
@@ -137,9 +143,9 @@ async fn ended(test: &Test, plan: &Plan, watch: &Watch) {
     }
 }
 
-fn how_many_ended(plan: &Plan, watch: &Watch, there: &HashSet<String>) -> usize {
+fn how_many_ended(jobs: &[JobPlan], watch: &Watch, there: &HashSet<String>) -> usize {
     let mut seen = watch.seen.lock();
-    let ended = |job: &&plan::JobPlan| {
+    let ended = |job: &&JobPlan| {
         let deleted = job.requests.iter().any(|(_, r)| *r == Request::Delete);
         // It may have come and gone while nothing could be watched.
         if deleted && !there.contains(&job.name) {
@@ -148,13 +154,13 @@ fn how_many_ended(plan: &Plan, watch: &Watch, there: &HashSet<String>) -> usize 
         let seen = seen.jobs.get(&job.name);
         seen.is_some_and(|seen| seen.gone.is_some() || (seen.ended.is_some() && !deleted))
     };
-    plan.jobs.iter().filter(ended).count()
+    jobs.iter().filter(ended).count()
 }
 
 /// What is known by now, but for what was asked and entered.
-fn stories(plan: &Plan, watch: &Watch) -> Vec<Story> {
+fn stories(jobs: &[JobPlan], watch: &Watch) -> Vec<Story> {
     let seen = watch.seen.lock();
-    let story = |plan: &plan::JobPlan| {
+    let story = |plan: &JobPlan| {
         let job = seen.jobs.get(&plan.name).cloned().unwrap_or_default();
         Story {
             plan: plan.clone(),
@@ -168,7 +174,7 @@ fn stories(plan: &Plan, watch: &Watch) -> Vec<Story> {
             entries: Vec::new(),
         }
     };
-    plan.jobs.iter().map(story).collect()
+    jobs.iter().map(story).collect()
 }
 
 /// Deletes what is left, and waits until it is gone, or found to be left.
@@ -232,7 +238,7 @@ fn remains(test: &Test, watch: &Watch, temporal: &str) -> Vec<Violation> {
 fn report(
     seed: u64,
     duration: Duration,
-    plan: &Plan,
+    disturbances: usize,
     watch: &Watch,
     exits: &[(String, usize)],
     violations: &[Violation],
@@ -244,8 +250,7 @@ fn report(
         *ends.entry(seen.phase.map_or("deleted".into(), |phase| format!("{phase:?}"))).or_default() += 1;
     }
     let pauses: usize = seen.jobs.values().map(|job| job.paused.len()).sum();
-    println!("\nseed {seed}, {} s: {} jobs {ends:?}", duration.as_secs(), plan.jobs.len());
-    println!("{runs} runs, {pauses} pauses seen, {} disturbances", plan.disturbances.len());
+    println!("{ends:?}: {runs} runs, {pauses} pauses seen, {disturbances} disturbances");
     println!("roles that ended by themselves: {exits:?}\n");
     let mut table = serde_json::Map::new();
     for promise in PROMISES {
@@ -255,8 +260,8 @@ fn report(
         table.insert(format!("{promise:?}"), json!(of_this.len()));
     }
     let all = json!({
-        "seed": seed, "seconds": duration.as_secs(), "jobs": plan.jobs.len(), "ends": ends, "runs": runs, "pauses": pauses,
-        "disturbances": plan.disturbances.len(), "violations": table,
+        "seed": seed, "seconds": duration.as_secs(), "jobs": seen.jobs.len(), "ends": ends, "runs": runs, "pauses": pauses,
+        "disturbances": disturbances, "violations": table,
     });
     println!("\n{all}");
 }

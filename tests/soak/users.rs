@@ -8,14 +8,46 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
-use super::plan::{JobPlan, LARGE_RESULT, MAXIMUM_ATTEMPTS, Request, TICK_MILLIS};
+use super::{
+    plan::{JobPlan, LARGE_RESULT, MAXIMUM_ATTEMPTS, Request, TICK_MILLIS},
+    watch::Watch,
+};
 use crate::harness::{Test, agent, agent_log::now, job::With};
 
 /// Where agents see the ledger's folder.
 const LEDGER: &str = "/ledger";
 const AGAIN: Duration = Duration::from_millis(200);
+/// The most jobs that have not ended: on a machine that can't keep up with the plan, users wait before they apply.
+const MOST_OPEN: usize = 60;
+
+/// Lets users apply jobs in the order of the plan, as others end.
+pub struct Door<'w> {
+    watch: &'w Watch,
+    /// After it nothing is applied any more.
+    closes: Instant,
+    applied: Mutex<usize>,
+}
+
+impl<'w> Door<'w> {
+    pub fn new(watch: &'w Watch, closes: Instant) -> Self {
+        Self { watch, closes, applied: Mutex::new(0) }
+    }
+
+    /// Whether a job may be applied now; waits for it.
+    async fn opens(&self) -> bool {
+        let mut applied = self.applied.lock().await;
+        while *applied >= self.watch.seen.lock().ended() + MOST_OPEN {
+            if Instant::now() >= self.closes {
+                return false;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        *applied += 1;
+        true
+    }
+}
 
 /// A job's spec.
 pub fn spec(plan: &JobPlan, ledger: &Path) -> Value {
@@ -38,10 +70,20 @@ pub fn spec(plan: &JobPlan, ledger: &Path) -> Value {
     spec
 }
 
-/// Lives through a job's part of the plan; answers what was asked, and when each request was first sent.
-pub async fn user(test: &Test, plan: &JobPlan, ledger: &Path, began: Instant) -> Vec<(u64, Request)> {
+/// Lives through a job's part of the plan; answers what was asked, and when each request was first sent. `None` if there
+/// was no time left to apply it.
+pub async fn user(
+    test: &Test,
+    plan: &JobPlan,
+    ledger: &Path,
+    began: Instant,
+    door: &Door<'_>,
+) -> Option<Vec<(u64, Request)>> {
     let jobs = test.jobs();
     tokio::time::sleep_until(began + plan.at).await;
+    if !door.opens().await {
+        return None;
+    }
     let manifest = crate::harness::job::manifest(&plan.name, spec(plan, ledger));
     let job: AgentJob = serde_json::from_value(manifest).expect("a job");
     until_answered(async || match jobs.create(&PostParams::default(), &job).await {
@@ -57,7 +99,7 @@ pub async fn user(test: &Test, plan: &JobPlan, ledger: &Path, began: Instant) ->
         asked.push((now(), *request));
         until_answered(async || ask(&jobs, &plan.name, *request).await).await;
     }
-    asked
+    Some(asked)
 }
 
 /// Asks once.

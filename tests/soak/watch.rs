@@ -76,6 +76,11 @@ impl Seen {
         self.jobs.entry(name.into()).or_default().gone.get_or_insert_with(now);
     }
 
+    /// How many jobs have ended or are gone.
+    pub fn ended(&self) -> usize {
+        self.jobs.values().filter(|seen| seen.ended.is_some() || seen.gone.is_some()).count()
+    }
+
     /// How many jobs are in each phase.
     pub fn phases(&self) -> BTreeMap<String, usize> {
         let mut count = BTreeMap::new();

@@ -40,8 +40,7 @@ async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     is_paused_and_cancelled(&kubelet, &job, hands).await;
 }
 
-/// The controller creates the pods of Direct jobs itself. All in one namespace: with a list of namespaces to watch each
-/// has slots of its own, without one all share them.
+/// The controller creates the pods of Direct jobs itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     let test = Test::new().await;
@@ -59,6 +58,24 @@ async fn direct_starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels()
     }
     held[0].reached().await;
     is_paused_and_cancelled(&kubelet, &job, hands).await;
+}
+
+/// A job of another namespace is not behind all those that were there before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_with_many_jobs_delays_no_other() {
+    const MANY: usize = 60;
+    let (mine, theirs) = (Test::new().await, Test::new().await);
+    let mut roles = Roles::of(&mine, Server::None, &["gateway", "controller"]);
+    roles.set("KOCO_WATCH_NAMESPACES", &format!("{},{}", theirs.namespace, mine.namespace));
+    roles.set("KOCO_CONCURRENCY", "1");
+    for _ in 0..MANY {
+        theirs.apply(agent("anything")).await;
+    }
+    let job = mine.apply(agent("anything")).await;
+    roles.start().await;
+    job.until_pod().await;
+    let before = theirs.pods().list_metadata(&Default::default()).await.expect("pods").items.len();
+    assert!(before <= MANY / 2, "{before} of {MANY} jobs of another namespace have a pod before the only one of this");
 }
 
 /// Several times, so that what is held up has taken all that it can by then.

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     api::{JobRef, Reason, SentRequest, names},
-    controller::{Parts, runtime::Requeue},
+    controller::{
+        Parts,
+        runtime::{Requeue, Turns},
+    },
     platform::{metrics::Metrics, notices::Notices},
     pods::{PodConfig, Pods},
     runs::Runs,
@@ -40,6 +43,8 @@ pub(super) struct Context {
     pub recorder: events::Recorder,
     pub pod_config: PodConfig,
     pub requeue: Requeue<JobItem>,
+    /// How many jobs are reconciled at once, of all namespaces.
+    pub turns: Turns,
     pub notices: Notices,
     pub repairs: Requests,
     pub network: AgentNetwork,
@@ -112,6 +117,7 @@ impl Context {
             runs: RunIndex::default(),
             pods: PodIndex::default(),
             requeue,
+            turns: Turns::new(settings.concurrency.into()),
             temporal_answered: Mutex::default(),
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             start_slots: Semaphore::new(usize::from(settings.concurrency / 4).max(1)),

@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Context,
@@ -38,8 +38,8 @@ use crate::{
     temporal::TemporalError,
 };
 
-/// How long a reconcile waits for a start slot.
-const START_SLOT: Duration = Duration::from_millis(250);
+/// How long a reconcile waits for a slot: it takes a turn meanwhile.
+const SLOT: Duration = Duration::from_millis(250);
 
 /// The job to act upon.
 pub(super) struct Target {
@@ -105,10 +105,13 @@ async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerE
     Ok(store::read(&jobs(job, context), &of.name, &of.uid).await?)
 }
 
-/// Waits only so long as a start takes that nothing holds up: a reconcile that waits takes a slot, too.
+/// Waits only so long as a start takes that nothing holds up.
 async fn start_slot(context: &Context) -> Result<SemaphorePermit<'_>, ControllerError> {
-    let slot = tokio::time::timeout(START_SLOT, context.start_slots.acquire()).await;
-    slot.ok().and_then(Result::ok).ok_or(ControllerError::NoStartSlot)
+    slot(&context.start_slots).await.ok_or(ControllerError::NoStartSlot)
+}
+
+async fn slot(slots: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    tokio::time::timeout(SLOT, slots.acquire()).await.ok()?.ok()
 }
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
@@ -240,7 +243,10 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> Calls {
         context.workflows.poll(job.reference(), workflow_id(job, &context.installation));
         return Calls::Done;
     }
-    let Ok(_slot) = context.temporal_slots.try_acquire() else { return Calls::Crowded };
+    // A server that doesn't answer is not waited for.
+    let slots = &context.temporal_slots;
+    let slot = if context.temporal_answers() { slot(slots).await } else { slots.try_acquire().ok() };
+    let Some(_slot) = slot else { return Calls::Crowded };
     if !call(job, context, action).await {
         return Calls::Failed;
     }

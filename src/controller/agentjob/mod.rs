@@ -52,14 +52,14 @@ type JobItem = Item<AgentJob>;
 pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
     let namespaces = parts.common.namespaces();
     let (requeue, streams) = requeue_router::<JobItem>(&namespaces);
-    let (concurrency, leak_grace, count) = (parts.settings.concurrency, parts.settings.leak_grace, namespaces.len());
+    let (leak_grace, count) = (parts.settings.leak_grace, namespaces.len());
     let context = Arc::new(Context::new(parts, installation, requeue));
     let loops = namespaces.into_iter().zip(streams).map(|(namespace, triggered)| {
         let (runs_synced, runs) = watch::channel(false);
         let (pods_synced, pods) = watch::channel(false);
         let watch_runs = watch_runs(context.clone(), namespace.clone(), runs_synced);
         let watch_pods = watch_pods(context.clone(), namespace.clone(), pods_synced);
-        let control = control(context.clone(), namespace, concurrency, triggered, [runs, pods], stop.clone());
+        let control = control(context.clone(), namespace, triggered, [runs, pods], stop.clone());
         async move {
             // The control loop drains on its own; the watches end with it.
             tokio::select! { () = watch_runs => {}, () = watch_pods => {}, () = control => {} }
@@ -78,7 +78,6 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
 async fn control(
     context: Arc<Context>,
     namespace: Option<String>,
-    concurrency: u16,
     triggered: impl futures::Stream<Item = ObjectRef<JobItem>> + Send + 'static,
     synced: [watch::Receiver<bool>; 2],
     stop: CancellationToken,
@@ -94,10 +93,15 @@ async fn control(
     let (reader, writer) = reflector::store();
     context.jobs.add(reader.clone());
     let jobs = watcher(api, config()).default_backoff().modify(trim).reflect(writer).applied_objects();
+    let turns = context.turns.clone();
     Controller::for_stream(jobs, reader)
-        .with_config(controller::Config::default().concurrency(concurrency))
+        // Without a limit: each waits for its turn itself, so that the order is fair.
+        .with_config(controller::Config::default().concurrency(0))
         .reconcile_on(triggered)
-        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .graceful_shutdown_on(async move {
+            stop.cancelled().await;
+            turns.close();
+        })
         .run(reconcile::reconcile, reconcile::on_error, context)
         .for_each(|_| std::future::ready(()))
         .await;

@@ -18,7 +18,7 @@ use super::{
     publish, repair,
 };
 use crate::{
-    api::{AgentJob, AgentJobStatus, ExecutionMode, JobRef, WorkflowStatus, names},
+    api::{AgentJob, AgentJobStatus, DesiredState, ExecutionMode, JobRef, Phase, WorkflowStatus, names},
     controller::ControllerError,
     platform::{clock, metrics::Metrics, store},
     pods::node,
@@ -43,11 +43,34 @@ pub(super) async fn reconcile(
     item: Arc<JobItem>,
     context: Arc<Context>,
 ) -> Result<controller::Action, ControllerError> {
-    let (began, of) = (Instant::now(), reference(&item));
+    let of = reference(&item);
+    let Some(_turn) = context.turns.wait(&of.namespace, is_urgent(&item)).await else {
+        // The process ends.
+        return Ok(controller::Action::await_change());
+    };
+    // It may have changed meanwhile.
+    match context.jobs.named(&of.namespace, &of.name) {
+        // Thousands may wait: only here, so that each of those is small.
+        Some(item) => Box::pin(in_turn(&item, &context)).await,
+        None => Ok(controller::Action::await_change()),
+    }
+}
+
+/// Whether a job has a pod or is to be ended: it comes before those that are still to be started, and those that are over.
+fn is_urgent(item: &JobItem) -> bool {
+    let Ok(job) = readable(item) else { return false };
+    let status = job.status.as_ref();
+    let to_be_ended = job.metadata.deletion_timestamp.is_some() || job.spec.desired_state != DesiredState::Running;
+    let has_pod = status.is_some_and(|s| s.runner_pod_uid.is_some());
+    (has_pod || to_be_ended) && !status.and_then(|s| s.phase).is_some_and(Phase::is_terminal)
+}
+
+async fn in_turn(item: &JobItem, context: &Context) -> Result<controller::Action, ControllerError> {
+    let (began, of) = (Instant::now(), reference(item));
     let work = async {
-        match readable(&item) {
-            Ok(job) => once(job, &context).await,
-            Err(error) => unreadable(&item, error, &context).await,
+        match readable(item) {
+            Ok(job) => once(job, context).await,
+            Err(error) => unreadable(item, error, context).await,
         }
     };
     let done = tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(ControllerError::TimedOut));

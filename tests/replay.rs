@@ -23,6 +23,11 @@ fn recorded() -> BTreeMap<String, Vec<u8>> {
 async fn every_recorded_history_replays() {
     let recorded = recorded();
     for needed in [
+        "success",
+        "local-start-timed-out",
+        "paused-while-starting",
+        "cancelled-while-starting-locally",
+        "continues-while-starting",
         "two-failures-then-success",
         "attempts-used-up",
         "adoption",

@@ -173,6 +173,7 @@ fn worker(
         pods: PodConfig::follow(client.clone(), &common.namespace, pods),
         metrics: process.metrics.clone(),
         installation: worker::Installation::new(client.clone(), common.cluster, common.namespace),
+        local_slots: worker::LocalSlots::new(&settings),
         client,
     };
     Box::pin(async move {

@@ -44,6 +44,8 @@ pub const POD_REFUSED: &str = "PodRefused";
 pub const POD_NOT_ENDED: &str = "PodNotEnded";
 /// The workflow is of another installation of koco; the activity is retried. Seen in Temporal's history only.
 pub const FOREIGN_INSTALLATION: &str = "ForeignInstallation";
+/// A local activity was left to a regular one. Seen in Temporal's history only.
+pub const NOT_LOCAL: &str = "NotLocal";
 /// A request to the API server failed; the activity is retried. Seen in Temporal's history only.
 pub const API_SERVER: &str = "ApiServer";
 

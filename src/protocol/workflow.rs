@@ -50,9 +50,42 @@ pub struct Input {
     pub pause_policy: PausePolicy,
     /// The agent's grace period, in seconds.
     pub grace_seconds: i64,
+    /// Which commands the workflow issues, in which order.
+    #[serde(default)]
+    pub shape: Shape,
     /// The workflow's progress: the default at the first start.
     #[serde(default)]
     pub progress: Progress,
+}
+
+/// The shape of a workflow, decided when it is started: a later one may have other commands, and those that run go on as
+/// they began. A worker that doesn't know a shape fails the workflow's task, and another takes it over.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(try_from = "u32", into = "u32")]
+pub enum Shape {
+    /// The first start of a runner is a local activity, and no cleanup follows an end that is on record.
+    #[default]
+    First,
+}
+
+impl TryFrom<u32> for Shape {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        if number == 0 {
+            Ok(Self::First)
+        } else {
+            Err(format!("a workflow of shape {number}, which is of a later release"))
+        }
+    }
+}
+
+impl From<Shape> for u32 {
+    fn from(shape: Shape) -> Self {
+        match shape {
+            Shape::First => 0,
+        }
+    }
 }
 
 /// A workflow's progress, which continue-as-new hands to the next execution. Only the workflow writes it.
@@ -321,4 +354,16 @@ pub struct Cleanup {
     /// The agent's grace period, in seconds: pods get that long to end.
     #[serde(default)]
     pub grace_seconds: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_that_is_not_known_is_refused() {
+        assert_eq!(serde_json::from_str::<Shape>("0").unwrap(), Shape::default());
+        assert_eq!(serde_json::to_string(&Shape::default()).unwrap(), "0");
+        assert!(serde_json::from_str::<Shape>("1").unwrap_err().to_string().contains("shape 1"));
+    }
 }

@@ -14,6 +14,7 @@ use super::{
     workflow::AgentWorkflow,
 };
 use crate::{
+    api::ErrorStatus,
     lifecycle,
     protocol::{
         error_types,
@@ -92,7 +93,7 @@ async fn begin_run(ctx: &Ctx) -> Result<(), End> {
     wait_or_end(ctx, |s| !s.paused()).await?;
     let now = now_millis(ctx);
     let Some(left) = ctx.state(|w| lifecycle::back_off_left(w.state.progress(), now)) else {
-        ctx.state_mut(|w| lifecycle::begin(w.state.progress_mut()));
+        ctx.state_mut(|w| w.state.begin());
         return Ok(());
     };
     let token = WorkflowCancellationToken::new();
@@ -107,6 +108,28 @@ async fn begin_run(ctx: &Ctx) -> Result<(), End> {
     }
 }
 
+/// Creates the first run and its pod within the workflow task; `None` if that is left to the activity. Nothing but
+/// waits and activities may follow at once: where a signal has come meanwhile, the server takes no end of an execution,
+/// and this is done twice.
+async fn start_locally(ctx: &Ctx, input: StartRunner) -> Option<Result<(), End>> {
+    if !ctx.state(|w| w.state.starts_locally()) || ctx.state(|w| should_continue_as_new(ctx, &w.state)) {
+        return None;
+    }
+    match ctx.execute_local_activity(ActivityDefinitions::start_runner, input, calls::start_locally()).await {
+        Ok(runner) => {
+            ctx.state_mut(|w| w.state.started_runner(runner.run));
+            Some(Ok(()))
+        }
+        Err(e) if is_gone(&calls::failure(&e).0) => Some(Err(End::Cancelled)),
+        Err(_) => None,
+    }
+}
+
+/// Whether the job is gone, or is to be cancelled. Cleanup follows.
+fn is_gone(error: &ErrorStatus) -> bool {
+    [error_types::JOB_GONE, error_types::CANCELLED].contains(&error.kind.as_str())
+}
+
 /// Creates the run and its pod.
 async fn create_run(ctx: &Ctx) -> Result<(), End> {
     let input = ctx.state(|w| StartRunner {
@@ -117,6 +140,9 @@ async fn create_run(ctx: &Ctx) -> Result<(), End> {
         desired: w.state.progress().desired,
         generation: w.state.progress().generation,
     });
+    if let Some(done) = start_locally(ctx, input.clone()).await {
+        return done;
+    }
     let token = WorkflowCancellationToken::new();
     let options = calls::start_runner(token.clone(), ctx.task_queue());
     let started = ctx.execute_activity(ActivityDefinitions::start_runner, input, options).fuse();
@@ -140,7 +166,7 @@ async fn create_run(ctx: &Ctx) -> Result<(), End> {
         Ok(runner) => ctx.state_mut(|w| w.state.started_runner(runner.run)),
         Err(e) => {
             let (error, _) = calls::failure(&e);
-            if [error_types::JOB_GONE, error_types::CANCELLED].contains(&error.kind.as_str()) {
+            if is_gone(&error) {
                 return Err(End::Cancelled);
             }
             let now = now_millis(ctx);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use temporalio_common::RetryPolicy;
 use temporalio_macros::activity_definitions;
 use temporalio_sdk::{
-    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowCancellationToken,
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, WorkflowCancellationToken,
     activities::ActivityError,
 };
 
@@ -22,7 +22,10 @@ use crate::{
 /// Longer than any job: pauses last for weeks.
 const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Longer than an activity's own limit, [`super::activities::LIMIT`]: after this its worker is lost.
-const SHORT: Duration = Duration::from_secs(30);
+pub const SHORT: Duration = Duration::from_secs(30);
+/// Longer than a local activity's own limit, [`super::activities::LOCAL_LIMIT`], and shorter than a workflow task may
+/// take (10 s): signals wait for its end.
+pub const LOCAL: Duration = Duration::from_secs(5);
 
 /// The activities' definitions.
 pub struct ActivityDefinitions;
@@ -70,6 +73,18 @@ pub fn start_runner(token: WorkflowCancellationToken, task_queue: &str) -> Activ
         .build()
 }
 
+/// For the first try of the first `start_runner`, within the workflow task: it spares an activity and a task. Tried
+/// once; whatever takes longer is left to the activity, which the server repeats, cancels and shows. A worker that dies
+/// meanwhile leaves no trace of it, and the next one tries it again.
+pub fn start_locally() -> LocalActivityOptions {
+    LocalActivityOptions::builder()
+        .activity_id("start_runner".to_string())
+        .start_to_close_timeout(LOCAL)
+        .cancellation_token(WorkflowCancellationToken::new())
+        .retry_policy(RetryPolicy::builder().maximum_attempts(1).build())
+        .build()
+}
+
 /// For `execute_agent`: retries are for infrastructure only, agents' failures are reported non-retryable. Like all,
 /// it has its own token: the workflow's cancellation would end it without stopping the runner.
 pub fn execute_agent(state: &State) -> ActivityOptions {
@@ -108,24 +123,24 @@ pub fn agent_end(ended: Result<AgentResult, ActivityExecutionError>) -> Activity
     match ended {
         Ok(result) => ActivityEnd::Succeeded(result),
         Err(e) => {
-            let (error, non_retryable) = failure(&e);
-            ActivityEnd::Failed { error, non_retryable }
+            let (error, detail) = failure(&e);
+            ActivityEnd::Failed { error, non_retryable: detail.unwrap_or(false), recorded: detail.is_some() }
         }
     }
 }
 
-/// An activity's error, and whether it says that no policy may retry it.
-pub fn failure(e: &ActivityExecutionError) -> (ErrorStatus, bool) {
+/// An activity's error, and whether it says that no policy may retry it: all that koco's roles report of an agent's end
+/// says that or the opposite.
+pub fn failure(e: &ActivityExecutionError) -> (ErrorStatus, Option<bool>) {
     use temporalio_common::error::IncomingError;
     let of = |kind: &str, message: String| ErrorStatus { kind: kind.into(), message };
     match e.cause() {
         Some(IncomingError::Application(a)) => {
             let kind = a.type_name().filter(|t| !t.is_empty()).unwrap_or(error_types::AGENT_FAILED);
-            // Any other detail, such as from `temporal activity fail`, means retryable.
-            let non_retryable = a.details::<bool>().ok().flatten().unwrap_or(false);
-            (of(kind, a.source_error().to_string()), non_retryable)
+            // Not by `temporal activity fail`: that means retryable.
+            (of(kind, a.source_error().to_string()), a.details::<bool>().ok().flatten())
         }
-        Some(IncomingError::Timeout(_)) => (of(error_types::HEARTBEAT_TIMEOUT, e.to_string()), false),
-        _ => (of(error_types::RUNNER_LOST, e.to_string()), false),
+        Some(IncomingError::Timeout(_)) => (of(error_types::HEARTBEAT_TIMEOUT, e.to_string()), None),
+        _ => (of(error_types::RUNNER_LOST, e.to_string()), None),
     }
 }

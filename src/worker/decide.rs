@@ -5,13 +5,21 @@
 use crate::{
     api::{DesiredState, ErrorStatus, RunnerState},
     lifecycle::{self, Ended, Next, Policy},
-    protocol::workflow::{
-        AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer, Step,
+    protocol::{
+        error_types,
+        workflow::{
+            AgentResult, Input, Progress, Request, RunnerConfirmed, RunnerFailed, RunnerReady, Stage, StatusAnswer,
+            Step,
+        },
     },
 };
 
 /// The longest request id that is remembered: it is kept in the state and returned by queries, and users may send any.
 const MAX_REQUEST_ID: usize = 256;
+
+/// Ends that koco found out by itself: the runner may be there still, or its run was deleted.
+const LOST: [&str; 4] =
+    [error_types::DISRUPTED, error_types::HEARTBEAT_TIMEOUT, error_types::PENDING_TIMEOUT, error_types::RUNNER_LOST];
 
 /// The state of a workflow.
 pub struct State {
@@ -21,6 +29,10 @@ pub struct State {
     pub closed: Option<Stage>,
     /// Whether a `control_runner` is in flight.
     pub controlling: bool,
+    /// Whether the newest run was begun by this execution.
+    pub begun: bool,
+    /// Whether the agent's outcome in the newest run is on record, so that the run is closed.
+    recorded: bool,
 }
 
 /// How `execute_agent` ended.
@@ -34,6 +46,8 @@ pub enum ActivityEnd {
         error: ErrorStatus,
         /// Whether no retry policy may apply.
         non_retryable: bool,
+        /// Whether it is as one of koco's roles reads it from a run that is closed.
+        recorded: bool,
     },
 }
 
@@ -64,7 +78,7 @@ pub enum AfterStart {
 impl State {
     /// The state at the start of an execution.
     pub fn new(input: Input) -> Self {
-        Self { input, closed: None, controlling: false }
+        Self { input, closed: None, controlling: false, begun: false, recorded: false }
     }
 
     /// The workflow's progress.
@@ -102,9 +116,11 @@ impl State {
         }
     }
 
-    /// A runner is ready. The signal may come before the result of `start_runner`, which may name a later run.
+    /// A runner is ready. The signal may come before the result of `start_runner`, which may name a later run; that of the
+    /// first even before its run is begun, if a worker has died within the task in which it started it.
     pub fn runner_ready(&mut self, ready: &RunnerReady) {
-        if self.is_current_run(ready.run) {
+        let is_first = self.progress().run == 0 && ready.run == 1;
+        if is_first || self.is_current_run(ready.run) {
             self.progress_mut().ready = ready.run;
         }
     }
@@ -188,6 +204,24 @@ impl State {
         }
     }
 
+    /// Begins the next run.
+    pub fn begin(&mut self) {
+        lifecycle::begin(self.progress_mut());
+        self.begun = true;
+    }
+
+    /// Whether the runner's start is first tried within the workflow task. Only the first of all: nothing has to end
+    /// before it, so it takes a moment. Not if another execution may have tried that already.
+    pub fn starts_locally(&self) -> bool {
+        self.begun && self.progress().run == 1
+    }
+
+    /// Whether the newest run has to be closed, or its creation prevented. The agent's own outcome is read from a run
+    /// that is closed.
+    pub fn needs_cleanup(&self, end: &End) -> bool {
+        !self.recorded || *end == End::Cancelled
+    }
+
     /// `start_runner` has created the pod; its run is a later one if the AgentRuns were ahead of the workflow.
     pub fn started_runner(&mut self, run: i32) {
         let progress = self.progress_mut();
@@ -207,6 +241,7 @@ impl State {
     /// No runner was ready within the pending time-out.
     pub fn pending_timed_out(&mut self, error: ErrorStatus) {
         self.progress_mut().error = Some(error);
+        self.recorded = false;
     }
 
     /// A run ended before its agent started: another run follows after the back-off.
@@ -218,8 +253,12 @@ impl State {
     /// What to do after the end of `execute_agent`: `None` means another run.
     pub fn run_ended(&mut self, ended: ActivityEnd, now_millis: i64) -> Option<End> {
         let (ended, result) = match ended {
-            ActivityEnd::Succeeded(result) => (Ended::Succeeded, result),
-            ActivityEnd::Failed { error, non_retryable } => {
+            ActivityEnd::Succeeded(result) => {
+                self.recorded = true;
+                (Ended::Succeeded, result)
+            }
+            ActivityEnd::Failed { error, non_retryable, recorded } => {
+                self.recorded = recorded && !LOST.contains(&error.kind.as_str());
                 (Ended::Failed { error, non_retryable }, AgentResult::default())
             }
         };

@@ -1,6 +1,6 @@
 //! The worker role: runs the `AgentWorkflow` and its activities, which create the runner pods. Used by the command line
 //! only. Any number may run: they share nothing but Temporal's task queues, and no worker holds a job while its agent
-//! runs. `start_runner` has a task queue, and thus slots, of its own: see [`calls`].
+//! runs. `start_runner` has a task queue, and thus slots, of its own; its first try is a local activity: see [`calls`].
 
 mod activities;
 mod attempts;
@@ -26,7 +26,7 @@ use temporalio_sdk::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use activities::{Activities, Installation};
+pub use activities::{Activities, Installation, LocalSlots};
 pub use settings::WorkerSettings;
 pub use workflow::AgentWorkflow;
 
@@ -156,7 +156,8 @@ fn options_of(
     let slots = TunerHolder::builder()
         .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_workflow_slots))
         .activity_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_activity_slots))
-        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(1))
+        // None waits for one of these: a task that waits holds up its workflow.
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_workflow_slots))
         .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .build();
     let options = match queue {
@@ -166,7 +167,8 @@ fn options_of(
     Ok(options
         .register_activities(activities.clone())
         .tuner(slots)
-        .max_cached_workflows(settings.worker_cached_workflows)
+        // One that falls from the cache while its local activity runs begins its task again, ten seconds later.
+        .max_cached_workflows(settings.worker_cached_workflows.max(2 * settings.worker_workflow_slots))
         .graceful_shutdown_period(GRACE)
         .build())
 }

@@ -11,13 +11,21 @@ pub struct WorkerSettings {
     /// Workflow tasks at a time
     #[arg(long, env = "KOCO_WORKER_WORKFLOW_SLOTS", default_value_t = 100)]
     pub worker_workflow_slots: usize,
-    /// Workflows kept in memory, so that they needn't be replayed
+    /// First starts of runners at a time within workflow tasks, fewer than those; any more use the slots of starts
+    #[arg(long, env = "KOCO_WORKER_LOCAL_ACTIVITY_SLOTS", default_value_t = 50)]
+    pub worker_local_activity_slots: usize,
+    /// Workflows kept in memory, so that they needn't be replayed: at least twice as many as workflow tasks at a time
     #[arg(long, env = "KOCO_WORKER_CACHED_WORKFLOWS", default_value_t = 1000)]
     pub worker_cached_workflows: usize,
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { worker_activity_slots: 100, worker_workflow_slots: 100, worker_cached_workflows: 1000 }
+        Self {
+            worker_activity_slots: 100,
+            worker_workflow_slots: 100,
+            worker_local_activity_slots: 50,
+            worker_cached_workflows: 1000,
+        }
     }
 }

@@ -3,10 +3,10 @@
 //! [`super::calls`].
 //!
 //! Changing this code, [`super::decide`] and [`crate::lifecycle`]: histories of running jobs are replayed with it, also
-//! after a rollback. What changes the order or kind of commands (activities, timers, continue-as-new) goes behind
-//! `ctx.patched("name")`. Ship it dormant in one release (`ctx.patched` not called yet, only the old path used), switch
-//! it on in the next, and `ctx.deprecate_patch` it when no execution without the marker is left. `tests/replay.rs`
-//! checks: a recorded history that no longer replays is a job that would be stuck.
+//! after a rollback. What changes the order or kind of commands (activities, timers, continue-as-new) goes behind a new
+//! [`Shape`](crate::protocol::workflow::Shape), which workflows get in their input when they are started. Ship it dormant
+//! in one release (no workflow is started with it yet), and use it in the next. `tests/replay.rs` checks: a recorded
+//! history that no longer replays is a job that would be stuck.
 
 use futures::FutureExt;
 use serde::de::DeserializeOwned;
@@ -41,6 +41,19 @@ pub struct AgentWorkflow {
 /// the workflow for ever.
 fn read<T: DeserializeOwned>(payload: &RawValue) -> Option<T> {
     payload.payloads.first().and_then(|p| serde_json::from_slice(&p.data).ok())
+}
+
+/// Closes the newest run, or prevents its creation.
+async fn cleanup(ctx: &WorkflowContext<AgentWorkflow>) {
+    let cleanup = ctx.state(|s| Cleanup {
+        job: s.state.input.job.clone(),
+        run: s.state.progress().run,
+        grace_seconds: s.state.input.grace_seconds,
+    });
+    if let Err(error) = ctx.execute_activity(ActivityDefinitions::cleanup, cleanup, calls::cleanup()).await {
+        // Only if it was failed by hand. The job's own end stays.
+        tracing::warn!(%error, "cleanup");
+    }
 }
 
 #[workflow_methods]
@@ -82,14 +95,8 @@ impl AgentWorkflow {
             End::Failed(_) => ctx.state_mut(|s| s.state.closed = Some(Stage::Failed)),
             End::Cancelled => {}
         }
-        let cleanup = ctx.state(|s| Cleanup {
-            job: s.state.input.job.clone(),
-            run: s.state.progress().run,
-            grace_seconds: s.state.input.grace_seconds,
-        });
-        if let Err(error) = ctx.execute_activity(ActivityDefinitions::cleanup, cleanup, calls::cleanup()).await {
-            // Only if it was failed by hand. The job's own end stays.
-            tracing::warn!(%error, "cleanup");
+        if ctx.state(|s| s.state.needs_cleanup(&end)) {
+            cleanup(&ctx).await;
         }
         match end {
             End::Succeeded(result) => Ok(result),

@@ -46,6 +46,58 @@ async fn a_retry_gets_another_pod() {
     assert_eq!((status.attempt, job.run_number().await), (Some(2), 2));
 }
 
+/// What the server keeps of a job that just runs; beside that, it is asked how the workflow does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_has_few_events() {
+    let (test, _roles) = Test::with_operator().await;
+    let _node = Node::automatic(&test);
+    let job = test.apply(agent("succeed?ms=500").mode(ExecutionMode::Temporal)).await;
+    job.phase(Phase::Succeeded).await;
+    let workflow = job.workflow().await;
+    assert_eq!(job.closed(&workflow).await, "COMPLETED");
+    let events = temporal::events(&job.temporal, &workflow);
+    assert_eq!(temporal::activities(&events), ["execute_agent"], "the first start is local, and nothing is left to do");
+    assert_eq!(temporal::signals(&events), ["runner_ready"]);
+    let tasks = events.iter().filter(|e| !e["workflowTaskCompletedEventAttributes"].is_null()).count();
+    assert_eq!((tasks, events.len()), (3, 16));
+}
+
+/// The sidecar of an agent that has ended has no end. The pod goes, whether the workflow has ended, or can't, as there is
+/// no worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_outlives_its_run_is_deleted() {
+    let test = Test::new().await;
+    let mut roles = test.separate_roles(Server::Shared).await;
+    let kubelet = Kubelet::of(&test);
+    let container = |name: &str| json!({ "name": name, "image": "localhost/none:none", "command": ["/none"] });
+    let template = json!({ "template": { "spec": { "containers": [container("agent"), container("mesh")] } } });
+    let spec = |mode| agent("anything").mode(mode).with(template.clone());
+    let mut all = Vec::new();
+    for (mode, worker) in
+        [(ExecutionMode::Direct, true), (ExecutionMode::Temporal, true), (ExecutionMode::Temporal, false)]
+    {
+        let job = test.apply(spec(mode)).await;
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        if !worker {
+            roles.role("temporal-worker").kill();
+        }
+        runner.outcome(0, succeeded(json!(1))).await.expect("204");
+        kubelet.end_container(&pod_name(&pod), "agent", &End::exit(0, None)).await;
+        if worker {
+            job.phase(Phase::Succeeded).await;
+        }
+        all.push((job, pod_name(&pod)));
+    }
+    for (_, pod) in &all {
+        kubelet.deleted(pod).await;
+    }
+    let (waits, _) = all.pop().expect("a job");
+    assert_eq!(waits.status().await.phase, Some(Phase::Running), "its workflow says how it ended");
+    roles.role("temporal-worker").start().await;
+    waits.phase(Phase::Succeeded).await;
+    assert_eq!(audit::created(&test.namespace).len(), 3);
+}
+
 /// The same, each step when the test says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_life_step_by_step() {

@@ -11,7 +11,8 @@ use crate::harness::{
     runner::ending,
 };
 
-/// So many starts that, two at a time, they outlast a test's deadline: each takes its slot until its own time limit.
+/// So many starts that, two at a time, they outlast a test's deadline: each takes its slot until its own time limit, first
+/// one of those within workflow tasks, and then the activity's.
 const STARTS: usize = 24;
 /// The same with four at a time, before the next of any job's turn.
 const DIRECT_STARTS: usize = 60;
@@ -22,6 +23,8 @@ async fn starts_that_get_no_answer_take_no_slot_from_pauses_and_cancels() {
     let mut roles = Roles::separate(&mine, Server::Shared);
     roles.set("KOCO_WATCH_NAMESPACES", &format!("{},{}", mine.namespace, theirs.namespace));
     roles.set("KOCO_WORKER_ACTIVITY_SLOTS", "2");
+    roles.set("KOCO_WORKER_WORKFLOW_SLOTS", "4");
+    roles.set("KOCO_WORKER_LOCAL_ACTIVITY_SLOTS", "2");
     let proxy = ApiProxy::before(&mine, roles.role("temporal-worker")).await;
     roles.start().await;
     let kubelet = Kubelet::of(&mine);

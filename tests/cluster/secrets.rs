@@ -43,7 +43,7 @@ async fn a_secret_is_seen_by_the_agent_alone() {
     let ns = test.namespace.as_str();
     for job in [&well, &badly, &cancelled] {
         let history = temporal::export(&job.temporal, &job.workflow().await);
-        assert!(history.contains("start_runner"), "the export is one");
+        assert!(history.contains("execute_agent"), "the export is one");
         for canary in [SECRET, INPUT] {
             assert!(!history.contains(canary), "{canary} is in the history");
             let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, canary);

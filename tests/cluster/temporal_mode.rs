@@ -62,9 +62,9 @@ async fn from_apply_to_result() {
     }
 
     let events = job.history().await;
-    let activities = temporal::activities(&events);
-    assert_eq!(&activities[..2], ["start_runner", "execute_agent"], "{activities:?}");
-    assert_eq!(activities.iter().filter(|a| *a == "execute_agent").count(), 1);
+    // The start of the runner is a local activity.
+    assert_eq!(temporal::activities(&events), ["execute_agent"]);
+    assert!(events.len() <= 16, "{} events", events.len());
     assert_eq!(temporal::state(&job.temporal, &workflow.id), "COMPLETED");
 }
 

@@ -26,8 +26,12 @@ pub struct Record {
     pub cleanups: Vec<Cleanup>,
     /// The number that `start_runner` finds the newest run to have.
     pub newest: i32,
-    /// `start_runner` waits until it is cancelled.
+    /// `start_runner` waits until it is cancelled, and is left to the server.
     pub stuck: bool,
+    /// The local `start_runner` waits until it is cancelled.
+    pub hangs: bool,
+    /// How many local `start_runner`s there were.
+    pub local: usize,
     /// How many `start_runner`s were cancelled.
     pub stopped: usize,
     /// The error type that `start_runner` returns.
@@ -50,6 +54,21 @@ impl Simulated {
     }
 }
 
+impl Simulated {
+    /// What a local activity leaves to the server.
+    async fn start_locally(&self, ctx: &ActivityContext, job: &JobRef) -> Result<(), ActivityError> {
+        self.note(job, |r| r.local += 1);
+        while self.note(job, |r| r.hangs) {
+            tokio::select! {
+                () = ctx.cancelled() => return Err(fail(error_types::API_SERVER)),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+        let left = self.note(job, |r| r.stuck || r.newest > 0);
+        if left { Err(fail(error_types::NOT_LOCAL)) } else { Ok(()) }
+    }
+}
+
 fn fail(kind: &str) -> ActivityError {
     ActivityError::application(
         ApplicationFailure::builder(anyhow::anyhow!("simulated"))
@@ -68,6 +87,9 @@ impl Simulated {
         ctx: ActivityContext,
         input: StartRunner,
     ) -> Result<StartedRunner, ActivityError> {
+        if ctx.info().is_local {
+            self.start_locally(&ctx, &input.job).await?;
+        }
         let answer = self.note(&input.job, |r| {
             r.starts.push(input.clone());
             r.refuse.clone().map_or(Ok(input.run.max(r.newest)), Err)

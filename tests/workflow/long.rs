@@ -93,6 +93,7 @@ async fn a_pod_that_is_being_made_is_made_once() {
     toggle_until_continued(&job, "continues while starting", SIGNAL_RESUME).await;
     job.seen("start_runner, again", |r| r.starts.len() == 2).await;
     assert!(job.record(|r| r.starts.iter().all(|s| s.run == 1)), "the same run");
+    assert_eq!(job.record(|r| r.local), 1, "the next execution asks the server at once");
     job.record(|r| r.stuck = false);
     let bound = job.run(1, 1).await;
     job.succeed(&bound).await;

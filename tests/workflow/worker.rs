@@ -14,7 +14,7 @@ use koco::{
     pods::{PodConfig, PodSettings},
     protocol::workflow::{QUERY_STATUS, Stage, StatusAnswer},
     temporal::{Settings, Temporal},
-    worker::{Activities, Installation, WorkerSettings, run},
+    worker::{Activities, Installation, LocalSlots, WorkerSettings, run},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,9 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
     let pods = PodConfig::follow(client.clone(), "koco-system", pods);
     // The cluster's id can't be read either.
     let installation = Installation::new(client.clone(), None, "koco-system".into());
-    let activities = Activities { client, temporal: temporal.clone(), pods, metrics: Metrics::default(), installation };
+    let local_slots = LocalSlots::new(&WorkerSettings::default());
+    let (client_of, metrics) = (temporal.clone(), Metrics::default());
+    let activities = Activities { client, temporal: client_of, pods, metrics, installation, local_slots };
     let (ready, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
     let role =
         tokio::spawn(run(WorkerSettings::default(), Some(queue.clone()), activities, ready.clone(), stop.clone()));

@@ -90,6 +90,8 @@
   value: {{ int .activitySlots | quote }}
 - name: KOCO_WORKER_WORKFLOW_SLOTS
   value: {{ int .workflowSlots | quote }}
+- name: KOCO_WORKER_LOCAL_ACTIVITY_SLOTS
+  value: {{ int .localActivitySlots | quote }}
 - name: KOCO_WORKER_CACHED_WORKFLOWS
   value: {{ int .cachedWorkflows | quote }}
 {{- end }}

@@ -32,6 +32,10 @@ pub enum ActivityFailure {
     /// Another try or execution has replaced this one.
     #[error("{0}")]
     Superseded(&'static str),
+    /// A local activity leaves its work to a regular one, which may take its time and ask Temporal. The workflow sees
+    /// to that.
+    #[error("not within a workflow task: {0}")]
+    NotLocal(&'static str),
     /// The agent has ended with this error.
     #[error("{}: {}", .error.kind, .error.message)]
     AgentEnded {
@@ -61,6 +65,7 @@ impl ActivityFailure {
             Self::InvalidName => "InvalidName",
             Self::ForeignInstallation(_) => error_types::FOREIGN_INSTALLATION,
             Self::Superseded(_) => error_types::SUPERSEDED,
+            Self::NotLocal(_) => error_types::NOT_LOCAL,
             Self::AgentEnded { error, .. } => &error.kind,
             Self::PodNotEnded(_) => error_types::POD_NOT_ENDED,
             Self::PodRefused => error_types::POD_REFUSED,
@@ -79,8 +84,8 @@ impl ActivityFailure {
 
     /// Whether Temporal retries the activity.
     pub fn is_retryable(&self) -> bool {
-        use ActivityFailure::{ForeignInstallation, PodNotEnded, PodRefused, Unavailable};
-        matches!(self, ForeignInstallation(_) | PodNotEnded(_) | PodRefused | Unavailable(_))
+        use ActivityFailure::{ForeignInstallation, NotLocal, PodNotEnded, PodRefused, Unavailable};
+        matches!(self, ForeignInstallation(_) | NotLocal(_) | PodNotEnded(_) | PodRefused | Unavailable(_))
     }
 
     /// Whether it is expected in normal operation.

@@ -16,12 +16,13 @@ use axum::{
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::{Activities, Installation, Task};
+use super::{Activities, Installation, LocalSlots, Task};
 use crate::{
     api::{AgentRun, JobRef, names},
     platform::metrics::Metrics,
     pods::{PodConfig, PodSettings},
     temporal::Temporal,
+    worker::WorkerSettings,
 };
 
 pub const JOBS: &str = "/apis/kodosumi.io/v1alpha1/namespaces/ns/agentjobs";
@@ -35,7 +36,7 @@ pub fn job_ref() -> JobRef {
 
 /// The task of the job's own workflow.
 pub fn task(attempt: u32) -> Task {
-    Task { workflow_id: names::workflow("c-koco", "u"), run_id: "run".into(), attempt, token: vec![] }
+    Task { workflow_id: names::workflow("c-koco", "u"), run_id: "run".into(), attempt, token: vec![], local: false }
 }
 
 pub fn job() -> Value {
@@ -128,7 +129,8 @@ impl Fake {
             tokio::task::yield_now().await;
         }
         let installation = Installation::new(client.clone(), Some("c".into()), "koco".into());
-        (fake, Activities { client, temporal: Temporal::new(None), pods, metrics: Metrics::default(), installation })
+        let (temporal, local_slots) = (Temporal::new(None), LocalSlots::new(&WorkerSettings::default()));
+        (fake, Activities { client, temporal, pods, metrics: Metrics::default(), installation, local_slots })
     }
 
     pub fn put(&self, path: &str, object: Value) {

@@ -11,6 +11,7 @@ mod control_runner;
 mod execute_agent;
 mod failure;
 mod installation;
+mod local;
 mod start_runner;
 
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError, ActivityInfo};
 
 pub use failure::ActivityFailure;
 pub use installation::Installation;
+pub use local::LocalSlots;
 
 use crate::{
     api::{AgentJob, AgentRun, JobRef, names},
@@ -42,6 +44,8 @@ use crate::{
 const NO_WORKFLOW: &str = "the AgentJob is not run by a workflow";
 /// How long one activity may take: an unresponsive server must not hold a slot.
 pub const LIMIT: Duration = Duration::from_secs(20);
+/// The same for a local activity, which holds its workflow's task, and with it that workflow's signals.
+pub const LOCAL_LIMIT: Duration = Duration::from_secs(4);
 
 /// What the activities need.
 #[derive(Clone)]
@@ -56,6 +60,8 @@ pub struct Activities {
     pub metrics: Metrics,
     /// Whose workflows they may act for.
     pub installation: Installation,
+    /// For local activities.
+    pub local_slots: LocalSlots,
 }
 
 #[activities]
@@ -68,7 +74,11 @@ impl Activities {
         input: StartRunner,
     ) -> Result<StartedRunner, ActivityError> {
         let (task, job) = (Task::of(ctx.info()), input.job.clone());
-        self.perform("start_runner", &task, &job, start_runner::run(&self, &task, &input)).await
+        let work = async {
+            let _slot = self.local_slots.take(&task)?;
+            start_runner::run(&self, &task, &input).await
+        };
+        self.perform("start_runner", &task, &job, work).await
     }
 
     /// See [`super::calls::ActivityDefinitions::execute_agent`].
@@ -112,6 +122,8 @@ struct Task {
     attempt: u32,
     /// Its token.
     token: Vec<u8>,
+    /// Whether it is a local activity, of which the server doesn't know.
+    local: bool,
 }
 
 impl Task {
@@ -121,7 +133,12 @@ impl Task {
             run_id: info.workflow_run_id.clone().unwrap_or_default(),
             attempt: info.attempt,
             token: info.task_token.clone(),
+            local: info.is_local,
         }
+    }
+
+    fn limit(&self) -> Duration {
+        if self.local { LOCAL_LIMIT } else { LIMIT }
     }
 }
 
@@ -138,8 +155,9 @@ impl Activities {
             self.check(task, job).await?;
             work.await
         };
-        let ended = tokio::time::timeout(LIMIT, checked).await;
-        let ended = ended.unwrap_or_else(|_| Err(ActivityFailure::Unavailable(format!("not done within {LIMIT:?}"))));
+        let limit = task.limit();
+        let ended = tokio::time::timeout(limit, checked).await;
+        let ended = ended.unwrap_or_else(|_| Err(ActivityFailure::Unavailable(format!("not done within {limit:?}"))));
         ended.map_err(|failure| {
             let (namespace, name, attempt, reason) = (&job.namespace, &job.name, task.attempt, failure.reason());
             if failure.is_expected() {

@@ -123,6 +123,9 @@ impl Start<'_> {
 
     /// Decides by all runs of the job.
     async fn look_around(&self) -> Result<i32, ActivityFailure> {
+        if self.task.local {
+            return Err(ActivityFailure::NotLocal("the job has a run that goes on"));
+        }
         let found = self.a.runs_in(&self.input.job).list(&self.input.job).await?;
         match place(&found, self.input, &self.task.run_id) {
             RunState::Ours(run) => self.pod(run.clone()).await,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     api::{DisruptionPolicy, JobRef, PausePolicy, ResolvedRetryPolicy, ResolvedTimeouts},
-    protocol::error_types,
+    protocol::{error_types, workflow::Shape},
 };
 
 const NOW: i64 = 1_000_000;
@@ -26,6 +26,7 @@ fn state(change: impl FnOnce(&mut Input)) -> State {
         disruption_policy: DisruptionPolicy::Count,
         pause_policy: PausePolicy::Freeze,
         grace_seconds: 1,
+        shape: Shape::default(),
         progress: Progress::default(),
     };
     change(&mut input);
@@ -33,7 +34,7 @@ fn state(change: impl FnOnce(&mut Input)) -> State {
 }
 
 fn failure(kind: &str) -> ActivityEnd {
-    ActivityEnd::Failed { error: error(kind), non_retryable: false }
+    ActivityEnd::Failed { error: error(kind), non_retryable: false, recorded: true }
 }
 
 fn error(kind: &str) -> ErrorStatus {
@@ -77,7 +78,7 @@ fn final_failures_are_not_retried() {
     assert!(matches!(s.run_ended(failure("Fatal"), NOW), Some(End::Failed(_))));
     let mut s = state(|i| i.retry_policy.maximum_attempts = 0);
     run(&mut s);
-    let said_last = ActivityEnd::Failed { error: error("Own"), non_retryable: true };
+    let said_last = ActivityEnd::Failed { error: error("Own"), non_retryable: true, recorded: true };
     let Some(End::Failed(e)) = s.run_ended(said_last, NOW) else { panic!("not final") };
     assert_eq!(e.message, "attempt 1: why");
 }
@@ -192,7 +193,7 @@ fn after_a_cancel_only_success_wins() {
 fn an_unrequested_cancel_is_a_failure_like_others() {
     let mut s = state(|_| {});
     run(&mut s);
-    let end = ActivityEnd::Failed { error: error(error_types::CANCELLED), non_retryable: true };
+    let end = ActivityEnd::Failed { error: error(error_types::CANCELLED), non_retryable: true, recorded: true };
     assert_eq!(s.run_ended(end, NOW), None);
     run(&mut s);
     assert_eq!(s.run_ended(failure(error_types::JOB_GONE), NOW), Some(End::Cancelled));
@@ -256,8 +257,9 @@ fn a_run_that_is_further_gets_the_command_under_its_next_number() {
 #[test]
 fn signals_of_other_epochs_are_ignored() {
     let mut s = state(|_| {});
-    s.runner_ready(&RunnerReady { run: 1 });
-    assert_eq!(s.progress().ready, 0, "nothing is started");
+    s.runner_ready(&RunnerReady { run: 2 });
+    s.runner_failed(RunnerFailed { run: 1, error: error("x"), fatal: true });
+    assert_eq!((s.progress().ready, &s.progress().failed), (0, &None), "nothing is started");
     lifecycle::begin(s.progress_mut());
     // The AgentRuns were ahead, and the runner is faster than the result of start_runner.
     s.runner_ready(&RunnerReady { run: 5 });
@@ -293,4 +295,62 @@ fn a_request_that_was_on_its_way_for_long_changes_nothing() {
     s.request(DesiredState::Running, request("somebody else's", DesiredState::Running));
     s.request(DesiredState::Cancelled, request("deleted", DesiredState::Cancelled));
     assert_eq!(s.progress().desired, DesiredState::Cancelled);
+}
+
+#[test]
+fn only_an_outcome_that_is_on_record_needs_no_cleanup() {
+    let ended = |kind: &str, recorded| {
+        let mut s = state(|i| i.retry_policy.maximum_attempts = 1);
+        run(&mut s);
+        let end = ActivityEnd::Failed { error: error(kind), non_retryable: true, recorded };
+        let end = s.run_ended(end, NOW).unwrap();
+        s.needs_cleanup(&end)
+    };
+    assert!(!ended("AgentFailed", true) && !ended("Own", true) && !ended(error_types::EXECUTION_TIMEOUT, true));
+    assert!(ended("AgentFailed", false), "failed by hand");
+    for lost in LOST {
+        assert!(ended(lost, true), "{lost}");
+    }
+    let mut s = state(|_| {});
+    assert!(s.needs_cleanup(&End::Cancelled), "nothing was begun, or by a worker that is lost");
+    run(&mut s);
+    assert!(s.needs_cleanup(&End::Cancelled));
+    let end = s.run_ended(ActivityEnd::Succeeded(AgentResult::default()), NOW).unwrap();
+    assert!(!s.needs_cleanup(&end));
+    // The one after a failure never came up.
+    let mut s = state(|_| {});
+    run(&mut s);
+    assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
+    s.begin();
+    s.started_runner(2);
+    s.pending_timed_out(error(error_types::PENDING_TIMEOUT));
+    assert!(s.needs_cleanup(&End::Failed(error(error_types::PENDING_TIMEOUT))));
+}
+
+#[test]
+fn only_the_first_start_is_tried_within_the_task() {
+    let mut s = state(|_| {});
+    assert!(!s.starts_locally());
+    s.begin();
+    assert!(s.starts_locally());
+    let continued = State::new(s.input.clone());
+    assert!(!continued.starts_locally(), "the execution before may have tried it");
+    run(&mut s);
+    assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
+    s.begin();
+    assert!(!s.starts_locally());
+}
+
+/// A worker created the run and died before its task was done: to the server nothing was begun.
+#[test]
+fn a_runner_may_be_ready_before_its_run_is_begun() {
+    let mut s = state(|_| {});
+    s.runner_ready(&RunnerReady { run: 1 });
+    s.begin();
+    s.started_runner(1);
+    assert_eq!(s.after_start(), AfterStart::Grant);
+    lifecycle::grant(s.progress_mut());
+    assert_eq!(s.run_ended(failure("AgentFailed"), NOW), None);
+    s.runner_ready(&RunnerReady { run: 2 });
+    assert_eq!(s.progress().ready, 1, "only of the first");
 }

@@ -17,7 +17,7 @@ use crate::{
     lifecycle,
     protocol::{
         error_types,
-        workflow::{Input, Progress, Request, RunnerFailed, Stage, StatusAnswer},
+        workflow::{Input, Progress, Request, RunnerFailed, Shape, Stage, StatusAnswer},
     },
     temporal::Closed,
 };
@@ -99,6 +99,7 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         disruption_policy: view.job.spec.disruption_policy,
         pause_policy: view.job.spec.pause_policy,
         grace_seconds: view.job.grace_seconds(),
+        shape: Shape::default(),
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
     let workflow = WorkflowStatus {

@@ -256,13 +256,17 @@ fn a_pending_timeout_is_on_record_before_the_workflow_hears_of_it() {
 #[test]
 fn a_workflow_closed_from_outside_ends_the_job_only_after_its_run() {
     let job = with_agent("Running", 1, ("Running", "1"));
-    let closed = |over: Value| {
+    let closed_as = |how, over: Value| {
         let mut state = ObservedState { runs: vec![run(1, over)], ..answering("Running", "1") };
-        state.answer.as_mut().unwrap().closed = Some(Closed::Terminated);
+        state.answer.as_mut().unwrap().closed = Some(how);
         decide(&job, &state)
     };
-    let first = closed(started());
-    assert_eq!((first.status.phase, closes(&first)), (Some(Phase::Running), vec![(1, "Cancelled".into())]));
+    let closed = |over| closed_as(Closed::Terminated, over);
+    // Completed or failed: by hand, as if its agent had ended.
+    for how in [Closed::Terminated, Closed::Completed, Closed::Failed] {
+        let first = closed_as(how, started());
+        assert_eq!((first.status.phase, closes(&first)), (Some(Phase::Running), vec![(1, "Cancelled".into())]));
+    }
     let second = closed(ended("Cancelled", None, "Koco"));
     let error = second.status.error.clone().unwrap();
     assert_eq!((second.status.phase, error.kind.as_str()), (Some(Phase::Failed), "WorkflowClosed"));

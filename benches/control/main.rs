@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use k8s_openapi::api::core::v1::Namespace;
-use koco::platform::kubernetes;
+use koco::platform::{kubernetes, metrics::RequestMetrics};
 use kube::{
     Api,
     api::{DeleteParams, PostParams},
@@ -79,7 +79,8 @@ impl Measured {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = kubernetes::client().await.context("run this inside the dev cluster: make bench-control")?;
+    let client = kubernetes::client(&RequestMetrics::default()).await;
+    let client = client.context("run this inside the dev cluster: make bench-control")?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let name = format!("koco-bench-{}", std::process::id());
     let namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;

@@ -7,7 +7,7 @@ use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, future::try_join_all};
 use k8s_openapi::api::core::v1::Pod;
 use koco::{
     api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, Phase, RunnerState},
-    platform::kubernetes,
+    platform::{kubernetes, metrics::RequestMetrics},
 };
 use kube::{
     Api,
@@ -112,7 +112,7 @@ impl<'a> Bench<'a> {
     pub async fn new(client: kube::Client, namespace: &str, bare: &'a Bare) -> anyhow::Result<Self> {
         Ok(Self {
             jobs: Api::namespaced(client.clone(), namespace),
-            patches: Api::namespaced(kubernetes::client().await?, namespace),
+            patches: Api::namespaced(kubernetes::client(&RequestMetrics::default()).await?, namespace),
             runs: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client, namespace),
             bare,

@@ -258,6 +258,18 @@ pub enum TerminationType {
     Cancelled,
 }
 
+impl TerminationType {
+    /// The word as it is written in the resource.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Evicted => "Evicted",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
 /// Who reported the end of a run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TerminationSource {
@@ -267,6 +279,17 @@ pub enum TerminationSource {
     Kubelet,
     /// koco itself: the runner was unresponsive, or the run was cancelled or given up.
     Koco,
+}
+
+impl TerminationSource {
+    /// The word as it is written in the resource.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runner => "Runner",
+            Self::Kubelet => "Kubelet",
+            Self::Koco => "Koco",
+        }
+    }
 }
 
 /// How a run ended.

@@ -16,6 +16,19 @@ pub enum ExecutionMode {
     Temporal,
 }
 
+impl ExecutionMode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Direct, Self::Temporal];
+
+    /// The word as it is written in the resource.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "Direct",
+            Self::Temporal => "Temporal",
+        }
+    }
+}
+
 /// The desired state of a job.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum DesiredState {

@@ -217,12 +217,14 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
         let settings = temporal::Settings::from_env(&common.identity)
             .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
+        let sdk = temporal::SdkMetrics::default();
+        let metrics = Metrics::new(vec![Box::new(sdk.clone())]);
         let process = Process {
-            client: kubernetes::client()
+            client: kubernetes::client(&metrics.requests)
                 .await
                 .context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
-            temporal: Temporal::new(settings),
-            metrics: Metrics::default(),
+            temporal: Temporal::new(settings.map(|settings| settings.with_metrics(&sdk))),
+            metrics,
             ready: Ready::default(),
             stop: stop.clone(),
         };

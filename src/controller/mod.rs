@@ -63,7 +63,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Controller
 }
 
 async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerError> {
-    let (client, common) = (parts.client.clone(), parts.common.clone());
+    let (client, common, leader) = (parts.client.clone(), parts.common.clone(), parts.metrics.leader.clone());
+    leader.of([]).set(0);
     let election = parts
         .settings
         .leader_elect
@@ -74,6 +75,7 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
         }
         tracing::info!("leading");
     }
+    leader.of([]).set(1);
     let cluster = match &common.cluster {
         Some(cluster) => cluster.clone(),
         None => tokio::select! {

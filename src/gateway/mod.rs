@@ -124,6 +124,11 @@ struct Gateway {
 impl Gateway {
     fn new(parts: Parts, stop: CancellationToken) -> Self {
         let Parts { client, common, temporal, metrics, .. } = parts;
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        let (free, open) = (streams.clone(), metrics.streams.of([]));
+        metrics.before_scrapes(move || {
+            open.set(i64::try_from(STREAMS.saturating_sub(free.available_permits())).unwrap_or(i64::MAX));
+        });
         Self {
             runs: runs::RunCache::new(client.clone()),
             authenticator: Authenticator::new(client.clone(), names::GATEWAY_AUDIENCE),
@@ -136,7 +141,7 @@ impl Gateway {
             namespaces: common.namespaces(),
             identity: common.identity,
             limits: Default::default(),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams,
             stop,
         }
     }

@@ -199,7 +199,7 @@ async fn others_are_refused() {
     assert_eq!(refused("good.to.ken", large).await, (413, "TooLarge".into()));
     assert_eq!(world.good("hello", json!({})).await, (404, "NoSuchPath".into()));
     assert_eq!(world.fake.writes(), 0, "and nothing was written");
-    let metrics = world.metrics.encode().unwrap();
+    let metrics = world.metrics.encode(crate::platform::metrics::Format::OpenMetrics).unwrap();
     assert!(metrics.contains(r#"koco_gateway_refused_total{reason="NotTheRunner"} 1"#), "{metrics}");
     world.end().await;
 }

@@ -9,11 +9,19 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    routing::get,
+};
 use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{http::Acceptor, metrics::Metrics};
+use super::{
+    http::Acceptor,
+    metrics::{Format, Metrics},
+};
 
 /// How many connections there may be, and from one address: probes and scrapers are few.
 const CONNECTIONS: (usize, usize) = (128, 32);
@@ -54,8 +62,11 @@ pub async fn serve(addr: SocketAddr, metrics: Metrics, ready: Ready, stop: Cance
         )
         .route(
             "/metrics",
-            get(|State((metrics, _)): State<(Metrics, Ready)>| async move {
-                metrics.encode().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+            get(|State((metrics, _)): State<(Metrics, Ready)>, headers: HeaderMap| async move {
+                let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+                let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+                let text = metrics.encode(format).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+                Ok::<_, (StatusCode, String)>(([(header::CONTENT_TYPE, format.content_type())], text))
             }),
         )
         .with_state((metrics, ready));

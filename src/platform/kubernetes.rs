@@ -6,21 +6,28 @@ use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, client::ClientBuilder};
 
-use super::clock;
+use super::{
+    clock,
+    metrics::{CountRequests, RequestMetrics},
+};
 use crate::api::names;
 
 /// How long a connection may be silent. A watch has a bookmark every minute, so that one which has died without a word
 /// is soon replaced.
 const SILENCE: Duration = Duration::from_secs(75);
 
-/// A client with bounded calls, from the pod's account or the kubeconfig. It reads the API server's clock.
-pub async fn client() -> Result<Client, kube::Error> {
+/// A client with bounded calls, from the pod's account or the kubeconfig. It reads the API server's clock, and counts its
+/// requests.
+pub async fn client(metrics: &RequestMetrics) -> Result<Client, kube::Error> {
     let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
     config.read_timeout = Some(SILENCE);
     // It counts from a request, and not from when its connection became idle.
     config.reset_reader_on_write = true;
     config.connect_timeout = Some(Duration::from_secs(10));
-    Ok(ClientBuilder::try_from(config)?.with_layer(&clock::reader()).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&CountRequests(metrics.clone()))
+        .with_layer(&clock::reader())
+        .build())
 }
 
 /// Retries without limit: the caller can't start without the answer.

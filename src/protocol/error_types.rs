@@ -77,6 +77,12 @@ const OF_ROLES: [&str; 11] = [
     API_SERVER,
 ];
 
+/// The type as a label of metrics: agents' own types, of which there may be any number, are one word.
+pub fn word(kind: &str) -> &'static str {
+    let ours = OF_RUNNERS.into_iter().chain(OF_ROLES).chain([AGENT_FAILED, FOREIGN_INSTALLATION]);
+    ours.into_iter().find(|known| *known == kind).unwrap_or("Custom")
+}
+
 /// Whether an agent can't set this type in its error file: retry policies rely on its meaning.
 pub fn is_reserved(kind: &str) -> bool {
     OF_RUNNERS.contains(&kind) || is_of_roles(kind)

@@ -9,7 +9,7 @@ use temporalio_client::{
 };
 use tokio::sync::watch;
 
-use super::TemporalError;
+use super::{SdkMetrics, TemporalError};
 
 /// How to reach Temporal. Everything but the overrides comes from the SDK's own environment configuration:
 /// `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS`, `TEMPORAL_TLS_*`, or a profile file.
@@ -17,6 +17,7 @@ use super::TemporalError;
 pub struct Settings {
     connection: ConnectionOptions,
     namespace: String,
+    metrics: SdkMetrics,
 }
 
 impl Settings {
@@ -43,11 +44,17 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Records the SDK's metrics there.
+    pub fn with_metrics(mut self, metrics: &SdkMetrics) -> Self {
+        self.connection.metrics_meter = Some(metrics.of_client());
+        Self { metrics: metrics.clone(), ..self }
+    }
+
     fn read(identity: &str) -> Result<Self, ConfigError> {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
-        Ok(Self { connection, namespace: client.namespace })
+        Ok(Self { connection, namespace: client.namespace, metrics: SdkMetrics::default() })
     }
 }
 
@@ -87,6 +94,11 @@ impl Temporal {
     /// The server's address; empty without a server.
     pub fn address(&self) -> &str {
         self.inner.as_ref().map_or("", |i| i.settings.connection.target.as_str())
+    }
+
+    /// Where the SDK's metrics are recorded.
+    pub fn metrics(&self) -> SdkMetrics {
+        self.inner.as_ref().map(|i| i.settings.metrics.clone()).unwrap_or_default()
     }
 
     /// The client, if connected. It reconnects by itself from then on.

@@ -3,10 +3,12 @@
 
 mod connect;
 mod error;
+mod metrics;
 mod open;
 mod ops;
 
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
+pub use metrics::SdkMetrics;
 pub use open::OpenWorkflow;
 pub use ops::{Closed, ClosedWorkflow, Described, Heartbeat, failure};

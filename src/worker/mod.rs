@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use temporalio_common::telemetry::TelemetryOptions;
 use temporalio_sdk::{
     Runtime, Worker, WorkerOptions,
     runtime::{
@@ -103,7 +104,9 @@ pub async fn run(
         client = temporal.connected() => client?,
         () = stop.cancelled() => return Ok(()),
     };
-    let options = RuntimeOptions::builder().heartbeat_interval(None).build().map_err(setup)?;
+    let metrics = TelemetryOptions::builder().metrics(temporal.metrics().meter()).attach_service_name(false).build();
+    let options = RuntimeOptions::builder().telemetry_options(metrics).heartbeat_interval(None).build();
+    let options = options.map_err(setup)?;
     let runtime = Runtime::from_current_tokio(options).map_err(setup)?;
     tracing::info!(task_queue, "starting the Temporal worker");
     let up = Up { queues: Default::default(), ready };

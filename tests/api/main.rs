@@ -20,6 +20,7 @@ mod injected;
 mod life;
 mod lost_node;
 mod memory;
+mod metrics;
 mod network;
 mod repair;
 mod rights;

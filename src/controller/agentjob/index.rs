@@ -13,10 +13,10 @@ use kube::{
 };
 use parking_lot::{Mutex, RwLock};
 
-use super::JobItem;
+use super::{JobItem, measure};
 use crate::{
     api::{AgentJob, AgentRun, JobRef},
-    platform::store::is_newer,
+    platform::{metrics::JobMetrics, store::is_newer},
     pods::PodView,
 };
 
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct RunIndex {
     inner: Mutex<RunMaps>,
+    metrics: JobMetrics,
 }
 
 #[derive(Default)]
@@ -41,6 +42,11 @@ struct ForeignNames {
 }
 
 impl RunIndex {
+    /// Records in `metrics` what it sees of runs.
+    pub fn new(metrics: JobMetrics) -> Self {
+        Self { inner: Mutex::default(), metrics }
+    }
+
     /// The runs of a job, by number, as of the watch.
     pub fn of(&self, job: &JobRef) -> Vec<AgentRun> {
         let key = (job.namespace.clone(), job.uid.clone());
@@ -57,7 +63,8 @@ impl RunIndex {
         let runs = inner.by_job.entry((job.namespace, job.uid)).or_default();
         match runs.get(&run.number()) {
             Some(old) if old.uid() == run.uid() && !is_newer(&run, old) => {}
-            _ => {
+            old => {
+                measure::run(&self.metrics, old, &run);
                 runs.insert(run.number(), run);
             }
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{AgentJob, AgentRun},
     audit::{Finding, Kind, Look, PodRow, RunRow, Suspect, Suspicion, Sweep, judge},
-    platform::{clock, metrics},
+    platform::clock,
     pods::PodView,
 };
 
@@ -44,8 +44,7 @@ pub(super) async fn run(context: Arc<Context>, loops: usize, grace: Duration) {
         let (leaks, new) = watched.take(seen, began.elapsed(), grace);
         for kind in KINDS {
             let count = leaks.iter().filter(|k| **k == kind).count();
-            let label = metrics::Kind { kind: kind.name().into() };
-            context.metrics.leaks.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+            context.metrics.leaks.of([kind.name()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         for seen in new {
             let Finding { kind, message, .. } = &seen.finding;

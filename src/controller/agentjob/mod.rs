@@ -8,6 +8,7 @@ mod defaults;
 mod execute;
 mod index;
 mod leaks;
+mod measure;
 mod network;
 mod observe;
 mod orphans;
@@ -54,6 +55,12 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
     let (requeue, streams) = requeue_router::<JobItem>(&namespaces);
     let (leak_grace, count) = (parts.settings.leak_grace, namespaces.len());
     let context = Arc::new(Context::new(parts, installation, requeue));
+    let (seen, metrics) = (Arc::downgrade(&context), context.metrics.jobs.clone());
+    context.metrics.before_scrapes(move || {
+        if let Some(context) = seen.upgrade() {
+            measure::census(&metrics, &context, count);
+        }
+    });
     let loops = namespaces.into_iter().zip(streams).map(|(namespace, triggered)| {
         let (runs_synced, runs) = watch::channel(false);
         let (pods_synced, pods) = watch::channel(false);

@@ -13,6 +13,7 @@ use super::{
     Context, JobItem,
     execute::{self, Calls, Target},
     index::readable,
+    measure,
     observe::observe,
     plan::{self, Action, ObservedState, OperatorContext, Plan},
     publish, repair,
@@ -171,6 +172,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         let written = store::put_status(&context.client, &target.job, &plan.status).await?;
         target = Target { job: written, whole: true };
         context.metrics.status_writes.inc();
+        measure::status(&context.metrics.jobs, &target.job, &old, &plan.status, &observed.runs);
         publish::transitions(context, &target.job, &plan.status, plan.events);
     }
     remember(&target.job, context, &plan.status, wrote);

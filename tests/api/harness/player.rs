@@ -54,10 +54,11 @@ struct Plan {
 
 fn plan(job: &Job) -> Plan {
     let (name, arguments) = job.entry_point.split_once('?').unwrap_or((&job.entry_point, ""));
-    let number = |key: &str| {
+    let text = |key: &str| {
         let found = arguments.split('&').filter_map(|a| a.split_once('=')).find(|(k, _)| *k == key);
-        found.and_then(|(_, v)| v.parse::<u64>().ok())
+        found.map(|(_, value)| value)
     };
+    let number = |key: &str| text(key).and_then(|value| value.parse::<u64>().ok());
     let after = Some(Duration::from_millis(number("ms").unwrap_or(0)));
     // What nests too deeply to be read is no result either.
     let inputs = job.inputs.read::<serde_json::Value>().unwrap_or_default();
@@ -70,7 +71,7 @@ fn plan(job: &Job) -> Plan {
         "succeed" | "fail-until" => Plan { after, end: well, ends_well: false },
         "exit0-after" => Plan { after, end: AgentEnd { result: None, ..well }, ends_well: true },
         "exit" => {
-            let end = failed(error_types::AGENT_FAILED, number("code").unwrap_or(1) as i32);
+            let end = failed(text("type").unwrap_or(error_types::AGENT_FAILED), number("code").unwrap_or(1) as i32);
             Plan { after, end, ends_well: false }
         }
         _ => Plan { after: None, end: well, ends_well: false },

@@ -114,23 +114,28 @@ impl Role {
     }
 
     pub async fn ready(&mut self) {
-        let (name, port) = (self.name, self.health);
+        let (name, target) = (self.name, self.target());
         within(Duration::from_secs(60), &format!("{name} to be ready"), async || {
             self.process.check();
-            get(port, "/readyz").await
+            get(&target, "/readyz").await
         })
         .await;
     }
 
     pub async fn metrics(&self) -> String {
-        get(self.health, "/metrics").await.expect("metrics")
+        get(&self.target(), "/metrics").await.expect("metrics")
+    }
+
+    /// Host and port of its health address.
+    pub fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.health)
     }
 }
 
 /// The body of a 200.
-async fn get(port: u16, path: &str) -> Result<String, String> {
+async fn get(target: &str, path: &str) -> Result<String, String> {
     let asked = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = TcpStream::connect(target).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();

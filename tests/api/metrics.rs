@@ -140,7 +140,7 @@ impl Prometheus {
         std::fs::create_dir_all(&folder).expect("a folder");
         let config = json!({
             "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
-            "rule_files": [concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco/files/alerts.yaml")],
+            "rule_files": [concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco/monitoring/alerts.yaml")],
             "scrape_configs": [{ "job_name": "koco", "static_configs": [{ "targets": [target] }] }],
         });
         std::fs::write(folder.join("prometheus.yaml"), config.to_string()).expect("its configuration");
@@ -181,7 +181,8 @@ impl Prometheus {
 
 /// Each query of the dashboard, as Grafana sends it, with its panel.
 fn queries() -> Vec<(String, String)> {
-    let dashboard: Value = serde_json::from_str(include_str!("../../charts/koco/files/dashboard.json")).expect("JSON");
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../../charts/koco/monitoring/dashboard.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels").iter().filter(|p| p["type"] != "row");
     panels
         .flat_map(|panel| {

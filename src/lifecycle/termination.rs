@@ -205,14 +205,26 @@ fn duration(run: &AgentRun, now: &Time) -> Option<String> {
 /// How long until koco ends a run because its runner has not ended the agent after `limit`, the job's
 /// `timeouts.execution`; `None` before the start and under a pause. By koco's own record, not by the runner's.
 pub fn time_left(run: &AgentRun, limit: Duration, grace: Duration, now: &Time) -> Option<Duration> {
-    let (since, status) = (run.could_start()?, run.status.as_ref()?);
-    if status.paused_since.is_some() {
+    run.could_start()?;
+    if run.status.as_ref()?.paused_since.is_some() {
         return None;
     }
-    let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
-    let active = elapsed(since, now).saturating_sub(millis(status.paused_millis));
+    let active = active(run, now);
     let limit = limit.saturating_sub(millis(run.spec.identity.active_millis));
     Some(limit.saturating_add(grace).saturating_add(UNENDED).saturating_sub(active))
+}
+
+/// How long a run's agent has been active: as its end says, and until then by koco's own record of its pauses.
+pub fn active(run: &AgentRun, now: &Time) -> Duration {
+    if let Some(end) = run.termination() {
+        return millis(end.active_millis);
+    }
+    let (Some(since), Some(status)) = (run.could_start(), &run.status) else { return Duration::ZERO };
+    elapsed(since, status.paused_since.as_ref().unwrap_or(now)).saturating_sub(millis(status.paused_millis))
+}
+
+fn millis(n: i64) -> Duration {
+    Duration::from_millis(u64::try_from(n).unwrap_or(0))
 }
 
 /// The time from `since` to `now`; zero if that is in the future, as clocks differ.

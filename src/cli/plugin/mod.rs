@@ -12,6 +12,7 @@ mod render;
 mod retry;
 mod status;
 mod text;
+mod top;
 mod wait;
 mod watch;
 
@@ -81,6 +82,9 @@ enum Command {
     /// Wait until a job has finished, is paused, or has reached a phase
     #[command(after_help = wait::EXIT_CODES)]
     Wait(wait::Arguments),
+    /// Show how long agents were active and how far they are, by job or by namespace
+    #[command(after_help = top::HELP)]
+    Top(top::Arguments),
     /// Compare jobs, runs, pods and workflows, and print what doesn't fit
     #[command(after_help = audit::HELP)]
     Audit(audit::Arguments),
@@ -130,6 +134,7 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::run(&session, &arguments).await?,
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,
+        Command::Top(arguments) => top::run(&session, &arguments).await?,
         Command::Audit(arguments) => return audit::run(&session, &arguments).await,
         // Done above: it needs no cluster.
         Command::Completion { .. } => {}

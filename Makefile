@@ -75,6 +75,12 @@ bench-jobs: PROFILE = release
 bench-jobs: tools ## what jobs cost, and how many a second, beside Kubernetes Jobs and bare Temporal (release build); JOBS=200 ROUNDS=2
 	tests/api/run --bench jobs $(ARGS)
 
+.PHONY: bench-fairness
+bench-fairness: PROFILE = release
+bench-fairness: export TEMPORAL_ARGUMENTS = --dynamic-config-value matching.enableFairness=true
+bench-fairness: tools ## one job's start beside 5,000 of another namespace (release build); JOBS=5000
+	tests/api/run --bench fairness $(ARGS)
+
 .PHONY: bench-idle
 bench-idle: PROFILE = release
 bench-idle: tools ## what 10,000 agents cost that run and do nothing else, and a restart beside them (release build); JOBS=10000 INPUTS=KiB

@@ -174,10 +174,13 @@ pub fn vanished(run: &AgentRun, now: &Time) -> Termination {
     Termination { pod_vanished: run.may_have_started(), ..gone }
 }
 
-/// How long the containers of a closed run may still be running without its pod; `None` if they don't.
+/// How long the containers of a closed run may still be running without its pod; `None` if they don't. A run that koco
+/// let fail itself was closed by what was known of its pod then, which may have been deleted by force just before.
 pub fn lingers(run: &AgentRun, grace: Duration, now: &Time) -> Option<Duration> {
-    let vanished = run.termination().filter(|t| t.pod_vanished)?;
-    let left = grace.saturating_add(LINGER).checked_sub(elapsed(&vanished.time, now))?;
+    let by_koco =
+        |t: &Termination| t.source == TerminationSource::Koco && t.kind == TerminationType::Failed && t.started;
+    let closed = run.termination().filter(|t| t.pod_vanished || by_koco(t))?;
+    let left = grace.saturating_add(LINGER).checked_sub(elapsed(&closed.time, now))?;
     (!left.is_zero()).then_some(left)
 }
 
@@ -423,6 +426,13 @@ mod tests {
         let mut unready = run("Freeze", None);
         unready.status = None;
         assert!(!vanished(&unready, &now()).pod_vanished, "no agent can have started");
+        let silent =
+            |run: &AgentRun| koco(run, error_types::HEARTBEAT_TIMEOUT, "s".into(), &at("2026-01-01T00:01:00Z"));
+        gone.status.as_mut().unwrap().termination = Some(silent(&gone));
+        assert_eq!(left(&gone, "2026-01-01T00:01:24Z"), Some(1), "it may have been deleted by force just before");
+        unready.status = Some(Default::default());
+        unready.status.as_mut().unwrap().termination = Some(silent(&unready));
+        assert_eq!(left(&unready, "2026-01-01T00:01:01Z"), None, "it has not started");
     }
 
     #[test]

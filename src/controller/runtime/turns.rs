@@ -25,15 +25,16 @@ struct State {
     closed: bool,
     /// Only those with objects that wait or have a turn.
     namespaces: HashMap<String, Namespace>,
-    /// Counts the turns that were given.
-    given: u64,
+    /// Counts the turns that were given, and the namespaces that came.
+    count: u64,
 }
 
 #[derive(Default)]
 struct Namespace {
     running: usize,
-    /// When it was given its last turn, as [`State::given`] counts.
+    /// When it was given its last turn, if any yet, and when it came, as [`State::count`] counts.
     last: u64,
+    came: u64,
     urgent: VecDeque<oneshot::Sender<Turn>>,
     others: VecDeque<oneshot::Sender<Turn>>,
 }
@@ -52,12 +53,19 @@ impl State {
             return None;
         }
         let waiting = self.namespaces.iter_mut().filter(|(_, n)| n.waits());
-        let (name, namespace) = waiting.min_by_key(|(_, n)| (n.running, n.last))?;
+        let (name, namespace) = waiting.min_by_key(|(_, n)| (n.running, n.last, n.came))?;
         let waiter = namespace.urgent.pop_front().or_else(|| namespace.others.pop_front())?;
-        self.given += 1;
-        (namespace.running, namespace.last) = (namespace.running + 1, self.given);
+        self.count += 1;
+        (namespace.running, namespace.last) = (namespace.running + 1, self.count);
         self.free -= 1;
         Some((name.clone(), waiter))
+    }
+
+    fn queue(&mut self, name: &str, urgent: bool) -> &mut VecDeque<oneshot::Sender<Turn>> {
+        self.count += 1;
+        let new = || Namespace { came: self.count, ..Namespace::default() };
+        let namespace = self.namespaces.entry(name.to_string()).or_insert_with(new);
+        if urgent { &mut namespace.urgent } else { &mut namespace.others }
     }
 
     fn give_back(&mut self, name: &str) {
@@ -75,7 +83,7 @@ impl Turns {
     /// So many at a time, at least one.
     pub fn new(at_a_time: usize) -> Self {
         let free = at_a_time.max(1);
-        Self(Arc::new(Mutex::new(State { free, closed: false, namespaces: HashMap::new(), given: 0 })))
+        Self(Arc::new(Mutex::new(State { free, closed: false, namespaces: HashMap::new(), count: 0 })))
     }
 
     /// Waits for a turn; `None` once the turns have ended.
@@ -86,8 +94,7 @@ impl Turns {
             if state.closed {
                 return None;
             }
-            let namespace = state.namespaces.entry(namespace.to_string()).or_default();
-            if urgent { &mut namespace.urgent } else { &mut namespace.others }.push_back(give);
+            state.queue(namespace, urgent).push_back(give);
         }
         self.give();
         given.await.ok()

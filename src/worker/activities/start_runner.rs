@@ -171,15 +171,18 @@ impl Start<'_> {
             self.end_recorded_pod().await?;
             return Ok(run);
         }
-        if lifecycle::lingers(&run, self.job.grace(), &now()).is_some() {
-            return Err(ActivityFailure::PodNotEnded(run.spec.identity.pod_name.clone()));
-        }
         let pod = self.a.pods_in(&self.input.job).get(&run.spec.identity.pod_name).await?;
-        if let Some(pod) = pod.filter(|p| ending::is_pod_of(&run, p) && !p.agent_ended()) {
-            let delete = collect::of_closed(&run, &pod, &now()) == collect::Fate::Delete;
-            return Err(self.not_ended(&pod, delete).await);
+        match pod.filter(|p| ending::is_pod_of(&run, p)) {
+            Some(pod) if pod.agent_ended() => Ok(run),
+            Some(pod) => {
+                let delete = collect::of_closed(&run, &pod, &now()) == collect::Fate::Delete;
+                Err(self.not_ended(&pod, delete).await)
+            }
+            None if lifecycle::lingers(&run, self.job.grace(), &now()).is_some() => {
+                Err(ActivityFailure::PodNotEnded(run.spec.identity.pod_name.clone()))
+            }
+            None => Ok(run),
         }
-        Ok(run)
     }
 
     /// Deletes the pod of a run that is gone: the job's status has its name.

@@ -420,3 +420,27 @@ fn whatever_happens_one_agent_lives_at_most_and_every_job_ends_once() {
         Ok(())
     });
 }
+
+/// Its pod is deleted by force, its runner is silent, and a controller with an old cache closes the run for that.
+#[test]
+fn a_pod_that_is_deleted_by_force_just_before_its_run_is_closed() {
+    let policy = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "1s" } });
+    let mut world = World::new(&policy);
+    let reconcile = |pods_behind| Event::Reconcile { behind: (0, 0, pods_behind), actions: usize::MAX };
+    let events = [
+        reconcile(0),
+        Event::Runner(0, Runner::Start),
+        Event::Runner(0, Runner::Silent(true)),
+        Event::User(DesiredState::Paused),
+        Event::Pass(241),
+        Event::ForgetPod(0),
+        reconcile(2),
+        reconcile(0),
+        Event::Pass(1),
+    ];
+    for event in &events {
+        happen(&mut world, event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
+    }
+    assert!(world.runs.values().any(AgentRun::is_closed), "the old cache has closed the run");
+    settle(&mut world).unwrap_or_else(|e| panic!("{e}"));
+}

@@ -161,7 +161,10 @@ impl<'a> JobView<'a> {
     /// running without its pod.
     pub fn lingers(&self) -> Option<Duration> {
         let newest = self.active_run()?;
-        let last = self.observed.runs.iter().filter(|r| r.number() >= newest - 1 && r.is_closed());
+        let seen_to_end = |run: &AgentRun| {
+            run.number() == newest && self.pod.is_some_and(|p| ending::is_pod_of(run, p) && p.agent_ended())
+        };
+        let last = self.observed.runs.iter().filter(|r| r.number() >= newest - 1 && r.is_closed() && !seen_to_end(r));
         last.filter_map(|run| lifecycle::lingers(run, self.job.grace(), self.now())).max()
     }
 

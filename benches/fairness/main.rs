@@ -1,6 +1,7 @@
-//! `make bench-fairness`: how long one job takes to its agent's first line while another namespace has thousands that
-//! wait, beside the same with none. In both modes, on the servers and the simulated node of `make bench-jobs`. Nothing is
-//! asserted.
+//! `make bench-fairness`: how long one job takes to its pod, and to its agent's first line, while another namespace has
+//! thousands that wait, beside the same with none. In both modes, on the servers and the simulated node of `make
+//! bench-jobs`; the other namespace's nodes have room for a few pods at a time, so that they take little of the processors
+//! that all share here. Nothing is asserted.
 
 #[path = "../../tests/api/harness/mod.rs"]
 #[allow(dead_code, unused_imports)]
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use futures::{StreamExt, stream};
+use koco::api::names;
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
 use serde_json::json;
 
@@ -24,6 +26,9 @@ struct Arguments {
     /// Single jobs, one after the other, with and without those
     #[arg(long, env = "SINGLES", default_value_t = 11)]
     singles: usize,
+    /// How many of the other namespace's agents its nodes have room for
+    #[arg(long, env = "PLACES", default_value_t = 4)]
+    places: usize,
     /// Cargo's
     #[arg(long, hide = true)]
     bench: bool,
@@ -42,58 +47,83 @@ async fn main() {
     let mut roles = Roles::separate(&mine, Server::Shared);
     roles.set("KOCO_WATCH_NAMESPACES", &format!("{},{}", theirs.namespace, mine.namespace));
     roles.start().await;
-    let (node, _other) = (Node::automatic(&mine), Node::automatic(&theirs));
+    let (node, _other) = (Node::automatic(&mine), Node::with_places(&theirs, arguments.places));
     let build = if cfg!(debug_assertions) { "dev" } else { "release" };
+    println!("one job's time in ms, {build} build; beside {} jobs of another namespace", arguments.jobs);
     println!(
-        "one job's time to its agent's first line, ms, {build} build; beside {} jobs of another namespace",
-        arguments.jobs
+        "| mode | | alone, p50 | most | beside them, p50 | most | factor | of theirs unfinished | without a pod |"
     );
-    println!("| mode | alone, p50 | most | beside them, p50 | most | factor | of theirs still unfinished |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for mode in MODES {
         // The first job of all causes additional reads, which are cached afterwards.
-        single(&mine, &node, mode, 0).await;
+        single(&mine, &node, mode).await;
         let alone = singles(&mine, &node, mode, arguments.singles, "alone").await;
         create(&theirs, mode, arguments.jobs).await;
         let beside = singles(&mine, &node, mode, arguments.singles, "beside").await;
-        let left = unfinished(&theirs).await;
-        let (p50, most) = (middle(&alone), alone.last().copied().unwrap_or_default());
-        let (p50_beside, most_beside) = (middle(&beside), beside.last().copied().unwrap_or_default());
-        let (name, factor) = (word(mode), p50_beside / p50);
-        println!("| {name} | {p50:.0} | {most:.0} | {p50_beside:.0} | {most_beside:.0} | {factor:.1} | {left} |");
+        let (open, podless) = unfinished(&theirs).await;
+        for (what, time) in [("to its pod", to_pod as fn(&Single) -> f64), ("to the first line", to_first_line)] {
+            let [(p50, most), (beside_p50, beside_most)] = [&alone, &beside].map(|all| middle_and_most(all, time));
+            let (name, factor) = (word(mode), beside_p50 / p50);
+            print!("| {name} | {what} | {p50:.0} | {most:.0} | {beside_p50:.0} | {beside_most:.0} | {factor:.1} ");
+            println!("| {open} | {podless} |");
+        }
         clear(&theirs).await;
     }
 }
 
-/// The times of so many, one after the other, the shortest first.
-async fn singles(test: &Test, node: &Node, mode: ExecutionMode, many: usize, name: &str) -> Vec<f64> {
+/// Milliseconds from a job's creation.
+struct Single {
+    to_pod: f64,
+    to_first_line: f64,
+}
+
+fn to_pod(single: &Single) -> f64 {
+    single.to_pod
+}
+
+fn to_first_line(single: &Single) -> f64 {
+    single.to_first_line
+}
+
+fn middle_and_most(all: &[Single], time: fn(&Single) -> f64) -> (f64, f64) {
+    let mut times: Vec<f64> = all.iter().map(time).collect();
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[times.len() - 1])
+}
+
+/// So many, one after the other.
+async fn singles(test: &Test, node: &Node, mode: ExecutionMode, many: usize, name: &str) -> Vec<Single> {
     let mut all = Vec::new();
     for n in 0..many {
-        all.push(single(test, node, mode, n).await);
-        eprintln!("{} {name} {n}: {:.0} ms", word(mode), all[n]);
+        let one = single(test, node, mode).await;
+        let (pod, line) = (one.to_pod, one.to_first_line);
+        eprintln!("{} {name} {n}: {pod:.0} ms to its pod, {line:.0} to its first line", word(mode));
+        all.push(one);
     }
-    all.sort_by(f64::total_cmp);
     all
 }
 
-fn middle(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Milliseconds from its creation to its agent's first line.
-async fn single(test: &Test, node: &Node, mode: ExecutionMode, n: usize) -> f64 {
-    let name = format!("single-{}-{n}-{}", word(mode).to_lowercase(), node.diary.all().len());
+async fn single(test: &Test, node: &Node, mode: ExecutionMode) -> Single {
+    let name = format!("single-{}", node.diary.all().len());
     let object = serde_json::from_value(manifest(&name, spec(mode))).expect("an object");
     let applied = Instant::now();
+    let millis = |at: Instant| at.saturating_duration_since(applied).as_secs_f64() * 1000.0;
     let made: DynamicObject = test.raw_jobs().create(&PostParams::default(), &object).await.expect("a job");
     let uid = made.metadata.uid.expect("a UID");
-    let life = within(LIMIT, "the agent to start", async || node.diary.of(&uid).pop().ok_or("not yet")).await;
-    let time = life.began.saturating_duration_since(applied).as_secs_f64() * 1000.0;
+    let pods = ListParams::default().labels(&format!("{}={uid}", names::LABEL_JOB_UID));
+    let pod = async {
+        while test.pods().list_metadata(&pods).await.expect("pods").items.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Instant::now()
+    };
+    let line = within(LIMIT, "the agent to start", async || node.diary.of(&uid).pop().ok_or("not yet"));
+    let (pod, life) = tokio::join!(pod, line);
     within(LIMIT, "the agent to end", async || {
         node.diary.of(&uid).iter().all(|life| life.ended.is_some()).then_some(()).ok_or("not yet")
     })
     .await;
-    time
+    Single { to_pod: millis(pod), to_first_line: millis(life.began) }
 }
 
 fn spec(mode: ExecutionMode) -> serde_json::Value {
@@ -109,10 +139,12 @@ async fn create(test: &Test, mode: ExecutionMode, jobs: usize) {
     stream::iter(0..jobs).map(create).buffer_unordered(CREATORS).collect::<Vec<()>>().await;
 }
 
-async fn unfinished(test: &Test) -> usize {
+/// How many have not ended, and how many of those have no pod yet.
+async fn unfinished(test: &Test) -> (usize, usize) {
     let all = test.raw_jobs().list(&ListParams::default()).await.expect("jobs").items;
-    let ended = |job: &DynamicObject| ["Succeeded", "Failed"].iter().any(|p| job.data["status"]["phase"] == *p);
-    all.iter().filter(|job| !ended(job)).count()
+    let is_open = |job: &&DynamicObject| !["Succeeded", "Failed"].iter().any(|p| job.data["status"]["phase"] == *p);
+    let open: Vec<_> = all.iter().filter(is_open).collect();
+    (open.len(), open.iter().filter(|job| job.data["status"]["runnerPod"].is_null()).count())
 }
 
 /// Deletes all, and waits until they are gone.

@@ -10,7 +10,10 @@ use kube::{
     Resource,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::{
+    sync::Semaphore,
+    task::{AbortHandle, JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,16 +35,22 @@ pub struct Node {
 impl Node {
     /// Plays koco's runners.
     pub fn automatic(test: &Test) -> Self {
-        Self::with(
-            test,
-            Arc::new(|client, pod, end, diary| {
-                async move { play(Runner::in_pod(client, &pod).await, end, diary).await }.boxed()
-            }),
-        )
+        Self::with(test, runners())
+    }
+
+    /// Plays koco's runners, so many pods at a time: the others wait, as if for a place on a node.
+    #[allow(dead_code)] // benches/fairness asks
+    pub fn with_places(test: &Test, places: usize) -> Self {
+        Self::playing(test, runners(), places)
     }
 
     /// Plays what this player does.
     pub fn with(test: &Test, player: Player) -> Self {
+        Self::playing(test, player, Semaphore::MAX_PERMITS)
+    }
+
+    fn playing(test: &Test, player: Player, places: usize) -> Self {
+        let places = Arc::new(Semaphore::new(places));
         let (client, kubelet, pods) =
             (test.client.clone(), Kubelet::of(test), items::<Pod>(test.client.clone(), Some(&test.namespace)));
         let diary = Diary::default();
@@ -65,6 +74,7 @@ impl Node {
                                 pod.clone(),
                                 end.clone(),
                                 keep.clone(),
+                                places.clone(),
                             ));
                             pods_here.insert(uid.clone(), Life { end, task });
                         }
@@ -88,6 +98,12 @@ impl Node {
     }
 }
 
+fn runners() -> Player {
+    Arc::new(|client, pod, end, diary| {
+        async move { play(Runner::in_pod(client, &pod).await, end, diary).await }.boxed()
+    })
+}
+
 struct Life {
     /// Its pod is being deleted.
     end: CancellationToken,
@@ -108,12 +124,22 @@ fn may_start(pod: &Pod) -> bool {
     !gated && !elsewhere && pod.metadata.deletion_timestamp.is_none() && spec.node_name.is_none()
 }
 
-async fn live(player: Player, client: kube::Client, kubelet: Kubelet, pod: Pod, end: CancellationToken, diary: Diary) {
+async fn live(
+    player: Player,
+    client: kube::Client,
+    kubelet: Kubelet,
+    pod: Pod,
+    end: CancellationToken,
+    diary: Diary,
+    places: Arc<Semaphore>,
+) {
     let name = pod.metadata.name.clone().expect("a name");
+    let place = places.acquire().await;
     kubelet.schedule(&name).await;
     kubelet.run(&name).await;
     let ended = player(client, pod, end.clone(), diary).await;
     kubelet.end(&name, &ended).await;
+    drop(place);
     end.cancelled().await;
     kubelet.remove(&name).await;
 }

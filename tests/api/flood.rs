@@ -1,14 +1,23 @@
 //! One pod can't take the gateway from the others: large bodies and slow requests, with a valid token of another
 //! namespace's pod and a key that no run knows.
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::join_all, stream};
 use koco::{
     api::{RunnerState, names},
     protocol::runner::verb,
 };
 use reqwest::{Body, Client};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -16,10 +25,12 @@ use tokio::{
 
 use crate::{
     harness::{
-        DEADLINE, Kubelet, Roles, Server, Test, agent,
-        by_hand::{bare_pod, in_hand, started},
+        ApiProxy, DEADLINE, Kubelet, Phase, Roles, Server, Test, agent,
+        api_proxy::Fault,
+        by_hand::{Heart, bare_pod, in_hand, started, succeeds},
         cluster::NODE_IP,
         gateway_client::{self, run_path, token},
+        job::{With, error_type, pod_name},
         within,
     },
     memory::peak,
@@ -74,6 +85,69 @@ async fn a_flood_of_large_and_slow_requests_reaches_no_other_runner() {
     })
     .await;
     runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+}
+
+/// Waits for an answer and writes down its code.
+async fn asks(request: reqwest::RequestBuilder, codes: &Mutex<BTreeSet<u16>>) {
+    if let Ok(answer) = request.send().await {
+        codes.lock().expect("the codes").insert(answer.status().as_u16());
+    }
+}
+
+/// What strangers make go wrong says nothing of a runner: one without a key, one whose token the API server is slow to
+/// review, and one whose body doesn't come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_hold_up_no_verdict_and_bring_none_about() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["gateway", "controller"]);
+    let hangs = Arc::new(AtomicBool::new(false));
+    let hang = hangs.clone();
+    let proxy = ApiProxy::start(&test, move |asked| {
+        let review = asked.uri.path().ends_with("/tokenreviews");
+        if review && hang.load(Ordering::Relaxed) { Fault::Unanswered } else { Fault::None }
+    })
+    .await;
+    roles.role("gateway").process.set("KUBECONFIG", Some(proxy.kubeconfig.display().to_string()));
+    roles.start().await;
+    let kubelet = Kubelet::of(&test);
+    let spec = || agent("anything").heartbeat("6s").with(json!({ "retryPolicy": { "maximumAttempts": 1 } }));
+    let (live, silent, other) =
+        (test.apply(spec()).await, test.apply(spec()).await, test.apply(agent("anything")).await);
+    let (pod, runner) = started(&kubelet, &live, 1).await;
+    let (runner, _heart) = Heart::of(runner);
+    let (_silent, last) = Heart::of(started(&kubelet, &silent, 1).await.1);
+    let (slow, _not_registered) = in_hand(&kubelet, &other, 1).await;
+
+    let attacker = gateway_client::client(&test, &roles, Some(IpAddr::from(ATTACKER))).await;
+    let (name, port) = (pod_name(&slow), roles.gateway_port);
+    let token = token(&test.client, &test.namespace, Some(names::GATEWAY_AUDIENCE), Some(&name)).await;
+    let url = format!("https://{}:{port}{}", names::GATEWAY_TLS_NAME, run_path(&other, 1).path(verb::REGISTER));
+    let codes = Mutex::new(BTreeSet::new());
+    let pause = || tokio::time::sleep(Duration::from_millis(100));
+    let unknown = async |from: usize| {
+        for n in 0.. {
+            asks(attacker.post(&url).bearer_auth(format!("{from}.{n}.x")).body("{}"), &codes).await;
+            pause().await;
+        }
+    };
+    let stalling = async || loop {
+        asks(attacker.post(&url).bearer_auth(&token).body(stalls()), &codes).await;
+        pause().await;
+    };
+    // Its token is reviewed before the API server hangs.
+    asks(attacker.post(&url).bearer_auth(&token).body(stalls()), &codes).await;
+    asks(attacker.post(&url).bearer_auth("un.kno.wn").body("{}"), &codes).await;
+    hangs.store(true, Ordering::Relaxed);
+    drop(last);
+    let failed = tokio::select! {
+        status = silent.phase(Phase::Failed) => status,
+        _ = join_all((0..8).map(&unknown)) => unreachable!(),
+        _ = join_all((0..4).map(|_| stalling())) => unreachable!(),
+    };
+    assert_eq!(error_type(&failed), "HeartbeatTimeout");
+    let codes = codes.into_inner().expect("the codes");
+    assert!([401, 408, 503].iter().all(|code| codes.contains(code)), "{codes:?}");
+    succeeds(&kubelet, &live, &pod, &runner, json!(1)).await;
 }
 
 /// Connects from this address, and says nothing.

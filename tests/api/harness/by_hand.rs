@@ -1,5 +1,7 @@
 //! What a person does past koco: objects made and changed by hand, and what koco then says about them.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::http::{Request, header::CONTENT_TYPE};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use koco::{
@@ -18,6 +20,29 @@ use super::{
     runner::{Refused, succeeded},
     within,
 };
+
+/// Tells the gateway now and then that the runner's agent runs, as long as it is kept.
+pub struct Heart(tokio::task::JoinHandle<()>);
+
+impl Heart {
+    pub fn of(runner: Runner) -> (Arc<Runner>, Self) {
+        let runner = Arc::new(runner);
+        let beats = runner.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let _ = beats.heartbeat(RunnerState::Running, 0).await;
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        });
+        (runner, Self(task))
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// The pod of the job's run of that number, up and running on a node that does nothing by itself, and its runner.
 pub async fn in_hand(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner) {

@@ -5,32 +5,9 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use super::*;
-use crate::harness::{DesiredState, MODES, kubelet::End, runner::succeeded};
+use crate::harness::{DesiredState, MODES, by_hand::Heart, kubelet::End, runner::succeeded};
 
 const STATUS: &str = "update agentruns/status";
-
-/// Tells the gateway now and then that it lives, as long as it is kept.
-struct Heart(tokio::task::JoinHandle<()>);
-
-impl Heart {
-    fn of(runner: Runner) -> (std::sync::Arc<Runner>, Self) {
-        let runner = std::sync::Arc::new(runner);
-        let beats = runner.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                let _ = beats.heartbeat(RunnerState::Running, 0).await;
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        });
-        (runner, Self(task))
-    }
-}
-
-impl Drop for Heart {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 /// Lets the write through and thaws the gateway, which then gets the runner back; and only when it has taken it is it
 /// told to end: it drops its looks at who is silent at once, and hands the runner over.

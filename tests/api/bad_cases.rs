@@ -12,8 +12,10 @@
 //! | a pod under a guessed name | nothing; names have a random part | [`pretended`] |
 //! | a status that the API server does not take | ever fewer tries; log, metrics | [`refused`] |
 //! | an end that Temporal does not wait for | ever fewer tries | [`refused`] |
+//! | the job's status is emptied | it is derived anew; the agent runs on | [`blanked`] |
 //! | runs beyond the one that the job's status speaks of | they are read, not overwritten | [`restored`] |
 
+mod blanked;
 mod deleted;
 mod pretended;
 mod refused;

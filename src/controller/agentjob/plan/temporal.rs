@@ -102,18 +102,11 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         shape: Shape::default(),
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
-    let workflow = WorkflowStatus {
-        id: names::workflow(view.operator.installation, view.job.uid()),
-        namespace: view.operator.temporal_namespace.into(),
-        status: Some(Stage::Pending.as_str().into()),
-        is_paused: Some(false),
-        ..WorkflowStatus::default()
-    };
     let not_ready = not_ready(view);
     let requeue = not_ready.as_ref().map(|_| RETRY);
     Decision {
         phase: phase(view),
-        workflow: Some(view.old.workflow.clone().unwrap_or(workflow)),
+        workflow: Some(recorded(view)),
         sent: Some(unchanged.sent.clone().unwrap_or(sent)),
         not_ready,
         requeue,
@@ -121,6 +114,17 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
     }
     .with(Action::StartWorkflow(Box::new(input)))
     .with(Action::QueryWorkflow)
+}
+
+/// The workflow on record; of a job without a record, which is new or whose status was emptied, the one that is its.
+fn recorded(view: &JobView<'_>) -> WorkflowStatus {
+    view.old.workflow.clone().unwrap_or_else(|| WorkflowStatus {
+        id: names::workflow(view.operator.installation, view.job.uid()),
+        namespace: view.operator.temporal_namespace.into(),
+        status: Some(Stage::Pending.as_str().into()),
+        is_paused: Some(false),
+        ..WorkflowStatus::default()
+    })
 }
 
 /// The id of the request for the spec's current desired state.
@@ -135,7 +139,7 @@ fn request_id(view: &JobView<'_>) -> String {
 /// The workflow exists: copies its state to the status, and signals it changes of the spec and the cluster.
 fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let (workflow, error) = (workflow(view), error(view));
-    let mirrored = Decision { workflow, error, ..unchanged };
+    let mirrored = Decision { workflow: Some(workflow), error, ..unchanged };
     if let Some(waiting) = missing::wait(view) {
         return Decision { phase: phase(view), ..waiting.decide(view, mirrored) };
     }
@@ -171,8 +175,8 @@ fn refused(failing: &String) -> (Reason, String) {
 }
 
 /// The new `status.workflow`.
-fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
-    let mut workflow = view.old.workflow.clone()?;
+fn workflow(view: &JobView<'_>) -> WorkflowStatus {
+    let mut workflow = recorded(view);
     if let Some(started) = &view.observed.started {
         workflow.run_id.get_or_insert_with(|| started.run_id.clone());
         workflow.namespace_id = workflow.namespace_id.or(started.namespace_id.clone());
@@ -181,7 +185,7 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
     if view.run.is_some_and(|r| r.spec.grant.is_some() && !r.is_closed()) && view.desired() == DesiredState::Running {
         workflow.status = Some(Stage::Running.as_str().into());
     }
-    let Some(answer) = &view.observed.answer else { return Some(workflow) };
+    let Some(answer) = &view.observed.answer else { return workflow };
     if !answer.missing {
         workflow.namespace_id = answer.namespace_id.clone().or(workflow.namespace_id);
         workflow.missing_since = None;
@@ -207,7 +211,7 @@ fn workflow(view: &JobView<'_>) -> Option<WorkflowStatus> {
             workflow.error = None;
         }
     }
-    Some(workflow)
+    workflow
 }
 
 /// The newest attempt's error: of the newest run that has failed, or from the workflow's query.

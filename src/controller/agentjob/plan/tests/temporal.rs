@@ -67,6 +67,17 @@ fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
 }
 
 #[test]
+fn a_status_that_was_emptied_has_its_workflow_again() {
+    let mut job = with_agent("Running", 1, ("Running", "1"));
+    let named = Some(names::workflow("c", "u"));
+    let workflow = |plan: Plan| plan.status.workflow.map(|w| (w.id, w.namespace, w.run_id));
+    job.status = Some(Default::default());
+    let found = decide(&job, &ObservedState { answer: None, ..answering("Running", "1") });
+    assert!(!found.actions.iter().any(|a| matches!(a, Action::StartWorkflow(_))));
+    assert_eq!(workflow(found), named.map(|id| (id, "t".into(), None)));
+}
+
+#[test]
 fn a_job_cancelled_after_the_intent_is_submitted_and_cancelled_there() {
     // Whether its workflow was started is unknown.
     let mut cancelled = temporal("Cancelled", 2, None, json!({}));

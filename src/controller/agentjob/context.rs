@@ -93,6 +93,11 @@ const LATELY: Duration = Duration::from_secs(1);
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
 impl Memory {
+    /// What is kept of a job that has ended: what is left to do for it may fail again and again.
+    fn after_the_end(&self) -> Option<Self> {
+        (self.failures > 0).then(|| Self { job: self.job.clone(), failures: self.failures, ..Self::default() })
+    }
+
     /// The UID of the pod of a run that was created so recently that the watch may not show it yet.
     pub fn just_created(&self, run_uid: &str) -> Option<&str> {
         let created = self.created.as_ref().filter(|c| c.run_uid == run_uid && c.at.elapsed() < WATCH_LAG);
@@ -175,7 +180,16 @@ impl Context {
         }
     }
 
-    /// Drops a job that has ended or is gone.
+    /// Drops what is of no use for a job that has ended.
+    pub fn has_ended(&self, uid: &str) {
+        let left = self.memory(uid).after_the_end();
+        self.forget(uid);
+        if let Some(left) = left {
+            self.memory.lock().insert(uid.into(), left);
+        }
+    }
+
+    /// Drops a job that is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.lock().remove(uid);
         self.workflows.forget(uid);
@@ -190,5 +204,18 @@ impl Context {
             self.forget(&job.uid);
         }
         there.into_iter().filter(|(_, open)| *open).map(|(job, _)| (job.uid.clone(), job)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_after_a_jobs_end_is_counted_on() {
+        let blocked = Some((Reason::other("x"), "y".into()));
+        let left = Memory { failures: 3, open: true, blocked, ..Memory::default() }.after_the_end().unwrap();
+        assert_eq!((left.failures, left.open, left.blocked), (3, false, None));
+        assert!(Memory { open: true, ..Memory::default() }.after_the_end().is_none());
     }
 }

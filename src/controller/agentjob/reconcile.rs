@@ -246,7 +246,7 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
 fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
     let ended = status.phase.is_some_and(|p| p.is_terminal());
     if ended {
-        context.forget(job.uid());
+        context.has_ended(job.uid());
     }
     if wrote {
         context.wrote(&job.reference(), store::version(job));

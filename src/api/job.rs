@@ -216,7 +216,7 @@ impl AgentJob {
     pub fn trim(&mut self) {
         let template = self.template();
         let names: Vec<_> = template.containers.iter().map(|c| json!({ "name": c.name })).collect();
-        self.spec.template = RawJson::from(json!({ "spec": {
+        self.spec.template.trim_to(&json!({ "spec": {
             "terminationGracePeriodSeconds": template.termination_grace_period_seconds.unwrap_or(30),
             "containers": names,
         } }));

@@ -43,6 +43,11 @@ impl RawJson {
         *self = Self { size: self.size, ..Self::default() };
     }
 
+    /// Replaces the text by a part of it, for caches.
+    pub fn trim_to(&mut self, part: &Value) {
+        *self = Self { size: self.size, ..Self::from(part) };
+    }
+
     /// Parses it; fails on text that nests deeper than 128 levels if the type is that deep.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.get())

@@ -66,9 +66,13 @@ impl ControllerError {
         self.reason() == "Conflict"
     }
 
-    /// Whether the API server refuses the request, as for want of rights: it helps only that somebody changes that.
+    /// Whether the API server refuses the request, as for want of rights or because its store takes no object of that
+    /// size: it helps only that somebody changes that.
     pub fn is_refused(&self) -> bool {
-        let forbidden = |e: &kube::Error| matches!(e, kube::Error::Api(status) if status.code == 403);
+        let forbidden = |e: &kube::Error| match e {
+            kube::Error::Api(status) => status.code == 403 || status.message.contains("request is too large"),
+            _ => false,
+        };
         match self {
             Self::Store(StoreError::Invalid { .. }) | Self::Run(RunError::Store(StoreError::Invalid { .. })) => true,
             Self::Store(StoreError::Api { source, .. })
@@ -98,6 +102,16 @@ impl ControllerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_is_too_large_is_refused() {
+        let said = |code: u16, message: &str| {
+            let status = serde_json::from_value(serde_json::json!({ "code": code, "message": message })).unwrap();
+            ControllerError::NetworkPolicy(kube::Error::Api(status)).is_refused()
+        };
+        assert!(said(500, "etcdserver: request is too large") && said(403, "no"));
+        assert!(!said(500, "etcdserver: leader changed"));
+    }
 
     #[test]
     fn the_same_failure_is_tried_ever_less_often() {

@@ -17,6 +17,8 @@ pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
 pub const PENDING_TIMEOUT: &str = "PendingTimeout";
 /// Inputs are larger than the operator allows. Nothing was started.
 pub const INPUTS_TOO_LARGE: &str = "InputsTooLarge";
+/// The template leaves no room for what becomes of it. Nothing was started.
+pub const TEMPLATE_TOO_LARGE: &str = "TemplateTooLarge";
 /// A drain, a lost node or a deleted pod ended an agent that had started.
 pub const DISRUPTED: &str = "Disrupted";
 /// The container ended without a termination message.
@@ -63,8 +65,9 @@ const OF_RUNNERS: [&str; 9] = [
 ];
 
 /// The types that only koco's roles determine.
-const OF_ROLES: [&str; 11] = [
+const OF_ROLES: [&str; 12] = [
     INPUTS_TOO_LARGE,
+    TEMPLATE_TOO_LARGE,
     HEARTBEAT_TIMEOUT,
     PENDING_TIMEOUT,
     WORKFLOW_CLOSED,

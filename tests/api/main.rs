@@ -17,6 +17,7 @@ mod frozen_temporal;
 mod harness;
 mod held;
 mod injected;
+mod large_template;
 mod life;
 mod lost_gateway;
 mod lost_node;

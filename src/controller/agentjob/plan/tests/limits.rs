@@ -32,6 +32,23 @@ fn a_job_with_large_inputs_fails_before_anything_is_created() {
 }
 
 #[test]
+fn a_job_with_a_large_template_fails_before_anything_is_created() {
+    let padded = |bytes: usize| {
+        let template = |pad: usize| json!({ "template": { "pad": "x".repeat(pad) } });
+        let rest = job(template(0), Value::Null).spec.template.size();
+        let mut job = job(template(bytes - rest), Value::Null);
+        job.trim();
+        job
+    };
+    assert_eq!(decide(&padded(1024 * 1024), &ObservedState::default()).status.phase, Some(Phase::Pending));
+    let plan = decide(&padded(1024 * 1024 + 1), &ObservedState::default());
+    assert_eq!((plan.status.phase, &plan.actions), (Some(Phase::Failed), &vec![]));
+    assert_eq!(condition(&plan, "Succeeded").1, error_types::TEMPLATE_TOO_LARGE);
+    let message = plan.status.error.unwrap().message;
+    assert!(message.starts_with("spec.template is 1048577 bytes of JSON"), "{message}");
+}
+
+#[test]
 fn a_job_that_was_accepted_stays_so() {
     let accepted = next(&job(json!({ "desiredState": "Paused" }), Value::Null), &ObservedState::default()).0;
     let status = serde_json::to_value(accepted.status).unwrap();

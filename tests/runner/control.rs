@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 
+use futures::future::join_all;
 use koco::{
     api::{DesiredState, PauseNotice, PausePolicy, RunnerState, TerminationType},
     protocol::{error_types, runner::Job},
 };
+
+use nix::sys::signal::Signal;
 
 use crate::harness::{Run, job, namespaces};
 
@@ -33,6 +36,24 @@ async fn the_kubelets_sigterm_is_a_disruption() {
     assert_eq!((ending.kind, ending.started, ending.exit_code), (TerminationType::Failed, true, Some(143)));
     assert!(run.stdout().contains("sigterm"), "the agent got it too");
     assert_eq!(run.exited().await.code(), Some(143));
+}
+
+/// An image may name any of these as its STOPSIGNAL, which is for the runner.
+#[tokio::test]
+async fn whatever_the_images_stop_signal_the_agent_gets_a_sigterm() {
+    use Signal::*;
+    let isolated = namespaces();
+    let stop = async |signal: Signal| {
+        let mut run = if isolated { Run::isolated(job("count")).await } else { Run::start(job("count")).await };
+        run.grant();
+        run.printed("tick 3").await;
+        run.signal(signal);
+        let ending = run.failed(error_types::DISRUPTED).await;
+        assert_eq!((ending.started, ending.exit_code), (true, Some(143)), "{signal}");
+        assert!(run.stdout().contains("sigterm"), "{signal}: {}", run.stdout());
+        assert_eq!(run.exited().await.code(), Some(143), "{signal}");
+    };
+    join_all([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR].map(stop)).await;
 }
 
 #[tokio::test]

@@ -232,7 +232,11 @@ impl Run {
     }
 
     pub fn sigterm(&self) {
-        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// All processes below the runner, as seen from outside, with the states of all their threads.

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     ending::cut,
-    gateway::Gateway,
+    gateway::{Gateway, GatewayError},
     identity::Identity,
     link::{Incoming, backoff},
     log::{causes, say},
@@ -59,16 +59,44 @@ pub async fn deliver(
     omitted: bool,
     incoming: &mut mpsc::UnboundedReceiver<Incoming>,
 ) {
-    let until = Instant::now()
-        + match (omitted, ending.started) {
-            (true, _) => LIMIT_RESULT_OMITTED,
-            (false, true) => LIMIT,
-            (false, false) => LIMIT_NOT_STARTED,
-        };
+    let limit = match (omitted, ending.started) {
+        (true, _) => LIMIT_RESULT_OMITTED,
+        (false, true) => LIMIT,
+        (false, false) => LIMIT_NOT_STARTED,
+    };
+    let report = async || gateway.report_end(ending, generation).await;
+    retry(report, limit, &Monotonic, incoming).await;
+}
+
+/// The time of [`retry`].
+trait Clock {
+    fn now(&self) -> Instant;
+    async fn sleep(&self, wait: Duration);
+}
+
+struct Monotonic;
+
+impl Clock for Monotonic {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        sleep(wait).await;
+    }
+}
+
+async fn retry(
+    mut report: impl AsyncFnMut() -> Result<(), GatewayError>,
+    limit: Duration,
+    clock: &impl Clock,
+    incoming: &mut mpsc::UnboundedReceiver<Incoming>,
+) {
+    let until = clock.now() + limit;
     let (mut waits, mut failing) = (backoff(), false);
     loop {
         tokio::select! {
-            answer = gateway.report_end(ending, generation) => match answer {
+            answer = report() => match answer {
                 Ok(()) => return say(format_args!("the end is reported")),
                 Err(error) if error.is_final() || error.is(&[StatusCode::CONFLICT]) => {
                     return say(format_args!("the report is refused: {error}"));
@@ -81,11 +109,11 @@ pub async fn deliver(
             },
             () = gone(incoming) => return say(format_args!("the job has ended, the report is dropped")),
         }
-        if Instant::now() >= until {
+        if clock.now() >= until {
             return say(format_args!("the end is not reported; it is in the termination message"));
         }
         tokio::select! {
-            () = sleep(waits.next().unwrap_or_default()) => {}
+            () = clock.sleep(waits.next().unwrap_or_default()) => {}
             () = gone(incoming) => return say(format_args!("the job has ended, the report is dropped")),
         }
     }
@@ -104,10 +132,60 @@ async fn gone(incoming: &mut mpsc::UnboundedReceiver<Incoming>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use serde_json::json;
 
     use super::*;
     use crate::runner::ending::not_started;
+
+    /// It only goes on while somebody sleeps.
+    struct Slept(Instant, Cell<Duration>);
+
+    impl Clock for Slept {
+        fn now(&self) -> Instant {
+            self.0 + self.1.get()
+        }
+
+        async fn sleep(&self, wait: Duration) {
+            self.1.set(self.1.get() + wait);
+        }
+    }
+
+    /// How often it is reported, and for how long, with these answers and then no other than that it may pass.
+    async fn reported(limit: Duration, answers: &[u16], incoming: Option<Incoming>) -> (usize, Duration) {
+        let (clock, mut tries) = (Slept(Instant::now(), Cell::default()), 0);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        incoming.into_iter().for_each(|news| tell.send(news).unwrap());
+        let report = async || {
+            tries += 1;
+            assert!(tries < 10_000, "for ever");
+            match StatusCode::from_u16(answers.get(tries - 1).copied().unwrap_or(503)).unwrap() {
+                StatusCode::NO_CONTENT => Ok(()),
+                status => Err(GatewayError::Refused { status, message: "no".into() }),
+            }
+        };
+        retry(report, limit, &clock, &mut told).await;
+        (tries, clock.1.get())
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_takes_is_reported_for_a_while_and_then_no_more() {
+        for limit in [LIMIT_NOT_STARTED, LIMIT, LIMIT_RESULT_OMITTED] {
+            let (tries, passed) = reported(limit, &[], None).await;
+            assert!(passed >= limit && passed <= limit + Duration::from_secs(5), "{passed:?} of {limit:?}");
+            assert!(tries > 3 && tries < 10 + limit.as_secs() as usize, "{tries} in {limit:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_reported_until_it_is_recorded_or_refused_for_good() {
+        for last in [204, 403, 404, 409, 410] {
+            assert_eq!(reported(LIMIT, &[503, 429, last], None).await.0, 3, "{last}");
+        }
+        let gone = Incoming::Gone("the run is closed".into());
+        assert!(reported(LIMIT, &[], Some(gone)).await.1 < LIMIT);
+    }
 
     #[test]
     fn a_termination_message_always_fits() {

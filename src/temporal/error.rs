@@ -101,3 +101,27 @@ impl From<ClientError> for TemporalError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_is_wrong_is_said() {
+        let of = |code, message: &str| TemporalError::status(&Status::new(code, message));
+        for code in [Code::ResourceExhausted, Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown]
+        {
+            let error = of(code, "namespace rate limit exceeded");
+            assert!(error.is_transient() && error.reason() == "TemporalUnavailable", "{error}");
+            assert!(error.to_string().contains("rate limit exceeded"), "{error}");
+        }
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::InvalidArgument, Code::Unimplemented] {
+            let error = of(code, "no");
+            assert!(!error.is_transient() && error.reason() == "TemporalRefused", "{error}");
+        }
+        assert_eq!(of(Code::NotFound, "workflow not found for ID: w").reason(), "TemporalNotFound");
+        assert_eq!(of(Code::NotFound, "Namespace n is not found.").reason(), "TemporalRefused");
+    }
+}

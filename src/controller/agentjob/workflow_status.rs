@@ -128,16 +128,7 @@ impl WorkflowStatusCache {
 
     /// Queries, unless a query for this job is in flight. Its result enqueues the job.
     pub fn poll(&self, job: JobRef, workflow: String) {
-        let wait = {
-            let mut entries = self.entries.lock();
-            let entry = entries.entry(job.uid.clone()).or_default();
-            if std::mem::replace(&mut entry.asking, true) {
-                return;
-            }
-            let wait = wait_of(entry.backoff);
-            entry.backoff = wait * 2;
-            wait
-        };
+        let Some(wait) = self.next_wait(&job.uid) else { return };
         let cache = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
@@ -147,6 +138,18 @@ impl WorkflowStatusCache {
             };
             cache.store(&job, answer);
         });
+    }
+
+    /// How long to wait with the next query; `None` while one is in flight.
+    fn next_wait(&self, uid: &str) -> Option<Duration> {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(uid.into()).or_default();
+        if std::mem::replace(&mut entry.asking, true) {
+            return None;
+        }
+        let wait = wait_of(entry.backoff);
+        entry.backoff = wait * 2;
+        Some(wait)
     }
 
     fn store(&self, job: &JobRef, answer: Result<WorkflowSnapshot, TemporalError>) {
@@ -212,6 +215,7 @@ fn has_more_to_say(closed: Option<Closed>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::runtime::requeue_router;
 
     /// The waits before the questions of so many milliseconds.
     fn questions(millis: u64) -> usize {
@@ -230,6 +234,23 @@ mod tests {
     fn a_workflow_that_ends_soon_is_asked_a_few_times() {
         assert_eq!((questions(49), questions(50), questions(350), questions(3150)), (0, 1, 3, 6));
         assert_eq!(wait_of(LONGEST_WAIT * 2), LONGEST_WAIT);
+    }
+
+    /// As with a server that limits how much it is asked.
+    #[tokio::test]
+    async fn a_server_that_refuses_half_of_the_queries_is_asked_ever_less_often() {
+        let cache = WorkflowStatusCache::new(Temporal::new(None), requeue_router(&[None]).0);
+        let job = JobRef { namespace: "n".into(), name: "j".into(), uid: "u".into() };
+        let exhausted = || Err(TemporalError::Unavailable("ResourceExhausted: namespace rate limit exceeded".into()));
+        let mut waits = Vec::new();
+        for n in 0..20 {
+            waits.push(cache.next_wait(&job.uid).unwrap());
+            assert_eq!(cache.next_wait(&job.uid), None, "one at a time");
+            cache.store(&job, if n % 2 == 1 { exhausted() } else { Ok(WorkflowSnapshot::default()) });
+            assert_eq!(cache.last(&job.uid).trouble.is_some(), n % 2 == 1);
+        }
+        // The first answer was news.
+        assert!(waits[1..].is_sorted() && waits[1] == FIRST_WAIT && waits[19] == LONGEST_WAIT, "{waits:?}");
     }
 
     #[test]

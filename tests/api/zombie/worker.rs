@@ -56,6 +56,26 @@ async fn run_that_was_removed() {
     first_comes_to_nothing(&node, &job).await;
 }
 
+/// The workflow was cancelled before it knew of a run: to Temporal, its first task was never done. The run that comes
+/// late is nobody's to grant, and is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_run_of_a_cancelled_job() {
+    let test = Test::new().await;
+    let node = Node::automatic(&test);
+    let mut zombie = Zombie::of(&test, WORKER, TEMPORAL).await;
+    let held = zombie.hold(("create agentruns", "/spec/identity/number", json!(1)));
+    let job = test.apply(agent("succeed").mode(TEMPORAL)).await;
+    zombie.freeze(&held).await;
+    job.want(DesiredState::Cancelled).await;
+    zombie.another().await;
+    job.phase(Phase::Cancelled).await;
+    assert!(job.runs().await.is_empty());
+    zombie.comes_late(&held, &[201], &node, &job, Phase::Cancelled, &[]).await;
+    job.until_run("the late run to be closed", |run| run.is_closed()).await;
+    job.nothing_runs().await;
+    assert!(node.diary.of(&job.uid).is_empty(), "no agent has started");
+}
+
 /// The run was closed before its pod was there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_of_a_cancelled_job() {

@@ -216,9 +216,12 @@ pub struct StatusAnswer {
     pub last_request: Option<Request>,
     /// The same as [`QUERY_IS_PAUSED`] answers, so that one query is enough.
     pub is_paused: bool,
-    /// The same as [`QUERY_ERROR`] answers.
+    /// The same as [`QUERY_ERROR`] answers: that of the newest run that failed, which may be an earlier one.
     #[serde(default)]
     pub error: Option<ErrorStatus>,
+    /// The newest run, if the workflow knows that it has ended.
+    #[serde(default)]
+    pub ended_run: Option<i32>,
 }
 
 /// The stage of a workflow.

@@ -201,7 +201,15 @@ impl State {
             last_request: progress.last_request.clone(),
             is_paused: self.is_paused(),
             error: progress.error.clone(),
+            ended_run: self.ended_run(),
         }
+    }
+
+    /// The newest run, if it is known to have ended.
+    fn ended_run(&self) -> Option<i32> {
+        let progress = self.progress();
+        let told = progress.failed.as_ref().is_some_and(|failed| failed.run == progress.run);
+        (progress.run > 0 && (told || progress.step == Step::NoRun)).then_some(progress.run)
     }
 
     /// Begins the next run.

@@ -130,10 +130,13 @@ fn an_evicted_attempt_goes_on_with_its_number() {
     s.started_runner(2);
     // Its pod ends before the grant: the same attempt again.
     let failed = RunnerFailed { run: 2, error: error("NotStarted"), fatal: false };
+    assert_eq!(s.answer().ended_run, None);
     s.runner_failed(failed.clone());
-    assert_eq!(s.after_start(), AfterStart::Failed(failed));
+    assert_eq!((s.after_start(), s.answer().ended_run), (AfterStart::Failed(failed), Some(2)));
     s.start_failed(error("NotStarted"), NOW);
+    assert_eq!(s.answer().ended_run, Some(2));
     run(&mut s);
+    assert_eq!(s.answer().ended_run, None, "that of the next run is not known, whatever the error of the one before");
     assert_eq!((s.progress().attempt, s.progress().run, s.progress().resumed), (1, 3, true));
     // It ends after the grant, and before its agent starts: still the same.
     assert_eq!(s.run_ended(failure(error_types::NOT_STARTED), NOW), None);

@@ -17,7 +17,7 @@ use crate::{
     lifecycle,
     protocol::{
         error_types,
-        workflow::{Input, Progress, Request, RunnerFailed, Shape, Stage, StatusAnswer},
+        workflow::{Input, Progress, Request, RunnerFailed, Shape, Stage},
     },
     temporal::Closed,
 };
@@ -331,9 +331,8 @@ fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
         return taken && !cancelling && !ends && (answer.run == 0 || answer.status == Stage::Held);
     };
     if run.is_closed() {
-        // The workflow decides what follows from its end. An answer from before the grant knows nothing of that.
-        let before = answer.status == Stage::Running || (answer.status == Stage::Pending && run.spec.grant.is_some());
-        let knows = answer.run == run.number() && !before && !ends && !cancelling;
+        // The workflow decides what follows from its end.
+        let knows = answer.ended_run == Some(run.number()) && !ends && !cancelling;
         return taken && knows && (answer.status != Stage::Retrying);
     }
     let commanded = run.spec.command.as_ref().is_none_or(|c| answer.generation >= c.generation);
@@ -427,10 +426,8 @@ fn deliver(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
 fn ended_before_its_grant(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
     let unknown = || ErrorStatus { kind: error_types::NOT_STARTED.into(), message: "the run was deleted".into() };
     let error = view.run_error().unwrap_or_else(unknown);
-    // The workflow has its error: the signal was received.
-    let taken =
-        |s: &StatusAnswer| s.run == run.number() && (s.status == Stage::Retrying || s.error.as_ref() == Some(&error));
-    if view.answer().is_some_and(taken) {
+    // The signal was received. The error alone would not show it: that of an earlier run may be the same.
+    if view.answer().is_some_and(|s| s.ended_run == Some(run.number())) {
         return tell;
     }
     let fatal = error.kind == error_types::PENDING_TIMEOUT;

@@ -200,16 +200,17 @@ fn an_activity_is_completed_only_if_no_other_role_did() {
 #[test]
 fn an_answer_from_before_the_end_is_asked_for_again() {
     let job = with_agent("Running", 1, ("Running", "1"));
-    let asks = |stage: Stage| {
+    let asks = |stage: Stage, ended_run: Option<i32>| {
         let end =
             run(1, merged(ended("Succeeded", None, "Runner"), json!({ "status": { "termination": { "time": NOW } } })));
         let mut state = ObservedState { runs: vec![end], ..answering("Running", "1") };
-        state.answer.as_mut().unwrap().status.as_mut().unwrap().status = stage;
+        let answer = state.answer.as_mut().unwrap().status.as_mut().unwrap();
+        (answer.status, answer.ended_run) = (stage, ended_run);
         decide(&job, &state).actions.contains(&Action::QueryWorkflow)
     };
-    assert!(asks(Stage::Running));
-    assert!(asks(Stage::Pending), "it is from before the grant");
-    assert!(!asks(Stage::Evicted), "it knows of the end, and waits");
+    assert!(asks(Stage::Running, None));
+    assert!(asks(Stage::Pending, None), "it is from before the grant");
+    assert!(!asks(Stage::Evicted, Some(1)), "it knows of the end, and waits");
 }
 
 #[test]
@@ -243,11 +244,12 @@ fn the_same_is_told_ever_less_often_and_not_once_it_was_taken() {
     assert!(plan(told(1, 5), |_| {}).0);
     assert!(!plan(told(4, 30), |_| {}).0);
     assert!(plan(told(99, 600), |_| {}).0, "but never less often than every ten minutes");
-    assert!(!plan(None, |a| a.status = Stage::Retrying).0, "it was taken");
-    let held = |a: &mut StatusAnswer| {
-        (a.status, a.error) = (Stage::Held, Some(ErrorStatus { kind: "NotStarted".into(), message: "m".into() }));
+    assert!(!plan(None, |a| (a.status, a.ended_run) = (Stage::Retrying, Some(1))).0, "it was taken");
+    assert!(!plan(None, |a| (a.status, a.ended_run) = (Stage::Held, Some(1))).0, "and a pause holds the next");
+    let as_before = |a: &mut StatusAnswer| {
+        a.error = Some(ErrorStatus { kind: "NotStarted".into(), message: "m".into() });
     };
-    assert!(!plan(None, held).0, "it was taken, and a pause holds the next");
+    assert!(plan(None, as_before).0, "the error is that of an earlier run, which happens to be the same");
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn start_worker(cached: usize) -> Environment {
             let sdk = Runtime::from_current_tokio(sdk).unwrap();
             let starts = WorkerOptions::new(names::start_task_queue(&queue))
                 .register_activities(Simulated { records: records.clone() })
+                .max_heartbeat_throttle_interval(Duration::from_secs(2))
                 .build();
             let options = WorkerOptions::new(queue.clone())
                 .register_workflow::<AgentWorkflow>()

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::procfs::Process;
 use crate::api::{DesiredState, PausePolicy, RunnerState};
 
-/// How long processes may take to stop in all, in one pause, before the runner reports a problem.
-const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// How long processes may take to stop in all, in one pause, before the runner reports a problem, which is final for the
+/// pause: on a busy node they wait for a processor, too. The report is promised within ten seconds.
+const FREEZE_LIMIT: Duration = Duration::from_secs(8);
 /// The wait before the second scan, doubled up to the longest, and the wait once a problem was reported.
 const FIRST_SCAN: Duration = Duration::from_millis(1);
 const LONGEST_SCAN: Duration = Duration::from_millis(16);

@@ -142,7 +142,7 @@ fn a_process_that_will_not_stop_is_named_and_the_command_is_never_confirmed() {
     let mut now = s(0);
     let mut said = Vec::new();
     let mut continued = Vec::new();
-    while now < s(8) {
+    while now < s(10) {
         said.extend(m.on(now, moving(12)));
         assert_eq!(m.snapshot(), (RunnerState::Running, 0));
         now = m.deadline().unwrap();

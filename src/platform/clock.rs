@@ -4,16 +4,13 @@
 //! clock. Times that are written or compared come from it. Used by the roles; durations within one process are measured
 //! with `Instant`.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, Request, Response, header::DATE};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header::DATE};
 use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use parking_lot::RwLock;
-use tower::{Layer, Service};
+
+use super::answers::{Observed, Observer};
 
 /// A response that took longer says too little about the time: the process may have been suspended.
 const FRESH: Duration = Duration::from_secs(2);
@@ -82,55 +79,30 @@ impl Clock {
     }
 }
 
-/// The layer of a Kubernetes client that reads the API server's clock.
-#[derive(Clone, Copy)]
-pub struct ReadClock(&'static Clock);
-
-/// The layer that reads the clock for [`now`].
-pub fn reader() -> ReadClock {
-    ReadClock(&CLOCK)
+/// The layer of a Kubernetes client that reads the clock for [`now`].
+pub fn reader() -> Observed<&'static Clock> {
+    Observed(&CLOCK)
 }
 
-impl<S> Layer<S> for ReadClock {
-    type Service = Reader<S>;
+impl Observer for &'static Clock {
+    type Asked = Instant;
 
-    fn layer(&self, inner: S) -> Reader<S> {
-        Reader { inner, clock: self.0 }
-    }
-}
-
-/// The service of [`ReadClock`].
-#[derive(Clone)]
-pub struct Reader<S> {
-    inner: S,
-    clock: &'static Clock,
-}
-
-impl<S, A, B> Service<Request<A>> for Reader<S>
-where
-    S: Service<Request<A>, Response = Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn asked(&self, _: &Method, _: &Uri) -> Instant {
+        Instant::now()
     }
 
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let (asked, clock, response) = (Instant::now(), self.clock, self.inner.call(request));
-        Box::pin(async move {
-            let response = response.await?;
-            clock.learn(response.headers(), asked.elapsed(), machine(), Instant::now());
-            Ok(response)
-        })
+    fn answered(&self, asked: Instant, answer: Option<(StatusCode, &HeaderMap)>) {
+        if let Some((_, headers)) = answer {
+            self.learn(headers, asked.elapsed(), machine(), Instant::now());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{Request, Response};
+    use tower::{Layer, Service};
+
     use super::*;
 
     const DATE_SENT: &str = "Wed, 25 Nov 2026 21:27:00 GMT";
@@ -191,7 +163,7 @@ mod tests {
     async fn a_client_reads_the_clock() {
         let answer = |_: Request<()>| async { Response::builder().header(DATE, DATE_SENT).body(()) };
         static OTHER: Clock = Clock::new();
-        let mut client = ReadClock(&OTHER).layer(tower::service_fn(answer));
+        let mut client = Observed(&OTHER).layer(tower::service_fn(answer));
         client.call(Request::new(())).await.unwrap();
         let apart = OTHER.at(Instant::now()).unwrap().duration_since(hours(0)).abs();
         assert!(apart < SignedDuration::from_mins(1), "{apart:?}");

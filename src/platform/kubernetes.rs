@@ -6,10 +6,7 @@ use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, client::ClientBuilder};
 
-use super::{
-    clock,
-    metrics::{CountRequests, RequestMetrics},
-};
+use super::{answers::Observed, clock, metrics::RequestMetrics};
 use crate::api::names;
 
 /// How long a connection may be silent. A watch has a bookmark every minute, so that one which has died without a word
@@ -24,10 +21,7 @@ pub async fn client(metrics: &RequestMetrics) -> Result<Client, kube::Error> {
     // It counts from a request, and not from when its connection became idle.
     config.reset_reader_on_write = true;
     config.connect_timeout = Some(Duration::from_secs(10));
-    Ok(ClientBuilder::try_from(config)?
-        .with_layer(&CountRequests(metrics.clone()))
-        .with_layer(&clock::reader())
-        .build())
+    Ok(ClientBuilder::try_from(config)?.with_layer(&Observed(metrics.clone())).with_layer(&clock::reader()).build())
 }
 
 /// Retries without limit: the caller can't start without the answer.

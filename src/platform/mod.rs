@@ -1,6 +1,7 @@
 //! Infrastructure shared by all roles: settings, the Kubernetes client, watches, status writes, leader election, health and
 //! metrics, logs, shutdown. Used by the roles and the command line.
 
+pub mod answers;
 pub mod clock;
 pub mod crds;
 pub mod follow;

@@ -23,7 +23,7 @@ use prometheus_client::{
 pub use exposition::Format;
 pub use jobs::JobMetrics;
 pub use labelled::Labelled;
-pub use requests::{CountRequests, RequestMetrics};
+pub use requests::RequestMetrics;
 
 const PREFIX: &str = "koco";
 

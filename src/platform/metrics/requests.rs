@@ -1,16 +1,12 @@
-//! Counts a Kubernetes client's requests to the API server. A layer of the client, so that none is forgotten.
+//! Counts a Kubernetes client's requests to the API server. An observer of the client's answers, so that none is forgotten.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::time::Instant;
 
-use axum::http::{Method, Request, Response, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
-use tower::{Layer, Service};
 
 use super::{Labelled, Registration};
+use crate::platform::answers::Observer;
 
 /// Of requests to the API server.
 #[derive(Clone, Debug)]
@@ -133,53 +129,27 @@ fn code(status: StatusCode) -> &'static str {
     known.map_or("other", |(_, word)| word)
 }
 
-/// The layer of a Kubernetes client that counts its requests.
-#[derive(Clone)]
-pub struct CountRequests(pub RequestMetrics);
+impl Observer for RequestMetrics {
+    /// Verb, resource, and when.
+    type Asked = (&'static str, &'static str, Instant);
 
-impl<S> Layer<S> for CountRequests {
-    type Service = Counting<S>;
-
-    fn layer(&self, inner: S) -> Counting<S> {
-        Counting { inner, metrics: self.0.clone() }
-    }
-}
-
-/// The service of [`CountRequests`].
-#[derive(Clone)]
-pub struct Counting<S> {
-    inner: S,
-    metrics: RequestMetrics,
-}
-
-impl<S, A, B> Service<Request<A>> for Counting<S>
-where
-    S: Service<Request<A>, Response = Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn asked(&self, method: &Method, uri: &Uri) -> Self::Asked {
+        (verb(method, uri), resource(uri.path()), Instant::now())
     }
 
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let (verb, resource) = (verb(request.method(), request.uri()), resource(request.uri().path()));
-        let (metrics, began, answer) = (self.metrics.clone(), Instant::now(), self.inner.call(request));
-        Box::pin(async move {
-            let answer = answer.await;
-            metrics.count(verb, resource, answer.as_ref().ok().map(Response::status));
-            metrics.seconds.of([verb]).observe(began.elapsed().as_secs_f64());
-            answer
-        })
+    fn answered(&self, (verb, resource, began): Self::Asked, answer: Option<(StatusCode, &HeaderMap)>) {
+        self.count(verb, resource, answer.map(|(status, _)| status));
+        self.seconds.of([verb]).observe(began.elapsed().as_secs_f64());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{Request, Response};
+    use tower::{Layer, Service};
+
     use super::*;
+    use crate::platform::answers::Observed;
 
     #[test]
     fn a_request_is_counted_under_words_of_ours() {
@@ -212,7 +182,7 @@ mod tests {
             }
             Ok(Response::builder().status(409).body(()).unwrap())
         };
-        let mut client = CountRequests(metrics.requests.clone()).layer(tower::service_fn(answer));
+        let mut client = Observed(metrics.requests.clone()).layer(tower::service_fn(answer));
         let ask =
             |method: &str| Request::builder().method(method).uri("/api/v1/namespaces/n/pods/canary").body(()).unwrap();
         client.call(ask("PUT")).await.unwrap();

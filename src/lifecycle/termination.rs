@@ -226,7 +226,8 @@ pub fn active(run: &AgentRun, now: &Time) -> Duration {
     elapsed(since, status.paused_since.as_ref().unwrap_or(now)).saturating_sub(millis(status.paused_millis))
 }
 
-fn millis(n: i64) -> Duration {
+/// The reverse of [`whole_millis`]; less than none is none.
+pub fn millis(n: i64) -> Duration {
     Duration::from_millis(u64::try_from(n).unwrap_or(0))
 }
 

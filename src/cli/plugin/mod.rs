@@ -8,6 +8,7 @@ mod connect;
 mod control;
 mod events;
 mod logs;
+mod paging;
 mod render;
 mod retry;
 mod status;

@@ -14,7 +14,7 @@ use kube::{Api, Resource, api::ListParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{connect::Session, text};
+use super::{connect::Session, paging, text};
 use crate::{
     api::{AgentJob, AgentRun, Phase},
     lifecycle,
@@ -104,7 +104,7 @@ impl Usage {
         self.active = self.active.saturating_add(active);
         let identity = &run.spec.identity;
         // The newest run of an attempt that was resumed knows what the earlier ones have used.
-        let before = Duration::from_millis(u64::try_from(identity.active_millis).unwrap_or(0));
+        let before = lifecycle::millis(identity.active_millis);
         if identity.number > self.newest.0 {
             self.newest = (identity.number, active.saturating_add(before));
         }
@@ -224,29 +224,17 @@ where
     }
 }
 
-/// Takes all objects, page by page. A list that has taken so long that its snapshot is gone goes on with a newer one.
+/// Takes all objects, page by page.
 async fn each<K>(api: &Api<K>, mut take: impl FnMut(K)) -> Result<(), kube::Error>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let next = match api.list(&params).await {
-            Ok(page) => {
-                page.items.into_iter().for_each(&mut take);
-                page.metadata.continue_
-            }
-            Err(kube::Error::Api(status)) if status.code == 410 => {
-                let token = status.metadata.as_ref().and_then(|meta| meta.continue_.clone());
-                Some(token.filter(|token| !token.is_empty()).ok_or(kube::Error::Api(status))?)
-            }
-            Err(e) => return Err(e),
-        };
-        match next.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
+    paging::each(ListParams::default().limit(PAGE), async |page| {
+        let list = api.list(page).await?;
+        list.items.into_iter().for_each(&mut take);
+        Ok(list.metadata)
+    })
+    .await
 }
 
 #[cfg(test)]

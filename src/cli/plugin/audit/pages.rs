@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     api::{AgentJob, AgentRun, Phase, names},
     audit::{PodRow, RunRow, Sweep},
+    cli::plugin::paging,
     pods::view,
     temporal::{Temporal, TemporalError},
 };
@@ -126,39 +127,22 @@ fn pod(meta: &ObjectMeta, is_live: bool, sweep: &mut Sweep) {
     }
 }
 
-/// Lists page by page. A list that has taken so long that its snapshot is gone goes on with a newer one, where the API
-/// server says: what is suspected is read anyway.
+/// Lists page by page. What is suspected is read anyway, if a page is of a newer snapshot.
 async fn each(
     client: &Client,
     url: &str,
     params: ListParams,
     mut take: impl FnMut(Listed<'_>),
 ) -> Result<(), kube::Error> {
-    let mut token: Option<String> = None;
-    loop {
-        let page = ListParams { limit: Some(PAGE), continue_token: token.take(), ..params.clone() };
-        let mut request = Request::new(url).list(&page).map_err(kube::Error::BuildRequest)?;
+    paging::each(params.limit(PAGE), async |page| {
+        let mut request = Request::new(url).list(page).map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert("accept", axum::http::HeaderValue::from_static(TABLE));
-        let metadata = match client.request::<Table>(request).await {
-            Ok(table) => {
-                let columns = &table.column_definitions;
-                table.rows.iter().for_each(|row| take(Listed { columns, row }));
-                table.metadata
-            }
-            Err(kube::Error::Api(status)) if status.code == 410 && next(status.metadata.as_ref()).is_some() => {
-                status.metadata.clone().unwrap_or_default()
-            }
-            Err(e) => return Err(e),
-        };
-        token = next(Some(&metadata)).map(str::to_string);
-        if token.is_none() {
-            return Ok(());
-        }
-    }
-}
-
-fn next(metadata: Option<&ListMeta>) -> Option<&str> {
-    metadata?.continue_.as_deref().filter(|token| !token.is_empty())
+        let table = client.request::<Table>(request).await?;
+        let columns = &table.column_definitions;
+        table.rows.iter().for_each(|row| take(Listed { columns, row }));
+        Ok(table.metadata)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -186,7 +170,7 @@ mod tests {
                     "labels": { "kodosumi.io/job-uid": "ju" } } } },
             ],
         }));
-        assert_eq!(next(Some(&table.metadata)), Some("more"));
+        assert_eq!(paging::next(Some(&table.metadata)), Some("more"));
         let mut sweep = Sweep::default();
         sweep.job("ju", true);
         table.rows.iter().for_each(|row| run(&Listed { columns: &table.column_definitions, row }, &mut sweep));

@@ -15,7 +15,7 @@ use koco::api::names;
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
 use serde_json::json;
 
-use harness::{ExecutionMode, MODES, Node, Roles, Server, Test, agent, job::With, job::manifest, within, word};
+use harness::{ExecutionMode, MODES, Node, Roles, Server, Test, agent, job::With, job::manifest, within};
 
 /// Measures what another tenant's jobs cost a job in time.
 #[derive(Parser)]
@@ -63,7 +63,7 @@ async fn main() {
         let (open, podless) = unfinished(&theirs).await;
         for (what, time) in [("to its pod", to_pod as fn(&Single) -> f64), ("to the first line", to_first_line)] {
             let [(p50, most), (beside_p50, beside_most)] = [&alone, &beside].map(|all| middle_and_most(all, time));
-            let (name, factor) = (word(mode), beside_p50 / p50);
+            let (name, factor) = (mode.as_str(), beside_p50 / p50);
             print!("| {name} | {what} | {p50:.0} | {most:.0} | {beside_p50:.0} | {beside_most:.0} | {factor:.1} ");
             println!("| {open} | {podless} |");
         }
@@ -97,7 +97,7 @@ async fn singles(test: &Test, node: &Node, mode: ExecutionMode, many: usize, nam
     for n in 0..many {
         let one = single(test, node, mode).await;
         let (pod, line) = (one.to_pod, one.to_first_line);
-        eprintln!("{} {name} {n}: {pod:.0} ms to its pod, {line:.0} to its first line", word(mode));
+        eprintln!("{} {name} {n}: {pod:.0} ms to its pod, {line:.0} to its first line", mode.as_str());
         all.push(one);
     }
     all

@@ -11,6 +11,8 @@ mod report;
 #[path = "../jobs/requests.rs"]
 #[allow(dead_code)]
 mod requests;
+#[path = "../jobs/table.rs"]
+mod table;
 mod temporal_metrics;
 #[path = "../jobs/usage.rs"]
 mod usage;
@@ -29,9 +31,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use harness::{
-    ExecutionMode, Node, Roles, Server, Test, agent, chart::Chart, cluster::kubectl, job::With, job::manifest, within,
-};
+use harness::{ExecutionMode, Node, Roles, Server, Test, agent, chart::Chart, job::With, job::manifest, within};
 use report::Stretch;
 use requests::AuditLog;
 use usage::Processes;
@@ -82,9 +82,6 @@ async fn main() {
     let test = Test::new().await;
     let chart = Chart::install(&test);
     let roles = chart.roles_as_installed(Server::Shared).await;
-    // Those for all namespaces, which the servers came with, would be asked beside the release's own.
-    let kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings";
-    kubectl(&["delete", kinds, "-l", "app.kubernetes.io/instance=koco"]).expect("no policies twice");
     let mut bench = Bench {
         roles,
         node: Node::automatic(&test),
@@ -204,16 +201,11 @@ impl Bench<'_> {
         let jobs = self.arguments.jobs;
         let controller = self.roles.role("controller");
         within(LIMIT, "each job to be looked at", async || {
-            let seen = count(&controller.metrics().await, "koco_reconciles_total ");
+            let seen = controller.count("koco_reconciles_total").await;
             if seen >= jobs { Ok(()) } else { Err(seen) }
         })
         .await;
     }
-}
-
-fn count(metrics: &str, name: &str) -> usize {
-    let line = metrics.lines().find(|line| line.starts_with(name)).expect("a count");
-    line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
 fn write(arguments: &Arguments, stretches: &[Stretch]) {

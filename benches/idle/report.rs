@@ -1,11 +1,10 @@
 //! What the bench tells, as Markdown, and what there is to reach. Pure.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
 use crate::{
     requests::{self, Table},
+    table::{self, head, row},
     temporal_metrics::Operations,
     usage::PerProcess,
 };
@@ -76,53 +75,40 @@ pub fn targets(stretches: &[Stretch]) -> Vec<Target> {
     all
 }
 
+/// Parts of a processor may be small.
 fn number(value: f64) -> String {
-    match value {
-        v if !v.is_finite() => "-".into(),
-        v if v.abs() >= 100.0 => format!("{v:.0}"),
-        v if v.abs() >= 10.0 => format!("{v:.1}"),
-        v if v.abs() >= 0.1 || v == 0.0 => format!("{v:.2}"),
-        v => format!("{v:.4}"),
-    }
+    if value != 0.0 && value.abs() < 0.1 { format!("{value:.4}") } else { table::number(value) }
 }
 
-fn row(text: &mut String, cells: impl IntoIterator<Item = String>) {
-    let cells: Vec<String> = cells.into_iter().collect();
-    let _ = writeln!(text, "| {} |", cells.join(" | "));
-}
-
-fn head<'c>(text: &mut String, cells: impl IntoIterator<Item = &'c str>) {
-    let cells: Vec<String> = cells.into_iter().map(str::to_string).collect();
-    let rule: Vec<String> = cells.iter().map(|_| "---".to_string()).collect();
-    row(text, cells);
-    row(text, rule);
+fn heading<'c>(text: &mut String, first: &[&'c str], more: impl IntoIterator<Item = &'c str>) {
+    head(text, &first.iter().copied().chain(more).collect::<Vec<_>>());
 }
 
 /// All tables.
 pub fn tables(stretches: &[Stretch]) -> String {
     let mut text = String::new();
     let names: Vec<String> = stretches.first().map(|s| s.cpu.keys().cloned().collect()).unwrap_or_default();
-    head(&mut text, ["stretch", "s"].into_iter().chain(names.iter().map(String::as_str)));
+    heading(&mut text, &["stretch", "s"], names.iter().map(String::as_str));
     for stretch in stretches {
         let cells = names.iter().map(|n| format!("{} / {}", number(stretch.cores(n)), number(stretch.peak(n))));
         row(&mut text, [stretch.name.clone(), number(stretch.seconds)].into_iter().chain(cells));
     }
     text.push_str("\nProcessors used / the most memory in MiB.\n\n");
-    head(&mut text, ["to reach", "limit", "is", ""]);
+    head(&mut text, &["to reach", "limit", "is", ""]);
     for target in targets(stretches) {
         let word = if target.is <= target.limit { "reached" } else { "missed" };
         row(&mut text, [target.what.to_string(), number(target.limit), number(target.is), word.to_string()]);
     }
     let stretch_names: Vec<&str> = stretches.iter().map(|s| s.name.as_str()).collect();
     text.push_str("\nRequests to the API server, but leases and watches:\n\n");
-    head(&mut text, ["who", "verb", "resource"].into_iter().chain(stretch_names.iter().copied()));
+    heading(&mut text, &["who", "verb", "resource"], stretch_names.iter().copied());
     let kinds: std::collections::BTreeSet<_> = stretches.iter().flat_map(|s| s.requests.keys()).collect();
     for kind in kinds {
         let counts = stretches.iter().map(|s| s.requests.get(kind).map_or(0, |c| c.all).to_string());
         row(&mut text, [kind.0.clone(), kind.1.clone(), kind.2.clone()].into_iter().chain(counts));
     }
     text.push_str("\nRequests to Temporal:\n\n");
-    head(&mut text, ["operation"].into_iter().chain(stretch_names));
+    heading(&mut text, &["operation"], stretch_names);
     let operations: std::collections::BTreeSet<_> = stretches.iter().flat_map(|s| s.temporal.keys()).collect();
     for operation in operations {
         let counts = stretches.iter().map(|s| number(s.temporal.get(operation).copied().unwrap_or(0.0)));

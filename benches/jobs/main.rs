@@ -20,6 +20,7 @@ mod plain;
 mod report;
 mod requests;
 mod svg;
+mod table;
 mod usage;
 
 use std::{
@@ -31,7 +32,7 @@ use clap::Parser;
 use serde_json::json;
 
 use figures::{Measured, difference, less_idle};
-use harness::{ExecutionMode, Node, Roles, Server, Test, chart::Chart, cluster::kubectl, process::Process};
+use harness::{ExecutionMode, Node, Roles, Server, Test, chart::Chart, process::Process};
 use objects::{Kind, Times};
 use requests::AuditLog;
 use usage::Processes;
@@ -113,9 +114,6 @@ async fn measure(arguments: &Arguments) {
     let (test, others) = (Test::new().await, Test::new().await);
     let chart = Chart::install(&test);
     let roles = chart.roles_as_installed(Server::Shared).await;
-    // Those for all namespaces, which the servers came with, would be asked beside the release's own.
-    let kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings";
-    kubectl(&["delete", kinds, "-l", "app.kubernetes.io/instance=koco"]).expect("no policies twice");
     let task_queue = format!("{}-bare", test.namespace);
     let mut worker = bare_worker(&test, &task_queue, arguments.jobs);
     worker.start();

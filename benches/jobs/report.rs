@@ -1,6 +1,6 @@
 //! What the bench tells: tables for people, JSON, and a picture. Pure.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use crate::{
     figures::{API_SERVER, Measured, TEMPORAL, percentile, targets},
     requests::{self, each},
     svg::Panel,
+    table::{head, number, row},
 };
 
 /// A process, and its heading.
@@ -31,25 +32,6 @@ pub type Rounds<'r> = [(&'r str, Vec<Measured>)];
 
 fn together<'r>(rounds: &Rounds<'r>) -> Vec<(&'r str, Measured)> {
     rounds.iter().map(|(shape, rounds)| (*shape, Measured::together(rounds))).collect()
-}
-
-fn row(text: &mut String, cells: impl IntoIterator<Item = String>) {
-    let cells: Vec<String> = cells.into_iter().collect();
-    let _ = writeln!(text, "| {} |", cells.join(" | "));
-}
-
-fn head(text: &mut String, cells: &[&str]) {
-    row(text, cells.iter().map(ToString::to_string));
-    row(text, cells.iter().map(|_| "---".to_string()));
-}
-
-fn number(value: f64) -> String {
-    match value {
-        v if !v.is_finite() => "-".into(),
-        v if v.abs() >= 100.0 => format!("{v:.0}"),
-        v if v.abs() >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
-    }
 }
 
 /// Nothing is a dash.

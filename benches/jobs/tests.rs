@@ -6,6 +6,7 @@ mod report;
 #[allow(dead_code)] // so is the log
 mod requests;
 mod svg;
+mod table;
 #[allow(dead_code)]
 mod usage;
 

@@ -39,9 +39,7 @@ async fn settled(test: &Test, jobs: &[(ExecutionMode, Job<'_>)]) -> (usize, usiz
 }
 
 async fn heartbeats(roles: &mut Roles) -> usize {
-    let metrics = roles.role("operator").metrics().await;
-    let line = metrics.lines().find(|l| l.starts_with("koco_heartbeats_total ")).expect("a count");
-    line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+    roles.role("operator").count("koco_heartbeats_total").await
 }
 
 #[ignore = "more than a minute: make api-test SLOW=1"]

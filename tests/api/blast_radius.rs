@@ -15,7 +15,7 @@ use crate::harness::{
     job::{With, condition, manifest, pod_name, stalled},
     kubelet::End,
     runner::{Refused, succeeded},
-    within, word,
+    within,
 };
 
 /// No type of ours can hold it: the API server takes it, and gives it back.
@@ -120,7 +120,7 @@ async fn deep_and_large_inputs_reach_the_runner_as_they_are() {
     let spec = agent("anything");
     let mut jobs = Vec::new();
     for mode in MODES {
-        let word = word(mode).to_lowercase();
+        let word = mode.as_str().to_lowercase();
         let deep = spec.clone().mode(mode).with(json!({ "inputs": { "a": "DEEP" }, "extra": { "b": "DEEP" } }));
         let deep = apply_deep(&test, &format!("deep-{word}"), deep, 200).await;
         let text = "ä\\\"\n".repeat(100_000);
@@ -167,7 +167,7 @@ async fn numbers_reach_the_runner_as_the_api_server_keeps_them() {
     let _roles = test.separate_roles(Server::Shared).await;
     let kubelet = Kubelet::of(&test);
     for mode in MODES {
-        let name = format!("numbers-{}", word(mode).to_lowercase());
+        let name = format!("numbers-{}", mode.as_str().to_lowercase());
         create(&test, &text(&name, mode, "inputs", GIVEN)).await;
         let job = test.jobs().get(&name).await.expect("a job");
         let job = Job::new(&test, &name, job.metadata.uid.as_deref().expect("a UID"));
@@ -186,7 +186,7 @@ async fn a_template_too_deep_to_be_a_pod_says_so() {
     let mut jobs = Vec::new();
     for mode in MODES {
         let spec = agent("succeed").mode(mode).with(json!({ "template": { "spec": { "futureField": "DEEP" } } }));
-        jobs.push(apply_deep(&test, &format!("deep-{}", word(mode).to_lowercase()), spec, 200).await);
+        jobs.push(apply_deep(&test, &format!("deep-{}", mode.as_str().to_lowercase()), spec, 200).await);
     }
     let _roles = test.separate_roles(Server::Shared).await;
     let _node = Node::automatic(&test);

@@ -38,11 +38,6 @@ pub fn peak(pid: i32) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
-fn reconciles(metrics: &str) -> usize {
-    let line = metrics.lines().find(|l| l.starts_with("koco_reconciles_total ")).expect("a count");
-    line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: make bench-memory"]
 async fn memory_beside_large_jobs() {
@@ -70,7 +65,7 @@ async fn memory_beside_large_jobs() {
     let busy: Vec<u64> = roles.list.iter().map(|role| peak(role.process.pid())).collect();
     roles.restart().await;
     within(DEADLINE, "each job to be looked at", async || {
-        let seen = reconciles(&roles.role("controller").metrics().await);
+        let seen = roles.role("controller").count("koco_reconciles_total").await;
         if seen >= JOBS { Ok(()) } else { Err(seen) }
     })
     .await;

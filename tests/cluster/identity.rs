@@ -16,7 +16,7 @@ use crate::harness::{
 async fn recreated_under_the_same_name_while_the_old_pod_still_ends() {
     let (test, _roles) = Test::with_operator().await;
     for mode in MODES {
-        let name = format!("phoenix-{}", crate::harness::word(mode).to_lowercase());
+        let name = format!("phoenix-{}", mode.as_str().to_lowercase());
         // It lives on for a while, and then ends with success.
         let old = test.apply_as(&name, agent("exit0-after?ms=6000").mode(mode).grace(20)).await;
         let pod = pod_name(&old.running_pod().await);

@@ -15,7 +15,7 @@ use crate::harness::{
     chart::Chart,
     job::With,
     wait::always,
-    within, word,
+    within,
 };
 
 /// How many jobs of each mode.
@@ -94,7 +94,7 @@ async fn undisturbed_jobs_cost_few_requests() {
         let before = settled(&test).await;
         run(&test, mode, JOBS).await;
         let spent = difference(&before, &settled(&test).await);
-        print(&format!("{JOBS} {} jobs of a second, {AT_A_TIME} at a time", word(mode)), &spent, JOBS);
+        print(&format!("{JOBS} {} jobs of a second, {AT_A_TIME} at a time", mode.as_str()), &spent, JOBS);
         let sum = total(&spent);
         let created: usize = spent.iter().filter(|((who, ..), _)| who == "client").map(|(_, count)| count.all).sum();
         assert_eq!(created, JOBS, "the audit log has all of it");

@@ -16,7 +16,7 @@ use crate::harness::{
     kubelet::End,
     runner::{failed, succeeded},
     wait::always,
-    within, word,
+    within,
 };
 
 /// How long nothing may happen that must not.
@@ -195,7 +195,7 @@ async fn the_names_of_pods_can_not_be_guessed() {
     }
     // One who has read the run, and is faster.
     for mode in MODES {
-        let name = format!("taken-{}", word(mode).to_lowercase());
+        let name = format!("taken-{}", mode.as_str().to_lowercase());
         let within_it = name.clone();
         let held = proxy.hold_where(move |asked| asked.words() == "create pods" && asked.body.contains(&within_it));
         let job = test.apply_as(&name, agent("anything").mode(mode)).await;

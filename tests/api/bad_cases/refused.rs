@@ -19,7 +19,7 @@ use crate::harness::{
     job::{With, condition, pod_name, stalled},
     kubelet::End,
     runner::failed,
-    temporal, within, word,
+    temporal, within,
 };
 
 /// The first wait of koco's before it tries again what was refused.
@@ -92,7 +92,7 @@ async fn a_status_that_is_not_taken_is_not_written_all_the_time() {
     let kubelet = Kubelet::of(&test);
     let mut strict = Vec::new();
     for mode in MODES {
-        let name = format!("strict-{}", word(mode).to_lowercase());
+        let name = format!("strict-{}", mode.as_str().to_lowercase());
         strict.push(test.apply_as(&name, agent("anything").mode(mode)).await);
     }
     let policy = Stricter::than_ours(&test, "agentjobs/status", "Invalid").await;
@@ -147,11 +147,7 @@ async fn an_end_that_temporal_does_not_wait_for_is_not_told_all_the_time() {
     create_run(&test.runs(), &next, Some(end(TerminationType::Failed))).await;
     job.until("it on record", |s| s.active_run == Some(2)).await;
     let events = || temporal::events(&job.temporal, &workflow).len();
-    let reconciles = |text: &str| {
-        let line = text.lines().find(|l| l.starts_with("koco_reconciles_total ")).expect("a count");
-        line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("a number")
-    };
-    let (before, history) = (reconciles(&roles.role("operator").metrics().await), events());
+    let (before, history) = (roles.role("operator").count("koco_reconciles_total").await, events());
     // Until another job has failed, waited for its second attempt, and succeeded.
     let slow = json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "5s" } });
     let other = test.apply(agent("anything").with(slow)).await;
@@ -160,7 +156,7 @@ async fn an_end_that_temporal_does_not_wait_for_is_not_told_all_the_time() {
     kubelet.end(&pod_name(&pod), &End::exit(1, None)).await;
     let (pod, runner) = started(&kubelet, &other, 2).await;
     succeeds(&kubelet, &other, &pod, &runner, json!(2)).await;
-    let more = reconciles(&roles.role("operator").metrics().await) - before;
+    let more = roles.role("operator").count("koco_reconciles_total").await - before;
     assert!(more <= 60, "{more} reconciles of two jobs");
     assert!(events() - history <= 8, "{} events", events() - history);
 }

@@ -71,15 +71,7 @@ pub use test::Test;
 pub use wait::{DEADLINE, within};
 
 /// Both modes, for what works the same in both.
-pub const MODES: [ExecutionMode; 2] = [ExecutionMode::Direct, ExecutionMode::Temporal];
-
-/// As it is written in the resource.
-pub fn word(mode: ExecutionMode) -> &'static str {
-    match mode {
-        ExecutionMode::Direct => "Direct",
-        ExecutionMode::Temporal => "Temporal",
-    }
-}
+pub const MODES: [ExecutionMode; 2] = ExecutionMode::ALL;
 
 /// Takes the lead from whoever has it: a standby takes it within two seconds, rather than when the lease has run out.
 pub async fn depose(test: &Test) {

@@ -76,7 +76,7 @@ impl<'t> Chart<'t> {
         roles
     }
 
-    /// The same with all settings that Helm gives them, but for the addresses.
+    /// The same with all settings that Helm gives them, but for the addresses. For benches, which have the servers alone.
     #[allow(dead_code)] // benches/jobs asks
     pub async fn roles_as_installed(&self, temporal: Server<'_>) -> Roles {
         let mut roles = self.processes(temporal);
@@ -96,6 +96,9 @@ impl<'t> Chart<'t> {
             }
         }
         roles.start().await;
+        // Those for all namespaces, which the servers came with, would be asked beside the release's own.
+        let kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings";
+        kubectl(&["delete", kinds, "-l", "app.kubernetes.io/instance=koco"]).expect("no policies twice");
         roles
     }
 

@@ -48,7 +48,7 @@ impl With for Value {
         self
     }
     fn mode(self, mode: koco::api::ExecutionMode) -> Value {
-        self.with(json!({ "executionMode": super::word(mode) }))
+        self.with(json!({ "executionMode": mode.as_str() }))
     }
     fn heartbeat(self, text: &str) -> Value {
         self.with(json!({ "timeouts": { "heartbeat": text } }))

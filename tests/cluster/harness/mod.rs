@@ -32,12 +32,4 @@ pub use test::Test;
 pub use wait::{DEADLINE, within};
 
 /// Both modes, for tests of both.
-pub const MODES: [ExecutionMode; 2] = [ExecutionMode::Direct, ExecutionMode::Temporal];
-
-/// As it is written in the resource.
-pub fn word(mode: ExecutionMode) -> &'static str {
-    match mode {
-        ExecutionMode::Direct => "Direct",
-        ExecutionMode::Temporal => "Temporal",
-    }
-}
+pub const MODES: [ExecutionMode; 2] = ExecutionMode::ALL;

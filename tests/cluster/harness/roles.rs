@@ -126,6 +126,14 @@ impl Role {
         get(&self.target(), "/metrics").await.expect("metrics")
     }
 
+    /// The value of a counter without labels.
+    #[allow(dead_code)] // the API tests ask
+    pub async fn count(&self, name: &str) -> usize {
+        let metrics = self.metrics().await;
+        let line = metrics.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).expect("a count");
+        line.parse().expect("a number")
+    }
+
     /// Host and port of its health address.
     pub fn target(&self) -> String {
         format!("127.0.0.1:{}", self.health)

@@ -68,7 +68,7 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
     let election = parts
         .settings
         .leader_elect
-        .then(|| Election::new(client.clone(), &common.namespace, "koco-controller", &common.identity));
+        .then(|| Election::new(client, &common.namespace, "koco-controller", &common.identity));
     if let Some(election) = &election {
         if !election.won(&stop).await {
             return Ok(());
@@ -76,15 +76,6 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
         tracing::info!("leading");
     }
     leader.of([]).set(1);
-    let cluster = match &common.cluster {
-        Some(cluster) => cluster.clone(),
-        None => tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            found = kubernetes::cluster(&client) => found?,
-        },
-    };
-    let installation = names::installation(&cluster, &common.namespace);
-    let work = agentjob::run(parts, installation, stop.clone());
     let lost = async {
         match &election {
             Some(election) => election.hold(&stop).await,
@@ -94,9 +85,31 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
             tokio::time::sleep(DRAIN).await;
         }
     };
-    tokio::select! {
-        () = work => {}
-        () = lost => {}
+    let worked = tokio::select! {
+        worked = work(parts, stop.clone()) => worked,
+        () = lost => Ok(()),
+    };
+    if !stop.is_cancelled() {
+        return worked.and(Err(ControllerError::LostLead));
     }
-    if stop.is_cancelled() { Ok(()) } else { Err(ControllerError::LostLead) }
+    // After the last write: a standby leads at once, and not when the lease has run out.
+    if let Some(election) = &election {
+        election.release().await;
+    }
+    worked
+}
+
+/// Reconciles until `stop`.
+async fn work(parts: Parts, stop: CancellationToken) -> Result<(), ControllerError> {
+    let common = &parts.common;
+    let cluster = match &common.cluster {
+        Some(cluster) => cluster.clone(),
+        None => tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            found = kubernetes::cluster(&parts.client) => found?,
+        },
+    };
+    let installation = names::installation(&cluster, &common.namespace);
+    agentjob::run(parts, installation, stop).await;
+    Ok(())
 }

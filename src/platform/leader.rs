@@ -46,12 +46,12 @@ impl Election {
         }
     }
 
-    /// Renews until `stop` or until the lease is lost. On `stop` it is released.
+    /// Renews until `stop` or until the lease is lost.
     pub async fn hold(&self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
         let mut seen = None;
         loop {
-            tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RENEW) => {} }
+            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RENEW) => {} }
             let asked = Instant::now();
             match tokio::time::timeout(RENEW, self.attempt(&mut seen)).await {
                 Ok(Ok(true)) => renewed = asked,
@@ -63,8 +63,14 @@ impl Election {
                 return;
             }
         }
-        if let Err(error) = self.release().await {
-            tracing::warn!(%error, "releasing the leader's lease");
+    }
+
+    /// Gives the lease back, so that a standby needn't wait until it has expired.
+    pub async fn release(&self) {
+        match tokio::time::timeout(RENEW, self.give_back()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "releasing the leader's lease"),
+            Err(_) => tracing::warn!("releasing the leader's lease took too long"),
         }
     }
 
@@ -92,7 +98,7 @@ impl Election {
         taken(self.api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease), true)).await)
     }
 
-    async fn release(&self) -> Result<(), kube::Error> {
+    async fn give_back(&self) -> Result<(), kube::Error> {
         if let Some(lease) = self.api.get_opt(&self.name).await?
             && lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.identity)
         {

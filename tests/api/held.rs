@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{
-    ApiProxy, ExecutionMode, MODES, Node, Phase, Roles, Server, Service, Test, agent, audit, depose,
+    ApiProxy, ExecutionMode, MODES, Node, Phase, Roles, Server, Service, Test, agent, audit,
     job::With,
     run::{grants, records_the_end},
 };
@@ -21,7 +21,6 @@ async fn a_controller_frozen_before_it_creates_a_pod() {
     roles.role("controller").freeze();
     assert!(audit::created(&test.namespace).is_empty(), "the API server has not heard of it");
     let standby = roles.add(&test, Server::None, "controller");
-    depose(&test).await;
     roles.list[standby].start().await;
     job.phase(Phase::Succeeded).await;
     assert_eq!(held.late().await, 409, "the pod is there already");

@@ -18,6 +18,7 @@ mod harness;
 mod held;
 mod injected;
 mod large_template;
+mod leader;
 mod life;
 mod lost_gateway;
 mod lost_node;

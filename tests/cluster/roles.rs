@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    DesiredState, ExecutionMode, MODES, Phase, Server, Test, agent,
+    DesiredState, ExecutionMode, MODES, Phase, Roles, Server, Test, agent,
     agent_log::{same_process, starts, ticks},
     audit,
     job::With,
@@ -108,10 +108,13 @@ async fn killed_at_many_moments() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_frozen() {
     let test = Test::new().await;
-    let mut roles = test.separate_roles(Server::Shared).await;
+    let mut roles = Roles::separate(&test, Server::Shared);
+    roles.set("KOCO_LEADER_ELECT", "true");
+    roles.start().await;
     let job = test.apply(agent("succeed")).await;
     job.phase(Phase::Succeeded).await;
     let standby = roles.add(&test, Server::Shared, "controller");
+    roles.set("KOCO_LEADER_ELECT", "true");
     roles.list[standby].start().await;
     roles.role("controller").freeze();
     let mut jobs = Vec::new();

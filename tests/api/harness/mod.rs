@@ -72,10 +72,3 @@ pub use wait::{DEADLINE, within};
 
 /// Both modes, for what works the same in both.
 pub const MODES: [ExecutionMode; 2] = ExecutionMode::ALL;
-
-/// Takes the lead from whoever has it: a standby takes it within two seconds, rather than when the lease has run out.
-pub async fn depose(test: &Test) {
-    let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> =
-        kube::Api::namespaced(test.client.clone(), &test.namespace);
-    leases.delete_collection(&Default::default(), &Default::default()).await.expect("the leases go");
-}

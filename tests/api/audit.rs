@@ -18,6 +18,7 @@ use crate::harness::{
     by_hand::{bare_pod, create_run, end, event, events, foreign_pod, patch_status, run_of, started},
     cluster::KOCO,
     job::{With, pod_name},
+    temporal,
     wait::always,
     within,
 };
@@ -267,6 +268,39 @@ async fn leaks_are_counted_and_told() {
     assert_eq!(leaks(&mut roles, "RunWithoutJob").await, Some(1));
     assert_eq!(events(&test, left.name(), "RunWithoutJob").await.len(), 1);
     assert_eq!((leaks(&mut roles, kinds[2]).await, leaks(&mut roles, kinds[3]).await), (Some(0), Some(0)));
+}
+
+/// Without the controller nothing would end them: one is held before its first run, the other waits for its runner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_workflows_whose_jobs_are_gone_are_cancelled() {
+    let test = Test::new().await;
+    let mut roles = Roles::all_in_one(&test, Server::Shared);
+    roles.set("KOCO_LEAK_GRACE", "1s");
+    roles.start().await;
+    let spec = || agent("anything").mode(MODES[1]);
+    let held = test.apply(spec().with(json!({ "desiredState": "Paused" }))).await;
+    let (waits, stays) = (test.apply(spec()).await, test.apply(spec()).await);
+    let mut workflows = Vec::new();
+    for job in [&held, &waits, &stays] {
+        workflows.push(job.workflow().await);
+    }
+    held.phase(Phase::Paused).await;
+    waits.until_pod().await;
+    stays.until_pod().await;
+    roles.kill_all();
+    delete_by_force(&held).await;
+    delete_by_force(&waits).await;
+    roles.start().await;
+    for (job, id) in [(&held, &workflows[0]), (&waits, &workflows[1])] {
+        assert_eq!(job.closed(id).await, "CANCELED");
+        let event = event(&test, &job.name, "WorkflowWithoutJob").await;
+        assert!(event.message.expect("a message").contains(id.as_str()));
+    }
+    within(DEADLINE, "no leak", async || {
+        leaks(&mut roles, "WorkflowWithoutJob").await.filter(|n| *n == 0).ok_or("it is counted")
+    })
+    .await;
+    assert_eq!(temporal::state(&test.cluster.temporal, &workflows[2]), "RUNNING", "its job exists");
 }
 
 /// Jobs that come, end in every way, and go.

@@ -11,6 +11,7 @@ mod leaks;
 mod measure;
 mod network;
 mod observe;
+mod open_workflows;
 mod orphans;
 pub mod plan;
 mod publish;
@@ -77,6 +78,7 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
         () = closed_workflows::run(context.clone()) => {}
         () = context.network.keep() => {}
         () = leaks::run(context.clone(), count, leak_grace) => {}
+        () = open_workflows::run(context.clone(), count, leak_grace) => {}
     }
 }
 

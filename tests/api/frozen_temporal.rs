@@ -32,7 +32,10 @@ async fn direct_jobs_notice_nothing_and_temporal_jobs_go_on_afterwards() {
         waiting.push(other.apply(agent("succeed").mode(ExecutionMode::Temporal)).await);
     }
     let until = |s: &koco::api::AgentJobStatus| s.conditions.iter().any(|c| c.reason == "TemporalUnavailable");
-    waiting[0].until("the condition", until).await;
+    // Also at those whose call is not tried, because others wait for an answer.
+    for job in &waiting {
+        job.until("the condition", until).await;
+    }
     for _ in 0..3 {
         other.apply(agent("succeed").mode(ExecutionMode::Direct)).await.phase(Phase::Succeeded).await;
     }

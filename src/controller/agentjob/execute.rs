@@ -244,13 +244,19 @@ async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> Calls {
         return Calls::Done;
     }
     // A server that doesn't answer is not waited for.
-    let slots = &context.temporal_slots;
-    let slot = if context.temporal_answers() { slot(slots).await } else { slots.try_acquire().ok() };
-    let Some(_slot) = slot else { return Calls::Crowded };
+    let (slots, answers) = (&context.temporal_slots, context.temporal_answers());
+    let slot = if answers { slot(slots).await } else { slots.try_acquire().ok() };
+    let Some(_slot) = slot else {
+        if !answers {
+            context.workflows.not_tried(job.reference());
+        }
+        return Calls::Crowded;
+    };
     if !call(job, context, action).await {
         return Calls::Failed;
     }
     context.temporal_has_answered();
+    context.workflows.succeeded(job.uid());
     Calls::Done
 }
 

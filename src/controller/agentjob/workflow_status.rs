@@ -26,6 +26,8 @@ const AT_ONCE: usize = 32;
 /// The wait before the first question after a change: a workflow takes a moment to act on it, too.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// How many waiting jobs are enqueued after a success.
+const WOKEN: usize = 64;
 /// How long the id of the Temporal namespace is taken as known, for workflows that are there.
 const NAMESPACE_KNOWN: Duration = Duration::from_secs(10);
 
@@ -52,12 +54,22 @@ pub(super) struct Known {
     pub started: Option<StartedWorkflow>,
 }
 
+/// A server that doesn't answer.
+#[derive(Default)]
+struct Outage {
+    /// Why the last call of any job failed, if the server could not be reached.
+    trouble: Option<(Reason, String)>,
+    /// The jobs whose calls were not tried, by UID.
+    waiting: HashMap<String, JobRef>,
+}
+
 /// Snapshots by the UID of the job.
 #[derive(Clone)]
 pub(super) struct WorkflowStatusCache {
     temporal: Temporal,
     requeue: Requeue<JobItem>,
     slots: Arc<Semaphore>,
+    outage: Arc<Mutex<Outage>>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     namespace_id: Arc<Mutex<Option<ReadId>>>,
 }
@@ -68,6 +80,7 @@ impl WorkflowStatusCache {
             temporal,
             requeue,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            outage: Arc::default(),
             entries: Arc::default(),
             namespace_id: Arc::default(),
         }
@@ -85,6 +98,7 @@ impl WorkflowStatusCache {
 
     /// Drops a job that needs no more queries.
     pub fn forget(&self, uid: &str) {
+        self.outage.lock().waiting.remove(uid);
         self.entries.lock().remove(uid);
     }
 
@@ -115,8 +129,38 @@ impl WorkflowStatusCache {
 
     /// Records a failed call to Temporal.
     pub fn failed(&self, uid: &str, error: &TemporalError) {
-        self.entries.lock().entry(uid.into()).or_default().trouble =
-            Some((Reason::other(error.reason()), error.to_string()));
+        let trouble = Some((Reason::other(error.reason()), error.to_string()));
+        if error.is_transient() {
+            self.outage.lock().trouble.clone_from(&trouble);
+        }
+        self.entries.lock().entry(uid.into()).or_default().trouble = trouble;
+    }
+
+    /// Records that a call was not tried because others wait for an answer: if theirs have failed, so would this one.
+    /// The job is enqueued soon after one succeeds: retries of their own come at the same time, and find no slot again.
+    pub fn not_tried(&self, job: JobRef) {
+        let mut outage = self.outage.lock();
+        if let Some(trouble) = outage.trouble.clone() {
+            self.entries.lock().entry(job.uid.clone()).or_default().trouble = Some(trouble);
+        }
+        outage.waiting.insert(job.uid.clone(), job);
+    }
+
+    /// Records a call that succeeded, and enqueues some of the jobs that wait.
+    pub fn succeeded(&self, uid: &str) {
+        let woken: Vec<JobRef> = {
+            let mut outage = self.outage.lock();
+            outage.trouble = None;
+            outage.waiting.remove(uid);
+            let some: Vec<String> = outage.waiting.keys().take(WOKEN).cloned().collect();
+            some.iter().filter_map(|uid| outage.waiting.remove(uid)).collect()
+        };
+        if let Some(entry) = self.entries.lock().get_mut(uid) {
+            entry.trouble = None;
+        }
+        for job in woken {
+            self.requeue.ask(&job.namespace, &job.name);
+        }
     }
 
     /// Resets the back-off of queries, after a change.
@@ -214,6 +258,8 @@ fn has_more_to_say(closed: Option<Closed>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures::{FutureExt, StreamExt};
+
     use super::*;
     use crate::controller::runtime::requeue_router;
 
@@ -251,6 +297,28 @@ mod tests {
         }
         // The first answer was news.
         assert!(waits[1..].is_sorted() && waits[1] == FIRST_WAIT && waits[19] == LONGEST_WAIT, "{waits:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_behind_others_shares_their_trouble_until_one_succeeds() {
+        let (requeue, mut streams) = requeue_router(&[None]);
+        let cache = WorkflowStatusCache::new(Temporal::new(None), requeue);
+        let job = |uid: &str| JobRef { namespace: "n".into(), name: format!("job-{uid}"), uid: uid.into() };
+        let trouble = |uid| cache.last(uid).trouble.map(|(reason, _)| reason);
+        cache.not_tried(job("one"));
+        assert_eq!(trouble("one"), None, "nothing has failed");
+        cache.failed("other", &TemporalError::Refused("InvalidArgument".into()));
+        cache.not_tried(job("one"));
+        assert_eq!(trouble("one"), None, "what is refused to one may be granted to others");
+        cache.failed("other", &TemporalError::Unavailable("Timeout expired".into()));
+        cache.not_tried(job("one"));
+        cache.not_tried(job("two"));
+        assert_eq!(trouble("one"), Some(Reason::other("TemporalUnavailable")));
+        cache.succeeded("two");
+        let mut woken = || streams[0].next().now_or_never().flatten().map(|job| job.name);
+        assert_eq!((woken().as_deref(), woken()), (Some("job-one"), None), "once");
+        cache.not_tried(job("three"));
+        assert_eq!((trouble("two"), trouble("three")), (None, None));
     }
 
     #[test]

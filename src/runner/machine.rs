@@ -13,13 +13,16 @@ use crate::api::{DesiredState, PausePolicy, RunnerState};
 /// How long processes may take to stop in all, in one pause, before the runner reports a problem, which is final for the
 /// pause: on a busy node they wait for a processor, too. The report is promised within ten seconds.
 const FREEZE_LIMIT: Duration = Duration::from_secs(8);
-/// The wait before the second scan, doubled up to the longest, and the wait once a problem was reported.
+/// The wait before the second scan, doubled up to the longest, which is longer for those that take long, and the wait once
+/// a problem was reported.
 const FIRST_SCAN: Duration = Duration::from_millis(1);
 const LONGEST_SCAN: Duration = Duration::from_millis(16);
+const LONG: Duration = Duration::from_millis(100);
+const LONGEST_SCAN_OF_LONG: Duration = Duration::from_millis(256);
 const SLOW_SCAN: Duration = Duration::from_millis(500);
-/// When a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`]. Not for longer,
-/// or a child that never calls `exec` would run on for ever.
-const RESUME_VFORK: std::ops::Range<Duration> = Duration::from_millis(6)..Duration::from_millis(100);
+/// When a process that doesn't stop may be waiting for a stopped child of `vfork`: see [`Action::Freeze`]. On a busy node
+/// the child waits for a processor before it calls `exec`. Not until the limit: one that never does stands still then.
+const RESUME_VFORK: std::ops::Range<Duration> = Duration::from_millis(6)..Duration::from_secs(6);
 
 /// How long the agent may outlive SIGKILL, as another user's process does, before the runner ends without it: the kernel
 /// ends all with a container's first process.

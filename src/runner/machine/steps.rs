@@ -48,7 +48,8 @@ impl Machine {
             }
             Phase::Freezing(freezing) => {
                 freezing.next_scan = Some(now + freezing.step);
-                freezing.step = if freezing.reported { SLOW_SCAN } else { (freezing.step * 2).min(LONGEST_SCAN) };
+                let longest = if freezing.taken(now) < LONG { LONGEST_SCAN } else { LONGEST_SCAN_OF_LONG };
+                freezing.step = if freezing.reported { SLOW_SCAN } else { (freezing.step * 2).min(longest) };
                 if !freezing.reported && freezing.taken(now) >= FREEZE_LIMIT {
                     freezing.reported = true;
                     self.failed_pause = self.generation;

@@ -62,6 +62,10 @@ fuzz: ## each property a minute of random inputs; DURATION=seconds, ARGS=filter
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own
 	tests/workflow/run $(ARGS)
 
+.PHONY: database-test
+database-test: deps ## tests of the database, on SQLite and on a PostgreSQL of their own; ARGS=filter
+	tests/database/run $(ARGS)
+
 .PHONY: api-test
 api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter, SLOW=1: all
 	tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(ARGS)

@@ -2,7 +2,7 @@
 //!
 //! The layout is the architecture. Each layer may use those to its right, never the other way round:
 //!
-//! `cli > {controller, worker, gateway, runner} > audit > {pods, temporal} > runs > {platform, lifecycle} > protocol > api`
+//! `cli > {controller, worker, gateway, runner} > audit > {pods, temporal, database} > runs > {platform, lifecycle} > protocol > api`
 //!
 //! The four roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
 //! `tests/contract` checks these rules against the source.
@@ -11,6 +11,7 @@ pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod controller;
+pub mod database;
 pub mod gateway;
 pub mod lifecycle;
 pub mod platform;

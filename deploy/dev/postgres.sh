@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# A PostgreSQL of a test's own: Debian's, in a folder of its own, at a Unix socket there. Sourced, never run.
+
+POSTGRES_PID=
+
+# It refuses to run as root.
+AS_POSTGRES=()
+[[ $EUID -ne 0 ]] || AS_POSTGRES=(setpriv --reuid postgres --regid postgres --init-groups --)
+
+# start_postgres FOLDER: sets POSTGRES_URL. Everybody may pass through the folder: it holds nothing but tests' data.
+start_postgres() {
+  local folder=$1 bin
+  bin=$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
+  [[ -x $bin/postgres ]] || { echo "there is no PostgreSQL: make deps" >&2; return 1; }
+  chmod 755 "$folder"
+  mkdir "$folder/postgres"
+  [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres"
+  "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
+    >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; return 1; }
+  # The kernel ends it if we are killed; its own processes end with it. Tests kill those who speak with it, never
+  # the machine, so nothing needs to reach the disk.
+  "${AS_POSTGRES[@]}" setpriv --pdeathsig KILL -- "$bin/postgres" -D "$folder/postgres" -k "$folder/postgres" \
+    -c listen_addresses= -c max_connections=300 -c fsync=off >"$folder/postgres.log" 2>&1 &
+  POSTGRES_PID=$!
+  local host=$folder/postgres
+  until "$bin/pg_isready" -q -h "$host"; do
+    kill -0 "$POSTGRES_PID" 2>/dev/null || { echo "PostgreSQL doesn't start" >&2; return 1; }
+    sleep 0.1
+  done
+  export POSTGRES_URL="postgres://postgres@localhost/postgres?host=$host"
+}
+
+stop_postgres() {
+  [[ -n $POSTGRES_PID ]] || return 0
+  kill -QUIT "$POSTGRES_PID" 2>/dev/null || true
+  wait "$POSTGRES_PID" 2>/dev/null || true
+}

@@ -1,0 +1,210 @@
+//! What became of executions, and their events, in SQLite or PostgreSQL: the only way to the database, and it decides
+//! nothing about who may read. Used by the role `server` alone.
+//!
+//! Each statement is written once, for both: parameters are `$1`, `$2`, and types are those that both have.
+//! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`events`] reads events,
+//! [`append`] adds them, from one task that commits those of many callers together; [`retention`] removes what is old.
+//!
+//! What holds whatever happens:
+//! - An older write of an execution never replaces a newer one, in whichever order they come.
+//! - An event is stored once: a batch is taken only where it continues what is stored of its source. A repeat changes
+//!   nothing, and a gap is refused.
+//! - What was answered is committed, to the disk.
+
+mod append;
+mod error;
+mod events;
+mod executions;
+mod model;
+mod retention;
+mod schema;
+mod text;
+
+use std::{
+    collections::HashSet,
+    fs::{File, TryLockError},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use sqlx::{
+    PgPool, SqlitePool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::mpsc;
+
+pub use self::{
+    error::{AppendError, DatabaseError},
+    model::{Append, Event, Execution, Expired, Fid, Filter, Kind, Page, Retention, StoredEvent, Summary},
+};
+
+/// The oldest PostgreSQL that is served.
+const OLDEST_POSTGRESQL: i32 = 15;
+/// How many connections a process opens to PostgreSQL, and to read SQLite.
+const CONNECTIONS: u32 = 8;
+/// How long a call waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(10);
+/// The file in SQLite's folder that a process locks.
+const LOCK: &str = "lock";
+/// SQLite's file.
+const FILE: &str = "koco.db";
+
+/// Where the database is.
+#[derive(Clone)]
+pub enum Location {
+    /// SQLite, in a folder of its own on a local disk: of all processes one at a time.
+    Sqlite(PathBuf),
+    /// PostgreSQL, by its URL, which may hold a password.
+    Postgres(String),
+}
+
+impl std::fmt::Debug for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(folder) => write!(f, "SQLite in {}", folder.display()),
+            Self::Postgres(_) => f.write_str("PostgreSQL"),
+        }
+    }
+}
+
+/// Connections.
+enum Pools {
+    Sqlite {
+        /// One connection: SQLite has one writer.
+        write: SqlitePool,
+        read: SqlitePool,
+        /// Locked while this is open.
+        _lock: File,
+    },
+    Postgres(PgPool),
+}
+
+/// Runs a piece of code with a connection to read with, of either database.
+macro_rules! reading {
+    ($database:expr, |$pool:ident| $body:expr) => {
+        match &$database.inner.pools {
+            $crate::database::Pools::Sqlite { read: $pool, .. } => $body,
+            $crate::database::Pools::Postgres($pool) => $body,
+        }
+    };
+}
+
+/// Runs a piece of code with a transaction to write in, of either database. It has to commit it.
+macro_rules! writing {
+    ($database:expr, |$transaction:ident| $body:expr) => {
+        match &$database.inner.pools {
+            $crate::database::Pools::Sqlite { write, .. } => {
+                // One that begins as a reader may find that another has written meanwhile, and fail.
+                #[allow(unused_mut)]
+                let mut $transaction = write.begin_with("BEGIN IMMEDIATE").await?;
+                $body
+            }
+            $crate::database::Pools::Postgres(pool) => {
+                #[allow(unused_mut)]
+                let mut $transaction = pool.begin().await?;
+                $body
+            }
+        }
+    };
+}
+
+use reading;
+use writing;
+
+/// An open database, for the executions of one cluster. Clones share its connections.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+    appends: mpsc::Sender<append::Request>,
+}
+
+struct Inner {
+    pools: Pools,
+    /// The cluster whose executions it shows and writes. Clusters may share a database.
+    cluster: String,
+    /// PostgreSQL's partitions of events that were there, by their week.
+    weeks: Mutex<HashSet<u32>>,
+}
+
+impl Database {
+    /// Opens it, and creates or raises its schema. Must be called within a Tokio runtime.
+    pub async fn open(location: &Location, cluster: &str) -> Result<Self, DatabaseError> {
+        let pools = match location {
+            Location::Sqlite(folder) => sqlite(folder.clone()).await?,
+            Location::Postgres(url) => postgres(url).await?,
+        };
+        let inner = Arc::new(Inner { pools, cluster: cluster.into(), weeks: Mutex::default() });
+        let (appends, requests) = mpsc::channel(append::WAITING);
+        let database = Self { inner: inner.clone(), appends };
+        schema::prepare(&database).await?;
+        tokio::spawn(append::write(inner, requests));
+        Ok(database)
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), DatabaseError> {
+        reading!(self, |pool| sqlx::query("SELECT 1").execute(pool).await?.rows_affected());
+        Ok(())
+    }
+
+    /// Ends all connections.
+    pub async fn close(&self) {
+        match &self.inner.pools {
+            Pools::Sqlite { write, read, .. } => {
+                read.close().await;
+                write.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+async fn sqlite(folder: PathBuf) -> Result<Pools, DatabaseError> {
+    let failed = |source| DatabaseError::Folder { path: folder.clone(), source };
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let lock = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(DatabaseError::Locked(folder)),
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join(FILE))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // NORMAL would lose what was acknowledged when the power goes.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(ACQUIRE);
+    let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
+    let write = pool(1).connect_with(options.clone()).await?;
+    let read = pool(CONNECTIONS).connect_with(options.pragma("query_only", "on")).await?;
+    Ok(Pools::Sqlite { write, read, _lock: lock })
+}
+
+async fn postgres(url: &str) -> Result<Pools, DatabaseError> {
+    // The cause would show the URL, and with it the password.
+    let options = PgConnectOptions::from_str(url).map_err(|_| DatabaseError::Url)?.application_name("koco");
+    let options = PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                // An answer means that it is on the disk, also where the server's default is less.
+                let set = "SELECT set_config('synchronous_commit', 'on', false)
+                    WHERE current_setting('synchronous_commit') IN ('off', 'local')";
+                sqlx::query(set).execute(connection).await.map(drop)
+            })
+        })
+        .connect_with(options);
+    let pool = options.await?;
+    let version: String = sqlx::query_scalar("SELECT current_setting('server_version_num')").fetch_one(&pool).await?;
+    let version = version.parse().unwrap_or(0) / 10_000;
+    if version < OLDEST_POSTGRESQL {
+        return Err(DatabaseError::TooOld(version));
+    }
+    Ok(Pools::Postgres(pool))
+}

@@ -1,0 +1,191 @@
+//! Events are appended once, in order, and read.
+
+use koco::database::{Append, AppendError, Event, Kind};
+
+use super::harness::{batch, both, event, execution, fid};
+
+#[tokio::test]
+async fn a_repeat_changes_nothing_and_a_gap_is_refused() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        let append = |from, to| store.database.append(batch(fid(1), from, to));
+        assert_eq!(append(1, 3).await.unwrap(), 3, "{}", store.name());
+        assert_eq!(append(1, 3).await.unwrap(), 3);
+        assert_eq!(append(2, 2).await.unwrap(), 3);
+        assert!(matches!(append(5, 6).await, Err(AppendError::Gap { stored: 3 })));
+        assert_eq!(append(2, 5).await.unwrap(), 5);
+        let all = store.all_events(fid(1)).await;
+        let payloads: Vec<_> = all.iter().map(|e| e.event.payload.as_str()).collect();
+        assert_eq!(payloads, ["1", "2", "3", "4", "5"]);
+        assert!(all.iter().zip(1..).all(|(e, n)| (e.row, e.seq, e.run) == (n, n, 1)));
+        let (summary, _) = store.database.get(fid(1)).await.unwrap().unwrap();
+        assert_eq!(summary.last_row, 5);
+    }
+}
+
+#[tokio::test]
+async fn runs_are_numbered_each_for_itself_and_rows_go_on() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        for (run, from) in [(1, 1), (2, 1), (1, 2), (3, 1)] {
+            let batch = Append { fid: fid(1), run, from, events: vec![event(format!("{run}.{from}"))] };
+            assert_eq!(store.database.append(batch).await.unwrap(), from, "{}", store.name());
+        }
+        let all = store.all_events(fid(1)).await;
+        let seen: Vec<_> = all.iter().map(|e| (e.row, e.event.payload.as_str())).collect();
+        assert_eq!(seen, [(1, "1.1"), (2, "2.1"), (3, "1.2"), (4, "3.1")]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_batch_of_an_execution_is_refused() {
+    for store in both().await {
+        let refused = async |batch| store.database.append(batch).await.unwrap_err().reason();
+        assert_eq!(refused(batch(fid(9), 1, 1)).await, "Unknown", "{}", store.name());
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        assert_eq!(refused(batch(fid(1), 1, 0)).await, "Invalid");
+        assert_eq!(refused(batch(fid(1), 0, 1)).await, "Invalid");
+        let mut bad = batch(fid(1), 1, 1);
+        bad.events[0].ts = f64::NAN;
+        assert_eq!(refused(bad).await, "Invalid");
+    }
+}
+
+#[tokio::test]
+async fn texts_times_and_kinds_come_back_as_they_were() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        let times = [0.1 + 0.2, 1_767_225_600.123_456_7, f64::MIN_POSITIVE, 1e300, -2.5, f64::MAX];
+        let texts = ["", "ä\u{1f980}\u{2028}\r\n", "\"\\u0000\"", "null", "\u{feff}", "'; --"];
+        let sent: Vec<Event> = Kind::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(n, kind)| Event { ts: times[n % 6], kind, payload: texts[n % 6].into() })
+            .collect();
+        store.database.append(Append { fid: fid(1), run: 1, from: 1, events: sent.clone() }).await.unwrap();
+        let read: Vec<Event> = store.all_events(fid(1)).await.into_iter().map(|e| e.event).collect();
+        let bits = |events: &[Event]| events.iter().map(|e| e.ts.to_bits()).collect::<Vec<_>>();
+        assert_eq!(read, sent, "{}", store.name());
+        assert_eq!(bits(&read), bits(&sent), "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn a_null_character_becomes_the_replacement_character() {
+    for store in both().await {
+        let mut write = execution(1);
+        (write.summary.error, write.object) = ("a\0".into(), "{\"\0\":1}".into());
+        store.database.upsert(vec![write]).await.unwrap();
+        let (summary, object) = store.database.get(fid(1)).await.unwrap().unwrap();
+        assert_eq!((summary.error.as_str(), object.as_str()), ("a\u{fffd}", "{\"\u{fffd}\":1}"), "{}", store.name());
+        let batch = Append { fid: fid(1), run: 1, from: 1, events: vec![event("a\0b\0")] };
+        store.database.append(batch).await.unwrap();
+        assert_eq!(store.all_events(fid(1)).await[0].event.payload, "a\u{fffd}b\u{fffd}");
+    }
+}
+
+#[tokio::test]
+async fn large_payloads_are_read_in_portions() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        let events: Vec<Event> = (0..20).map(|n| event(format!("{n}").repeat(1 << 20))).collect();
+        let batch = Append { fid: fid(1), run: 1, from: 1, events: events.clone() };
+        assert_eq!(store.database.append(batch).await.unwrap(), 20, "{}", store.name());
+        let first = store.database.events(fid(1), 0).await.unwrap();
+        assert!(first.len() < 10, "{}", first.len());
+        let all: Vec<Event> = store.all_events(fid(1)).await.into_iter().map(|e| e.event).collect();
+        assert!(all == events, "{}", store.name());
+        let mut more = super::harness::batch(fid(1), 21, 21);
+        more.events[0].payload = "x".repeat((8 << 20) + 1);
+        assert_eq!(store.database.append(more).await.unwrap_err().reason(), "Invalid");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_writers_of_the_same_events_store_them_once() {
+    for store in both().await {
+        store.database.upsert((1..=4).map(execution).collect()).await.unwrap();
+        let mut writers = Vec::new();
+        for writer in 0..8 {
+            for n in 1..=4 {
+                let database = store.database.clone();
+                writers.push(tokio::spawn(async move {
+                    let (mut next, mut size) = (1, 1 + (writer * 7 + i64::from(n)) % 40);
+                    while next <= 500 {
+                        let to = (next + size).min(500);
+                        next = match database.append(batch(fid(n), next, to)).await {
+                            Ok(stored) => stored + 1,
+                            Err(AppendError::Gap { stored }) => stored + 1,
+                            Err(error) => panic!("{error}"),
+                        };
+                        size = 1 + size * 31 % 160;
+                    }
+                }));
+            }
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        for n in 1..=4 {
+            let all = store.all_events(fid(n)).await;
+            let payloads: Vec<_> = all.iter().map(|e| e.event.payload.clone()).collect();
+            let expected: Vec<_> = (1..=500).map(|n| n.to_string()).collect();
+            assert!(payloads == expected, "{}", store.name());
+            assert!(all.iter().zip(1..).all(|(e, n)| (e.row, e.seq) == (n, n)), "{}", store.name());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_that_share_a_database_store_events_once() {
+    for store in both().await {
+        let koco::database::Location::Postgres(_) = store.location else { continue };
+        let other = koco::database::Database::open(&store.location, super::harness::CLUSTER).await.unwrap();
+        store.database.upsert((1..=4).map(execution).collect()).await.unwrap();
+        let mut writers = Vec::new();
+        for database in [store.database.clone(), other] {
+            for n in 1..=4 {
+                let database = database.clone();
+                writers.push(tokio::spawn(async move {
+                    let mut next = 1;
+                    while next <= 300 {
+                        next = match database.append(batch(fid(n), next, next + 3)).await {
+                            Ok(stored) => stored + 1,
+                            Err(AppendError::Gap { stored }) => stored + 1,
+                            Err(error) => panic!("{error}"),
+                        };
+                    }
+                }));
+            }
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        for n in 1..=4 {
+            let all = store.all_events(fid(n)).await;
+            assert!(all.len() >= 300 && all.iter().zip(1..).all(|(e, n)| (e.row, e.seq) == (n, n)));
+            assert!(all.iter().all(|e| e.event.payload == e.seq.to_string()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_fails_alone() {
+    for store in both().await {
+        store.database.upsert((1..=3).map(execution).collect()).await.unwrap();
+        store.database.append(batch(fid(1), 1, 1)).await.unwrap();
+        // The next row of one of them is taken, which never happens.
+        store.raw("INSERT INTO events SELECT fid, 3, 9, 9, 0, 1, '' FROM executions WHERE name = 'job-2'").await;
+        let mut calls = Vec::new();
+        for n in [1, 2, 3, 9] {
+            let database = store.database.clone();
+            calls.push(tokio::spawn(async move { database.append(batch(fid(n), 1, 5)).await }));
+        }
+        let mut answers = Vec::new();
+        for call in calls {
+            answers.push(call.await.unwrap().map_err(|e| e.reason()));
+        }
+        assert_eq!(answers, [Ok(5), Err("Database"), Ok(5), Err("Unknown")], "{}", store.name());
+        assert_eq!(store.all_events(fid(3)).await.len(), 5);
+    }
+}

@@ -1,0 +1,9 @@
+//! The database's tests: each runs on SQLite and on a real PostgreSQL, which `tests/database/run` starts. Run with
+//! `make database-test`.
+
+mod crash;
+mod events;
+mod executions;
+mod harness;
+mod opening;
+mod retention;

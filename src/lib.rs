@@ -2,9 +2,9 @@
 //!
 //! The layout is the architecture. Each layer may use those to its right, never the other way round:
 //!
-//! `cli > {controller, worker, gateway, runner} > audit > {pods, temporal, database} > runs > {platform, lifecycle} > protocol > api`
+//! `cli > {controller, worker, gateway, server, runner} > audit > {pods, temporal, database} > runs > {platform, lifecycle} > protocol > api`
 //!
-//! The four roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
+//! The five roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
 //! `tests/contract` checks these rules against the source.
 
 pub mod api;
@@ -19,6 +19,7 @@ pub mod pods;
 pub mod protocol;
 pub mod runner;
 pub mod runs;
+pub mod server;
 pub mod temporal;
 pub mod worker;
 

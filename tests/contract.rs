@@ -96,7 +96,7 @@ fn top_level(group: &str) -> Vec<&str> {
 /// The layers as `src/lib.rs` has them, the highest first.
 const LAYERS: [&[&str]; 8] = [
     &["cli"],
-    &["controller", "worker", "gateway", "runner"],
+    &["controller", "worker", "gateway", "server", "runner"],
     &["audit"],
     &["pods", "temporal", "database"],
     &["runs"],
@@ -126,6 +126,17 @@ fn layers_use_only_what_lies_below() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let there: BTreeSet<_> = lib.lines().filter(|line| line.starts_with("pub mod ")).collect();
     assert_eq!(modules.iter().map(String::as_str).collect::<BTreeSet<_>>(), there, "the layers are those of lib.rs");
+}
+
+#[test]
+fn the_server_alone_uses_the_database() {
+    for module in LAYERS.concat().into_iter().filter(|module| !["server", "database"].contains(module)) {
+        assert!(!uses(module).contains("database"), "{module} uses the database");
+        for code in code_under(module) {
+            assert!(!code.contains("sqlx"), "{module} uses sqlx");
+        }
+    }
+    assert!(uses("server").contains("database"));
 }
 
 #[test]

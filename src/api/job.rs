@@ -197,6 +197,11 @@ impl AgentJob {
         self.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::FINALIZER))
     }
 
+    /// Whether the server has said that it has this job as it ended.
+    pub fn is_archived(&self) -> bool {
+        self.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(names::ANNOTATION_ARCHIVED))
+    }
+
     /// The annotation `kodosumi.io/control-request`.
     pub fn control_request(&self) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(names::ANNOTATION_REQUEST).map(String::as_str)

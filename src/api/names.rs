@@ -35,6 +35,17 @@ pub const GATEWAY_CA: &str = "koco-gateway-ca";
 pub const AGENT_NETWORK_POLICY: &str = "koco-agents";
 /// The server name in the gateway's certificate, independent of its address.
 pub const GATEWAY_TLS_NAME: &str = "koco-gateway";
+/// The audience of the tokens with which people and programs read from the server.
+pub const SERVER_AUDIENCE: &str = "koco";
+/// The ConfigMap, in the operator's namespace, with the certificate authority of the server under `ca.crt`.
+pub const SERVER_CA: &str = "koco-server-ca";
+/// The server name in the server's certificate, independent of its address.
+pub const SERVER_TLS_NAME: &str = "koco-server";
+/// Annotation on an AgentJob that has ended and is to be deleted after a time, by the server: since when it is in the
+/// archive as it ended.
+pub const ANNOTATION_ARCHIVED: &str = "kodosumi.io/archived-at";
+/// Annotation on an AgentJob: who it belongs to, as its author says. The archive shows it.
+pub const ANNOTATION_OWNER: &str = "kodosumi.io/owner";
 
 /// Annotation on koco's CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
 pub const ANNOTATION_SCHEMA_VERSION: &str = "kodosumi.io/schema-version";

@@ -25,6 +25,8 @@ enum Command {
     TemporalWorker(Box<roles::Worker>),
     /// Serve runner pods: the only role that they talk to. Any number
     Gateway(Box<roles::Gateway>),
+    /// Keep what became of AgentJobs, and let those read it who may. One with SQLite, any number with PostgreSQL
+    Server(Box<roles::Server>),
     /// Controller, worker and gateway in one process: for small installs and for trying out
     Operator(Box<roles::Operator>),
     /// Print the CustomResourceDefinitions as YAML
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Controller(role) => roles::run(*role),
         Command::TemporalWorker(role) => roles::run(*role),
         Command::Gateway(role) => roles::run(*role),
+        Command::Server(role) => roles::run(*role),
         Command::Operator(role) => roles::run(*role),
         Command::Crd(arguments) => crd::print(&arguments),
         Command::Kubectl(plugin) => return plugin::run(*plugin),

@@ -22,6 +22,7 @@ use crate::{
         shutdown, telemetry,
     },
     pods::{PodConfig, PodSettings},
+    server,
     temporal::{self, Temporal},
     worker,
 };
@@ -54,6 +55,14 @@ pub(super) struct Gateway {
     common: Common,
     #[command(flatten)]
     gateway: gateway::Settings,
+}
+
+#[derive(Args)]
+pub(super) struct Server {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    server: server::Settings,
 }
 
 #[derive(Args)]
@@ -115,6 +124,15 @@ impl Roles for Gateway {
     }
     fn start(self, process: &Process) -> Vec<Running> {
         vec![gateway(self.common, self.gateway, process)]
+    }
+}
+
+impl Roles for Server {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn start(self, process: &Process) -> Vec<Running> {
+        vec![server(self.common, self.server, process)]
     }
 }
 
@@ -196,6 +214,15 @@ fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Ru
     Box::pin(async move {
         crds(&parts.client, false, &stop).await;
         gateway::run(parts, stop).await.context("gateway")
+    })
+}
+
+fn server(common: Common, settings: server::Settings, process: &Process) -> Running {
+    let parts = server::Parts { client: process.client.clone(), common, settings, ready: process.ready.role() };
+    let stop = process.stop.clone();
+    Box::pin(async move {
+        crds(&parts.client, false, &stop).await;
+        server::run(parts, stop).await.context("server")
     })
 }
 

@@ -20,6 +20,9 @@ pub struct ControllerSettings {
     /// How long what doesn't fit must last before it counts as a leak, such as a pod without its run
     #[arg(long, env = "KOCO_LEAK_GRACE", default_value = "60s", value_parser = Seconds::parse)]
     pub leak_grace: Duration,
+    /// How long a job whose time to live is over is kept until the server has archived it. 0: not at all
+    #[arg(long, env = "KOCO_ARCHIVE_PATIENCE", default_value = "0s", value_parser = Seconds::parse)]
+    pub archive_patience: Duration,
     /// Spec of a NetworkPolicy for agents' pods, as JSON, kept in each namespace with AgentJobs; unset: none
     #[arg(long, env = "KOCO_AGENT_NETWORK_POLICY", value_parser = json_object::<NetworkPolicySpec>)]
     pub agent_network_policy: Option<Value>,

@@ -48,7 +48,7 @@ pub use self::settings::Settings;
 use crate::{
     api::names,
     platform::{
-        http::{Acceptor, Authenticator, CertificateManager, ServerNames},
+        http::{Acceptor, Authenticator, CertificateManager, Pod, ServerNames},
         metrics::Metrics,
         settings::Common,
     },
@@ -108,7 +108,7 @@ pub struct Parts {
 struct Gateway {
     client: Client,
     runs: runs::RunCache,
-    authenticator: Authenticator,
+    authenticator: Authenticator<Pod>,
     sessions: sessions::Sessions,
     peers: sessions::peers::Peers,
     temporal: Temporal,
@@ -178,6 +178,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
             server: names::GATEWAY_TLS_NAME,
             secret: parts.settings.gateway_tls_secret.clone(),
             config_map: names::GATEWAY_CA,
+            asks_for_keys: true,
         },
     );
     let Some(config) = certificates.first(&stop).await else { return Ok(()) };

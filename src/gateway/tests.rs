@@ -430,6 +430,7 @@ async fn two_gateways_at_their_first_start_share_one_authority() {
             server: names::GATEWAY_TLS_NAME,
             secret: "s".into(),
             config_map: names::GATEWAY_CA,
+            asks_for_keys: true,
         };
         let manager = || CertificateManager::new(fake.client(), names.clone());
         let mut managers: Vec<_> = (0..3).map(|_| manager()).collect();

@@ -6,6 +6,7 @@
 
 mod admission;
 mod api_server;
+mod archive;
 mod at_rest;
 mod audit;
 mod bad_cases;

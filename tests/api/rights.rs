@@ -235,12 +235,49 @@ async fn each_role_writes_only_its_part_of_jobs_and_runs() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_writes_one_annotation_and_nothing_else() {
+    let test = Test::new().await;
+    let job = test.apply(agent("anything")).await;
+    job.patch(json!({ "metadata": { "labels": { "a": "1" }, "annotations": { "a": "1" }, "finalizers": ["a/b"] } }))
+        .await;
+    let jobs: Api<AgentJob> = Api::namespaced(client_as(&account("server")).await, &test.namespace);
+    let patch = async |patch: Value| {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        refusal(jobs.patch(&job.name, &params, &Patch::Merge(patch)).await)
+    };
+    // The API server takes a moment to see a new policy.
+    let cancelled = json!({ "spec": { "desiredState": "Cancelled" } });
+    within(DEADLINE, "the policy", async || patch(cancelled.clone()).await.map_err(|_| "none")).await;
+    let archived = json!({ "metadata": { "annotations": { "kodosumi.io/archived-at": "now" } } });
+    assert!(patch(archived).await.is_err(), "it may");
+    for other in [
+        cancelled,
+        json!({ "metadata": { "annotations": { "kodosumi.io/repair-requested-at": "now" } } }),
+        json!({ "metadata": { "annotations": { "a": "2" } } }),
+        json!({ "metadata": { "annotations": { "a": null } } }),
+        json!({ "metadata": { "labels": { "a": null } } }),
+        json!({ "metadata": { "finalizers": null } }),
+    ] {
+        assert!(patch(other.clone()).await.is_ok(), "{other}");
+    }
+    let status = jobs.patch_status(&job.name, &PatchParams::default(), &Patch::Merge(json!({ "status": {} }))).await;
+    assert!(refusal(status).is_ok());
+    assert!(refusal(jobs.delete(&job.name, &Default::default()).await).is_ok());
+    let pods: Api<Pod> = Api::namespaced(client_as(&account("server")).await, &test.namespace);
+    assert!(refusal(pods.list(&Default::default()).await).is_ok());
+    job.patch(json!({ "metadata": { "finalizers": null } })).await;
+}
+
 /// A job's whole life in each mode, by roles that have the rights of the chart and no others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_charts_rights_are_enough_for_a_jobs_life() {
     let test = Test::new().await;
     let mut roles = Roles::separate(&test, Server::Shared);
+    roles.add(&test, Server::None, "server");
     roles.set("KOCO_NAMESPACE", RELEASE);
+    // A job that expires goes only after the server has said that it is in the archive.
+    roles.set("KOCO_ARCHIVE_PATIENCE", "10m");
     // The image that the chart names.
     roles.set("KOCO_RUNNER_IMAGE", "kodosumi/koco:none");
     roles.set("KOCO_AGENT_NETWORK_POLICY", &network::spec().to_string());

@@ -1,11 +1,12 @@
-{{/* The Deployment of a role; all three have the same shape. Takes (dict "root" $ "role" "controller" "command" "controller"
+{{/* The Deployment of a role; all have the same shape. Takes (dict "root" $ "role" "controller" "command" "controller"
      "grace" 30). */}}
 {{- define "koco.deployment" -}}
 {{- $ := .root }}
 {{- $v := $.Values }}
 {{- $r := index $v .role }}
 {{- $selector := include "koco.selector" . | fromYaml }}
-{{- $tls := and $v.temporal.address $v.temporal.tls.enabled }}
+{{- $tls := and $v.temporal.address $v.temporal.tls.enabled (ne .role "server") }}
+{{- $data := and (eq .role "server") (eq $v.server.store.type "sqlite") }}
 {{- include "koco.validate" $ }}
 apiVersion: apps/v1
 kind: Deployment
@@ -16,6 +17,11 @@ metadata:
     {{- include "koco.roleLabels" . | nindent 4 }}
 spec:
   replicas: {{ int $r.replicas }}
+  {{- if $data }}
+  # One process at a time has the volume.
+  strategy:
+    type: Recreate
+  {{- end }}
   selector:
     matchLabels:
       {{- include "koco.selector" . | nindent 6 }}
@@ -91,6 +97,10 @@ spec:
             - name: gateway
               containerPort: 8443
             {{- end }}
+            {{- if eq .role "server" }}
+            - name: server
+              containerPort: 8445
+            {{- end }}
             - name: health
               containerPort: 8080
           livenessProbe:
@@ -117,6 +127,11 @@ spec:
           resources:
             {{- toYaml . | nindent 12 }}
           {{- end }}
+          {{- if $data }}
+          volumeMounts:
+            - name: data
+              mountPath: /var/lib/koco
+          {{- end }}
           {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
           volumeMounts:
             {{- if $v.temporal.tls.caSecret }}
@@ -130,6 +145,12 @@ spec:
               readOnly: true
             {{- end }}
           {{- end }}
+      {{- if $data }}
+      volumes:
+        - name: data
+          persistentVolumeClaim:
+            claimName: {{ default (printf "%s-server" (include "koco.fullname" $)) $v.server.store.sqlite.existingClaim }}
+      {{- end }}
       {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
       volumes:
         {{- with $v.temporal.tls }}

@@ -73,6 +73,10 @@
 - name: KOCO_MINIMUM_HEARTBEAT_TIMEOUT
   value: {{ .minimumHeartbeatTimeout | quote }}
 {{- end }}
+{{- if .Values.server.enabled }}
+- name: KOCO_ARCHIVE_PATIENCE
+  value: {{ .Values.server.patience | quote }}
+{{- end }}
 {{- if .Values.agents.networkPolicy.enabled }}
 - name: KOCO_AGENT_NETWORK_POLICY
   value: {{ include "koco.agentNetworkPolicy" . | fromYaml | toJson | quote }}
@@ -102,6 +106,31 @@
   value: {{ printf "%s:8443" .Values.bindAddress | quote }}
 - name: KOCO_GATEWAY_TLS_SECRET
   value: {{ include "koco.gatewayTlsSecret" . | quote }}
+{{- end }}
+
+{{- define "koco.env.server" -}}
+- name: KOCO_SERVER_ADDR
+  value: {{ printf "%s:8445" .Values.bindAddress | quote }}
+- name: KOCO_SERVER_TLS_SECRET
+  value: {{ include "koco.serverTlsSecret" . | quote }}
+{{- with .Values.server }}
+{{- if eq .store.type "sqlite" }}
+- name: KOCO_SERVER_DATA
+  value: /var/lib/koco
+{{- else }}
+- name: KOCO_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .store.postgresql.urlSecret }}
+      key: {{ .store.postgresql.urlSecretKey }}
+{{- end }}
+- name: KOCO_RETAIN_EVENTS
+  value: {{ .retention.events | quote }}
+- name: KOCO_RETAIN_EXECUTIONS
+  value: {{ .retention.executions | quote }}
+- name: KOCO_RETAIN_BYTES
+  value: {{ int64 .retention.maxBytes | quote }}
+{{- end }}
 {{- end }}
 
 {{/* The Temporal SDK's own environment configuration. */}}
@@ -145,7 +174,7 @@
 {{- define "koco.env" -}}
 {{- $ours := include "koco.env.common" .root }}
 {{- $ours = printf "%s\n%s" $ours (include (printf "koco.env.%s" .role) .root) }}
-{{- if .root.Values.temporal.address }}
+{{- if and .root.Values.temporal.address (ne .role "server") }}
 {{- $ours = printf "%s\n%s" $ours (include "koco.env.temporal" .root | trim) }}
 {{- end }}
 {{- $ours }}

@@ -47,6 +47,9 @@ app.kubernetes.io/component: {{ .role }}
 {{- if .Values.temporal.address }}
 {{- $roles = append $roles "worker" }}
 {{- end }}
+{{- if .Values.server.enabled }}
+{{- $roles = append $roles "server" }}
+{{- end }}
 {{- dict "list" $roles | toJson }}
 {{- end }}
 
@@ -80,6 +83,11 @@ app.kubernetes.io/component: {{ .role }}
 {{- default "koco-gateway-tls" .Values.gateway.tls.existingSecret }}
 {{- end }}
 
+{{/* Where the server's certificate is. */}}
+{{- define "koco.serverTlsSecret" -}}
+{{- default "koco-server-tls" .Values.server.tls.existingSecret }}
+{{- end }}
+
 {{/* Values that are right by themselves, but not together. */}}
 {{- define "koco.validate" -}}
 {{- $t := .Values.temporal }}
@@ -97,7 +105,15 @@ app.kubernetes.io/component: {{ .role }}
 {{- fail (printf "watchNamespaces: AgentJobs are not served in %s: who may create them there could use the accounts of the cluster's or the operator's own pods" .) }}
 {{- end }}
 {{- end }}
-{{- range $role := list "controller" "worker" "gateway" }}
+{{- with .Values.server }}
+{{- if and .enabled (eq .store.type "sqlite") (gt (int .replicas) 1) }}
+{{- fail "server.replicas is more than 1, but server.store.type is sqlite, which one process at a time can use: use postgresql" }}
+{{- end }}
+{{- if and .enabled (eq .store.type "postgresql") (not .store.postgresql.urlSecret) }}
+{{- fail "server.store.type is postgresql, but server.store.postgresql.urlSecret is empty: name a Secret with the database's URL" }}
+{{- end }}
+{{- end }}
+{{- range $role := list "controller" "worker" "gateway" "server" }}
 {{- $sa := (index $.Values $role).serviceAccount }}
 {{- if and (not $sa.create) (not $sa.name) }}
 {{- fail (printf "%s.serviceAccount.create is false, but %s.serviceAccount.name is empty: the namespace's default account must not get the operator's rights" $role $role) }}

@@ -196,3 +196,54 @@
   resources: [leases]
   verbs: [create]
 {{- end }}
+
+{{- define "koco.rules.server.jobs" -}}
+# Follows the jobs to archive what becomes of them; patch says on one that has ended that it is archived.
+- apiGroups: [kodosumi.io]
+  resources: [agentjobs]
+  verbs: [get, list, watch, patch]
+{{- end }}
+
+{{- define "koco.rules.server.cluster" -}}
+# Sees whether the resources' definitions are those of this release, and works only then.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  verbs: [get]
+# Asks the API server who sends a request.
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+# Asks the API server what they may read.
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
+# Tells a namespace from one of that name before it, by its UID; that of kube-system is the cluster's identity.
+- apiGroups: [""]
+  resources: [namespaces]
+  {{- with .Values.watchNamespaces }}
+  resourceNames: [kube-system, {{ join ", " . }}]
+  {{- end }}
+  verbs: [get]
+{{- end }}
+
+{{- define "koco.rules.server.own" -}}
+{{- if .Values.server.tls.existingSecret -}}
+# Reads the certificate that it was given.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "koco.serverTlsSecret" . }}]
+  verbs: [get]
+{{- else -}}
+# Keeps its certificate authority, so that all servers and every restart share it.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "koco.serverTlsSecret" . }}]
+  verbs: [get, update]
+{{- end }}
+# Publishes its certificate authority for its clients.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [koco-server-ca]
+  verbs: [get, update]
+{{- end }}

@@ -35,6 +35,8 @@ pub(super) struct Context {
     /// Our id in Temporal.
     pub installation: String,
     pub task_queue: String,
+    /// How long a job whose TTL has expired waits for the server to archive it.
+    pub archive_patience: Duration,
     pub metrics: Metrics,
     pub jobs: JobStores,
     pub runs: RunIndex,
@@ -117,6 +119,7 @@ impl Context {
             defaults,
             task_queue: common.task_queue.unwrap_or_else(|| names::task_queue(&installation)),
             installation,
+            archive_patience: settings.archive_patience,
             runs: RunIndex::new(metrics.jobs.clone()),
             metrics,
             jobs: JobStores::default(),

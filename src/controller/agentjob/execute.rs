@@ -15,6 +15,7 @@ use super::{
     context::CreatedPod,
     observe::workflow_id,
     plan::{Action, Guard},
+    publish,
     reconcile::now,
 };
 use crate::{
@@ -78,7 +79,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
         match action {
             Action::AddFinalizer => {}
             Action::RemoveFinalizer => remove_finalizer(job, context).await?,
-            Action::DeleteJob => delete_job(job, context).await?,
+            Action::DeleteJob { unarchived } => delete_job(job, context, *unarchived).await?,
             Action::CreateRun(new) => {
                 let _slot = start_slot(context).await?;
                 create_run(target, context, new).await?;
@@ -385,8 +386,17 @@ fn finalizers(job: &AgentJob, list: &[String]) -> Patch<Value> {
 }
 
 /// Deletes a job whose TTL has expired. The UID as a precondition spares a successor of the same name.
-async fn delete_job(job: &AgentJob, context: &Context) -> Result<(), ControllerError> {
-    let name = &job.reference().name;
-    let deleted = store::delete(&jobs(job, context), name, job.uid(), DeleteParams::background()).await;
-    deleted.map_err(|e| StoreError::of(store::what("delete", job), e).into())
+/// `unarchived`: how long the server was waited for in vain.
+async fn delete_job(job: &AgentJob, context: &Context, unarchived: Option<Duration>) -> Result<(), ControllerError> {
+    let of = job.reference();
+    let deleted = store::delete(&jobs(job, context), &of.name, job.uid(), DeleteParams::background()).await;
+    deleted.map_err(|e| StoreError::of(store::what("delete", job), e))?;
+    if let Some(waited) = unarchived {
+        let note = format!(
+            "deleted because its time to live is over; the server has not said for {} s that it is in the archive",
+            waited.as_secs()
+        );
+        publish::warning(context, publish::about("AgentJob", &of.namespace, &of.name, &of.uid), "NotArchived", &note);
+    }
+    Ok(())
 }

@@ -209,6 +209,7 @@ async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context)
         temporal_address: context.temporal.address(),
         temporal_namespace: context.temporal.namespace(),
         temporal_configured: context.temporal.is_configured(),
+        archive_patience: context.archive_patience,
         now: now(),
     };
     let plan = plan::plan(job, observed, &operator);

@@ -174,7 +174,7 @@ impl Gateway {
         if let Some(run) = cached {
             let pod = if needs_token(&run) {
                 may_cost()?;
-                Some(self.authenticator.pod(token).await?)
+                Some(self.authenticator.holder(token).await?)
             } else {
                 None
             };
@@ -188,7 +188,7 @@ impl Gateway {
         may_cost()?;
         let live = Arc::new(self.runs.read_named(&client.run).await?);
         // A token that was reviewed above is not reviewed again.
-        let pod = if needs_token(&live) { Some(self.authenticator.pod(token).await?) } else { None };
+        let pod = if needs_token(&live) { Some(self.authenticator.holder(token).await?) } else { None };
         identify(&live, &client.key, pod.as_ref()).inspect_err(|refusal| {
             let (run, reason) = (&client.run, refusal.reason());
             tracing::warn!(%run, %address, reason, "a request is not of the run's runner");

@@ -128,17 +128,25 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Identity {
-    /// Serves HTTP/1.1 over TLS 1.3 with it, if a client that expects `name` and trusts `ca` would accept it. Asks
-    /// clients for a certificate of any key.
-    pub fn server(&self, name: &str, ca: &str, now: Timestamp) -> Result<Arc<ServerConfig>, CertificateError> {
+    /// Serves HTTP/1.1 over TLS 1.3 with it, if a client that expects `name` and trusts `ca` would accept it. With
+    /// `asks_for_keys` it asks clients for a certificate of any key.
+    pub fn server(
+        &self,
+        name: &str,
+        ca: &str,
+        asks_for_keys: bool,
+        now: Timestamp,
+    ) -> Result<Arc<ServerConfig>, CertificateError> {
         let chain = certificates("tls.crt", &self.chain)?;
         check(&chain, name, ca, now)?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
             .map_err(|e| CertificateError::Pem("tls.key", e.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(any_key())
-            .with_single_cert(chain, key)?;
+        let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+        let config = match asks_for_keys {
+            true => config.with_client_cert_verifier(any_key()),
+            false => config.with_no_client_auth(),
+        };
+        let mut config = config.with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -176,16 +184,19 @@ mod tests {
         // Another replica, years later, knows only what the Secret holds.
         let shared = authority.clone();
         let leaf = shared.issue(NAME, "koco-system", at(2000)).unwrap();
-        leaf.server(NAME, &authority.certificate, at(2000)).unwrap();
-        leaf.server(NAME, &authority.certificate, at(2089)).unwrap();
-        assert!(matches!(leaf.server(NAME, &authority.certificate, at(2091)), Err(CertificateError::Refused { .. })));
+        leaf.server(NAME, &authority.certificate, true, at(2000)).unwrap();
+        leaf.server(NAME, &authority.certificate, true, at(2089)).unwrap();
+        assert!(matches!(
+            leaf.server(NAME, &authority.certificate, true, at(2091)),
+            Err(CertificateError::Refused { .. })
+        ));
     }
 
     #[test]
     fn another_authoritys_leaf_is_refused() {
         let (ours, theirs) = (Authority::generate(at(0)).unwrap(), Authority::generate(at(0)).unwrap());
         let leaf = theirs.issue(NAME, "koco-system", at(0)).unwrap();
-        assert!(matches!(leaf.server(NAME, &ours.certificate, at(0)), Err(CertificateError::Refused { .. })));
+        assert!(matches!(leaf.server(NAME, &ours.certificate, true, at(0)), Err(CertificateError::Refused { .. })));
     }
 
     #[test]
@@ -197,7 +208,7 @@ mod tests {
         let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&authority.key).unwrap());
         let chain = params.signed_by(&key, &issuer).unwrap().pem();
         let error =
-            Identity { chain, key: key.serialize_pem() }.server(NAME, &authority.certificate, at(0)).unwrap_err();
+            Identity { chain, key: key.serialize_pem() }.server(NAME, &authority.certificate, true, at(0)).unwrap_err();
         assert!(error.to_string().contains("DNS name koco-gateway"), "{error}");
     }
 
@@ -205,8 +216,8 @@ mod tests {
     fn nonsense_says_where_it_is() {
         let authority = Authority::generate(at(0)).unwrap();
         let leaf = authority.issue(NAME, "n", at(0)).unwrap();
-        assert!(leaf.server(NAME, "", at(0)).unwrap_err().to_string().starts_with("ca.crt"));
+        assert!(leaf.server(NAME, "", true, at(0)).unwrap_err().to_string().starts_with("ca.crt"));
         let bad = Identity { key: "x".into(), ..leaf };
-        assert!(bad.server(NAME, &authority.certificate, at(0)).unwrap_err().to_string().starts_with("tls.key"));
+        assert!(bad.server(NAME, &authority.certificate, true, at(0)).unwrap_err().to_string().starts_with("tls.key"));
     }
 }

@@ -12,5 +12,5 @@ pub use self::{
     client_key::{any_key, client_key},
     connections::{Acceptor, Connection},
     tls::{CertificateManager, ServerNames},
-    token::{Authenticator, Pod, TokenError},
+    token::{Authenticator, Holder, Pod, TokenError},
 };

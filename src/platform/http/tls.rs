@@ -64,7 +64,7 @@ fn contents(secret: &Secret) -> Result<SecretContents, &'static str> {
         (None, None, None, None) => Ok(SecretContents::Nothing),
         (None, None, Some(certificate), Some(key)) => Ok(SecretContents::Ours(Authority { certificate, key })),
         (Some(chain), Some(key), Some(ca), _) => Ok(SecretContents::Given { identity: Identity { chain, key }, ca }),
-        (Some(_), Some(_), None, _) => Err("it has tls.crt and tls.key, but no ca.crt for runners to check them with"),
+        (Some(_), Some(_), None, _) => Err("it has tls.crt and tls.key, but no ca.crt for clients to check them with"),
         _ => Err("it needs tls.crt, tls.key and ca.crt together, or nothing at all"),
     }
 }
@@ -80,6 +80,8 @@ pub struct ServerNames {
     pub secret: String,
     /// The ConfigMap, with the authority under `ca.crt`.
     pub config_map: &'static str,
+    /// Whether clients are asked for a certificate of any key.
+    pub asks_for_keys: bool,
 }
 
 /// Keeps the certificate.
@@ -145,12 +147,12 @@ impl CertificateManager {
             }
             None => true,
         };
-        let (name, now) = (self.names.server, clock::machine());
+        let (name, now, keys) = (self.names.server, clock::machine(), self.names.asks_for_keys);
         let config = match &contents {
             _ if !due => None,
-            SecretContents::Given { identity, ca } => Some(identity.server(name, ca, now)?),
+            SecretContents::Given { identity, ca } => Some(identity.server(name, ca, keys, now)?),
             SecretContents::Ours(ours) => {
-                Some(ours.issue(name, &self.names.namespace, now)?.server(name, &ours.certificate, now)?)
+                Some(ours.issue(name, &self.names.namespace, now)?.server(name, &ours.certificate, keys, now)?)
             }
             SecretContents::Nothing => None,
         };

@@ -1,11 +1,11 @@
-//! Which pod holds a bearer token: a projected service account token, reviewed by the API server.
+//! Who holds a bearer token, as the API server reviews it: a pod, or any user of the cluster.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -32,7 +32,7 @@ pub enum TokenError {
     #[error("the request carries no bearer token")]
     Missing,
     /// The API server doesn't authenticate it.
-    #[error("the token is not that of a pod, or not for this server")]
+    #[error("the token is not valid, not for this server, or not that of a pod where one is asked for")]
     Refused,
     /// The API server doesn't answer.
     #[error("the API server doesn't review tokens")]
@@ -50,24 +50,30 @@ pub struct Pod {
     pub uid: String,
 }
 
-/// Cached reviews, by the token's digest.
-type Known = HashMap<[u8; 32], (Option<Pod>, Instant)>;
-
-/// Has tokens reviewed by the API server and caches the results. Only digests of tokens are kept.
-pub struct Authenticator {
-    api: Api<TokenReview>,
-    audience: &'static str,
-    known: Mutex<Known>,
+/// Who may hold a token.
+pub trait Holder: Clone {
+    /// The holder, by an authenticated review of the right audience.
+    fn of(user: &UserInfo) -> Option<Self>;
 }
 
-impl Authenticator {
+/// Cached reviews, by the token's digest.
+type Known<H> = HashMap<[u8; 32], (Option<H>, Instant)>;
+
+/// Has tokens reviewed by the API server and caches the results. Only digests of tokens are kept.
+pub struct Authenticator<H> {
+    api: Api<TokenReview>,
+    audience: &'static str,
+    known: Mutex<Known<H>>,
+}
+
+impl<H: Holder> Authenticator<H> {
     /// One for the cluster of this client and tokens of this audience.
     pub fn new(client: Client, audience: &'static str) -> Self {
         Self { api: Api::all(client), audience, known: Mutex::default() }
     }
 
-    /// The pod that the value of an `Authorization` header proves.
-    pub async fn pod(&self, header: Option<&str>) -> Result<Pod, TokenError> {
+    /// Who the value of an `Authorization` header proves to be its sender.
+    pub async fn holder(&self, header: Option<&str>) -> Result<H, TokenError> {
         let token = bearer(header)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(answer) = self.remembered(&digest) {
@@ -80,7 +86,7 @@ impl Authenticator {
         let params = PostParams::default();
         let asked = tokio::time::timeout(REVIEW, self.api.create(&params, &review)).await;
         let answer = match asked {
-            Ok(Ok(review)) => pod(review.status.as_ref(), self.audience),
+            Ok(Ok(review)) => user(review.status.as_ref(), self.audience).and_then(H::of),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the API server does not review tokens");
                 return Err(TokenError::Unavailable);
@@ -91,12 +97,18 @@ impl Authenticator {
         answer.ok_or(TokenError::Refused)
     }
 
-    fn remembered(&self, digest: &[u8; 32]) -> Option<Option<Pod>> {
+    /// Whether the sender of this header was asked about already, so that to ask again costs nothing.
+    pub fn knows(&self, header: Option<&str>) -> bool {
+        let known = bearer(header).ok().and_then(|token| self.remembered(&Sha256::digest(token).into()));
+        known.flatten().is_some()
+    }
+
+    fn remembered(&self, digest: &[u8; 32]) -> Option<Option<H>> {
         let known = self.known.lock();
         known.get(digest).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| answer.clone())
     }
 
-    fn remember(&self, digest: [u8; 32], answer: Option<Pod>) {
+    fn remember(&self, digest: [u8; 32], answer: Option<H>) {
         let mut known = self.known.lock();
         let now = Instant::now();
         if known.len() >= CAPACITY {
@@ -118,19 +130,32 @@ fn bearer(header: Option<&str>) -> Result<&str, TokenError> {
     if scheme.eq_ignore_ascii_case("bearer") && looks_right { Ok(token) } else { Err(TokenError::Missing) }
 }
 
-/// The pod of an authenticated review of a token with this audience.
-fn pod(review: Option<&TokenReviewStatus>, audience: &str) -> Option<Pod> {
+/// The user of an authenticated review of a token with this audience.
+fn user<'a>(review: Option<&'a TokenReviewStatus>, audience: &str) -> Option<&'a UserInfo> {
     let review = review.filter(|r| r.authenticated == Some(true))?;
     // A server without support for audiences omits them, and would accept any token.
     review.audiences.as_ref()?.iter().find(|a| *a == audience)?;
-    let user = review.user.as_ref()?;
-    let mut name = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?.split(':');
-    let (namespace, _account) = (name.next()?, name.next()?);
-    let only = |key: &str| match user.extra.as_ref()?.get(key)?.as_slice() {
-        [one] if !one.is_empty() => Some(one.clone()),
-        _ => None,
-    };
-    Some(Pod { namespace: namespace.into(), name: only(POD_NAME)?, uid: only(POD_UID)? })
+    review.user.as_ref()
+}
+
+impl Holder for Pod {
+    fn of(user: &UserInfo) -> Option<Self> {
+        let mut name = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?.split(':');
+        let (namespace, _account) = (name.next()?, name.next()?);
+        let only = |key: &str| match user.extra.as_ref()?.get(key)?.as_slice() {
+            [one] if !one.is_empty() => Some(one.clone()),
+            _ => None,
+        };
+        Some(Self { namespace: namespace.into(), name: only(POD_NAME)?, uid: only(POD_UID)? })
+    }
+}
+
+/// A user with a name.
+impl Holder for UserInfo {
+    fn of(user: &UserInfo) -> Option<Self> {
+        user.username.as_ref().filter(|name| !name.is_empty())?;
+        Some(user.clone())
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +173,7 @@ mod tests {
             },
         });
         change(&mut status);
-        pod(Some(&serde_json::from_value(status).unwrap()), "koco-gateway")
+        user(Some(&serde_json::from_value(status).unwrap()), "koco-gateway").and_then(Pod::of)
     }
 
     #[test]
@@ -166,7 +191,7 @@ mod tests {
         assert_eq!(review(|s| s["user"]["extra"] = json!({})), None);
         assert_eq!(review(|s| s["user"]["extra"][POD_UID] = json!(["p", "q"])), None);
         assert_eq!(review(|s| s["user"]["extra"][POD_NAME] = json!([""])), None);
-        assert_eq!(pod(None, "koco-gateway"), None);
+        assert_eq!(user(None, "koco-gateway"), None);
     }
 
     #[test]

@@ -63,6 +63,12 @@ impl Process {
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.name)));
     }
 
+    /// Whether it was started, and was neither killed nor stopped.
+    #[allow(dead_code)] // the API tests ask
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id() as i32
     }

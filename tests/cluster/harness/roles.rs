@@ -34,6 +34,7 @@ pub struct Role {
 
 pub struct Roles {
     pub gateway_port: u16,
+    pub server_port: u16,
     pub list: Vec<Role>,
 }
 
@@ -48,14 +49,14 @@ impl Roles {
 
     /// These roles, which share a gateway's address.
     pub fn of(test: &Test, temporal: Server<'_>, names: &[&'static str]) -> Self {
-        let gateway_port = port();
-        let list = names.iter().map(|name| role(test, temporal, name, gateway_port)).collect();
-        Self { gateway_port, list }
+        let (gateway_port, server_port) = (port(), port());
+        let list = names.iter().map(|name| role(test, temporal, name, gateway_port, server_port)).collect();
+        Self { gateway_port, server_port, list }
     }
 
     /// Adds a process of a role; it is not started.
     pub fn add(&mut self, test: &Test, temporal: Server<'_>, name: &'static str) -> usize {
-        self.list.push(role(test, temporal, name, self.gateway_port));
+        self.list.push(role(test, temporal, name, self.gateway_port, self.server_port));
         self.list.len() - 1
     }
 
@@ -69,9 +70,9 @@ impl Roles {
         }
     }
 
-    /// The role of that name; an operator in one process is each of them.
+    /// The role of that name; an operator in one process is each of them but the server.
     pub fn role(&mut self, name: &str) -> &mut Role {
-        let found = self.list.iter_mut().find(|r| r.name == name || r.name == "operator");
+        let found = self.list.iter_mut().find(|r| r.name == name || (r.name == "operator" && name != "server"));
         found.unwrap_or_else(|| panic!("no role {name}"))
     }
 
@@ -85,6 +86,15 @@ impl Roles {
     pub fn set(&mut self, name: &str, value: &str) {
         for role in &mut self.list {
             role.process.set(name, Some(value.into()));
+        }
+    }
+
+    /// Starts those that don't run.
+    #[allow(dead_code)] // the API tests do
+    pub async fn start_again(&mut self) {
+        for role in self.list.iter_mut().filter(|role| !role.process.runs()) {
+            role.process.start();
+            role.ready().await;
         }
     }
 
@@ -122,6 +132,11 @@ impl Role {
         .await;
     }
 
+    #[allow(dead_code)] // the API tests ask
+    pub async fn is_ready(&self) -> bool {
+        get(&self.target(), "/readyz").await.is_ok()
+    }
+
     pub async fn metrics(&self) -> String {
         get(&self.target(), "/metrics").await.expect("metrics")
     }
@@ -155,7 +170,7 @@ async fn get(target: &str, path: &str) -> Result<String, String> {
     if head.starts_with("HTTP/1.1 200") { Ok(body.into()) } else { Err(answer) }
 }
 
-fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16) -> Role {
+fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16, server_port: u16) -> Role {
     let health = port();
     let ns = test.namespace.clone();
     let address = match temporal {
@@ -171,6 +186,8 @@ fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16
         ("KOCO_HEALTH_ADDR", Some(format!("127.0.0.1:{health}"))),
         ("KOCO_GATEWAY_ADDR", Some(format!("{NODE_IP}:{gateway_port}"))),
         ("KOCO_GATEWAY_URL", Some(format!("https://{NODE_IP}:{gateway_port}"))),
+        ("KOCO_SERVER_ADDR", Some(format!("{NODE_IP}:{server_port}"))),
+        ("KOCO_SERVER_DATA", Some(test.cluster.dev.join("data/tests").join(&test.namespace).display().to_string())),
         ("KOCO_RUNNER_IMAGE", Some(IMAGE.into())),
         ("KOCO_LOG", Some(std::env::var("KOCO_LOG").unwrap_or_else(|_| "info,koco=debug".into()))),
         ("TEMPORAL_ADDRESS", address),

@@ -179,6 +179,7 @@ fn decide(world: &World, job: &AgentJob, observed: &ObservedState) -> Plan {
         temporal_address: "",
         temporal_namespace: "",
         temporal_configured: false,
+        archive_patience: std::time::Duration::ZERO,
         now: world.time(),
     };
     plan(job, observed, &operator)

@@ -116,6 +116,8 @@ pub struct OperatorContext<'a> {
     pub temporal_namespace: &'a str,
     /// Whether a Temporal server is configured.
     pub temporal_configured: bool,
+    /// How long a job whose TTL has expired waits for the server to archive it; zero if there is no server.
+    pub archive_patience: Duration,
     /// Now, in whole seconds, as Kubernetes writes times.
     pub now: Time,
 }
@@ -141,7 +143,10 @@ pub enum Action {
     /// Remove it.
     RemoveFinalizer,
     /// Delete the job, whose TTL has expired.
-    DeleteJob,
+    DeleteJob {
+        /// How long the server was waited for in vain.
+        unarchived: Option<Duration>,
+    },
     /// Create the run and its pod (Direct mode).
     CreateRun(Box<NewRun>),
     /// Create the pod of a run that exists (Direct mode).
@@ -224,7 +229,7 @@ impl Action {
 
     /// Whether it must come last.
     pub fn is_last(&self) -> bool {
-        matches!(self, Self::RemoveFinalizer | Self::DeleteJob)
+        matches!(self, Self::RemoveFinalizer | Self::DeleteJob { .. })
     }
 }
 

@@ -23,9 +23,33 @@ fn a_job_is_deleted_when_its_ttl_has_expired() {
         decide(&job(json!({ "ttlSecondsAfterFinished": 60 }), status), &ObservedState::default())
     };
     assert_eq!(ended("2026-01-01T00:59:30Z").requeue, Some(Duration::from_secs(30)));
-    assert_eq!(ended("2026-01-01T00:58:00Z").actions, [Action::DeleteJob]);
+    assert_eq!(ended("2026-01-01T00:58:00Z").actions, [Action::DeleteJob { unarchived: None }]);
     // A clock that is behind makes nothing expire early.
     assert_eq!(ended("2026-01-01T02:00:00Z").requeue, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_job_waits_for_the_archive_before_it_is_deleted_but_not_for_ever() {
+    let patience = Duration::from_secs(600);
+    let ended = |at: &str, archived: bool, patience: Duration| {
+        let status = json!({ "phase": "Succeeded", "completionTime": at });
+        let mut job = job(json!({ "ttlSecondsAfterFinished": 60 }), status);
+        if archived {
+            job.metadata.annotations = Some([(names::ANNOTATION_ARCHIVED.into(), NOW.into())].into());
+        }
+        let plan = planned_beside_a_server(&job, &ObservedState::default(), false, patience);
+        (plan.actions, plan.requeue)
+    };
+    let deleted = |unarchived| (vec![Action::DeleteJob { unarchived }], None);
+    // Its time is over for a minute.
+    assert_eq!(ended("2026-01-01T00:58:00Z", true, patience), deleted(None));
+    assert_eq!(ended("2026-01-01T00:58:00Z", false, patience), (vec![], Some(Duration::from_secs(540))));
+    assert_eq!(ended("2026-01-01T00:58:00Z", false, Duration::ZERO), deleted(None));
+    // And for eleven.
+    assert_eq!(ended("2026-01-01T00:48:00Z", false, patience), deleted(Some(patience)));
+    assert_eq!(ended("2026-01-01T00:48:00Z", true, patience), deleted(None));
+    // Being in the archive makes nothing expire early.
+    assert_eq!(ended("2026-01-01T00:59:30Z", true, patience), (vec![], Some(Duration::from_secs(30))));
 }
 
 #[test]

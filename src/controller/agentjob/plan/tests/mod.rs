@@ -33,6 +33,16 @@ fn job(spec: Value, status: Value) -> AgentJob {
 
 /// Plans with the operator's defaults.
 fn planned(job: &AgentJob, observed: &ObservedState, temporal_configured: bool) -> Plan {
+    planned_beside_a_server(job, observed, temporal_configured, Duration::ZERO)
+}
+
+/// Plans where there is a server, which is waited for so long.
+fn planned_beside_a_server(
+    job: &AgentJob,
+    observed: &ObservedState,
+    temporal_configured: bool,
+    wait: Duration,
+) -> Plan {
     #[derive(clap::Parser)]
     struct Arguments {
         #[command(flatten)]
@@ -46,6 +56,7 @@ fn planned(job: &AgentJob, observed: &ObservedState, temporal_configured: bool) 
         temporal_address: "temporal:7233",
         temporal_namespace: "t",
         temporal_configured,
+        archive_patience: wait,
         now,
     };
     plan(job, observed, &operator)

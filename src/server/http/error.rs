@@ -1,0 +1,114 @@
+//! Why the server refuses a request. Used by everything in this folder.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::{database::DatabaseError, platform::http::TokenError, server::access::Unavailable};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// No bearer token, or something that can't be one.
+    #[error("the request carries no bearer token")]
+    NoToken,
+    /// The API server doesn't authenticate it.
+    #[error("the token is not valid, or not for the audience koco")]
+    BadToken,
+    /// The user may not do that. Also said of what doesn't exist, to those who may not read everything.
+    #[error("you may not {0}, or there is no such execution")]
+    Forbidden(&'static str),
+    /// There is no such execution.
+    #[error("there is no such execution")]
+    NotFound,
+    /// Its job still exists.
+    #[error("the AgentJob still exists, and would be archived again: delete it first")]
+    JobExists,
+    /// A parameter that can't be read.
+    #[error("{0}")]
+    Malformed(String),
+    /// There is no such path.
+    #[error("there is no such path")]
+    NoSuchPath,
+    /// The path takes another method.
+    #[error("the method is not answered here")]
+    NoSuchMethod,
+    /// This user, or an unknown one from this address, asks too often or too much at a time.
+    #[error("too many requests: try again")]
+    TooOften,
+    /// It took too long.
+    #[error("the server took too long: try again")]
+    Timeout,
+    /// A request to the API server failed; its message is in the server's log.
+    #[error("the API server is unavailable: try again")]
+    ApiServer,
+    /// The database failed; its message is in the server's log.
+    #[error("the database is unavailable: try again")]
+    Database,
+}
+
+impl Refusal {
+    /// One stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "NoToken",
+            Self::BadToken => "BadToken",
+            Self::Forbidden(_) => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::JobExists => "JobExists",
+            Self::Malformed(_) => "Malformed",
+            Self::NoSuchPath => "NoSuchPath",
+            Self::NoSuchMethod => "NoSuchMethod",
+            Self::TooOften => "TooOften",
+            Self::Timeout => "Timeout",
+            Self::ApiServer => "ApiServer",
+            Self::Database => "Database",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::JobExists => StatusCode::CONFLICT,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout | Self::ApiServer | Self::Database => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        tracing::debug!(reason = self.reason(), "a request is refused");
+        (self.status(), Json(json!({ "reason": self.reason(), "message": self.to_string() }))).into_response()
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Missing => Self::NoToken,
+            TokenError::Refused => Self::BadToken,
+            TokenError::Unavailable => Self::ApiServer,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Self {
+        Self::ApiServer
+    }
+}
+
+impl From<DatabaseError> for Refusal {
+    fn from(error: DatabaseError) -> Self {
+        tracing::warn!(%error, reason = error.reason(), "a request to the database");
+        Self::Database
+    }
+}

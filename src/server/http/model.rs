@@ -1,0 +1,191 @@
+//! What requests ask for and what is answered, as JSON. Pure. Used by [`super::executions`].
+
+use std::str::FromStr;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Refusal;
+use crate::{
+    api::{Phase, names},
+    database::{Filter, Page, Summary},
+};
+
+/// How many items a page has unless the request says so, and at most.
+const LIMIT: (u32, u32) = (50, 500);
+/// The most characters that are searched for.
+const MAX_SEARCH: usize = 256;
+
+/// The parameters of a list.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListParameters {
+    pub namespace: Option<String>,
+    phase: Option<String>,
+    entry_point: Option<String>,
+    owner: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    search: Option<String>,
+    limit: Option<u32>,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+impl ListParameters {
+    /// As the database takes it.
+    pub fn filter(self) -> Result<Filter, Refusal> {
+        let malformed = |what: &str| Refusal::Malformed(what.into());
+        let time = |text: Option<String>, what: &str| match text {
+            Some(text) => match Timestamp::from_str(&text) {
+                Ok(time) => Ok(Some(u32::try_from(time.as_second().max(0)).unwrap_or(u32::MAX))),
+                Err(_) => Err(malformed(what)),
+            },
+            None => Ok(None),
+        };
+        if self.namespace.as_deref().is_some_and(|namespace| !names::is_object_name(namespace)) {
+            return Err(malformed("namespace: no name of a namespace"));
+        }
+        if self.phase.as_ref().is_some_and(|phase| Phase::ALL.iter().all(|known| known.as_str() != phase)) {
+            return Err(malformed("phase: no phase of an AgentJob"));
+        }
+        if self.search.as_ref().is_some_and(|search| search.chars().count() > MAX_SEARCH) {
+            return Err(malformed("search: at most 256 characters"));
+        }
+        let limit = self.limit.unwrap_or(LIMIT.0);
+        if !(1..=LIMIT.1).contains(&limit) {
+            return Err(malformed("limit: from 1 to 500"));
+        }
+        Ok(Filter {
+            namespace: self.namespace,
+            namespace_uid: None,
+            phase: self.phase,
+            entry_point: self.entry_point,
+            owner: self.owner,
+            since: time(self.since, "since: no time such as 2026-01-31T12:00:00Z")?,
+            until: time(self.until, "until: no time such as 2026-01-31T12:00:00Z")?,
+            search: self.search,
+            before: match self.next {
+                Some(text) => Some(text.parse().map_err(|_| malformed("continue: not what a page said"))?),
+                None => None,
+            },
+            limit,
+        })
+    }
+}
+
+/// A page of a list.
+#[derive(Serialize)]
+pub struct List {
+    items: Vec<Item>,
+    /// For the parameter `continue` of the next page, if there may be one.
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl From<Page> for List {
+    fn from(page: Page) -> Self {
+        let next = page.next.map(|fid| fid.to_string());
+        Self { items: page.items.into_iter().map(Item::from).collect(), next }
+    }
+}
+
+/// An execution in a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    fid: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    owner: String,
+    entry_point: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    execution_mode: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    phase: String,
+    attempt: i64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error_type: String,
+    creation_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion_time: Option<String>,
+}
+
+impl From<Summary> for Item {
+    fn from(s: Summary) -> Self {
+        let time = |millis: i64| Timestamp::from_millisecond(millis).unwrap_or_default().to_string();
+        Self {
+            fid: s.fid.to_string(),
+            namespace: s.namespace,
+            name: s.name,
+            uid: s.uid,
+            owner: s.owner,
+            entry_point: s.entry_point,
+            execution_mode: s.mode,
+            phase: s.phase,
+            attempt: s.attempt,
+            error_type: s.error,
+            creation_time: time(s.created),
+            start_time: s.started.map(time),
+            completion_time: s.finished.map(time),
+            deletion_time: s.deleted.map(time),
+        }
+    }
+}
+
+/// An execution with all that is kept.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Whole {
+    #[serde(flatten)]
+    pub item: Item,
+    /// Labels, spec and status of the AgentJob, as far as they are kept.
+    pub job: Box<RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn filter(parameters: Value) -> Result<Filter, String> {
+        let parameters: ListParameters = serde_json::from_value(parameters).map_err(|e| e.to_string())?;
+        parameters.filter().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn parameters_become_a_filter() {
+        let all = json!({ "namespace": "a", "phase": "Failed", "entryPoint": "e", "owner": "o", "search": "x", "limit": 7,
+            "since": "2026-01-01T00:00:00Z", "until": "2026-01-01T01:00:00+01:00", "continue": "6740c100aabbccddeeff0011" });
+        let found = filter(all).unwrap();
+        assert_eq!((found.since, found.until, found.limit), (Some(1_767_225_600), Some(1_767_225_600), 7));
+        assert_eq!(found.before.unwrap().to_string(), "6740c100aabbccddeeff0011");
+        assert_eq!(filter(json!({})).unwrap(), Filter { limit: 50, ..Filter::default() });
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_name() {
+        for (name, value) in [
+            ("namespace", json!("../x")),
+            ("phase", json!("Done")),
+            ("since", json!("yesterday")),
+            ("until", json!("")),
+            ("limit", json!(0)),
+            ("limit", json!(501)),
+            ("continue", json!("x")),
+            ("search", json!("x".repeat(257))),
+            ("nonsense", json!("x")),
+        ] {
+            let error = filter(json!({ name: value })).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -170,12 +170,17 @@ async fn a_deleted_execution_does_not_come_back() {
         assert!(!store.database.delete(fid(1), 5).await.unwrap());
         let mut late = execution(1);
         late.version = 1_000_000;
+        late.object = r#"{"late":1}"#.into();
         store.database.upsert(vec![late]).await.unwrap();
         assert_eq!(store.database.get(fid(1)).await.unwrap(), None);
         assert_eq!(names(&store, Filter::default()).await, Vec::<String>::new());
         assert_eq!(store.database.events(fid(1), 0).await.unwrap(), []);
         let refused = store.database.append(super::harness::batch(fid(1), 4, 4)).await.unwrap_err();
         assert_eq!(refused.reason(), "Unknown");
+        // Nor is anything of it kept where it isn't shown.
+        store.raw("UPDATE executions SET hidden = 0").await;
+        let (summary, object) = store.database.get(fid(1)).await.unwrap().unwrap();
+        assert_eq!((summary.entry_point.as_str(), object.as_str()), ("", "{}"), "{}", store.name());
     }
 }
 

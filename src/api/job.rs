@@ -25,7 +25,7 @@ use super::{
     derive = "Default",
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "3"),
+    annotation("kodosumi.io/schema-version", "4"),
     selectable = ".status.phase",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".status.resolved.executionMode"),

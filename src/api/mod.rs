@@ -15,7 +15,7 @@ mod status;
 
 /// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
 /// store.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 pub use conditions::Reason;
 pub use duration::Seconds;

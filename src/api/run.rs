@@ -30,7 +30,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     derive = "PartialEq",
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "3"),
+    annotation("kodosumi.io/schema-version", "4"),
     selectable = ".spec.identity.jobName",
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),
@@ -151,13 +151,39 @@ pub struct RunCommand {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub last_pause: Option<i64>,
+    /// In Direct mode, the generation of the AgentJob that asked for this: one that is older changes nothing any more. In
+    /// Temporal mode the workflow has the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub job_generation: Option<i64>,
 }
 
 impl RunCommand {
     /// The command that follows `old`.
     pub fn after(old: Option<&Self>, state: DesiredState, generation: i64, time: Time) -> Self {
-        let new = Self { state, generation, time, last_pause: old.and_then(Self::newest_pause) };
+        let new = Self { state, generation, time, last_pause: old.and_then(Self::newest_pause), job_generation: None };
         Self { last_pause: new.newest_pause(), ..new }
+    }
+
+    /// The command that follows `old` if a generation of the AgentJob wants this state, in Direct mode; `None` if `old` says
+    /// that already, is of a later generation, or is a cancel, which is final.
+    pub fn asked_by(old: Option<&Self>, state: DesiredState, job_generation: Option<i64>, time: Time) -> Option<Self> {
+        let told = old.map_or(DesiredState::Running, |c| c.state);
+        let is_known = told == state && (state != DesiredState::Paused || old?.job_generation >= job_generation);
+        if is_known || told == DesiredState::Cancelled || old.is_some_and(|old| old.is_of_later(job_generation)) {
+            return None;
+        }
+        let command = match old.filter(|old| old.state == state) {
+            // The runner has it already: only who asked for it is new.
+            Some(old) => old.clone(),
+            None => Self::after(old, state, old.map_or(0, |c| c.generation).saturating_add(1), time),
+        };
+        Some(Self { job_generation, ..command })
+    }
+
+    /// Whether it was asked for by a later generation of the AgentJob than this one.
+    pub fn is_of_later(&self, job_generation: Option<i64>) -> bool {
+        self.job_generation > job_generation
     }
 
     /// The generation of the newest command to pause, this one included.

@@ -145,6 +145,7 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
     let job = if target.whole { target.job.clone() } else { read(&target.job, context).await? };
     let gone = job.metadata.deletion_timestamp.is_some()
         || job.spec.desired_state == DesiredState::Cancelled
+        || job.metadata.generation != target.job.metadata.generation
         || job.status.as_ref().is_some_and(|s| {
             let newest = s.active_run.unwrap_or(0);
             // A run that had its pod and was deleted may be created again from an old copy of the job.
@@ -176,12 +177,13 @@ async fn command_run(
 ) -> Result<(), ControllerError> {
     let runs = context.runs_in(&job.reference().namespace);
     let known = run.command_generation();
+    let asked_by = job.metadata.generation;
     let written = runs.modify_spec::<RunError, _>(run.clone(), |run, spec| {
-        let told = spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-        // A newer command may have been written: the next reconcile handles that. A cancel is final.
-        if told != state && told != DesiredState::Cancelled && run.command_generation() == known {
-            let generation = known.saturating_add(1);
-            spec.command = Some(RunCommand::after(spec.command.as_ref(), state, generation, Time(clock::now())));
+        // A newer command may have been written: the next reconcile handles that. Or this process was suspended.
+        if run.command_generation() == known
+            && let Some(command) = RunCommand::asked_by(spec.command.as_ref(), state, asked_by, Time(clock::now()))
+        {
+            spec.command = Some(command);
         }
         Ok(())
     });

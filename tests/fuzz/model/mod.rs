@@ -238,10 +238,10 @@ fn carry_out(world: &mut World, job: &AgentJob, action: &Action, left: &mut usiz
         Action::CreatePod(run) => return create_pod(world, job, run),
         Action::CommandRun { run, state } => {
             let (known, now) = (run.command_generation(), world.time());
+            let asked_by = job.metadata.generation;
             let _ = world.modify_run(run, |run| {
-                let told = run.spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
-                if told != *state && told != DesiredState::Cancelled && run.command_generation() == known {
-                    let command = RunCommand::after(run.spec.command.as_ref(), *state, known + 1, now.clone());
+                let command = RunCommand::asked_by(run.spec.command.as_ref(), *state, asked_by, now.clone());
+                if let Some(command) = command.filter(|_| run.command_generation() == known) {
                     run.spec.command = Some(command);
                 }
             });

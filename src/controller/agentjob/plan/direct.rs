@@ -12,7 +12,7 @@ use super::{
     view::JobView,
 };
 use crate::{
-    api::{AgentRun, DesiredState, ErrorStatus, Phase, RetryStatus, StartGrant, TerminationSource},
+    api::{AgentRun, DesiredState, ErrorStatus, Phase, RetryStatus, RunCommand, StartGrant, TerminationSource},
     lifecycle::{self, Next, Upcoming},
     pods::ending,
     protocol::error_types,
@@ -237,10 +237,11 @@ fn pending_error(view: &JobView<'_>, run: &AgentRun) -> Option<ErrorStatus> {
     said.filter(|e| e.kind == error_types::PENDING_TIMEOUT).or_else(|| pending::of(view).timed_out)
 }
 
-/// The command for the runner, if its state differs: level-triggered.
+/// The command for the runner, if its state differs: level-triggered. A pause is also written anew for a newer generation
+/// of the job: so no controller that knows only of an older one, which may have been a resume, writes that over it.
 fn with_command(view: &JobView<'_>, run: &AgentRun, decision: Decision) -> Decision {
-    let told = view.command().unwrap_or_default();
-    if told == view.desired() {
+    let (old, generation) = (run.spec.command.as_ref(), view.job.metadata.generation);
+    if RunCommand::asked_by(old, view.desired(), generation, view.now().clone()).is_none() {
         return decision;
     }
     decision.with(Action::CommandRun { run: Box::new(run.clone()), state: view.desired() })

@@ -33,5 +33,6 @@ mod rights;
 mod settings;
 mod tenants;
 mod terminal;
+mod unseen_pod;
 mod wrong_temporal;
 mod zombie;

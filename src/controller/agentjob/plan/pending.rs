@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::view::JobView;
+use super::{Action, view::JobView};
 use crate::{
-    api::{AgentRun, ErrorStatus, Reason},
+    api::{AgentRun, DesiredState, ErrorStatus, Reason},
     lifecycle,
     pods::{PodView, ending},
     protocol::error_types,
@@ -14,6 +14,9 @@ use crate::{
 
 /// How long after the end of its grace period a pod may exist before the job counts as stalled.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long after the creation of a run the worker may take for its pod, and the watch to show it.
+const UNSEEN: Duration = Duration::from_secs(30);
 
 /// The state of a run that is not ready.
 #[derive(Clone, Debug, Default)]
@@ -122,4 +125,20 @@ pub(super) fn not_ending(view: &JobView<'_>) -> Option<NotEnding> {
         pod.name, by.0
     );
     Some(NotEnding { blocked: Some((Reason::PodNotEnding, message)), requeue: None })
+}
+
+/// The worker has created the run and no pod of it was ever seen: it may have come and gone while every controller was
+/// away, and then no activity creates it again. So the controller does, after a while; one that is there is found. Else how
+/// long until then.
+pub(super) fn unseen_pod(view: &JobView<'_>, run: &AgentRun) -> (Option<Action>, Option<Duration>) {
+    let was_seen = view.pod.is_some() || view.old.runner_pod_uid.is_some() && view.old.active_run == Some(run.number());
+    let held_up = run.status.as_ref().is_some_and(|s| s.create_error.is_some());
+    let ends = view.desired() == DesiredState::Cancelled || run.spec.identity.tombstone;
+    let Some(created) = run.metadata.creation_timestamp.as_ref().filter(|_| !(was_seen || held_up || ends)) else {
+        return (None, None);
+    };
+    match UNSEEN.checked_sub(view.since(created)).filter(|left| !left.is_zero()) {
+        Some(left) => (None, Some(left)),
+        None => (Some(Action::CreatePod(Box::new(run.clone()))), None),
+    }
 }

@@ -455,9 +455,11 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         let termination = lifecycle::koco(run, &error.kind, error.message, view.now());
         Action::close(run, termination, Guard::NotReady)
     });
+    let (create, left) = pending::unseen_pod(view, run);
+    let requeue = super::sooner(pending.requeue, close.as_ref().map(|_| Duration::ZERO)).or(tell.requeue);
     Tell {
-        requeue: super::sooner(pending.requeue, close.as_ref().map(|_| Duration::ZERO)).or(tell.requeue),
-        actions: close.into_iter().collect(),
+        requeue: super::sooner(requeue, left),
+        actions: close.or(create).into_iter().collect(),
         blocked: pending.blocked,
         pending_since: pending.since,
     }

@@ -93,3 +93,27 @@ fn a_name_that_is_taken_stalls_the_job_that_needs_it() {
     let state = ObservedState { blocked, ..observed(&[run(1, ended("Failed", Some("X"), "Runner"))], &[]) };
     assert_eq!(condition(&decide(&job, &at_run(ExecutionMode::Temporal, 1, state)), "Stalled").1, "Moving");
 }
+
+/// Its pod came and went while no controller was there, or was never created.
+#[test]
+fn a_pod_that_was_never_seen_is_created_after_a_while() {
+    use crate::pods::PodView;
+    let temporal = |run: AgentRun, pods: &[PodView], status: Value| {
+        let job = pending(ExecutionMode::Temporal, merged(json!({ "activeRun": 1, "phase": "Pending" }), status));
+        decide(&job, &at_run(ExecutionMode::Temporal, 1, observed(&[run], pods)))
+    };
+    let creates = |plan: &Plan| plan.actions.iter().any(|a| matches!(a, Action::CreatePod(run) if run.number() == 1));
+    let created = |at: &str| waits(ExecutionMode::Temporal, 1, json!({ "metadata": { "creationTimestamp": at } }));
+    let old = || created("2026-01-01T00:59:00Z");
+    assert!(creates(&temporal(old(), &[], json!({}))));
+    // The worker is about to do so.
+    let fresh = temporal(created("2026-01-01T00:59:50Z"), &[], json!({}));
+    assert!(!creates(&fresh) && fresh.requeue.is_some_and(|wait| wait <= Duration::from_secs(20)), "{fresh:?}");
+    let seen = [pod(1, AgentContainer::Waiting)];
+    assert!(!creates(&temporal(old(), &seen, json!({}))));
+    assert!(!creates(&temporal(old(), &[], json!({ "runnerPod": "a-1", "runnerPodUID": "p1" }))));
+    let refused = waits(ExecutionMode::Temporal, 1, json!({ "status": { "createError": "quota" } }));
+    assert!(!creates(&temporal(refused, &[], json!({}))), "the worker repeats that");
+    let tombstone = waits(ExecutionMode::Temporal, 1, json!({ "spec": { "identity": { "tombstone": true } } }));
+    assert!(!creates(&temporal(tombstone, &[], json!({}))));
+}

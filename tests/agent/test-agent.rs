@@ -33,16 +33,16 @@ use std::{
     os::fd::AsRawFd,
     path::PathBuf,
     process::{Command, Stdio, exit},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
-    sys::signal::{SigSet, Signal, kill, raise},
+    sys::{
+        signal::{SigSet, Signal, kill, raise},
+        signalfd::{SfdFlags, SignalFd},
+    },
     unistd::{getpid, setsid},
 };
 use serde_json::{Value, json};
@@ -334,23 +334,19 @@ fn ledger(args: &Args) {
         file.write_all(line.as_bytes()).expect("the ledger");
     };
     block(&[Signal::SIGTERM]);
+    let terms = [Signal::SIGTERM].into_iter().collect();
+    let terms = SignalFd::with_flags(&terms, SfdFlags::SFD_NONBLOCK).expect("signalfd");
     enter(&format!("start {} {}", attempt(), env::var("KODO_RESUMED").unwrap_or_default()));
     let ignores = args.text("ignoreTerm", "false") == "true";
-    let asked = Arc::new(AtomicBool::new(false));
-    if !ignores {
-        let asked = asked.clone();
-        let set: SigSet = [Signal::SIGTERM].into_iter().collect();
-        thread::spawn(move || {
-            set.wait().expect("sigwait");
-            asked.store(true, Ordering::SeqCst);
-        });
-    }
     for n in 1..=args.number("ticks", 10) {
-        enter(&format!("tick {n}"));
-        if asked.load(Ordering::SeqCst) {
+        // First: an agent that was frozen is resumed for it.
+        if terms.read_signal().expect("signalfd").is_some() {
             enter("sigterm");
-            exit(143);
+            if !ignores {
+                exit(143);
+            }
         }
+        enter(&format!("tick {n}"));
         thread::sleep(Duration::from_millis(args.number("every_ms", 100)));
     }
     if attempt() <= args.number("failures", 0) {

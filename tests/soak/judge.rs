@@ -246,6 +246,15 @@ fn false_success(story: &Story, say: Say<'_>) {
     }
 }
 
+/// Whether an agent makes this entry because its pod is being ended: somebody has deleted it, or drained the node. A frozen
+/// agent is resumed for its SIGTERM, maybe between its look for that and an entry.
+fn ends(story: &Story, entry: &Entry) -> bool {
+    let mut of_pod = story.entries.iter().filter(|e| e.pod == entry.pod);
+    let until_next = of_pod.position(|e| std::ptr::eq(e, entry)).map_or(0, |at| at + 2);
+    let mut of_pod = story.entries.iter().filter(|e| e.pod == entry.pod);
+    of_pod.by_ref().take(until_next).any(|e| e.what == What::Sigterm)
+}
+
 /// From the moment when it was seen to be paused until the next that was asked of it. What was seen after that says
 /// nothing: the next may have been asked, and not heard, while the API server was away.
 fn false_pause(story: &Story, say: Say<'_>) {
@@ -255,7 +264,8 @@ fn false_pause(story: &Story, say: Say<'_>) {
             continue;
         }
         let next = after.first().map_or(u64::MAX, |(at, _)| *at);
-        if let Some(entry) = story.entries.iter().find(|e| e.at > *paused && e.at < next) {
+        let entered = story.entries.iter().filter(|e| !ends(story, e));
+        if let Some(entry) = entered.into_iter().find(|e| e.at > *paused && e.at < next) {
             let late = entry.at - paused;
             say(Promise::FalsePause, format!("{:?} in {}, {late} ms after it was paused", entry.what, entry.pod));
         }
@@ -378,9 +388,13 @@ mod tests {
 
     #[test]
     fn a_paused_agent_enters_nothing() {
-        let entries = [story().entries, entries("40 p1 tick 2")].concat();
-        assert_eq!(promises(&Story { entries, ..story() }), [Promise::FalsePause]);
+        let ending = |lines: &str| Story { entries: [story().entries, entries(lines)].concat(), ..story() };
+        assert_eq!(promises(&ending("40 p1 tick 2")), [Promise::FalsePause]);
         assert_eq!(judge(&Story { paused: vec![55], ..story() }), [], "it was told to go on before");
+        assert_eq!(promises(&ending("40 p1 sigterm\n41 p1 tick 2")), [], "it ignores it");
+        assert_eq!(promises(&ending("40 p1 tick 2\n41 p1 sigterm")), []);
+        assert_eq!(promises(&ending("40 p1 tick 2\n41 p1 tick 3\n42 p1 sigterm")), [Promise::FalsePause]);
+        assert_eq!(promises(&ending("40 p1 tick 2\n115 p2 sigterm")), [Promise::FalsePause], "another one's");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum What {
         resumed: bool,
     },
     Tick,
-    /// It ends because of SIGTERM.
+    /// It got SIGTERM, and ends if it doesn't ignore that.
     Sigterm,
     /// It ends with an error of its own.
     Fail,

@@ -1,7 +1,7 @@
 //! The main path: from apply to result.
 
 use koco::api::{Seconds, conditions, fid, names};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{
     ExecutionMode, Phase, Roles, Server, Test, agent,
@@ -64,7 +64,10 @@ async fn from_apply_to_result() {
     let events = job.history().await;
     // The start of the runner is a local activity.
     assert_eq!(temporal::activities(&events), ["execute_agent"]);
-    assert!(events.len() <= 16, "{} events", events.len());
+    // A task that was late on a busy node is given again; how many there are without that is an API test's.
+    let kind = |event: &Value| event["eventType"].as_str().unwrap_or_default().to_string();
+    let kinds: Vec<_> = events.iter().map(kind).filter(|kind| !kind.contains("WORKFLOW_TASK")).collect();
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
     assert_eq!(temporal::state(&job.temporal, &workflow.id), "COMPLETED");
 }
 

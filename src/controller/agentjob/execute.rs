@@ -116,6 +116,7 @@ async fn slot(slots: &Semaphore) -> Option<SemaphorePermit<'_>> {
 }
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
+    let target = &current(target, context, new.number).await?;
     let job = &target.job;
     let run = runs::build(job, &context.defaults.of(job), new.clone())?;
     let of = job.reference();
@@ -138,10 +139,8 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     create_pod(target, context, &run).await
 }
 
-/// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.
-async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
-    let settings = context.pod_config.settings()?;
-    // Caches hold no template.
+/// The whole job, which caches don't hold, if it is still to have this run and a pod for it.
+async fn current(target: &Target, context: &Context, number: i32) -> Result<Target, ControllerError> {
     let job = if target.whole { target.job.clone() } else { read(&target.job, context).await? };
     let gone = job.metadata.deletion_timestamp.is_some()
         || job.spec.desired_state == DesiredState::Cancelled
@@ -149,12 +148,16 @@ async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Resul
         || job.status.as_ref().is_some_and(|s| {
             let newest = s.active_run.unwrap_or(0);
             // A run that had its pod and was deleted may be created again from an old copy of the job.
-            let had_one = newest == run.number() && s.runner_pod_uid.is_some();
-            s.phase.is_some_and(|p| p.is_terminal()) || newest > run.number() || had_one
+            let had_one = newest == number && s.runner_pod_uid.is_some();
+            s.phase.is_some_and(|p| p.is_terminal()) || newest > number || had_one
         });
-    if gone {
-        return Err(ControllerError::Behind);
-    }
+    if gone { Err(ControllerError::Behind) } else { Ok(Target { job, whole: true }) }
+}
+
+/// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.
+async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
+    let settings = context.pod_config.settings()?;
+    let job = current(target, context, run.number()).await?.job;
     let of = job.reference();
     let (pods, runs) = (context.pods_in(&of.namespace), context.runs_in(&of.namespace));
     let started = pods::start((&pods, &runs), &job, run.clone(), &settings, &context.metrics).await?;

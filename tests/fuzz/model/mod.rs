@@ -227,6 +227,9 @@ fn carry_out(world: &mut World, job: &AgentJob, action: &Action, left: &mut usiz
     let resolved = DEFAULTS.of(job);
     match action {
         Action::CreateRun(new) => {
+            if !is_current(world, job, new.number) {
+                return Ok(false);
+            }
             let built = runs::build(job, &resolved, NewRun::clone(new)).expect("a run");
             let (run, made) = world.create_run(built);
             let open = world.runs.values().filter(|r| !r.is_closed()).count();
@@ -279,20 +282,25 @@ fn carry_out(world: &mut World, job: &AgentJob, action: &Action, left: &mut usiz
     Ok(true)
 }
 
-fn create_pod(world: &mut World, job: &AgentJob, run: &AgentRun) -> Result<bool, TestCaseError> {
-    // A job that was not just written is read anew, because caches hold no template.
-    let job =
-        if job.metadata.resource_version == world.job.metadata.resource_version { job } else { &world.job.clone() };
-    let gone = job.spec.desired_state == DesiredState::Cancelled
-        || job.status.as_ref().is_some_and(|s| {
+/// Whether the job is still to have this run and a pod for it. A job that was not just written is read anew.
+fn is_current(world: &World, job: &AgentJob, number: i32) -> bool {
+    let now = if job.metadata.resource_version == world.job.metadata.resource_version { job } else { &world.job };
+    let gone = now.spec.desired_state == DesiredState::Cancelled
+        || now.metadata.generation != job.metadata.generation
+        || now.status.as_ref().is_some_and(|s| {
             s.phase.is_some_and(|p| p.is_terminal())
-                || s.active_run.is_some_and(|n| n > run.number())
-                || (s.active_run == Some(run.number()) && s.runner_pod_uid.is_some())
+                || s.active_run.is_some_and(|n| n > number)
+                || (s.active_run == Some(number) && s.runner_pod_uid.is_some())
         });
-    if !gone {
+    !gone
+}
+
+fn create_pod(world: &mut World, job: &AgentJob, run: &AgentRun) -> Result<bool, TestCaseError> {
+    let current = is_current(world, job, run.number());
+    if current {
         world.create_pod(run);
     }
-    Ok(!gone)
+    Ok(current)
 }
 
 /// What holds at any time.
@@ -443,5 +451,24 @@ fn a_pod_that_is_deleted_by_force_just_before_its_run_is_closed() {
         happen(&mut world, event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
     }
     assert!(world.runs.values().any(AgentRun::is_closed), "the old cache has closed the run");
+    settle(&mut world).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Its pod is deleted by force while its agent runs, and a controller with an old cache creates the pod of the run again.
+#[test]
+fn the_runner_of_a_second_pod_of_a_run_starts_nothing() {
+    let mut world = World::new(&json!({ "retryPolicy": { "maximumAttempts": 2, "initialInterval": "1s" } }));
+    let reconcile = |behind| Event::Reconcile { behind, actions: usize::MAX };
+    let events = [
+        reconcile((0, 0, 0)),
+        Event::Runner(0, Runner::Start),
+        Event::ForgetPod(0),
+        reconcile((0, 3, 4)),
+        Event::Runner(0, Runner::Start),
+    ];
+    for event in &events {
+        happen(&mut world, event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
+    }
+    assert_eq!(world.pods.values().filter(|pod| pod.agent).count(), 1, "the first one's, which nothing has ended");
     settle(&mut world).unwrap_or_else(|e| panic!("{e}"));
 }

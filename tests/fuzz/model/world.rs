@@ -248,7 +248,9 @@ impl World {
         });
         let cancelled = self.job.spec.desired_state == DesiredState::Cancelled && !run.is_ready();
         let Some(uid) = self.pods[name].object.as_ref().map(|o| o.uid.clone()) else { return };
-        if over || cancelled || run.is_closed() {
+        // A run has one runner: the gateway refuses that of another pod, which has another key.
+        let is_taken = run.status.as_ref().and_then(|s| s.pod_uid.as_ref()).is_some_and(|of| *of != uid);
+        if over || cancelled || run.is_closed() || is_taken {
             return;
         }
         let (ready, generation) = (self.time(), run.command_generation());

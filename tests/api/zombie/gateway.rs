@@ -64,6 +64,9 @@ async fn acknowledgement() {
         let held = zombie.hold((STATUS, "/status/acknowledged/state", json!("Frozen")));
         let job = test.apply(agent("count").mode(mode)).await;
         job.phase(Phase::Running).await;
+        // The phase says that it may run: a pause that comes before its start is another story.
+        let lives = || node.diary.of(&job.uid).len();
+        within(DEADLINE, "the agent's start", async || if lives() == 1 { Ok(()) } else { Err(lives()) }).await;
         job.want(DesiredState::Paused).await;
         zombie.take_over(&held).await;
         job.phase(Phase::Paused).await;

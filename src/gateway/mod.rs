@@ -31,15 +31,11 @@ mod temporal_bridge;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use axum_server::Handle;
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +44,7 @@ pub use self::settings::Settings;
 use crate::{
     api::names,
     platform::{
-        http::{Acceptor, Authenticator, CertificateManager, Pod, ServerNames},
+        http::{Authenticator, CertificateManager, DRAIN, Pod, ServerNames, serve},
         metrics::Metrics,
         settings::Common,
     },
@@ -59,13 +55,6 @@ use crate::{
 const STRANGERS: (usize, usize) = (1024, 128);
 /// How many streams are open at a time: one for each running agent.
 const STREAMS: usize = 20_000;
-/// How long a new connection may take to its first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(15);
-/// How long the head of a request may take. It counts while a connection is idle, too, so it is longer than the longest
-/// wait between two heartbeats: they share a connection.
-const HEAD: Duration = Duration::from_secs(75);
-/// How long connections and background work may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why the gateway can't run.
 #[derive(Debug, thiserror::Error)]
@@ -189,28 +178,10 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     gateway.follow(ready.clone());
     tokio::spawn(gateway.clone().watch_liveness());
 
-    let handle = Handle::new();
-    let acceptor = Acceptor::tls(config, STRANGERS.0, STRANGERS.1);
-    let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
-    let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
-    serving.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);
+    let serving = axum_server::from_tcp(listener).map_err(listen)?;
     tracing::info!(%addr, identity = gateway.identity, "the gateway listens");
-
-    let draining = async {
-        stop.cancelled().await;
-        ready.store(false, Ordering::Relaxed);
-        handle.graceful_shutdown(Some(DRAIN));
-    };
-    let serving = serving.serve(server::router(gateway.clone()).into_make_service());
-    let (served, ()) = tokio::join!(
-        async {
-            let served = serving.await;
-            // If the server ends by itself, this must not wait.
-            stop.cancel();
-            served
-        },
-        draining
-    );
+    let router = server::router(gateway.clone());
+    let served = serve(serving, config, STRANGERS, router, &ready, &stop).await;
     let left = gateway.background.finish(DRAIN).await;
     if left > 0 {
         tracing::warn!(left, "deliveries to Temporal that others will have to repeat");

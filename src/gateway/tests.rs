@@ -2,7 +2,11 @@
 
 mod fuzz;
 
-use std::{collections::HashMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use reqwest::{Client as Http, Response, StatusCode};

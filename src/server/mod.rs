@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use axum_server::Handle;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +31,7 @@ use crate::{
     database::{Database, DatabaseError},
     platform::{
         clock,
-        http::{Acceptor, Authenticator, CertificateManager, ServerNames},
+        http::{Authenticator, CertificateManager, ServerNames, serve},
         kubernetes,
         settings::Common,
     },
@@ -40,12 +39,6 @@ use crate::{
 
 /// How many connections there may be, and from one address, which may be that of a proxy.
 const CONNECTIONS: (usize, usize) = (1024, 256);
-/// How long a new connection may take to its first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(15);
-/// How long the head of a request may take, or a connection be idle.
-const HEAD: Duration = Duration::from_secs(75);
-/// How long connections may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
 /// How often a database is tried that can't be used.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often what is old is removed.
@@ -128,27 +121,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
     follow(&server, &common, &ready, &stop);
     tokio::spawn(expire(database.clone(), settings, stop.clone()));
 
-    let handle = Handle::new();
-    let acceptor = Acceptor::tls(config, CONNECTIONS.0, CONNECTIONS.1);
-    let serving = axum_server::from_tcp(listener).map_err(listen)?.handle(handle.clone());
-    let mut serving = serving.acceptor(acceptor).http1_only().first_request_timeout(FIRST_REQUEST);
-    serving.http_builder().http1().header_read_timeout(HEAD).max_buf_size(64 * 1024);
+    let serving = axum_server::from_tcp(listener).map_err(listen)?;
     tracing::info!(%addr, "the server listens");
-    let draining = async {
-        stop.cancelled().await;
-        ready.store(false, Ordering::Relaxed);
-        handle.graceful_shutdown(Some(DRAIN));
-    };
-    let serving = serving.serve(http::router(server).into_make_service());
-    let (served, ()) = tokio::join!(
-        async {
-            let served = serving.await;
-            // If the server ends by itself, this must not wait.
-            stop.cancel();
-            served
-        },
-        draining
-    );
+    let served = serve(serving, config, CONNECTIONS, http::router(server), &ready, &stop).await;
     database.close().await;
     served.map_err(ServerError::Serve)
 }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     net::TcpStream,
     sync::Arc,
+    time::Duration,
 };
 
 use proptest::{prelude::*, test_runner::TestCaseError};

@@ -5,12 +5,14 @@ mod certificate;
 mod client_key;
 mod connections;
 pub mod limits;
+mod serve;
 mod tls;
 mod token;
 
 pub use self::{
     client_key::{any_key, client_key},
     connections::{Acceptor, Connection},
+    serve::{DRAIN, serve},
     tls::{CertificateManager, ServerNames},
     token::{Authenticator, Holder, Pod, TokenError},
 };

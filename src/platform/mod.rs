@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod leader;
 pub mod metrics;
 pub mod notices;
+pub mod recent;
 pub mod settings;
 pub mod shutdown;
 pub mod store;

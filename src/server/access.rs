@@ -4,10 +4,7 @@
 //! A right in a namespace holds for the jobs of that namespace, not for those of one before it that had the same name:
 //! the namespace's UID is compared. A right in all namespaces holds for all.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use k8s_openapi::api::{
     authentication::v1::UserInfo,
@@ -15,9 +12,8 @@ use k8s_openapi::api::{
     core::v1::Namespace,
 };
 use kube::{Api, Client, api::PostParams};
-use parking_lot::Mutex;
 
-use crate::database::Summary;
+use crate::{database::Summary, platform::recent::Recent};
 
 /// How long an answer is cached.
 const CACHED: Duration = Duration::from_secs(10);
@@ -55,12 +51,12 @@ type Question = (String, Verb, Option<String>, Option<String>);
 /// Asks the API server, and caches its answers for a short while.
 pub struct Access {
     client: Client,
-    known: Mutex<HashMap<Question, (bool, Instant)>>,
+    known: Recent<Question, bool>,
 }
 
 impl Access {
     pub fn new(client: Client) -> Self {
-        Self { client, known: Mutex::default() }
+        Self { client, known: Recent::new(CAPACITY) }
     }
 
     /// Whether a user may do something to the jobs of a namespace, or to one of them. Without a namespace: to all jobs of
@@ -75,7 +71,7 @@ impl Access {
         // A `UserInfo` always serializes.
         let text = serde_json::to_string(user).map_err(|_| Unavailable)?;
         let question = (text, verb, namespace.map(String::from), name.map(String::from));
-        if let Some(answer) = self.remembered(&question) {
+        if let Some(answer) = self.known.get(&question) {
             return Ok(answer);
         }
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
@@ -88,7 +84,7 @@ impl Access {
             }
             Err(_) => return Err(Unavailable),
         };
-        self.remember(question, answer);
+        self.known.insert(question, answer, CACHED);
         Ok(answer)
     }
 
@@ -112,22 +108,6 @@ impl Access {
             Ok(Err(kube::Error::Api(e))) if e.code == 404 || e.code == 400 => Ok(None),
             _ => Err(Unavailable),
         }
-    }
-
-    fn remembered(&self, question: &Question) -> Option<bool> {
-        let known = self.known.lock();
-        known.get(question).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| *answer)
-    }
-
-    fn remember(&self, question: Question, answer: bool) {
-        let (mut known, now) = (self.known.lock(), Instant::now());
-        if known.len() >= CAPACITY {
-            known.retain(|_, (_, until)| now < *until);
-            if known.len() >= CAPACITY {
-                known.clear();
-            }
-        }
-        known.insert(question, (answer, now + CACHED));
     }
 }
 

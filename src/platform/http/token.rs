@@ -1,14 +1,12 @@
 //! Who holds a bearer token, as the API server reviews it: a pod, or any user of the cluster.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::{Api, Client, api::PostParams};
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+
+use crate::platform::recent::Recent;
 
 /// How long a review is cached. Short, because a token is invalid once its pod is gone.
 const POSITIVE: Duration = Duration::from_secs(60);
@@ -56,27 +54,25 @@ pub trait Holder: Clone {
     fn of(user: &UserInfo) -> Option<Self>;
 }
 
-/// Cached reviews, by the token's digest.
-type Known<H> = HashMap<[u8; 32], (Option<H>, Instant)>;
-
 /// Has tokens reviewed by the API server and caches the results. Only digests of tokens are kept.
 pub struct Authenticator<H> {
     api: Api<TokenReview>,
     audience: &'static str,
-    known: Mutex<Known<H>>,
+    /// By the token's digest.
+    known: Recent<[u8; 32], Option<H>>,
 }
 
 impl<H: Holder> Authenticator<H> {
     /// One for the cluster of this client and tokens of this audience.
     pub fn new(client: Client, audience: &'static str) -> Self {
-        Self { api: Api::all(client), audience, known: Mutex::default() }
+        Self { api: Api::all(client), audience, known: Recent::new(CAPACITY) }
     }
 
     /// Who the value of an `Authorization` header proves to be its sender.
     pub async fn holder(&self, header: Option<&str>) -> Result<H, TokenError> {
         let token = bearer(header)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(answer) = self.remembered(&digest) {
+        if let Some(answer) = self.known.get(&digest) {
             return answer.ok_or(TokenError::Refused);
         }
         let review = TokenReview {
@@ -93,32 +89,15 @@ impl<H: Holder> Authenticator<H> {
             }
             Err(_) => return Err(TokenError::Unavailable),
         };
-        self.remember(digest, answer.clone());
+        let lasts = if answer.is_some() { POSITIVE } else { NEGATIVE };
+        self.known.insert(digest, answer.clone(), lasts);
         answer.ok_or(TokenError::Refused)
     }
 
     /// Whether the sender of this header was asked about already, so that to ask again costs nothing.
     pub fn knows(&self, header: Option<&str>) -> bool {
-        let known = bearer(header).ok().and_then(|token| self.remembered(&Sha256::digest(token).into()));
+        let known = bearer(header).ok().and_then(|token| self.known.get(&Sha256::digest(token).into()));
         known.flatten().is_some()
-    }
-
-    fn remembered(&self, digest: &[u8; 32]) -> Option<Option<H>> {
-        let known = self.known.lock();
-        known.get(digest).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| answer.clone())
-    }
-
-    fn remember(&self, digest: [u8; 32], answer: Option<H>) {
-        let mut known = self.known.lock();
-        let now = Instant::now();
-        if known.len() >= CAPACITY {
-            known.retain(|_, (_, until)| now < *until);
-            if known.len() >= CAPACITY {
-                known.clear();
-            }
-        }
-        let until = now + if answer.is_some() { POSITIVE } else { NEGATIVE };
-        known.insert(digest, (answer, until));
     }
 }
 

@@ -170,7 +170,8 @@ impl RunCommand {
     pub fn asked_by(old: Option<&Self>, state: DesiredState, job_generation: Option<i64>, time: Time) -> Option<Self> {
         let told = old.map_or(DesiredState::Running, |c| c.state);
         let is_known = told == state && (state != DesiredState::Paused || old?.job_generation >= job_generation);
-        if is_known || told == DesiredState::Cancelled || old.is_some_and(|old| old.is_of_later(job_generation)) {
+        let is_of_later = old.is_some_and(|old| old.job_generation > job_generation);
+        if is_known || is_of_later || told == DesiredState::Cancelled {
             return None;
         }
         let command = match old.filter(|old| old.state == state) {
@@ -179,11 +180,6 @@ impl RunCommand {
             None => Self::after(old, state, old.map_or(0, |c| c.generation).saturating_add(1), time),
         };
         Some(Self { job_generation, ..command })
-    }
-
-    /// Whether it was asked for by a later generation of the AgentJob than this one.
-    pub fn is_of_later(&self, job_generation: Option<i64>) -> bool {
-        self.job_generation > job_generation
     }
 
     /// The generation of the newest command to pause, this one included.

@@ -249,10 +249,9 @@ fn false_success(story: &Story, say: Say<'_>) {
 /// Whether an agent makes this entry because its pod is being ended: somebody has deleted it, or drained the node. A frozen
 /// agent is resumed for its SIGTERM, maybe between its look for that and an entry.
 fn ends(story: &Story, entry: &Entry) -> bool {
-    let mut of_pod = story.entries.iter().filter(|e| e.pod == entry.pod);
-    let until_next = of_pod.position(|e| std::ptr::eq(e, entry)).map_or(0, |at| at + 2);
-    let mut of_pod = story.entries.iter().filter(|e| e.pod == entry.pod);
-    of_pod.by_ref().take(until_next).any(|e| e.what == What::Sigterm)
+    let of_pod: Vec<_> = story.entries.iter().filter(|e| e.pod == entry.pod).collect();
+    let until_next = of_pod.iter().position(|e| std::ptr::eq(*e, entry)).map_or(0, |at| at + 2);
+    of_pod.iter().take(until_next).any(|e| e.what == What::Sigterm)
 }
 
 /// From the moment when it was seen to be paused until the next that was asked of it. What was seen after that says
@@ -264,8 +263,7 @@ fn false_pause(story: &Story, say: Say<'_>) {
             continue;
         }
         let next = after.first().map_or(u64::MAX, |(at, _)| *at);
-        let entered = story.entries.iter().filter(|e| !ends(story, e));
-        if let Some(entry) = entered.into_iter().find(|e| e.at > *paused && e.at < next) {
+        if let Some(entry) = story.entries.iter().find(|e| e.at > *paused && e.at < next && !ends(story, e)) {
             let late = entry.at - paused;
             say(Promise::FalsePause, format!("{:?} in {}, {late} ms after it was paused", entry.what, entry.pod));
         }

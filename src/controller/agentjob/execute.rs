@@ -1,6 +1,9 @@
 //! Carries out a plan. Decides nothing.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
@@ -86,7 +89,8 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             }
             Action::CreatePod(run) => {
                 let _slot = start_slot(context).await?;
-                create_pod(target, context, run).await?;
+                let job = current(target, context, run.number()).await?;
+                create_pod(&job, context, run).await?;
             }
             Action::CommandRun { run, state } => command_run(job, context, run, *state).await?,
             Action::CloseRun { run, termination, guard } => close_run(job, context, run, termination, *guard).await?,
@@ -116,8 +120,7 @@ async fn slot(slots: &Semaphore) -> Option<SemaphorePermit<'_>> {
 }
 
 async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<(), ControllerError> {
-    let target = &current(target, context, new.number).await?;
-    let job = &target.job;
+    let job = &current(target, context, new.number).await?;
     let run = runs::build(job, &context.defaults.of(job), new.clone())?;
     let of = job.reference();
     let created = context.runs_in(&of.namespace).create(&run).await;
@@ -136,12 +139,12 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
     if run.is_closed() || run.is_ready() {
         return Ok(());
     }
-    create_pod(target, context, &run).await
+    create_pod(job, context, &run).await
 }
 
 /// The whole job, which caches don't hold, if it is still to have this run and a pod for it.
-async fn current(target: &Target, context: &Context, number: i32) -> Result<Target, ControllerError> {
-    let job = if target.whole { target.job.clone() } else { read(&target.job, context).await? };
+async fn current<'t>(target: &'t Target, context: &Context, number: i32) -> Result<Cow<'t, AgentJob>, ControllerError> {
+    let job = if target.whole { Cow::Borrowed(&target.job) } else { Cow::Owned(read(&target.job, context).await?) };
     let gone = job.metadata.deletion_timestamp.is_some()
         || job.spec.desired_state == DesiredState::Cancelled
         || job.metadata.generation != target.job.metadata.generation
@@ -151,16 +154,15 @@ async fn current(target: &Target, context: &Context, number: i32) -> Result<Targ
             let had_one = newest == number && s.runner_pod_uid.is_some();
             s.phase.is_some_and(|p| p.is_terminal()) || newest > number || had_one
         });
-    if gone { Err(ControllerError::Behind) } else { Ok(Target { job, whole: true }) }
+    if gone { Err(ControllerError::Behind) } else { Ok(job) }
 }
 
 /// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.
-async fn create_pod(target: &Target, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
+async fn create_pod(job: &AgentJob, context: &Context, run: &AgentRun) -> Result<(), ControllerError> {
     let settings = context.pod_config.settings()?;
-    let job = current(target, context, run.number()).await?.job;
     let of = job.reference();
     let (pods, runs) = (context.pods_in(&of.namespace), context.runs_in(&of.namespace));
-    let started = pods::start((&pods, &runs), &job, run.clone(), &settings, &context.metrics).await?;
+    let started = pods::start((&pods, &runs), job, run.clone(), &settings, &context.metrics).await?;
     if let Ok(pod) = &started.pod {
         let (run_uid, pod_uid) = (run.uid().to_string(), pod.uid().to_string());
         let created = CreatedPod { run_uid, pod_uid, at: Instant::now() };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    AgentJobStatus, DesiredState, DisruptionPolicy, ExecutionMode, JobRef, PauseNotice, PausePolicy, RawJson,
+    AgentJobStatus, DesiredState, DisruptionPolicy, Events, ExecutionMode, JobRef, PauseNotice, PausePolicy, RawJson,
     RetryPolicy, Timeouts, names, schema,
 };
 
@@ -123,6 +123,11 @@ pub struct AgentJobSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.disruptionPolicy is immutable"))]
     pub disruption_policy: DisruptionPolicy,
+
+    /// What of the agent's events is kept in the archive, where there is one. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.events is immutable"))]
+    pub events: Events,
 
     /// How many ended pods are kept for their logs.
     #[serde(default = "default_pod_history")]

@@ -27,7 +27,9 @@ pub use run::{
     Acknowledged, AgentRun, AgentRunSpec, AgentRunStatus, RunCommand, RunIdentity, RunnerState, StartGrant,
     Termination, TerminationSource, TerminationType,
 };
-pub use spec::{DesiredState, DisruptionPolicy, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts};
+pub use spec::{
+    DesiredState, DisruptionPolicy, Events, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts,
+};
 pub use status::{
     AgentJobStatus, Confirmed, ControlStatus, ErrorStatus, ObservedDesiredState, Phase, Resolved, ResolvedRetryPolicy,
     ResolvedTimeouts, RetryStatus, SentRequest, WorkflowStatus,

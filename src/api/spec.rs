@@ -142,3 +142,17 @@ pub struct PauseNotice {
     #[schemars(range(min = 1, max = 30))]
     pub seconds: i32,
 }
+
+/// What is kept of the agent's events.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(default)]
+pub struct Events {
+    /// Whether lines of the agent's standard output and error are events, as those that it sends itself are.
+    pub stdio: bool,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { stdio: true }
+    }
+}

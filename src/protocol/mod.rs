@@ -5,6 +5,7 @@
 //! meaning, because runners live for days and workflows longer than a release.
 
 pub mod error_types;
+pub mod events;
 pub mod key;
 pub mod runner;
 pub mod termination;

@@ -13,6 +13,7 @@
 //! | `POST heartbeat` | [`Heartbeat`] | 204; 410 the run is closed: stop |
 //! | `POST confirm` | [`Confirm`] | 204; 409 no such command was given |
 //! | `POST end` | [`EndReport`] | 204 recorded; 409 another end of this run was recorded first |
+//! | `POST events` | [`super::events`] | see there; also after the end, as long as the AgentRun is there |
 //!
 //! 401: the key is not known, or the token is refused. 403: the run is another runner's. 410: the run is closed or gone,
 //! or its job has ended. 429: too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. A runner stops its
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::events::EventsConfig;
 use crate::api::{DesiredState, ErrorStatus, PauseNotice, PausePolicy, RawJson, RunnerState, TerminationType};
 
 /// What a runner may ask of its run, as the last part of a path.
@@ -38,6 +40,8 @@ pub mod verb {
     pub const CONFIRM: &str = "confirm";
     /// `POST` [`super::EndReport`].
     pub const END: &str = "end";
+    /// `POST` a batch of [`super::super::events`].
+    pub const EVENTS: &str = "events";
 }
 
 /// Names the AgentRun that a request is about.
@@ -159,6 +163,9 @@ pub struct Job {
     /// How long the agent may still be active, in milliseconds, if that is limited.
     #[serde(default)]
     pub execution_limit_millis: Option<u64>,
+    /// What to do with the agent's events; `None` if this installation keeps none.
+    #[serde(default)]
+    pub events: Option<EventsConfig>,
 }
 
 /// What the gateway sends to a runner. A newer command replaces an older one.
@@ -215,6 +222,9 @@ pub struct EndReport {
     pub generation: i64,
     /// How it ended.
     pub end: AgentEnd,
+    /// How many of its agent's events are not known to be stored, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_missing: Option<u64>,
 }
 
 /// How the agent ended: in a runner's report, and in the container's termination message.

@@ -122,7 +122,9 @@ impl Gateway {
     }
 
     pub async fn report_end(&self, ending: &AgentEnd, generation: i64) -> Result<(), GatewayError> {
-        send(self.post(verb::END, &EndReport { generation, end: ending.clone() }, END_REPORT)).await.map(drop)
+        send(self.post(verb::END, &EndReport { generation, end: ending.clone(), events_missing: None }, END_REPORT))
+            .await
+            .map(drop)
     }
 
     fn request(&self, method: Method, verb: &str) -> RequestBuilder {

@@ -235,6 +235,7 @@ async fn what_is_immutable_does_not_change() {
         (set("/pauseNotice/seconds", json!(3)), "spec.pauseNotice"),
         (spec.clone().with(json!({ "pausePolicy": "Evict" })), "spec.pausePolicy"),
         (spec.clone().with(json!({ "disruptionPolicy": "Ignore" })), "spec.disruptionPolicy"),
+        (spec.clone().with(json!({ "events": { "stdio": false } })), "spec.events"),
         (set("/template/metadata/labels/team", json!("y")), "spec.template"),
         (set("/template/metadata/labels", json!({ "maet": "x" })), "spec.template"),
         (set("/template/metadata/annotations", json!({})), "spec.template"),

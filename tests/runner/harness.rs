@@ -69,6 +69,7 @@ pub fn job(entry_point: &str) -> Job {
         grace_seconds: 20,
         heartbeat_interval_millis: 100,
         execution_limit_millis: None,
+        events: None,
     }
 }
 

@@ -45,6 +45,7 @@ pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
         grace_seconds: job.grace_seconds(),
         heartbeat_interval_millis: heartbeat_interval(run).as_millis() as u64,
         execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
+        events: None,
     })
 }
 

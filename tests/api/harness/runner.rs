@@ -143,7 +143,7 @@ impl Runner {
     }
 
     pub async fn outcome(&self, generation: i64, ending: AgentEnd) -> Result<(), Refused> {
-        self.post(verb::END, &EndReport { generation, end: ending }).await.map(drop)
+        self.post(verb::END, &EndReport { generation, end: ending, events_missing: None }).await.map(drop)
     }
 
     /// What it leaves as its container's termination message.

@@ -99,6 +99,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 	KOCO_RECORD_HISTORIES=1 tests/workflow/run
 	cargo test --test replay
 
+.PHONY: python-test
+python-test: deps ## checks and tests of the Python package; ARGS=filter, PYTHON=python3.13
+	@python/tests/run $(if $(ARGS),-k "$(ARGS)")
+
 .PHONY: chart-test
 chart-test: tools ## tests of the Helm chart
 	PATH="$(KOCO_DEV_DIR)/tools:$$PATH" charts/koco/tests/run

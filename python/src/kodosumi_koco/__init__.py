@@ -1,0 +1,29 @@
+"""Runs Python functions as koco agents: ``python -m kodosumi_koco run``.
+
+The launcher imports what ``spec.entryPoint`` names, calls it with the job's inputs, and leaves its result or error
+where koco looks for them. An agent's own file needs nothing of this package; what is here is for one that wants more.
+"""
+
+from kodosumi_koco.errors import (
+    Cancelled,
+    CheckpointError,
+    EntryPointError,
+    InvalidInputs,
+    NonRetryableError,
+    UnserializableResult,
+)
+from kodosumi_koco.job import Job, checkpoint_dir, current_job
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "EntryPointError",
+    "InvalidInputs",
+    "Job",
+    "NonRetryableError",
+    "UnserializableResult",
+    "checkpoint_dir",
+    "current_job",
+]

@@ -1,0 +1,147 @@
+"""Entry points for the tests. Nothing here needs the package but what is about the package."""
+
+import asyncio
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import kodosumi_koco
+
+NOT_CALLABLE = 3
+
+
+def by_name(topic: str, count: int = 2, /, *, loud: bool = False) -> dict[str, Any]:
+    return {"text": " ".join([topic] * count).upper() if loud else " ".join([topic] * count)}
+
+
+def whole(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"keys": sorted(inputs)}
+
+
+def rest(topic: str, **others: Any) -> list[Any]:
+    return [topic, others]
+
+
+def none() -> None:
+    print("nothing to say")
+
+
+class Tools:
+    @staticmethod
+    def reverse(text: str) -> str:
+        return text[::-1]
+
+
+twice = functools.partial(by_name, "tea", 2)
+
+
+@dataclass
+class Part:
+    name: str
+    weight: float = 1.0
+
+
+@dataclass
+class Order:
+    kind: Literal["small", "large"]
+    parts: list[Part] = field(default_factory=list)
+    note: str | None = None
+
+
+def dataclass_inputs(order: Order) -> Order:
+    return order
+
+
+async def slow(text: str) -> str:
+    await asyncio.sleep(0)
+    return text
+
+
+def job() -> dict[str, Any]:
+    job = kodosumi_koco.current_job()
+    folder = kodosumi_koco.checkpoint_dir()
+    return {"fid": job.fid, "attempt": job.attempt, "resumed": job.resumed, "extra": job.extra, "folder": str(folder)}
+
+
+class Quota(kodosumi_koco.NonRetryableError):
+    pass
+
+
+def fail(kind: str = "ValueError", text: str = "no such luck") -> None:
+    raise {"ValueError": ValueError, "Quota": Quota, "KeyError": KeyError}[kind](text)
+
+
+def fail_deeply(levels: int) -> None:
+    if levels:
+        fail_deeply(levels - 1)
+    raise ValueError("x" * 100_000)
+
+
+async def fail_slowly() -> None:
+    await asyncio.sleep(0)
+    raise OSError("the line is dead")
+
+
+def leave(code: Any) -> None:
+    sys.exit(code)
+
+
+def large(size: int) -> str:
+    return "x" * size
+
+
+def unserializable() -> dict[str, Any]:
+    return {"found": [{"when": time.gmtime(0)}, {"a b": {1, 2}}]}
+
+
+def wait() -> None:
+    try:
+        _waits()
+    finally:
+        print("cleaned up")
+
+
+def wait_and_finish() -> str:
+    try:
+        _waits()
+    except kodosumi_koco.Cancelled:
+        return "done all the same"
+    return "never"
+
+
+async def wait_slowly() -> None:
+    try:
+        Path(os.environ["MARK"]).touch()
+        await asyncio.sleep(600)
+    finally:
+        print("cleaned up")
+
+
+async def wait_slowly_and_finish() -> str:
+    try:
+        await wait_slowly()
+    except asyncio.CancelledError:
+        return "done all the same"
+    return "never"
+
+
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+def ends_a_child() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    child.terminate()
+    child.join()
+    return child.exitcode
+
+
+def _waits() -> None:
+    Path(os.environ["MARK"]).touch()
+    time.sleep(600)

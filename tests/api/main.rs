@@ -27,6 +27,7 @@ mod memory;
 mod metrics;
 mod network;
 mod no_worker;
+mod paused_early;
 mod repair;
 mod reset;
 mod rights;

@@ -6,7 +6,7 @@ use super::{
     plan::{ObservedState, Told},
 };
 use crate::{
-    api::{AgentJob, AgentRun, ExecutionMode, Reason, names},
+    api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Reason, names},
     controller::ControllerError,
     pods::{PodView, ending},
     runs::RunError,
@@ -72,8 +72,9 @@ async fn find_active_run(
         // Another object has its name.
         return Ok(());
     }
-    // A Direct job's run that was never observed is yet to be created.
-    if !temporal && status.runner_pod_uid.is_none() {
+    // A Direct job's run that was never observed is yet to be created. Only that it stands still is not said from a copy.
+    let is_to_come = !temporal && status.runner_pod_uid.is_none();
+    if is_to_come && job.spec.desired_state != DesiredState::Paused {
         return Ok(());
     }
     match context.runs_in(&job.reference().namespace).get(&job.reference(), active).await? {
@@ -81,7 +82,7 @@ async fn find_active_run(
             context.runs.put(run.clone());
             observed.runs.push(run);
         }
-        None => observed.active_is_missing = true,
+        None => observed.active_is_missing = !is_to_come,
     }
     Ok(())
 }

@@ -22,6 +22,13 @@ pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     if job.spec.desired_state == DesiredState::Cancelled && !run.is_ready() {
         return Err(Refusal::JobCancelled);
     }
+    // In Direct mode the pause of a job without a run is stated at once, and a controller that had begun to create one may
+    // do so later. The next observation gives it the command. In Temporal mode the workflow has the order.
+    let told = run.spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
+    let is_told = told != DesiredState::Running || run.is_temporal() || run.is_ready();
+    if job.spec.desired_state == DesiredState::Paused && !is_told {
+        return Err(Refusal::JobPaused);
+    }
     Ok(())
 }
 
@@ -61,6 +68,7 @@ mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
     use super::*;
+    use crate::api::{ExecutionMode, RunCommand};
     use crate::gateway::fixtures::{fresh_run, job, run};
 
     #[test]
@@ -99,5 +107,22 @@ mod tests {
         cancelled.spec.desired_state = DesiredState::Cancelled;
         assert_eq!(is_wanted(&cancelled, &fresh_run()), Err(Refusal::JobCancelled));
         assert_eq!(is_wanted(&cancelled, &run()), Ok(()), "its command tells it");
+    }
+
+    #[test]
+    fn no_agent_of_a_paused_job_starts_before_its_run_is_told() {
+        let (mut paused, mut new) = (job(), fresh_run());
+        paused.spec.desired_state = DesiredState::Paused;
+        new.spec.identity.execution_mode = ExecutionMode::Direct;
+        assert_eq!(is_wanted(&job(), &new), Ok(()));
+        assert_eq!(is_wanted(&paused, &new), Err(Refusal::JobPaused));
+        let command = |state| RunCommand::after(None, state, 1, Time(Timestamp::UNIX_EPOCH));
+        new.spec.command = Some(command(DesiredState::Running));
+        assert_eq!(is_wanted(&paused, &new), Err(Refusal::JobPaused));
+        new.spec.command = Some(command(DesiredState::Paused));
+        assert_eq!(is_wanted(&paused, &new), Ok(()), "its command tells it");
+        new.spec.command = None;
+        new.spec.identity.execution_mode = ExecutionMode::Temporal;
+        assert_eq!(is_wanted(&paused, &new), Ok(()), "the workflow has the order");
     }
 }

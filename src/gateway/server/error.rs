@@ -72,6 +72,9 @@ pub enum Refusal {
     /// The job was cancelled before its runner was ready.
     #[error("the job was cancelled before its runner was ready")]
     JobCancelled,
+    /// The job is to be paused, and its run has not been told.
+    #[error("the job is to be paused, and its run has not been told yet: try again")]
+    JobPaused,
     /// The job has reached its terminal phase.
     #[error("the job has ended")]
     JobOver,
@@ -126,6 +129,7 @@ impl Refusal {
             Self::Gone => "Gone",
             Self::JobDeleted => "JobDeleted",
             Self::JobCancelled => "JobCancelled",
+            Self::JobPaused => "JobPaused",
             Self::JobOver => "JobOver",
             Self::RunClosed => "RunClosed",
             Self::WorkflowClosed => "WorkflowClosed",
@@ -158,9 +162,13 @@ impl Refusal {
             | Self::RunClosed
             | Self::WorkflowClosed => StatusCode::GONE,
             Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotWatched | Self::NotAccepted | Self::Busy | Self::Timeout | Self::Draining | Self::ApiServer => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotWatched
+            | Self::NotAccepted
+            | Self::JobPaused
+            | Self::Busy
+            | Self::Timeout
+            | Self::Draining
+            | Self::ApiServer => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -169,7 +177,12 @@ impl Refusal {
     pub fn may_be_stale(&self) -> bool {
         matches!(
             self,
-            Self::NotRegistered | Self::NotTheRunner | Self::ForeignRun | Self::UnknownCommand | Self::JobCancelled
+            Self::NotRegistered
+                | Self::NotTheRunner
+                | Self::ForeignRun
+                | Self::UnknownCommand
+                | Self::JobCancelled
+                | Self::JobPaused
         )
     }
 }
@@ -229,6 +242,7 @@ mod tests {
         let passing = [
             Refusal::NotWatched,
             Refusal::NotAccepted,
+            Refusal::JobPaused,
             Refusal::OtherOutcome,
             Refusal::UnknownCommand,
             Refusal::TooOften,

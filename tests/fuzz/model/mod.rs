@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use clap::Parser;
 use koco::{
-    api::{AgentJob, AgentRun, DesiredState, RunCommand, TerminationSource, TerminationType},
+    api::{AgentJob, AgentRun, DesiredState, Phase, RunCommand, TerminationSource, TerminationType},
     controller::agentjob::{
         Defaults,
         plan::{Action, Guard, ObservedState, OperatorContext, Plan, plan},
@@ -107,11 +107,11 @@ fn observe(world: &World, job: &AgentJob, runs_behind: usize, pods_behind: usize
     let status = job.status.clone().unwrap_or_default();
     let over = status.phase.is_some_and(|p| p.is_terminal());
     if let Some(active) = status.active_run.filter(|n| !over && runs.iter().all(|r| r.number() < *n))
-        && status.runner_pod_uid.is_some()
+        && (status.runner_pod_uid.is_some() || job.spec.desired_state == DesiredState::Paused)
     {
         match world.runs.get(&active) {
             Some(run) => runs.push(run.clone()),
-            None => observed.active_is_missing = true,
+            None => observed.active_is_missing = status.runner_pod_uid.is_some(),
         }
     }
     let cached = &world.earlier(pods_behind).pods;
@@ -318,6 +318,14 @@ fn is_sound(world: &World) -> Result<(), TestCaseError> {
             world.attempts
         );
     }
+    if status.phase == Some(Phase::Paused)
+        && world.job.spec.desired_state == DesiredState::Paused
+        && status.observed_generation == world.job.metadata.generation
+    {
+        // A pod that is to end lets its agent go on, for its SIGTERM.
+        let runs = world.pods.iter().find(|(_, p)| p.agent && !p.frozen && p.killed_at.is_none());
+        prop_assert!(runs.is_none(), "the agent of {:?} runs in a job that is said to be paused", runs.map(|(n, _)| n));
+    }
     if status.phase.is_some_and(|p| p.is_terminal()) && !world.tampered {
         let newest = world.runs.values().next_back();
         prop_assert!(newest.is_none_or(AgentRun::is_closed), "the job has ended, and its run is open");
@@ -452,6 +460,23 @@ fn a_pod_that_is_deleted_by_force_just_before_its_run_is_closed() {
     }
     assert!(world.runs.values().any(AgentRun::is_closed), "the old cache has closed the run");
     settle(&mut world).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Its agent has started, and a controller whose copies don't have the run yet is asked for a pause.
+#[test]
+fn a_job_whose_run_is_not_in_the_cache_is_not_called_paused() {
+    let mut world = World::new(&json!({}));
+    let reconcile = |behind| Event::Reconcile { behind, actions: usize::MAX };
+    let events = [
+        reconcile((0, 0, 0)),
+        Event::Runner(0, Runner::Start),
+        Event::User(DesiredState::Paused),
+        reconcile((0, 5, 0)),
+    ];
+    for event in &events {
+        happen(&mut world, event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
+    }
+    assert!(world.pods.values().any(|pod| pod.agent), "the agent lives");
 }
 
 /// Its pod is deleted by force while its agent runs, and a controller with an old cache creates the pod of the run again.

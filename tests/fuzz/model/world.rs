@@ -26,6 +26,8 @@ pub struct Pod {
     pub started: bool,
     /// Whether its agent lives.
     pub agent: bool,
+    /// Whether its agent stands still.
+    pub frozen: bool,
     /// When the node ends it at the latest.
     pub killed_at: Option<i64>,
     born: u64,
@@ -171,6 +173,7 @@ impl World {
             runner: true,
             started: false,
             agent: false,
+            frozen: false,
             killed_at: None,
             born: self.version,
         };
@@ -246,21 +249,27 @@ impl World {
         let over = status.is_some_and(|s| {
             s.phase.is_some_and(|p| p.is_terminal()) || s.active_run.is_some_and(|newest| newest > run.number())
         });
-        let cancelled = self.job.spec.desired_state == DesiredState::Cancelled && !run.is_ready();
+        let told = run.spec.command.as_ref().map_or(DesiredState::Running, |c| c.state);
+        let unwanted = match self.job.spec.desired_state {
+            DesiredState::Running => false,
+            DesiredState::Paused => !run.is_ready() && told == DesiredState::Running,
+            DesiredState::Cancelled => !run.is_ready(),
+        };
         let Some(uid) = self.pods[name].object.as_ref().map(|o| o.uid.clone()) else { return };
         // A run has one runner: the gateway refuses that of another pod, which has another key.
         let is_taken = run.status.as_ref().and_then(|s| s.pod_uid.as_ref()).is_some_and(|of| *of != uid);
-        if over || cancelled || run.is_closed() || is_taken {
+        if over || unwanted || run.is_closed() || is_taken {
             return;
         }
         let (ready, generation) = (self.time(), run.command_generation());
-        let held = run.spec.command.as_ref().is_some_and(|c| c.state != DesiredState::Running);
-        let (state, time) = (RunnerState::Waiting, self.time());
+        let held = told != DesiredState::Running;
+        let (state, time, started) = (RunnerState::Waiting, self.time(), self.pods[name].started);
         let written = self.modify_run(&run, |run| {
             let status = run.status.get_or_insert_default();
             status.pod_uid.get_or_insert_with(|| uid.clone());
             status.ready_time.get_or_insert_with(|| ready.clone());
-            if status.acknowledged.as_ref().is_none_or(|a| a.generation < generation) {
+            // One whose agent has started obeys each command by itself.
+            if !started && status.acknowledged.as_ref().is_none_or(|a| a.generation < generation) {
                 status.acknowledged =
                     Some(Acknowledged { binding: 0, generation, state, problem: None, time: time.clone() });
             }
@@ -295,6 +304,7 @@ impl World {
             (_, true) => RunnerState::Running,
         };
         let (generation, time) = (command.generation, self.time());
+        self.pods.get_mut(name).expect("it is there").frozen = state == RunnerState::Frozen;
         self.modify_run(&run, |run| {
             let acknowledged = Acknowledged { binding: 0, generation, state, problem: None, time: time.clone() };
             run.status.get_or_insert_default().acknowledged = Some(acknowledged);

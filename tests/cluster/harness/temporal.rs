@@ -50,7 +50,8 @@ impl TemporalServer {
 
     pub async fn start(&mut self) {
         self.process.start();
-        within(Duration::from_secs(60), "the Temporal server to answer", async || {
+        // Minutes: a busy machine that kills and freezes it beside much else may take as long.
+        within(Duration::from_secs(300), "the Temporal server to answer", async || {
             TcpStream::connect(&self.address).await.map_err(|e| e.to_string())?;
             let describe = ["operator", "namespace", "describe", "default", "--address", &self.address];
             run(&cluster::get().dev, "temporal", &describe)

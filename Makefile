@@ -107,6 +107,10 @@ python-test: deps ## checks and tests of the Python package; ARGS=filter, PYTHON
 chart-test: tools ## tests of the Helm chart
 	PATH="$(KOCO_DEV_DIR)/tools:$$PATH" charts/koco/tests/run
 
+.PHONY: gitops-test
+gitops-test: ## how kstatus, Argo CD and Flux read AgentJobs, by their own libraries; needs only Go
+	cd tests/gitops && go test -count=1 $(ARGS) ./... # it reads files that Go's cache of results doesn't know
+
 .PHONY: cluster-test
 cluster-test: ## tests against the cluster that is up; ARGS go to the test binary
 	cargo test --test cluster --no-run

@@ -1,4 +1,5 @@
-//! The conditions of an AgentJob, after the Kubernetes API conventions: the phase only sums them up.
+//! The conditions of an AgentJob, after the Kubernetes API conventions: the phase only sums them up. `Reconciling` and
+//! `Stalled` are those that kstatus knows, by which Flux, Helm and others read any resource: at most one of them is True.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -8,7 +9,9 @@ pub const READY: &str = "Ready";
 pub const PAUSED: &str = "Paused";
 /// Unknown while the job runs; then whether it succeeded.
 pub const SUCCEEDED: &str = "Succeeded";
-/// The job can't go on until a user or administrator fixes the cause.
+/// The job is on its way to what the spec asks for. Not while it is paused or stalled, nor when it has ended.
+pub const RECONCILING: &str = "Reconciling";
+/// The job can't go on until a user or administrator fixes the cause, or has failed.
 pub const STALLED: &str = "Stalled";
 
 /// The reason of a condition or event, in CamelCase and stable: koco's own, and those that it passes on.
@@ -156,4 +159,10 @@ pub fn set(list: &mut Vec<Condition>, update: ConditionUpdate, generation: Optio
 /// Whether a condition is True.
 pub fn is_true(list: &[Condition], kind: &str) -> bool {
     list.iter().any(|c| c.type_ == kind && c.status == "True")
+}
+
+/// The condition that says why a job can't go on until somebody helps; that it has failed is no such reason.
+pub fn stall(list: &[Condition]) -> Option<&Condition> {
+    let stalled = list.iter().find(|c| c.type_ == STALLED && c.status == "True");
+    stalled.filter(|c| c.reason != Reason::Failed.as_str())
 }

@@ -9,12 +9,13 @@ use super::{
     RetryPolicy, Timeouts, names, schema,
 };
 
-/// AgentJob runs one AI agent as a job: an entry point, inputs, and the pod to run it in.
+/// What to run: an entry point, inputs, and the pod to run it in.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[kube(
     group = "kodosumi.io",
     version = "v1alpha1",
     kind = "AgentJob",
+    doc = "AgentJob runs one AI agent as a job: it starts the agent in a pod, retries, pauses, resumes and cancels it, and has its result.",
     plural = "agentjobs",
     singular = "agentjob",
     shortname = "aj",
@@ -23,16 +24,20 @@ use super::{
     status = "AgentJobStatus",
     derive = "PartialEq",
     derive = "Default",
+    label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
     annotation("kodosumi.io/schema-version", "4"),
     selectable = ".status.phase",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".status.resolved.executionMode"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Succeeded')].reason"),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Workflow", type_ = "string", json_path = ".status.workflow.id", priority = 1),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".status.resolved.executionMode", priority = 1),
+    printcolumn(name = "Started", type_ = "date", json_path = ".status.startTime", priority = 1),
+    printcolumn(name = "Finished", type_ = "date", json_path = ".status.completionTime", priority = 1),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.runnerPod", priority = 1),
+    printcolumn(name = "Workflow", type_ = "string", json_path = ".status.workflow.id", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must be no more than 63 characters"),
     validation = Rule::new(
         "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Cancelled']) || (has(self.status) && has(self.status.phase) && self.status.phase == oldSelf.status.phase)"

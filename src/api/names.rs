@@ -14,6 +14,14 @@ pub const LABEL_RUN_NUMBER: &str = "kodosumi.io/run-number";
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// The value of [`LABEL_COMPONENT`] on runner pods.
 pub const RUNNER_COMPONENT: &str = "agent-runner";
+/// Labels on everything that koco creates in users' namespaces.
+pub const LABELS: [(&str, &str); 3] =
+    [(LABEL_NAME, "koco-agent"), ("app.kubernetes.io/part-of", "koco"), ("app.kubernetes.io/managed-by", "koco")];
+/// Label on everything that koco creates, and of runner pods what their template says instead.
+pub const LABEL_NAME: &str = "app.kubernetes.io/name";
+/// The domains of labels that say who manages an AgentJob. Its pods don't inherit them: Argo CD, for one, would take
+/// them for objects that it has created.
+const MANAGERS: [&str; 5] = ["app.kubernetes.io", "argocd.argoproj.io", "helm.sh", "kodosumi.io", "toolkit.fluxcd.io"];
 /// Annotation on an AgentJob: a new id requests the spec's desired state once more.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
 /// Annotation on an AgentJob, AgentRun or pod: requests that what doesn't fit of it is repaired. Any new value, by
@@ -56,6 +64,12 @@ pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
 /// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first
 /// place.
 pub const ANNOTATION_AGENT_CONTAINER: &str = "kodosumi.io/agent-container";
+
+/// Whether pods inherit an AgentJob's label.
+pub fn is_inherited(label: &str) -> bool {
+    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
+    !MANAGERS.iter().any(|of| domain.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
 
 /// The name of a job's run: the job's name, eight digits of its UID's SHA-256, the number. So there is one object for
 /// each number.
@@ -185,6 +199,16 @@ mod tests {
         }
         assert_eq!(job_uid("c", &workflow("c", "u")), None);
         assert_eq!((run_of_activity(&activity(3)), run_of_activity("start_runner-3")), (Some(3), None));
+    }
+
+    #[test]
+    fn pods_inherit_no_label_of_who_manages_the_job() {
+        for inherited in ["team", "example.com/cost", "kueue.x-k8s.io/queue-name", "nothelm.sh/x"] {
+            assert!(is_inherited(inherited), "{inherited}");
+        }
+        for not in [LABEL_NAME, "kustomize.toolkit.fluxcd.io/name", "helm.sh/chart", LABEL_RETRY_OF, LABEL_JOB_UID] {
+            assert!(!is_inherited(not), "{not}");
+        }
     }
 
     #[test]

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJson, Seconds, schema};
 
-/// AgentRun is one runner of an AgentJob: its pod, the grant with which its agent may start, and how it ended. Written
-/// by koco only.
+/// Which run of which job it is, the grant with which its agent may start, and the newest command for it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "kodosumi.io",
     version = "v1alpha1",
     kind = "AgentRun",
+    doc = "AgentRun is one runner of an AgentJob: its pod, the grant with which its agent may start, and how it ended. Written by koco only.",
     plural = "agentruns",
     singular = "agentrun",
     shortname = "ar",
@@ -28,6 +28,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     namespaced,
     status = "AgentRunStatus",
     derive = "PartialEq",
+    label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
     annotation("kodosumi.io/schema-version", "4"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, schema};
 
@@ -65,10 +66,12 @@ impl Phase {
 }
 
 /// The observed state of a job.
+// The default tells a job that no controller has seen from one of which there is nothing to say.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = json!({ "observedGeneration": -1 })))]
 pub struct AgentJobStatus {
-    /// The generation of the spec that this status is based on.
+    /// The generation of the spec that this status is based on; -1 before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// A summary of the conditions.
@@ -117,7 +120,7 @@ pub struct AgentJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
     pub pending_since: Option<Time>,
-    /// Ready, Paused, Succeeded, Stalled.
+    /// Ready, Paused, Succeeded, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -58,10 +58,33 @@ fn yaml(crd: &CustomResourceDefinition) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn output(resource: Option<&str>, list: bool) -> anyhow::Result<String> {
         text(&Arguments { resource: resource.map(Into::into), list })
+    }
+
+    /// The paths of a schema that have no description of their own, or one that says nothing.
+    fn unexplained(path: &str, schema: &Value) -> Vec<String> {
+        let text = schema["description"].as_str().unwrap_or_default();
+        let says = !text.starts_with("Auto-generated") && text.ends_with('.');
+        // `kubectl explain` shows those of fields, not those of the items of a list.
+        let own = (!says && !path.ends_with("[]")).then(|| path.to_string());
+        let fields = schema["properties"].as_object().into_iter().flatten();
+        let fields = fields.flat_map(|(name, field)| unexplained(&format!("{path}.{name}"), field));
+        let items = schema.get("items").map(|items| unexplained(&format!("{path}[]"), items)).unwrap_or_default();
+        own.into_iter().chain(fields).chain(items).collect()
+    }
+
+    #[test]
+    fn kubectl_explain_has_a_sentence_for_every_field() {
+        for crd in definitions() {
+            let text = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+            let none: Vec<String> = vec![];
+            assert_eq!(unexplained(plural(&crd), &text["openAPIV3Schema"]), none);
+        }
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
     let template = template.get("metadata");
     let of_template =
         |key: &str| template.and_then(|m| m.get(key)).and_then(Value::as_object).cloned().unwrap_or_default();
-    let (mut labels, mut annotations) = (of_template("labels"), of_template("annotations"));
+    let (mut labels, mut annotations) = (inherited(job), of_template("annotations"));
+    labels.extend(of_template("labels"));
     for (key, value) in DO_NOT_DISTURB {
         annotations.entry(key).or_insert(json!(value));
     }
@@ -85,8 +86,12 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
     labels.insert(names::LABEL_JOB_NAME.into(), json!(name));
     labels.insert(names::LABEL_RUN_NUMBER.into(), json!(run.number().to_string()));
     labels.insert(names::LABEL_COMPONENT.into(), json!(names::RUNNER_COMPONENT));
-    labels.insert("app.kubernetes.io/part-of".into(), json!("koco"));
-    labels.insert("app.kubernetes.io/managed-by".into(), json!("koco"));
+    for (key, value) in names::LABELS {
+        // What the program is called is for its author to say.
+        if key != names::LABEL_NAME || !labels.contains_key(key) {
+            labels.insert(key.into(), json!(value));
+        }
+    }
     Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -106,6 +111,12 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         },
         "spec": spec,
     }))
+}
+
+/// The labels of the job that its pods have, too.
+fn inherited(job: &AgentJob) -> Map<String, Value> {
+    let labels = job.metadata.labels.iter().flatten().filter(|(key, _)| names::is_inherited(key));
+    labels.map(|(key, value)| (key.clone(), json!(value))).collect()
 }
 
 /// A template as a value; the error names the field that nests too deeply.
@@ -300,6 +311,27 @@ mod tests {
             (1, &json!("r-2"))
         );
         assert!(!metadata.to_string().contains("another"), "{metadata}");
+    }
+
+    #[test]
+    fn the_jobs_labels_are_inherited_and_the_templates_come_before_them() {
+        let mut job = job();
+        let labels =
+            [("team", "y"), ("cost", "z"), ("app.kubernetes.io/instance", "an-application"), (names::LABEL_NAME, "n")];
+        job.metadata.labels = Some(labels.map(|(key, value)| (key.into(), value.into())).into());
+        let labels = |job: &AgentJob| build(job, &run(), &settings()).unwrap()["metadata"]["labels"].clone();
+        let found = labels(&job);
+        assert_eq!((&found["team"], &found["cost"]), (&json!("x"), &json!("z")));
+        assert_eq!(found.get("app.kubernetes.io/instance"), None, "its manager's");
+        assert_eq!(found[names::LABEL_NAME], json!("koco-agent"));
+        let mut template: Value = job.spec.template.read().unwrap();
+        template["metadata"]["labels"] = json!({ names::LABEL_NAME: "weather", "app.kubernetes.io/part-of": "mine" });
+        job.spec.template = template.into();
+        let found = labels(&job);
+        assert_eq!(
+            (&found[names::LABEL_NAME], &found["app.kubernetes.io/part-of"]),
+            (&json!("weather"), &json!("koco"))
+        );
     }
 
     #[test]

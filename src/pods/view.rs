@@ -43,6 +43,8 @@ pub struct PodView {
     pub deletion_deadline: Option<Time>,
     /// Whether a scheduling gate holds it back.
     pub gated: bool,
+    /// Whether the scheduler has found no node for it.
+    pub unscheduled: bool,
     /// `Succeeded` or `Failed`: all its containers have ended.
     pub ended: bool,
     /// The pod's own reason for its failure, such as `Evicted`.
@@ -94,6 +96,7 @@ impl PodView {
             created: meta.creation_timestamp.clone(),
             deletion_deadline: meta.deletion_timestamp.clone(),
             gated,
+            unscheduled: scheduling.is_some() && !gated,
             ended: matches!(phase, "Succeeded" | "Failed"),
             reason: status.reason.clone(),
             agent: agent.map_or(AgentContainer::Waiting, container),

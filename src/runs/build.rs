@@ -54,13 +54,12 @@ pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32)
 
 fn object(job: &JobRef, spec: AgentRunSpec) -> AgentRun {
     let number = spec.identity.number;
-    let labels = BTreeMap::from([
+    let mut labels = BTreeMap::from([
         (names::LABEL_JOB_UID.to_string(), job.uid.clone()),
         (names::LABEL_JOB_NAME.into(), job.name.clone()),
         (names::LABEL_RUN_NUMBER.into(), number.to_string()),
-        ("app.kubernetes.io/part-of".into(), "koco".into()),
-        ("app.kubernetes.io/managed-by".into(), "koco".into()),
     ]);
+    labels.extend(names::LABELS.map(|(key, value)| (key.into(), value.into())));
     let owner = OwnerReference {
         api_version: names::API_VERSION.into(),
         kind: "AgentJob".into(),

@@ -15,6 +15,7 @@ mod clocks;
 mod flood;
 mod forged;
 mod frozen_temporal;
+mod gitops;
 mod harness;
 mod held;
 mod injected;

@@ -17,7 +17,7 @@ use crate::harness::{
 const EVIL: &str = "x\r\nPhase:     Succeeded\x1b]52;c;ZXZpbA==\x07\u{9b}2J\x7f\u{202e}\u{61c}\u{2028}";
 
 /// Exit code and all output of a command about the job.
-async fn says(job: &Job<'_>, args: &[&str]) -> (i32, String, String) {
+pub async fn says(job: &Job<'_>, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(KOCO);
     command.arg("kubectl").args(args).args([&job.name, "-n", &job.test.namespace]);
     let command = command.stdin(Stdio::null()).kill_on_drop(true).output();

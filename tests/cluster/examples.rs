@@ -21,8 +21,8 @@ fn documents(file: &str) -> Vec<Value> {
 async fn every_example_is_admitted() {
     let test = Test::new().await;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
-    let all = kubectl(&["apply", "-n", &test.namespace, "--dry-run=server", "-f", folder]).expect("admission");
-    assert!(all.matches("agentjob.kodosumi.io/").count() >= 4, "{all}");
+    let all = kubectl(&["create", "-n", &test.namespace, "--dry-run=server", "-f", folder]).expect("admission");
+    assert!(all.matches("agentjob.kodosumi.io/").count() >= 5, "{all}");
 }
 
 /// A volume of this machine, which a claim in the test's namespace gets.

@@ -17,7 +17,9 @@ pub(super) async fn ask(session: &Session, name: &str, state: DesiredState) -> a
         bail!("agentjob.kodosumi.io/{name} {why}");
     }
     let patch = Patch::Merge(patch(&job, state, &fresh_id()?));
-    session.jobs().patch(name, &PatchParams::default(), &patch).await.map_err(|e| session.explain(e, name))?;
+    // Not `kubectl-`: Flux takes the fields back that managers of such names have written.
+    let params = PatchParams { field_manager: Some("koco".into()), ..PatchParams::default() };
+    session.jobs().patch(name, &params, &patch).await.map_err(|e| session.explain(e, name))?;
     let word = match state {
         DesiredState::Running => "resume requested",
         DesiredState::Paused => "pause requested",

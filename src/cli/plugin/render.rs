@@ -10,8 +10,8 @@ use super::{
     text::{self, plain},
 };
 use crate::api::{
-    Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, RunnerState, Termination,
-    conditions,
+    Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Reason, RunnerState,
+    Termination, conditions,
 };
 
 /// How many events are shown.
@@ -221,6 +221,7 @@ fn control(
 /// Conditions that need not be shown: the phase implies them, or they are normal.
 fn matters(c: &Condition) -> bool {
     match c.type_.as_str() {
+        _ if c.reason == Reason::Failed.as_str() => false,
         conditions::STALLED => c.status == "True",
         conditions::READY => c.status != "True",
         conditions::PAUSED => c.status != "True" && c.reason != "NotPaused",

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Context, index::readable};
 use crate::{
-    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase},
+    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase, conditions},
     lifecycle,
     platform::{clock, metrics::JobMetrics},
     protocol::error_types,
@@ -131,8 +131,7 @@ pub(super) fn census(metrics: &JobMetrics, context: &Context, loops: usize) {
 
 /// Why a job is stalled, as a label.
 fn stall(job: &AgentJob) -> Option<&'static str> {
-    let conditions = &job.status.as_ref()?.conditions;
-    let stalled = conditions.iter().find(|c| c.type_ == crate::api::conditions::STALLED && c.status == "True")?;
+    let stalled = conditions::stall(&job.status.as_ref()?.conditions)?;
     Some(STALLED.into_iter().find(|known| *known == stalled.reason).unwrap_or("Other"))
 }
 

@@ -2,7 +2,10 @@
 //! before the first pod, and whatever others do to it is undone. It is never deleted: it selects agents' pods only, and
 //! outlives the last of them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use k8s_openapi::api::{discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
 use kube::{
@@ -81,7 +84,7 @@ impl AgentNetwork {
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": {
                 "name": names::AGENT_NETWORK_POLICY,
-                "labels": { "app.kubernetes.io/part-of": "koco", "app.kubernetes.io/managed-by": "koco" },
+                "labels": BTreeMap::from(names::LABELS),
             },
             "spec": block(spec.clone(), blocked),
         });

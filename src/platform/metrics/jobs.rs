@@ -74,7 +74,7 @@ impl Default for JobMetrics {
 impl JobMetrics {
     pub(super) fn register(&self, all: &mut Registration) {
         all.labelled("jobs", "Jobs that exist", &self.jobs);
-        all.labelled("jobs_stalled", "Jobs whose condition Stalled is True", &self.stalled);
+        all.labelled("jobs_stalled", "Jobs that can't go on until somebody helps", &self.stalled);
         all.labelled(
             "job_oldest_pending_seconds",
             "Since when the longest waiting job is Pending that should run",

@@ -349,7 +349,7 @@ pub fn condition(status: &AgentJobStatus, kind: &str) -> (String, String, String
 }
 
 pub fn stalled(status: &AgentJobStatus) -> bool {
-    conditions::is_true(&status.conditions, conditions::STALLED)
+    conditions::stall(&status.conditions).is_some()
 }
 
 /// The agent's result.

@@ -125,5 +125,6 @@ fn a_foreign_reason_is_one_word() {
     };
     assert_eq!(stalled("PodRefused"), Some("PodRefused"));
     assert_eq!(stalled("Canary"), Some("Other"));
+    assert_eq!(stalled("Failed"), None, "it waits for nobody");
     assert_eq!(stall(&job()), None);
 }

@@ -1,17 +1,48 @@
-//! The conditions, from the rest of the status: Ready, Paused, Succeeded, Stalled.
+//! The conditions, from the rest of the status: Ready, Paused, Succeeded, Reconciling, Stalled.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{Decision, view::JobView};
 use crate::api::{
     AgentJobStatus, AgentRun, DesiredState, Phase, Reason, RunnerState,
-    conditions::{self, ConditionUpdate, PAUSED, READY, STALLED, SUCCEEDED},
+    conditions::{self, ConditionUpdate, PAUSED, READY, RECONCILING, STALLED, SUCCEEDED},
 };
+
+/// Where the job is on its way to what the spec asks for.
+enum Course {
+    /// On its way.
+    UnderWay,
+    /// Paused, or ended as somebody wanted it.
+    Settled,
+    /// Failed, or it can't go on: why.
+    Stuck(Reason, String),
+}
+
+impl Course {
+    fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -> Self {
+        match (&decision.blocked, decision.phase) {
+            (Some((reason, message)), _) => Self::Stuck(reason.clone(), message.clone()),
+            (None, Phase::Failed) => {
+                let error = status.error.clone().unwrap_or_default();
+                Self::Stuck(Reason::Failed, format!("{}: {}", error.kind, error.message))
+            }
+            (None, Phase::Succeeded | Phase::Cancelled) => Self::Settled,
+            (None, Phase::Paused) if is_to_be_paused(view) => Self::Settled,
+            (None, _) => Self::UnderWay,
+        }
+    }
+}
+
+/// Whether the pause of a paused job is to last: a resume that the workflow has not carried out yet is on its way.
+fn is_to_be_paused(view: &JobView<'_>) -> bool {
+    view.desired() == DesiredState::Paused || (view.is_held() && request_received(view))
+}
 
 /// All of them, for the new status.
 pub(super) fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -> Vec<Condition> {
-    let updates =
-        [ready(view, decision), paused(view, decision.phase), succeeded(view, decision, status), stalled(decision)];
+    let (succeeded, course) = (succeeded(view, decision, status), Course::of(view, decision, status));
+    let reconciling = reconciling(&course, &succeeded);
+    let updates = [ready(view, decision), paused(view, decision.phase), succeeded, reconciling, stalled(course)];
     let mut list = status.conditions.clone();
     for update in updates {
         conditions::set(&mut list, update, view.job.metadata.generation, view.now().clone());
@@ -30,8 +61,10 @@ fn ready(view: &JobView<'_>, decision: &Decision) -> ConditionUpdate {
     if let Some((reason, message)) = decision.blocked.as_ref().filter(|(r, _)| *r == Reason::TemporalNotConfigured) {
         return update(READY, Some(false), reason.clone(), message);
     }
-    if decision.phase.is_terminal() {
-        return update(READY, Some(true), Reason::Finished, "the job has ended");
+    match decision.phase {
+        Phase::Failed => return update(READY, Some(false), Reason::Failed, "the job has failed: see Succeeded"),
+        phase if phase.is_terminal() => return update(READY, Some(true), Reason::Finished, "the job has ended"),
+        _ => {}
     }
     let heartbeat = view.resolved.timeouts.heartbeat;
     let asked = view.job.spec.timeouts.as_ref().and_then(|t| t.heartbeat);
@@ -125,8 +158,13 @@ fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -
         }
         Phase::Cancelled => update(SUCCEEDED, Some(false), Reason::Cancelled, "the job was cancelled"),
         Phase::Retrying => {
-            let message = format!("attempt {attempt} failed: {}; a retry follows", error.message);
-            update(SUCCEEDED, None, Reason::Retrying, message)
+            let failed = format!("attempt {attempt} failed: {}; a retry", error.message);
+            match hindrance(decision) {
+                Some((reason, message)) => {
+                    update(SUCCEEDED, None, reason.clone(), format!("{failed} waits: {}: {message}", reason.as_str()))
+                }
+                None => update(SUCCEEDED, None, Reason::Retrying, format!("{failed} follows")),
+            }
         }
         Phase::Cancelling => update(SUCCEEDED, None, Reason::Cancelling, "the agent is being stopped"),
         Phase::Paused => update(SUCCEEDED, None, Reason::Paused, "the job is paused"),
@@ -138,7 +176,10 @@ fn succeeded(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatus) -
             }
             None => update(SUCCEEDED, None, Reason::Running, format!("attempt {attempt} is running")),
         },
-        Phase::Pending => update(SUCCEEDED, None, Reason::Pending, pending(view, decision)),
+        Phase::Pending => {
+            let reason = hindrance(decision).map_or(Reason::Pending, |(reason, _)| reason.clone());
+            update(SUCCEEDED, None, reason, pending(view, decision))
+        }
     }
 }
 
@@ -148,18 +189,33 @@ fn unresponsive_since(view: &JobView<'_>) -> Option<Timestamp> {
     run.status.as_ref()?.unresponsive_since.as_ref().map(|since| since.0)
 }
 
+/// What a job whose agent has not started waits for, whether that may come by itself or not.
+fn hindrance(decision: &Decision) -> Option<&(Reason, String)> {
+    decision.blocked.as_ref().or(decision.waits.as_ref())
+}
+
 fn pending(view: &JobView<'_>, decision: &Decision) -> String {
     // The name is shown only once the pod exists: until then it is secret.
-    match (&decision.blocked, view.pod) {
+    match (hindrance(decision), view.pod) {
         (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
         (None, None) => "the job is being submitted".into(),
         (None, Some(pod)) => format!("pod {} is starting", pod.name),
     }
 }
 
-fn stalled(decision: &Decision) -> ConditionUpdate {
-    match &decision.blocked {
-        Some((reason, message)) => update(STALLED, Some(true), reason.clone(), message),
-        None => update(STALLED, Some(false), Reason::Moving, "no action is needed"),
+/// Says the same as Succeeded while that is unknown.
+fn reconciling(course: &Course, succeeded: &ConditionUpdate) -> ConditionUpdate {
+    let reason = succeeded.reason.clone();
+    match course {
+        Course::UnderWay => update(RECONCILING, Some(true), reason, &succeeded.message),
+        Course::Settled => update(RECONCILING, Some(false), reason, "nothing more is asked for"),
+        Course::Stuck(reason, _) => update(RECONCILING, Some(false), reason.clone(), "see Stalled"),
+    }
+}
+
+fn stalled(course: Course) -> ConditionUpdate {
+    match course {
+        Course::Stuck(reason, message) => update(STALLED, Some(true), reason, message),
+        Course::UnderWay | Course::Settled => update(STALLED, Some(false), Reason::Moving, "no action is needed"),
     }
 }

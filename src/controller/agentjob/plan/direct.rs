@@ -88,6 +88,7 @@ fn waiting(view: &JobView<'_>, pending: &Pending) -> Decision {
         phase: waiting_phase(&retry(view)),
         pending_since: pending.since.clone(),
         blocked: pending.blocked.clone(),
+        waits: pending.waits.clone(),
         requeue: pending.requeue,
         ..Decision::unchanged(view)
     }

@@ -43,10 +43,7 @@ pub(super) fn between(old: &AgentJobStatus, new: &AgentJobStatus) -> Vec<Event> 
     {
         events.push(event(Warning, "AttemptFailed", format!("{}: {}", error.kind, error.message)));
     }
-    let stalled = |s: &AgentJobStatus| {
-        let found = s.conditions.iter().find(|c| c.type_ == conditions::STALLED && c.status == "True");
-        found.map(|c| (c.reason.clone(), c.message.clone()))
-    };
+    let stalled = |s: &AgentJobStatus| conditions::stall(&s.conditions).map(|c| (c.reason.clone(), c.message.clone()));
     if let Some((reason, message)) = stalled(new).filter(|new| stalled(old).is_none_or(|old| old.0 != new.0)) {
         events.push(event(
             Warning,

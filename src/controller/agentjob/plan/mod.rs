@@ -272,6 +272,8 @@ struct Decision {
     pending_since: Option<Time>,
     /// Why the job is stalled.
     blocked: Option<(Reason, String)>,
+    /// What it waits for, if that may come without anybody's help.
+    waits: Option<(Reason, String)>,
     /// Why this generation could not be passed on.
     not_ready: Option<(Reason, String)>,
     actions: Vec<Action>,
@@ -291,6 +293,7 @@ impl Decision {
             error: old.error.clone(),
             pending_since: old.pending_since.clone(),
             blocked: None,
+            waits: None,
             not_ready: None,
             actions: Vec::new(),
             requeue: None,

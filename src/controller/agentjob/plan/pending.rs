@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub since: Option<Time>,
     /// Why it is stalled, if it is.
     pub blocked: Option<(Reason, String)>,
+    /// What it waits for, if that may come by itself: its node.
+    pub waits: Option<(Reason, String)>,
     /// The error with which the job fails, if the pending time-out is over.
     pub timed_out: Option<ErrorStatus>,
     /// When to check again.
@@ -33,9 +35,12 @@ pub(super) struct Pending {
 
 /// The state of the newest run, or of the next one.
 pub(super) fn of(view: &JobView<'_>) -> Pending {
+    // A pause or a gate holds it: the time-out doesn't run. Under a pause nothing is missing, either.
+    if view.is_held() {
+        return Pending::default();
+    }
     let blocked = blocked(view);
-    // A gate or a pause holds it: the time-out doesn't run.
-    if view.pod.is_some_and(|p| p.gated) || view.is_held() {
+    if view.pod.is_some_and(|p| p.gated) {
         return Pending { blocked, ..Pending::default() };
     }
     // The time-out runs from the pod's creation.
@@ -44,8 +49,13 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     };
     let since = since(view, pod);
     let (limit, waited) = (view.resolved.timeouts.pending.get(), view.since(&since));
+    // A new node may take minutes: an autoscaler is given half of the time.
+    let patience = (limit / 2).checked_sub(waited).filter(|left| !left.is_zero() && is_about_its_node(view));
+    if let Some(left) = patience {
+        return Pending { since: Some(since), waits: blocked, requeue: Some(left), ..Pending::default() };
+    }
     if waited < limit {
-        return Pending { since: Some(since), blocked, timed_out: None, requeue: Some(limit - waited) };
+        return Pending { since: Some(since), blocked, requeue: Some(limit - waited), ..Pending::default() };
     }
     let why = match (&blocked, view.run_error()) {
         (Some((reason, message)), _) => format!("{}: {message}", reason.as_str()),
@@ -56,7 +66,7 @@ pub(super) fn of(view: &JobView<'_>) -> Pending {
     };
     let message = format!("the pod was not ready within {} s: {why}", limit.as_secs());
     let timed_out = Some(ErrorStatus { kind: error_types::PENDING_TIMEOUT.into(), message });
-    Pending { since: Some(since), blocked, timed_out, requeue: None }
+    Pending { since: Some(since), blocked, timed_out, ..Pending::default() }
 }
 
 /// Since when the pod of a run that is not ready counts. One clock for all pods in a row whose agent never starts; it
@@ -83,6 +93,11 @@ pub(super) fn carried(view: &JobView<'_>, started: bool) -> Option<Time> {
         return view.series_since();
     }
     view.old.pending_since.clone().filter(|_| !started && !view.is_held())
+}
+
+/// Whether the only thing that keeps the newest run's pod from running is that the scheduler has no node for it.
+fn is_about_its_node(view: &JobView<'_>) -> bool {
+    view.observed.blocked.is_none() && view.pod.is_some_and(|pod| pod.unscheduled)
 }
 
 /// Why the newest run's pod is not running.

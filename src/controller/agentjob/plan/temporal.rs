@@ -162,6 +162,7 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
         sent,
         not_ready,
         blocked: tell.blocked.or_else(|| failing.map(refused)),
+        waits: tell.waits,
         pending_since: tell.pending_since,
         actions,
         requeue,
@@ -348,6 +349,7 @@ struct Tell {
     actions: Vec<Action>,
     requeue: Option<Duration>,
     blocked: Option<(Reason, String)>,
+    waits: Option<(Reason, String)>,
     pending_since: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
 }
 
@@ -461,6 +463,7 @@ fn on_its_way(view: &JobView<'_>, run: &AgentRun, tell: Tell) -> Tell {
         requeue: super::sooner(requeue, left),
         actions: close.or(create).into_iter().collect(),
         blocked: pending.blocked,
+        waits: pending.waits,
         pending_since: pending.since,
     }
 }

@@ -2,6 +2,7 @@
 
 mod direct;
 mod ended;
+mod gitops;
 mod limits;
 mod pending;
 mod temporal;

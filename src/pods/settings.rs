@@ -29,6 +29,9 @@ pub struct PodSettings {
     /// Its pull policy
     #[arg(long, env = "KOCO_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub runner_image_pull_policy: String,
+    /// Secrets to pull it with, by name in the namespaces of the jobs, separated by commas
+    #[arg(long, env = "KOCO_RUNNER_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    pub runner_image_pull_secrets: Vec<String>,
     /// Resources of the init container that copies koco-runner, as JSON
     #[arg(long, env = "KOCO_RUNNER_RESOURCES", default_value = DEFAULT_RESOURCES,
         value_parser = json_object::<ResourceRequirements>, hide_default_value = true)]
@@ -85,6 +88,7 @@ impl PodConfig {
         Ok(RunnerPodSettings {
             image: self.settings.runner_image.clone(),
             pull_policy: self.settings.runner_image_pull_policy.clone(),
+            pull_secrets: self.settings.runner_image_pull_secrets.clone(),
             gateway_url: self.settings.gateway_url.clone(),
             gateway_ca,
             resources: self.settings.runner_resources.clone(),

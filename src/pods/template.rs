@@ -26,6 +26,8 @@ pub struct RunnerPodSettings {
     pub image: String,
     /// Its pull policy.
     pub pull_policy: String,
+    /// The names of the Secrets to pull it with.
+    pub pull_secrets: Vec<String>,
     /// The gateway's URL, as runner pods reach it.
     pub gateway_url: String,
     /// The gateway's certificate authority, PEM.
@@ -61,6 +63,9 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         // The variables of all Services of a namespace would slow down and confuse the agent.
         spec.entry("enableServiceLinks").or_insert(json!(false));
         prepend(spec, "initContainers", install(settings));
+        for name in &settings.pull_secrets {
+            append_new(spec, "imagePullSecrets", json!({ "name": name }));
+        }
         for volume in volumes() {
             append(spec, "volumes", volume);
         }
@@ -196,6 +201,14 @@ fn volumes() -> [Value; 4] {
     ]
 }
 
+/// Appends a value that is not in the list yet.
+fn append_new(object: &mut Map<String, Value>, key: &str, value: Value) {
+    let list = object.get(key).and_then(Value::as_array);
+    if !list.is_some_and(|list| list.contains(&value)) {
+        append(object, key, value);
+    }
+}
+
 fn append(object: &mut Map<String, Value>, key: &str, value: Value) {
     match object.entry(key).or_insert_with(|| json!([])) {
         Value::Array(list) => list.push(value),
@@ -247,6 +260,7 @@ mod tests {
         RunnerPodSettings {
             image: "koco:1".into(),
             pull_policy: "IfNotPresent".into(),
+            pull_secrets: vec!["mirror".into(), "mine".into()],
             gateway_url: "https://g:8443".into(),
             gateway_ca: "PEM".into(),
             resources: json!({ "limits": { "memory": "1Gi" } }),
@@ -277,6 +291,17 @@ mod tests {
             (&json!("AgentRun"), &json!("r-2"), &json!(true))
         );
         assert_eq!(pod["metadata"]["annotations"][names::ANNOTATION_AGENT_CONTAINER], json!("agent"));
+    }
+
+    #[test]
+    fn the_runners_image_is_pulled_with_its_own_secrets_too() {
+        let mut job = job();
+        let secrets = |job: &AgentJob| build(job, &run(), &settings()).unwrap()["spec"]["imagePullSecrets"].clone();
+        assert_eq!(secrets(&job), json!([{ "name": "mirror" }, { "name": "mine" }]));
+        let mut template: Value = job.spec.template.read().unwrap();
+        template["spec"]["imagePullSecrets"] = json!([{ "name": "mine" }]);
+        job.spec.template = template.into();
+        assert_eq!(secrets(&job), json!([{ "name": "mine" }, { "name": "mirror" }]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ fn settings() -> RunnerPodSettings {
     RunnerPodSettings {
         image: "koco:1".into(),
         pull_policy: "IfNotPresent".into(),
+        pull_secrets: vec!["mirror".into()],
         gateway_url: "https://g:8443".into(),
         gateway_ca: "PEM".into(),
         resources: json!({}),

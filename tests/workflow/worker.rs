@@ -29,6 +29,7 @@ async fn it_starts_and_stops_and_outlives_kubernetes() {
     let pods = PodSettings {
         runner_image: String::new(),
         runner_image_pull_policy: String::new(),
+        runner_image_pull_secrets: vec![],
         runner_resources: serde_json::json!({}),
         runner_security_context: serde_json::json!({}),
         gateway_url: String::new(),

@@ -6,6 +6,8 @@
 {{- $r := index $v .role }}
 {{- $selector := include "koco.selector" . | fromYaml }}
 {{- $tls := and $v.temporal.address $v.temporal.tls.enabled (ne .role "server") }}
+{{- $ca := and $tls $v.temporal.tls.caSecret }}
+{{- $client := and $tls $v.temporal.tls.clientCertSecret }}
 {{- $data := and (eq .role "server") (eq $v.server.store.type "sqlite") }}
 {{- include "koco.validate" $ }}
 apiVersion: apps/v1
@@ -16,11 +18,16 @@ metadata:
   labels:
     {{- include "koco.roleLabels" . | nindent 4 }}
 spec:
+  {{- if not (kindIs "invalid" $r.replicas) }}
   replicas: {{ int $r.replicas }}
+  {{- end }}
   {{- if $data }}
   # One process at a time has the volume.
   strategy:
     type: Recreate
+  {{- else if $r.strategy }}
+  strategy:
+    {{- toYaml $r.strategy | nindent 4 }}
   {{- end }}
   selector:
     matchLabels:
@@ -127,34 +134,37 @@ spec:
           resources:
             {{- toYaml . | nindent 12 }}
           {{- end }}
-          {{- if $data }}
+          {{- $mounts := concat $v.extraVolumeMounts $r.extraVolumeMounts }}
+          {{- if or $data $ca $client $mounts }}
           volumeMounts:
+            {{- if $data }}
             - name: data
               mountPath: /var/lib/koco
-          {{- end }}
-          {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
-          volumeMounts:
-            {{- if $v.temporal.tls.caSecret }}
+            {{- end }}
+            {{- if $ca }}
             - name: temporal-ca
               mountPath: /etc/koco/temporal-ca
               readOnly: true
             {{- end }}
-            {{- if $v.temporal.tls.clientCertSecret }}
+            {{- if $client }}
             - name: temporal-client
               mountPath: /etc/koco/temporal-client
               readOnly: true
             {{- end }}
+            {{- with $mounts }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
           {{- end }}
-      {{- if $data }}
+      {{- $volumes := concat $v.extraVolumes $r.extraVolumes }}
+      {{- if or $data $ca $client $volumes }}
       volumes:
+        {{- if $data }}
         - name: data
           persistentVolumeClaim:
             claimName: {{ default (printf "%s-server" (include "koco.fullname" $)) $v.server.store.sqlite.existingClaim }}
-      {{- end }}
-      {{- if and $tls (or $v.temporal.tls.caSecret $v.temporal.tls.clientCertSecret) }}
-      volumes:
+        {{- end }}
         {{- with $v.temporal.tls }}
-        {{- if .caSecret }}
+        {{- if $ca }}
         - name: temporal-ca
           secret:
             secretName: {{ .caSecret }}
@@ -163,7 +173,7 @@ spec:
               - key: {{ .caSecretKey }}
                 path: ca.crt
         {{- end }}
-        {{- if .clientCertSecret }}
+        {{- if $client }}
         - name: temporal-client
           secret:
             secretName: {{ .clientCertSecret }}
@@ -174,6 +184,9 @@ spec:
               - key: tls.key
                 path: tls.key
         {{- end }}
+        {{- end }}
+        {{- with $volumes }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- end }}
 {{- end }}

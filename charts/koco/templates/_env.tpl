@@ -27,6 +27,10 @@
   value: {{ include "koco.runnerImage" . | quote }}
 - name: KOCO_RUNNER_IMAGE_PULL_POLICY
   value: {{ default .Values.image.pullPolicy .Values.runner.imagePullPolicy | quote }}
+{{- with .Values.runner.imagePullSecrets }}
+- name: KOCO_RUNNER_IMAGE_PULL_SECRETS
+  value: {{ $names := list }}{{ range . }}{{ $names = append $names .name }}{{ end }}{{ join "," $names | quote }}
+{{- end }}
 - name: KOCO_RUNNER_RESOURCES
   value: {{ toJson .Values.runner.resources | quote }}
 - name: KOCO_RUNNER_SECURITY_CONTEXT

@@ -78,14 +78,48 @@ app.kubernetes.io/component: {{ .role }}
 {{- default (printf "%s-%s" (include "koco.fullname" .root) .role) $sa.name }}
 {{- end }}
 
+{{/* The Secret with a role's certificate that somebody else issues; empty if the role does. Takes (dict "root" $ "role" "gateway"). */}}
+{{- define "koco.givenTlsSecret" -}}
+{{- with (index .root.Values .role).tls }}
+{{- if .certManager.enabled }}{{ include "koco.fullname" $.root }}-{{ $.role }}-cert{{ else }}{{ .existingSecret }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{/* Where the gateway's certificate is. */}}
 {{- define "koco.gatewayTlsSecret" -}}
-{{- default "koco-gateway-tls" .Values.gateway.tls.existingSecret }}
+{{- default "koco-gateway-tls" (include "koco.givenTlsSecret" (dict "root" . "role" "gateway")) }}
 {{- end }}
 
 {{/* Where the server's certificate is. */}}
 {{- define "koco.serverTlsSecret" -}}
-{{- default "koco-server-tls" .Values.server.tls.existingSecret }}
+{{- default "koco-server-tls" (include "koco.givenTlsSecret" (dict "root" . "role" "server")) }}
+{{- end }}
+
+{{/* The certificate of a role that cert-manager issues, if it does. Takes (dict "root" $ "role" "gateway"). */}}
+{{- define "koco.certificate" -}}
+{{- with (index .root.Values .role).tls.certManager }}
+{{- if .enabled }}
+---
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata:
+  name: {{ include "koco.fullname" $.root }}-{{ $.role }}
+  namespace: {{ $.root.Release.Namespace }}
+  labels:
+    {{- include "koco.roleLabels" $ | nindent 4 }}
+spec:
+  secretName: {{ include "koco.givenTlsSecret" $ }}
+  # The name that clients expect, wherever they reach it.
+  dnsNames: [koco-{{ $.role }}]
+  usages: [server auth]
+  privateKey:
+    algorithm: ECDSA
+    encoding: PKCS8
+    rotationPolicy: Always
+  issuerRef:
+    {{- toYaml .issuerRef | nindent 4 }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Values that are right by themselves, but not together. */}}
@@ -105,7 +139,23 @@ app.kubernetes.io/component: {{ .role }}
 {{- fail (printf "watchNamespaces: AgentJobs are not served in %s: who may create them there could use the accounts of the cluster's or the operator's own pods" .) }}
 {{- end }}
 {{- end }}
+{{- range $role := list "gateway" "server" }}
+{{- with (index $.Values $role).tls }}
+{{- if and .certManager.enabled .existingSecret }}
+{{- fail (printf "%s.tls.certManager.enabled is true, but %s.tls.existingSecret is set, too: either or" $role $role) }}
+{{- end }}
+{{- if and .certManager.enabled (not .certManager.issuerRef.name) }}
+{{- fail (printf "%s.tls.certManager.enabled is true, but %s.tls.certManager.issuerRef.name is empty: name an issuer" $role $role) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.server }}
+{{- if and .enabled (eq .store.type "sqlite") .strategy }}
+{{- fail "server.strategy is set, but server.store.type is sqlite, which one process at a time can use: the strategy is Recreate" }}
+{{- end }}
+{{- if and .enabled (eq .store.type "sqlite") (kindIs "invalid" .replicas) }}
+{{- fail "server.replicas is null, but server.store.type is sqlite, which one process at a time can use: use postgresql" }}
+{{- end }}
 {{- if and .enabled (eq .store.type "sqlite") (gt (int .replicas) 1) }}
 {{- fail "server.replicas is more than 1, but server.store.type is sqlite, which one process at a time can use: use postgresql" }}
 {{- end }}

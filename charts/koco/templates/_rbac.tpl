@@ -168,7 +168,7 @@
 {{- end }}
 
 {{- define "koco.rules.gateway.own" -}}
-{{- if .Values.gateway.tls.existingSecret -}}
+{{- if include "koco.givenTlsSecret" (dict "root" . "role" "gateway") -}}
 # Reads the certificate that it was given.
 - apiGroups: [""]
   resources: [secrets]
@@ -228,7 +228,7 @@
 {{- end }}
 
 {{- define "koco.rules.server.own" -}}
-{{- if .Values.server.tls.existingSecret -}}
+{{- if include "koco.givenTlsSecret" (dict "root" . "role" "server") -}}
 # Reads the certificate that it was given.
 - apiGroups: [""]
   resources: [secrets]

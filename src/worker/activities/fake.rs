@@ -120,6 +120,7 @@ impl Fake {
         let settings = PodSettings {
             runner_image: "koco:1".into(),
             runner_image_pull_policy: "Never".into(),
+            runner_image_pull_secrets: vec![],
             runner_resources: serde_json::json!({}),
             runner_security_context: serde_json::json!({}),
             gateway_url: "https://g".into(),

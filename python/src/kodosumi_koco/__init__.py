@@ -4,6 +4,7 @@ The launcher imports what ``spec.entryPoint`` names, calls it with the job's inp
 where koco looks for them. An agent's own file needs nothing of this package; what is here is for one that wants more.
 """
 
+from kodosumi_koco.connection import TracerError
 from kodosumi_koco.errors import (
     Cancelled,
     CheckpointError,
@@ -13,6 +14,7 @@ from kodosumi_koco.errors import (
     UnserializableResult,
 )
 from kodosumi_koco.job import Job, checkpoint_dir, current_job
+from kodosumi_koco.tracer import Tracer
 
 __version__ = "0.1.0"
 
@@ -23,6 +25,8 @@ __all__ = [
     "InvalidInputs",
     "Job",
     "NonRetryableError",
+    "Tracer",
+    "TracerError",
     "UnserializableResult",
     "checkpoint_dir",
     "current_job",

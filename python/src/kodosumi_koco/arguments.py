@@ -2,6 +2,7 @@
 
 A parameter named ``inputs``, or a single one that is annotated as a dict, a dataclass or a pydantic model, takes all
 inputs. Otherwise each parameter takes the input of its name. Dataclasses and models are made of what they take.
+A parameter named ``tracer`` takes the tracer.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 
 from kodosumi_koco.errors import InvalidInputs
 from kodosumi_koco.result import is_model
+from kodosumi_koco.tracer import Tracer
 
 Arguments = tuple[list[Any], dict[str, Any]]
 """The positional ones, and those by name."""
@@ -21,19 +23,19 @@ Arguments = tuple[list[Any], dict[str, Any]]
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def bind(function: Callable[..., Any], inputs: dict[str, Any]) -> Arguments:
+def bind(function: Callable[..., Any], inputs: dict[str, Any], tracer: Tracer) -> Arguments:
     """The arguments to call the function with. Raises :class:`InvalidInputs`."""
     signature = _signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind in _NAMED]
+    given: dict[str, Any] = {p.name: tracer for p in parameters if p.name == "tracer"}
+    parameters = [p for p in parameters if p.name not in given]
     whole = next((p for p in parameters if p.name == "inputs"), None)
     if whole is None and len(parameters) == 1 and _takes_all(parameters[0].annotation):
         whole = parameters[0]
     if whole is not None:
-        given = {whole.name: converted(inputs, whole.annotation, "inputs")}
+        given[whole.name] = converted(inputs, whole.annotation, "inputs")
         parameters.remove(whole)
-        rest: dict[str, Any] = {}
-    else:
-        given, rest = {}, dict(inputs)
+    rest = {} if whole is not None else dict(inputs)
     for parameter in parameters:
         if parameter.name in rest:
             value = rest.pop(parameter.name)

@@ -14,10 +14,13 @@ from types import TracebackType
 from typing import Any
 
 from kodosumi_koco.arguments import bind
+from kodosumi_koco.connection import TracerError
 from kodosumi_koco.errors import Cancelled, EntryPointError, NonRetryableError
 from kodosumi_koco.job import current_job
+from kodosumi_koco.payload import serialize
 from kodosumi_koco.result import MAX_BYTES, to_json
 from kodosumi_koco.sigterm import Sigterm
+from kodosumi_koco.tracer import Tracer
 
 EXIT_FAILED = 1
 EXIT_SIGTERM = 143  # as a shell has it
@@ -29,11 +32,12 @@ _PACKAGE = os.path.dirname(__file__)
 
 def run(non_retryable: Iterable[str] = ()) -> int:
     """Runs the entry point in the main thread, and returns the exit code. The agent's ``SystemExit`` passes through."""
-    sigterm = Sigterm()
+    sigterm, tracer = Sigterm(), Tracer()
     try:
-        value = _run_entry_point(sigterm)
+        value = _run_entry_point(sigterm, tracer)
         sigterm.ignore()
         _write_result(to_json(value))
+        _tell_final(tracer, value)
     except Cancelled:
         _say("ended by SIGTERM")
         # Seen only where nobody asked koco for it: else the reason of the SIGTERM is the error.
@@ -49,12 +53,12 @@ def run(non_retryable: Iterable[str] = ()) -> int:
     return 0
 
 
-def _run_entry_point(sigterm: Sigterm) -> Any:
+def _run_entry_point(sigterm: Sigterm, tracer: Tracer) -> Any:
     job = current_job()
     if job.resumed:
         _say(f"continues attempt {job.attempt}, which was evicted")
     function = load(job.entry_point)
-    positional, named = bind(function, job.inputs)
+    positional, named = bind(function, job.inputs, tracer)
     value = function(*positional, **named)
     return _await(value, sigterm) if inspect.isawaitable(value) else value
 
@@ -109,6 +113,14 @@ def _write_result(text: bytes) -> None:
         print(text.decode())
         return
     _write(path, text)
+
+
+def _tell_final(tracer: Tracer, value: Any) -> None:
+    """The result as an event. It is written already: nothing that goes wrong here is the agent's failure."""
+    try:
+        tracer.emit("final", serialize(value))
+    except (TracerError, TypeError, ValueError) as error:
+        _say(f"the result is no event: {error}")
 
 
 def _fail(error: BaseException, non_retryable: frozenset[str]) -> int:

@@ -14,19 +14,18 @@
 
 mod agent;
 mod bare;
+mod cluster;
 mod rounds;
+#[path = "../jobs/table.rs"]
+#[allow(dead_code)]
+mod table;
 
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use k8s_openapi::api::core::v1::Namespace;
-use koco::platform::{kubernetes, metrics::RequestMetrics};
-use kube::{
-    Api,
-    api::{DeleteParams, PostParams},
-};
-use serde_json::json;
+
+use table::percentile;
 
 /// To reach: the slowest of a hundred.
 const P99: f64 = 250.0;
@@ -79,20 +78,10 @@ impl Measured {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = kubernetes::client(&RequestMetrics::default()).await;
-    let client = client.context("run this inside the dev cluster: make bench-control")?;
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let name = format!("koco-bench-{}", std::process::id());
-    let namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
-    namespaces.create(&PostParams::default(), &namespace).await.context("a namespace for the bench")?;
     let mut measured = Measured::default();
+    let done = cluster::in_namespace(async |client, name| measure(&arguments, client, name, &mut measured).await).await;
     // What was measured until then is worth printing whatever ends it.
-    let done = tokio::select! {
-        done = measure(&arguments, client, &name, &mut measured) => done,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
     print(&measured);
-    namespaces.delete(&name, &DeleteParams::default()).await.context("deleting the bench's namespace")?;
     done
 }
 
@@ -118,14 +107,6 @@ async fn rounds(arguments: &Arguments, bench: &rounds::Bench<'_>, measured: &mut
         done += batch;
     }
     Ok(())
-}
-
-/// The value that `part` of all don't exceed.
-fn percentile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 fn print(m: &Measured) {

@@ -6,16 +6,23 @@
 #[path = "../../tests/api/harness/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod harness;
+#[path = "../jobs/objects.rs"]
+#[allow(dead_code)]
+mod objects;
+#[path = "../jobs/table.rs"]
+#[allow(dead_code)]
+mod table;
 
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use futures::{StreamExt, stream};
 use koco::api::names;
-use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::api::{DynamicObject, ListParams, PostParams};
 use serde_json::json;
 
 use harness::{ExecutionMode, MODES, Node, Roles, Server, Test, agent, job::With, job::manifest, within};
+use objects::{CREATORS, Kind, LIMIT};
 
 /// Measures what another tenant's jobs cost a job in time.
 #[derive(Parser)]
@@ -34,11 +41,6 @@ struct Arguments {
     bench: bool,
 }
 
-/// The limit for what must come in time for the bench to go on at all.
-const LIMIT: Duration = Duration::from_secs(1800);
-/// How many are created at a time.
-const CREATORS: usize = 8;
-
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let arguments = Arguments::parse();
@@ -48,8 +50,8 @@ async fn main() {
     roles.set("KOCO_WATCH_NAMESPACES", &format!("{},{}", theirs.namespace, mine.namespace));
     roles.start().await;
     let (node, _other) = (Node::automatic(&mine), Node::with_places(&theirs, arguments.places));
-    let build = if cfg!(debug_assertions) { "dev" } else { "release" };
-    println!("one job's time in ms, {build} build; beside {} jobs of another namespace", arguments.jobs);
+    let (build, jobs) = (table::build(), arguments.jobs);
+    println!("one job's time in ms, {build}; beside {jobs} jobs of another namespace");
     println!(
         "| mode | | alone, p50 | most | beside them, p50 | most | factor | of theirs unfinished | without a pod |"
     );
@@ -67,7 +69,7 @@ async fn main() {
             print!("| {name} | {what} | {p50:.0} | {most:.0} | {beside_p50:.0} | {beside_most:.0} | {factor:.1} ");
             println!("| {open} | {podless} |");
         }
-        clear(&theirs).await;
+        Kind::AgentJob(mode).clear(&theirs.client, &theirs.namespace, None).await;
     }
 }
 
@@ -145,17 +147,4 @@ async fn unfinished(test: &Test) -> (usize, usize) {
     let is_open = |job: &&DynamicObject| !["Succeeded", "Failed"].iter().any(|p| job.data["status"]["phase"] == *p);
     let open: Vec<_> = all.iter().filter(is_open).collect();
     (open.len(), open.iter().filter(|job| job.data["status"]["runnerPod"].is_null()).count())
-}
-
-/// Deletes all, and waits until they are gone.
-async fn clear(test: &Test) {
-    let all = ListParams::default();
-    test.raw_jobs().delete_collection(&DeleteParams::background(), &all).await.expect("a deletion");
-    let one = ListParams::default().limit(1);
-    within(LIMIT, "jobs and pods to be gone", async || {
-        let jobs = test.raw_jobs().list_metadata(&one).await.map_err(|e| e.to_string())?.items.len();
-        let pods = test.pods().list_metadata(&one).await.map_err(|e| e.to_string())?.items.len();
-        if jobs + pods == 0 { Ok(()) } else { Err("some are left".to_string()) }
-    })
-    .await;
 }

@@ -1,6 +1,6 @@
 //! Argo's workflow controller as a peer, if `ARGO` names its program and `ARGO_CRDS` the folder of its definitions: both
-//! are in its Go module, which `benches/jobs/build-argo` builds. It runs as it is installed, with its defaults, for one
-//! namespace; and what its sidecar in each pod writes is written by [`TaskResult`].
+//! are in its Go module, which `benches/jobs/build-argo` builds. It runs as it is installed, with its defaults but for its
+//! metrics, for one namespace, and listens on loopback; and what its sidecar in each pod writes is written by [`TaskResult`].
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -38,8 +38,10 @@ pub fn install(test: &Test) -> Process {
     });
     let objects = [
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "argo", "namespace": ns } }),
+        // Its metrics would be served to everybody who reaches this machine.
         json!({ "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "workflow-controller-configmap", "namespace": ns }, "data": {} }),
+            "metadata": { "name": "workflow-controller-configmap", "namespace": ns },
+            "data": { "metricsConfig": "enabled: false\n" } }),
         role,
     ];
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });

@@ -35,7 +35,10 @@ use temporalio_sdk::{
 };
 use tokio::time::Instant;
 
-use crate::objects::{CREATORS, LIMIT, Times};
+use crate::{
+    Times,
+    objects::{CREATORS, LIMIT},
+};
 
 /// What the agent would take.
 const SECOND: Duration = Duration::from_secs(1);
@@ -201,12 +204,12 @@ impl Bare {
             (applied, result)
         };
         let started: Vec<_> = stream::iter(0..jobs).map(start).buffer_unordered(CREATORS).collect().await;
-        let first_create = started.iter().map(|((at, _), _)| *at).min().expect("jobs").into_std();
-        let mut times = Times { first_create, last_end: first_create, to_first_line: Vec::new(), to_done: Vec::new() };
+        let first_create = started.iter().map(|((at, _), _)| *at).min().expect("jobs");
+        let mut times = Times { to_first_line: Vec::new(), to_done: Vec::new(), seconds: 0.0 };
         let all = async {
             for ((_, applied), result) in started {
                 let ((at, done), ran) = result.await.expect("a result");
-                times.last_end = times.last_end.max(at.into_std());
+                times.seconds = times.seconds.max((at - first_create).as_secs_f64());
                 times.to_first_line.push(ran.began - applied);
                 times.to_done.push(done - ran.ended);
             }

@@ -2,20 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use crate::{
     requests::{self, Table},
+    table::{Target, at_most},
     usage::PerProcess,
 };
-
-/// The value that `part` of all don't exceed; not a number if there are none.
-pub fn percentile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
-}
 
 /// What jobs used: what was used in all that time, less what the same processes use in it when there are none.
 pub fn less_idle(used: &PerProcess, millis: f64, idle: &PerProcess, idle_millis: f64) -> PerProcess {
@@ -84,6 +75,11 @@ impl Measured {
         self.cpu.get(process).map_or(0.0, |cpu| cpu / self.jobs as f64)
     }
 
+    /// Milliseconds of several processes together for one job.
+    pub fn cpu_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
+        self.cpu.keys().filter(|name| wanted(name)).map(|name| self.cpu_each(name)).sum()
+    }
+
     /// Conflicts for each write to the API server.
     pub fn conflicts(&self) -> f64 {
         let writes = requests::sum(&self.requests, requests::writes);
@@ -96,21 +92,8 @@ impl Measured {
     }
 }
 
-/// One thing to reach.
-#[derive(Clone, Debug, Serialize)]
-pub struct Target {
-    pub what: &'static str,
-    pub is: f64,
-    pub limit: f64,
-    pub reached: bool,
-}
-
-fn at_most(what: &'static str, is: f64, limit: f64) -> Target {
-    Target { what, is, limit, reached: is <= limit }
-}
-
-fn at_least(what: &'static str, is: f64, limit: f64) -> Target {
-    Target { what, is, limit, reached: is >= limit }
+fn at_least(what: impl Into<String>, is: f64, limit: f64) -> Target {
+    Target { what: what.into(), is, limit, reached: is >= limit }
 }
 
 /// The targets of those shapes that were measured.
@@ -140,3 +123,19 @@ pub fn targets(of: &BTreeMap<&str, Measured>) -> Vec<Target> {
 
 pub const API_SERVER: &str = "kube-apiserver";
 pub const TEMPORAL: &str = "temporal";
+/// koco's own.
+pub const ROLES: [&str; 3] = ["controller", "gateway", "temporal-worker"];
+
+/// A process, and its heading.
+pub const PROCESSES: [(&str, &str); 10] = [
+    (API_SERVER, "API server"),
+    ("etcd", "etcd"),
+    ("kube-controller-manager", "controller manager"),
+    ("argo", "Argo's controller"),
+    (TEMPORAL, "Temporal"),
+    ("controller", "controller"),
+    ("gateway", "gateway"),
+    ("temporal-worker", "worker"),
+    ("twin", "twin's worker"),
+    ("bench", "bench"),
+];

@@ -7,6 +7,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
+use koco::api::ExecutionMode;
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
@@ -16,14 +17,12 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::harness::{ExecutionMode, agent, cluster::AGENT_IMAGE, job::With, job::manifest, player::Diary, within};
-
 /// How many are created at a time.
 pub const CREATORS: usize = 8;
 /// The limit for what must come in time for the bench to go on at all.
-pub const LIMIT: Duration = Duration::from_secs(900);
-/// What koco's agents do; all others take the same second.
-const ENTRY_POINT: &str = "exit0-after?ms=1000";
+pub const LIMIT: Duration = Duration::from_secs(3600);
+/// Tells which jobs, and their pods, belong together.
+pub const BATCH: &str = "batch";
 
 /// A kind of job.
 #[derive(Clone, Copy)]
@@ -34,13 +33,30 @@ pub enum Kind {
     Workflow,
 }
 
-/// When it happened to each.
-pub struct Times {
-    pub first_create: Instant,
-    pub last_end: Instant,
-    /// Milliseconds.
-    pub to_first_line: Vec<f64>,
-    pub to_done: Vec<f64>,
+/// Where jobs run, and what.
+#[derive(Clone)]
+pub struct Place {
+    pub client: Client,
+    pub namespace: String,
+    pub image: &'static str,
+    /// What the agents do, which takes a second.
+    pub entry_point: &'static str,
+    /// A change of the pods of Kubernetes Jobs: a merge patch of their spec.
+    pub job_pods: Value,
+}
+
+/// When each was created and when it ended, by UID.
+pub struct Lives {
+    pub applied: HashMap<String, Instant>,
+    pub ended: HashMap<String, Instant>,
+}
+
+impl Lives {
+    /// From the first create to the last end.
+    pub fn seconds(&self) -> f64 {
+        let (first, last) = (self.applied.values().min(), self.ended.values().max());
+        first.zip(last).map_or(f64::NAN, |(first, last)| (*last - *first).as_secs_f64())
+    }
 }
 
 impl Kind {
@@ -53,21 +69,37 @@ impl Kind {
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
     }
 
-    fn manifest(self, name: &str) -> Value {
-        let container = json!({ "name": "agent", "image": AGENT_IMAGE, "command": ["/test-agent"] });
+    fn manifest(self, place: &Place, name: &str, batch: &str) -> Value {
+        let labels = json!({ BATCH: batch });
+        let metadata = json!({ "name": name, "labels": labels });
+        let container = json!({ "name": "agent", "image": place.image, "command": ["/test-agent"] });
+        let mut bare = container.clone();
+        bare["env"] = json!([
+            { "name": "KODO_ENTRY_POINT", "value": place.entry_point },
+            { "name": "KODO_RESULT_FILE", "value": "/dev/null" },
+        ]);
         match self {
-            Self::AgentJob(mode) => manifest(name, agent(ENTRY_POINT).mode(mode)),
-            Self::Job => json!({
-                "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name },
-                "spec": { "backoffLimit": 0, "template": { "spec": {
-                    "restartPolicy": "Never", "automountServiceAccountToken": false,
+            Self::AgentJob(mode) => json!({
+                "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob", "metadata": metadata,
+                "spec": { "executionMode": mode.as_str(), "entryPoint": place.entry_point, "template": { "spec": {
                     "terminationGracePeriodSeconds": 10, "containers": [container],
                 } } },
             }),
+            Self::Job => {
+                let mut pod = json!({
+                    "restartPolicy": "Never", "automountServiceAccountToken": false,
+                    "terminationGracePeriodSeconds": 10, "containers": [bare],
+                });
+                json_patch::merge(&mut pod, &place.job_pods);
+                json!({
+                    "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
+                    "spec": { "backoffLimit": 0, "template": { "metadata": { "labels": labels }, "spec": pod } },
+                })
+            }
             Self::Workflow => json!({
-                "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": { "name": name },
-                "spec": { "entrypoint": "agent", "templates": [
-                    { "name": "agent", "container": { "image": AGENT_IMAGE, "command": ["/test-agent"] } },
+                "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata,
+                "spec": { "entrypoint": "agent", "podMetadata": { "labels": labels }, "templates": [
+                    { "name": "agent", "container": bare },
                 ] },
             }),
         }
@@ -95,11 +127,12 @@ impl Kind {
     }
 
     /// Runs so many jobs, and returns when all have ended.
-    pub async fn run(self, client: &Client, namespace: &str, prefix: &str, jobs: usize, diary: &Diary) -> Times {
-        let api = self.api(client, namespace);
-        let (watching, mut ends) = self.watch(api.clone()).await;
+    pub async fn run(self, place: &Place, batch: &str, jobs: usize) -> Lives {
+        let api = self.api(&place.client, &place.namespace);
+        let (watching, mut ends) = self.watch(api.clone(), batch).await;
         let create = async |n: usize| {
-            let object = serde_json::from_value(self.manifest(&format!("{prefix}-{n}"))).expect("an object");
+            let object = self.manifest(place, &format!("{batch}-{n}"), batch);
+            let object = serde_json::from_value(object).expect("an object");
             let applied = Instant::now();
             let made = api.create(&PostParams::default(), &object).await.expect("a job");
             (made.metadata.uid.expect("a UID"), applied)
@@ -117,32 +150,21 @@ impl Kind {
         let in_time = tokio::time::timeout(LIMIT, all).await;
         watching.abort();
         assert!(in_time.is_ok(), "{} of {jobs} jobs have ended within {LIMIT:?}", ended.len());
-        let mut times = Times {
-            first_create: applied.values().min().copied().expect("jobs"),
-            last_end: ended.values().max().copied().expect("jobs"),
-            to_first_line: Vec::new(),
-            to_done: Vec::new(),
-        };
-        let millis = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
-        for life in diary.all() {
-            let (Some(applied), Some(over)) = (applied.get(&life.job), life.ended) else { continue };
-            times.to_first_line.push(millis(*applied, life.began));
-            times.to_done.push(millis(over, ended[&life.job]));
-        }
-        assert_eq!(times.to_done.len(), jobs, "each has had one agent");
-        times
+        Lives { applied, ended }
     }
 
     /// Tells the end of each, once the watch is there.
     async fn watch(
         self,
         api: Api<DynamicObject>,
+        batch: &str,
     ) -> (tokio::task::JoinHandle<()>, mpsc::UnboundedReceiver<(String, Instant, bool)>) {
         let (tell, ends) = mpsc::unbounded_channel();
         let (there, is_there) = oneshot::channel();
+        let config = watcher::Config::default().labels(&format!("{BATCH}={batch}"));
         let task = tokio::spawn(async move {
             let mut there = Some(there);
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+            let mut events = watcher(api, config).default_backoff().boxed();
             while let Some(event) = events.next().await {
                 let now = Instant::now();
                 match event {
@@ -160,16 +182,19 @@ impl Kind {
         (task, ends)
     }
 
-    /// Deletes all of them, and waits until they and their pods are gone.
-    pub async fn clear(self, client: &Client, namespace: &str) {
+    /// Deletes those of a batch, or all, and waits until they and their pods are gone.
+    pub async fn clear(self, client: &Client, namespace: &str, batch: Option<&str>) {
         let (api, pods) = (self.api(client, namespace), Api::<Pod>::namespaced(client.clone(), namespace));
-        api.delete_collection(&DeleteParams::background(), &ListParams::default()).await.expect("a deletion");
-        let one = ListParams::default().limit(1);
-        within(LIMIT, "jobs and pods to be gone", async || {
-            let left = api.list_metadata(&one).await.map_err(|e| e.to_string())?.items.len()
-                + pods.list_metadata(&one).await.map_err(|e| e.to_string())?.items.len();
-            if left == 0 { Ok(()) } else { Err("some are left".to_string()) }
-        })
-        .await;
+        let chosen = batch.map_or_else(ListParams::default, |b| ListParams::default().labels(&format!("{BATCH}={b}")));
+        api.delete_collection(&DeleteParams::background(), &chosen).await.expect("a deletion");
+        let one = chosen.limit(1);
+        let gone = async {
+            while !api.list_metadata(&one).await.is_ok_and(|l| l.items.is_empty())
+                || !pods.list_metadata(&one).await.is_ok_and(|l| l.items.is_empty())
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, gone).await.expect("jobs and pods to be gone in time");
     }
 }

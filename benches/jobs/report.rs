@@ -5,25 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    figures::{API_SERVER, Measured, TEMPORAL, percentile, targets},
+    figures::{Measured, PROCESSES, targets},
     requests::{self, each},
     svg::Panel,
-    table::{head, number, row},
+    table::{head, number, percentile, reach, row},
 };
 
-/// A process, and its heading.
-const PROCESSES: [(&str, &str); 10] = [
-    (API_SERVER, "API server"),
-    ("etcd", "etcd"),
-    ("kube-controller-manager", "controller manager"),
-    ("argo", "Argo's controller"),
-    (TEMPORAL, "Temporal"),
-    ("controller", "controller"),
-    ("gateway", "gateway"),
-    ("temporal-worker", "worker"),
-    ("twin", "twin's worker"),
-    ("bench", "bench"),
-];
 /// Less than this, in milliseconds a job, is no work for it: the difference of two measurements.
 const NOTHING: f64 = 0.5;
 
@@ -125,16 +112,7 @@ fn memory(text: &mut String, all: &[(&str, Measured)]) {
 }
 
 fn reached(text: &mut String, all: &[(&str, Measured)]) {
-    let list = targets(&all.iter().cloned().collect());
-    if list.is_empty() {
-        return;
-    }
-    text.push('\n');
-    head(text, &["to reach", "limit", "is", ""]);
-    for target in list {
-        let verdict = if target.reached { "reached" } else { "missed" };
-        row(text, [target.what.to_string(), number(target.limit), number(target.is), verdict.to_string()]);
-    }
+    reach(text, &targets(&all.iter().cloned().collect()));
 }
 
 fn requests_by_user(text: &mut String, all: &[(&str, Measured)]) {

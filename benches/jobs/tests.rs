@@ -1,20 +1,23 @@
 //! Tests of what `make bench-jobs` computes. A test target of its own: a bench without cargo's harness has none.
 
+mod compare;
 mod figures;
 #[allow(dead_code)] // its picture is the bench's
 mod report;
 #[allow(dead_code)] // so is the log
 mod requests;
 mod svg;
+#[allow(dead_code)] // so are titles
 mod table;
 #[allow(dead_code)]
 mod usage;
 
 use std::collections::BTreeMap;
 
-use figures::{Measured, difference, less_idle, percentile, targets};
+use figures::{Measured, difference, less_idle, targets};
 use requests::{Count, count, each, sum};
 use serde_json::json;
+use table::percentile;
 use usage::{PerProcess, Processes, cpu_millis, peak_mib};
 
 fn per_process(list: &[(&str, f64)]) -> PerProcess {
@@ -40,8 +43,10 @@ fn the_peak_is_in_mib() {
 fn processes_are_read_by_name() {
     let named = Processes::named("etcd=12  kube-apiserver=13\nbroken x=y");
     assert_eq!(named.0, [("etcd".to_string(), 12), ("kube-apiserver".to_string(), 13)]);
-    let own = Processes(vec![("us".into(), std::process::id() as i32)]);
-    assert!(own.peaks()["us"] > 0.0);
+    let us = ("us".to_string(), std::process::id() as i32);
+    assert!(usage::memory(us.1).is_some_and(|mib| mib > 0.0));
+    let (one, two) = (Processes(vec![us.clone()]).peaks()["us"], Processes(vec![us.clone(), us]).peaks()["us"]);
+    assert!(one > 0.0 && two >= 2.0 * one, "those of one name count together: {one}, {two}");
 }
 
 #[test]
@@ -139,6 +144,17 @@ fn targets_are_ratios_of_one_run() {
 }
 
 #[test]
+fn ratios_are_of_the_same_shape_and_of_what_it_uses() {
+    let before = [("Direct", vec![measured(100, 1000.0, 0.0, 1.0)]), ("Job", vec![measured(100, 500.0, 0.0, 1.0)])];
+    let mut later = measured(100, 1100.0, 0.0, 2.0);
+    later.cpu.insert("bench".into(), 9000.0);
+    let ratios = compare::ratios(&before, &[("Direct", vec![later])]);
+    assert_eq!(ratios.len(), 1);
+    assert_eq!((ratios[0].rate, ratios[0].cpu, ratios[0].roles.is_nan()), (0.5, 1.1, true));
+    assert_eq!(compare::table(&ratios).lines().last(), Some("| Direct | 0.50 | 1.10 | - | 1.10 |"));
+}
+
+#[test]
 fn a_report_has_each_shape_in_every_table() {
     let mut job = measured(4, 100.0, 0.0, 2.0);
     job.requests = count(std::iter::repeat_n(event("admin", "create", "jobs", 201).as_str(), 8), "koco");
@@ -164,4 +180,17 @@ fn the_longest_bar_is_as_long_as_there_is_room() {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(text.matches("<rect").count(), 1 + 2 + 3);
+}
+
+#[test]
+fn lines_share_the_time_and_skip_what_was_not_measured() {
+    let lines = |title: &str, points: &[(f64, f64)]| svg::Lines {
+        title: title.into(),
+        lines: vec![("one".into(), points.to_vec())],
+    };
+    let all = [lines("a", &[(0.0, 0.0), (5.0, f64::NAN), (10.0, 4.0)]), lines("b", &[(5.0, 1.0)])];
+    let text = svg::draw_lines("title", &all, &[(5.0, "restart".into())]);
+    assert!(text.contains("points=\"130.0,234.0 890.0,74.0\""), "{text}");
+    assert!(text.contains("points=\"510.0,292.0\""), "{text}");
+    assert_eq!(text.matches(">restart<").count(), 2);
 }

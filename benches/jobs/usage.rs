@@ -16,11 +16,20 @@ pub fn cpu_millis(stat: &str) -> Option<f64> {
 
 /// The most resident memory that `/proc/PID/status` tells, in MiB.
 pub fn peak_mib(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    mib(status, "VmHWM:")
+}
+
+fn mib(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|l| l.strip_prefix(field))?;
     Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }
 
-/// Processes by name.
+/// The resident memory of a process, in MiB, while there is one.
+pub fn memory(pid: i32) -> Option<f64> {
+    mib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+}
+
+/// Processes by name. Those of one name count together.
 #[derive(Default)]
 pub struct Processes(pub Vec<(String, i32)>);
 
@@ -34,17 +43,28 @@ impl Processes {
         Self(text.split_whitespace().filter_map(pair).collect())
     }
 
+    /// The servers, whose ids the script that started them tells.
+    pub fn servers() -> Self {
+        Self::named(&std::env::var("KOCO_SERVERS").expect("KOCO_SERVERS is set by tests/api/run"))
+    }
+
     fn each(&self, file: &str, read: impl Fn(&str) -> Option<f64>) -> PerProcess {
-        let one = |(name, pid): &(String, i32)| {
+        let mut all = PerProcess::new();
+        for (name, pid) in &self.0 {
             let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            (name.clone(), read(&text).unwrap_or_else(|| panic!("{name} has ended")))
-        };
-        self.0.iter().map(one).collect()
+            *all.entry(name.clone()).or_default() += read(&text).unwrap_or_else(|| panic!("{name} has ended"));
+        }
+        all
     }
 
     /// The processor time of each so far, in milliseconds.
     pub fn cpu(&self) -> PerProcess {
         self.each("stat", cpu_millis)
+    }
+
+    /// The memory of each now, in MiB.
+    pub fn memory(&self) -> PerProcess {
+        self.each("status", |status| mib(status, "VmRSS:"))
     }
 
     /// The most memory of each since [`Processes::forget_peaks`], in MiB.

@@ -1,4 +1,4 @@
-//! What a Service is to those who connect to it: one address, for whichever server the test has put behind it, or none.
+//! What a Service is to those who connect to it: one address, for whichever servers the test has put behind it, or none.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{Role, Roles, Test, cluster::NODE_IP};
 /// Leads there while it is kept.
 pub struct Service {
     pub address: String,
-    target: Arc<watch::Sender<Option<String>>>,
+    target: Arc<watch::Sender<Vec<String>>>,
     silence: Arc<watch::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -24,16 +24,17 @@ impl Service {
     pub async fn to(target: &str) -> Self {
         let listener = TcpListener::bind((NODE_IP, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
-        let target = Arc::new(watch::channel(Some(target.to_string())).0);
+        let target = Arc::new(watch::channel(vec![target.to_string()]).0);
         let silence = Arc::new(watch::channel(()).0);
         let (to, silent) = (target.clone(), silence.clone());
         let task = tokio::spawn(async move {
-            loop {
+            for turn in 0_usize.. {
                 let Ok((mut client, _)) = listener.accept().await else { continue };
                 let (mut changes, mut silent) = (to.subscribe(), silent.subscribe());
                 tokio::spawn(async move {
-                    let Some(at) = changes.borrow_and_update().clone() else { return };
-                    let Ok(mut server) = TcpStream::connect(at).await else { return };
+                    let all = changes.borrow_and_update().clone();
+                    let Some(at) = turn.checked_rem(all.len()) else { return };
+                    let Ok(mut server) = TcpStream::connect(&all[at]).await else { return };
                     // Both ends are dropped when it leads elsewhere.
                     tokio::select! {
                         _ = copy_bidirectional(&mut client, &mut server) => {}
@@ -64,7 +65,13 @@ impl Service {
 
     /// Breaks all connections; new ones go to the gateway of these roles.
     pub fn lead_to(&self, roles: &Roles) {
-        self.target.send_replace(Some(gateway(roles)));
+        self.mend(&gateway(roles));
+    }
+
+    /// Breaks all connections; new ones go to each of these in turn.
+    #[allow(dead_code)] // benches/jobs asks
+    pub fn lead_to_all(&self, targets: &[String]) {
+        self.target.send_replace(targets.to_vec());
     }
 
     /// Between these roles and the API server, from their next start on.
@@ -88,12 +95,12 @@ impl Service {
 
     /// Breaks all connections, and takes no new ones.
     pub fn cut(&self) {
-        self.target.send_replace(None);
+        self.target.send_replace(Vec::new());
     }
 
     /// Takes connections again.
     pub fn mend(&self, target: &str) {
-        self.target.send_replace(Some(target.to_string()));
+        self.lead_to_all(&[target.to_string()]);
     }
 }
 

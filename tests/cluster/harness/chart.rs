@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{
     Roles, Server, Test, audit,
-    cluster::{IMAGE, feed, kubectl, run},
+    cluster::{IMAGE, NODE_IP, feed, kubectl, port, run},
+    roles::Role,
 };
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
@@ -37,6 +38,11 @@ pub struct Chart<'t> {
 
 impl<'t> Chart<'t> {
     pub fn install(test: &'t Test) -> Self {
+        Self::install_with(test, "")
+    }
+
+    /// With further values, as helm's `--set` takes them.
+    pub fn install_with(test: &'t Test, values: &str) -> Self {
         let random = &test.namespace[test.namespace.len() - 5..];
         let (namespace, release) = (audit::operators(&test.namespace), format!("koco-{random}"));
         let mut chart = Self { test, namespace, release, deployments: Vec::new() };
@@ -46,7 +52,7 @@ impl<'t> Chart<'t> {
         let args = ["template", &chart.release, CHART, "--namespace", &chart.namespace, "--set", &namespaces];
         let image = format!("runner.image={IMAGE}");
         let more = ["--set", "crds.install=false", "--set", "temporal.address=temporal:7233", "--set", &image];
-        let text = run(dev, "helm", &[args.as_slice(), &more].concat()).expect("helm template");
+        let text = run(dev, "helm", &[args.as_slice(), &more, &["--set", values]].concat()).expect("helm template");
         let documents = serde_yaml_ng::Deserializer::from_str(&text);
         let objects: Vec<Value> = documents.map(|d| Value::deserialize(d).expect("YAML")).collect();
         let of = |kinds: &[&str]| -> Vec<Value> {
@@ -80,21 +86,7 @@ impl<'t> Chart<'t> {
     #[allow(dead_code)] // benches/jobs asks
     pub async fn roles_as_installed(&self, temporal: Server<'_>) -> Roles {
         let mut roles = self.processes(temporal);
-        for role in &mut roles.list {
-            let name = self.account(role.name);
-            let found = self.deployments.iter().find(|d| d["metadata"]["name"] == name.as_str()).expect("a deployment");
-            let variables = &found["spec"]["template"]["spec"]["containers"][0]["env"];
-            for variable in variables.as_array().expect("an environment") {
-                let text = |key: &str| variable[key].as_str();
-                if let (Some(name), Some(value)) = (text("name"), text("value"))
-                    && !name.ends_with("_ADDR")
-                    && !name.ends_with("_ADDRESS")
-                    && !name.ends_with("_URL")
-                {
-                    role.process.set(name, Some(value.into()));
-                }
-            }
-        }
+        roles.list.iter_mut().for_each(|role| self.set_as_installed(role));
         roles.start().await;
         // Those for all namespaces, which the servers came with, would be asked beside the release's own.
         let kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings";
@@ -102,15 +94,46 @@ impl<'t> Chart<'t> {
         roles
     }
 
+    /// Adds a process of a role, with the settings that Helm gives it; it is not started. Answers where a gateway will
+    /// serve runners.
+    #[allow(dead_code)] // benches/jobs asks
+    pub fn one_more(&self, roles: &mut Roles, temporal: Server<'_>, name: &'static str) -> String {
+        let n = roles.add(self.test, temporal, name);
+        let (role, address) = (&mut roles.list[n], format!("{NODE_IP}:{}", port()));
+        self.act_as(role);
+        self.set_as_installed(role);
+        role.process.set("KOCO_GATEWAY_ADDR", Some(address.clone()));
+        address
+    }
+
     /// Processes that don't run yet.
     fn processes(&self, temporal: Server<'_>) -> Roles {
         let mut roles = Roles::separate(self.test, temporal);
-        for role in &mut roles.list {
-            let kubeconfig = self.kubeconfig(role.name).display().to_string();
-            role.process.set("KUBECONFIG", Some(kubeconfig));
-            role.process.set("KOCO_NAMESPACE", Some(self.namespace.clone()));
-        }
+        roles.list.iter_mut().for_each(|role| self.act_as(role));
         roles
+    }
+
+    /// With the account of its role.
+    fn act_as(&self, role: &mut Role) {
+        let kubeconfig = self.kubeconfig(role.name).display().to_string();
+        role.process.set("KUBECONFIG", Some(kubeconfig));
+        role.process.set("KOCO_NAMESPACE", Some(self.namespace.clone()));
+    }
+
+    fn set_as_installed(&self, role: &mut Role) {
+        let name = self.account(role.name);
+        let found = self.deployments.iter().find(|d| d["metadata"]["name"] == name.as_str()).expect("a deployment");
+        let variables = &found["spec"]["template"]["spec"]["containers"][0]["env"];
+        for variable in variables.as_array().expect("an environment") {
+            let text = |key: &str| variable[key].as_str();
+            if let (Some(name), Some(value)) = (text("name"), text("value"))
+                && !name.ends_with("_ADDR")
+                && !name.ends_with("_ADDRESS")
+                && !name.ends_with("_URL")
+            {
+                role.process.set(name, Some(value.into()));
+            }
+        }
     }
 
     /// That of the administrator, with a token of the role's account instead of his credentials.

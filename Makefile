@@ -134,6 +134,14 @@ bench-control: image ## how fast pause, resume and cancel take effect, in the cl
 	deploy/dev/install
 	deploy/dev/enter cargo run --offline --profile $(PROFILE) --example bench-control -- $(ARGS)
 
+.PHONY: bench-kubelet
+bench-kubelet: PROFILE = release
+bench-kubelet: image ## what jobs cost on a real kubelet beside Kubernetes Jobs, in the cluster that is up (release build); JOBS=40 ROUNDS=5
+	cargo build --profile $(PROFILE) --example bench-kubelet
+	deploy/dev/load-image $(KOCO_DEV_DIR)/images/koco.tar $(KOCO_DEV_DIR)/images/koco-test-agent.tar
+	deploy/dev/install
+	deploy/dev/enter cargo run --offline --profile $(PROFILE) --example bench-kubelet -- $(ARGS)
+
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing

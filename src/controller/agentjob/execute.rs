@@ -17,7 +17,7 @@ use super::{
     Context,
     context::CreatedPod,
     observe::workflow_id,
-    plan::{Action, Guard},
+    plan::{Action, Guard, still_wants},
     publish,
     reconcile::now,
 };
@@ -145,16 +145,7 @@ async fn create_run(target: &Target, context: &Context, new: &NewRun) -> Result<
 /// The whole job, which caches don't hold, if it is still to have this run and a pod for it.
 async fn current<'t>(target: &'t Target, context: &Context, number: i32) -> Result<Cow<'t, AgentJob>, ControllerError> {
     let job = if target.whole { Cow::Borrowed(&target.job) } else { Cow::Owned(read(&target.job, context).await?) };
-    let gone = job.metadata.deletion_timestamp.is_some()
-        || job.spec.desired_state == DesiredState::Cancelled
-        || job.metadata.generation != target.job.metadata.generation
-        || job.status.as_ref().is_some_and(|s| {
-            let newest = s.active_run.unwrap_or(0);
-            // A run that had its pod and was deleted may be created again from an old copy of the job.
-            let had_one = newest == number && s.runner_pod_uid.is_some();
-            s.phase.is_some_and(|p| p.is_terminal()) || newest > number || had_one
-        });
-    if gone { Err(ControllerError::Behind) } else { Ok(job) }
+    if still_wants(&job, &target.job, number) { Ok(job) } else { Err(ControllerError::Behind) }
 }
 
 /// Creates a run's pod, or finds the existing one. A refusal is recorded in the run.

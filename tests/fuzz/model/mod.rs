@@ -10,7 +10,7 @@ use koco::{
     api::{AgentJob, AgentRun, DesiredState, Phase, RunCommand, TerminationSource, TerminationType},
     controller::agentjob::{
         Defaults,
-        plan::{Action, Guard, ObservedState, OperatorContext, Plan, plan},
+        plan::{Action, Guard, ObservedState, OperatorContext, Plan, plan, still_wants},
     },
     lifecycle,
     pods::{PodView, ending},
@@ -282,17 +282,10 @@ fn carry_out(world: &mut World, job: &AgentJob, action: &Action, left: &mut usiz
     Ok(true)
 }
 
-/// Whether the job is still to have this run and a pod for it. A job that was not just written is read anew.
+/// As the controller asks before it creates a run or a pod: a job that was not just written is read anew.
 fn is_current(world: &World, job: &AgentJob, number: i32) -> bool {
     let now = if job.metadata.resource_version == world.job.metadata.resource_version { job } else { &world.job };
-    let gone = now.spec.desired_state == DesiredState::Cancelled
-        || now.metadata.generation != job.metadata.generation
-        || now.status.as_ref().is_some_and(|s| {
-            s.phase.is_some_and(|p| p.is_terminal())
-                || s.active_run.is_some_and(|n| n > number)
-                || (s.active_run == Some(number) && s.runner_pod_uid.is_some())
-        });
-    !gone
+    still_wants(now, job, number)
 }
 
 fn create_pod(world: &mut World, job: &AgentJob, run: &AgentRun) -> Result<bool, TestCaseError> {

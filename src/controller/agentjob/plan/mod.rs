@@ -320,6 +320,21 @@ pub fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
+/// Whether a job, as it is now, is still to have this run and a pod for it. `planned`: the copy that the plan was made from,
+/// which may be old.
+pub fn still_wants(job: &AgentJob, planned: &AgentJob, number: i32) -> bool {
+    let has_moved_on = |status: &AgentJobStatus| {
+        let newest = status.active_run.unwrap_or(0);
+        // A run that had its pod and was deleted may be created again from an old copy of the job.
+        let had_one = newest == number && status.runner_pod_uid.is_some();
+        status.phase.is_some_and(Phase::is_terminal) || newest > number || had_one
+    };
+    job.metadata.deletion_timestamp.is_none()
+        && job.spec.desired_state != DesiredState::Cancelled
+        && job.metadata.generation == planned.metadata.generation
+        && !job.status.as_ref().is_some_and(has_moved_on)
+}
+
 /// Decides.
 pub fn plan(job: &AgentJob, observed: &ObservedState, operator: &OperatorContext<'_>) -> Plan {
     let view = JobView::new(job, observed, operator);

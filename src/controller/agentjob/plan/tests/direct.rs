@@ -424,3 +424,25 @@ fn no_run_is_created_while_the_one_before_is_open() {
     let plan = decide(&job, &observed(&[run(1, ended("Failed", Some("AgentFailed"), "Runner"))], &[]));
     assert_eq!(created(&plan), [(2, 2, false)]);
 }
+
+#[test]
+fn a_run_and_its_pod_are_made_only_for_a_job_that_still_wants_them() {
+    let planned = job(json!({}), json!({ "activeRun": 2, "phase": "Pending" }));
+    let wants = |change: Value| {
+        let now = merged(serde_json::to_value(&planned).unwrap(), change);
+        still_wants(&serde_json::from_value(now).unwrap(), &planned, 2)
+    };
+    for same in [json!({}), json!({ "status": null }), json!({ "status": { "activeRun": 1, "runnerPodUID": "p1" } })] {
+        assert!(wants(same.clone()), "{same}");
+    }
+    for other in [
+        json!({ "metadata": { "deletionTimestamp": NOW } }),
+        json!({ "metadata": { "generation": 2 } }),
+        json!({ "spec": { "desiredState": "Cancelled" } }),
+        json!({ "status": { "phase": "Failed" } }),
+        json!({ "status": { "activeRun": 3 } }),
+        json!({ "status": { "runnerPodUID": "p2" } }),
+    ] {
+        assert!(!wants(other.clone()), "{other}");
+    }
+}

@@ -102,13 +102,8 @@ async fn lead(parts: Parts, stop: CancellationToken) -> Result<(), ControllerErr
 /// Reconciles until `stop`.
 async fn work(parts: Parts, stop: CancellationToken) -> Result<(), ControllerError> {
     let common = &parts.common;
-    let cluster = match &common.cluster {
-        Some(cluster) => cluster.clone(),
-        None => tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            found = kubernetes::cluster(&parts.client) => found?,
-        },
-    };
+    let cluster = kubernetes::cluster_unless_stopped(&parts.client, common, &stop).await?;
+    let Some(cluster) = cluster else { return Ok(()) };
     let installation = names::installation(&cluster, &common.namespace);
     agentjob::run(parts, installation, stop).await;
     Ok(())

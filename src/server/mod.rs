@@ -135,13 +135,8 @@ async fn open(
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<Option<Database>, ServerError> {
-    let cluster = async {
-        match &common.cluster {
-            Some(cluster) => Ok(cluster.clone()),
-            None => kubernetes::cluster(client).await.map_err(ServerError::Cluster),
-        }
-    };
-    let cluster = tokio::select! { cluster = cluster => cluster?, () = stop.cancelled() => return Ok(None) };
+    let cluster = kubernetes::cluster_unless_stopped(client, common, stop).await.map_err(ServerError::Cluster)?;
+    let Some(cluster) = cluster else { return Ok(None) };
     let location = settings.location();
     let mut said = None;
     loop {

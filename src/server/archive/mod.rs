@@ -119,11 +119,12 @@ impl Archive {
     async fn flush(&mut self) {
         let Batch { executions, gone, waiting } = std::mem::take(&mut self.batch);
         if !executions.is_empty() {
-            tried("writing executions", || self.database.upsert(executions.clone())).await;
+            tried("writing executions", DatabaseError::reason, || self.database.upsert(executions.clone())).await;
         }
         if !gone.is_empty() {
             let at = clock::now().as_millisecond();
-            tried("recording that jobs are gone", || self.database.mark_deleted(&gone, at)).await;
+            tried("recording that jobs are gone", DatabaseError::reason, || self.database.mark_deleted(&gone, at))
+                .await;
         }
         let annotations = waiting.into_iter().map(|job| annotate(self.client.clone(), job));
         futures::stream::iter(annotations).buffer_unordered(ANNOTATIONS).collect::<Vec<()>>().await;
@@ -134,7 +135,7 @@ impl Archive {
         let (mut all, mut after) = (HashMap::new(), Fid([0; 12]));
         loop {
             let page = || self.database.live(self.namespace.as_deref(), after);
-            let page = tried("reading executions", page).await;
+            let page = tried("reading executions", DatabaseError::reason, page).await;
             let Some((last, _)) = page.last() else { return all };
             after = *last;
             all.extend(page.into_iter().map(|(fid, uid)| (uid, fid)));
@@ -142,16 +143,17 @@ impl Archive {
     }
 }
 
-/// Tries until it succeeds.
-async fn tried<T, Fut: Future<Output = Result<T, DatabaseError>>>(
+/// Tries until it succeeds, ever less often.
+async fn tried<T, E: std::fmt::Display, Fut: Future<Output = Result<T, E>>>(
     what: &'static str,
+    reason: impl Fn(&E) -> &'static str,
     mut call: impl FnMut() -> Fut,
 ) -> T {
     let mut waits = backoff().without_max_times().build();
     loop {
         match call().await {
             Ok(done) => return done,
-            Err(error) => tracing::warn!(%error, reason = error.reason(), what, "the archive waits"),
+            Err(error) => tracing::warn!(%error, reason = reason(&error), what, "the archive waits"),
         }
         tokio::time::sleep(waits.next().unwrap_or_default()).await;
     }

@@ -7,21 +7,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Context, index::readable};
 use crate::{
-    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase, conditions},
+    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase, Reason, conditions},
     lifecycle,
     platform::{clock, metrics::JobMetrics},
     protocol::error_types,
 };
 
-/// The reasons of `Stalled` that are labels: koco's own, and the kubelet's and the scheduler's common ones.
-const STALLED: [&str; 15] = [
-    "PodRefused",
-    "PodNotEnding",
-    "RunNameTaken",
-    "RequestRefused",
-    "TemporalNotConfigured",
-    "TemporalNamespaceChanged",
-    "WorkflowNotFound",
+/// The reasons of `Stalled` that are labels: koco's own.
+static OURS: [Reason; 7] = [
+    Reason::PodRefused,
+    Reason::PodNotEnding,
+    Reason::RunNameTaken,
+    Reason::RequestRefused,
+    Reason::TemporalNotConfigured,
+    Reason::TemporalNamespaceChanged,
+    Reason::WorkflowNotFound,
+];
+/// The kubelet's and the scheduler's common ones.
+const THEIRS: [&str; 8] = [
     "Unschedulable",
     "ErrImagePull",
     "ImagePullBackOff",
@@ -132,7 +135,8 @@ pub(super) fn census(metrics: &JobMetrics, context: &Context, loops: usize) {
 /// Why a job is stalled, as a label.
 fn stall(job: &AgentJob) -> Option<&'static str> {
     let stalled = conditions::stall(&job.status.as_ref()?.conditions)?;
-    Some(STALLED.into_iter().find(|known| *known == stalled.reason).unwrap_or("Other"))
+    let mut known = OURS.iter().map(Reason::as_str).chain(THEIRS);
+    Some(known.find(|known| *known == stalled.reason).unwrap_or("Other"))
 }
 
 #[cfg(test)]

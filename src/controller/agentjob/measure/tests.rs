@@ -123,7 +123,8 @@ fn a_foreign_reason_is_one_word() {
         let status = status_of(json!({ "conditions": [condition] }));
         stall(&AgentJob { status: Some(status), ..job() })
     };
-    assert_eq!(stalled("PodRefused"), Some("PodRefused"));
+    assert_eq!(stalled(Reason::PodNotEnding.as_str()), Some("PodNotEnding"));
+    assert_eq!(stalled("ErrImagePull"), Some("ErrImagePull"));
     assert_eq!(stalled("Canary"), Some("Other"));
     assert_eq!(stalled("Failed"), None, "it waits for nobody");
     assert_eq!(stall(&job()), None);

@@ -106,8 +106,8 @@ func TestKstatus(t *testing.T) {
 	})
 }
 
-// health evaluates a script as Argo CD does: with no library but those for tables and modules.
-func health(t *testing.T, script string, job *unstructured.Unstructured) (health struct{ Status, Message string }) {
+// evaluate runs a script as Argo CD does, with no library but those for tables and modules, and decodes what it returns.
+func evaluate(t *testing.T, script string, job *unstructured.Unstructured, into any) {
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
 	for name, open := range map[string]lua.LGFunction{
@@ -133,21 +133,64 @@ func health(t *testing.T, script string, job *unstructured.Unstructured) (health
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(answer, &health); err != nil {
+	if string(answer) == "[]" { // Lua has one empty table for both.
+		return
+	}
+	if err := json.Unmarshal(answer, into); err != nil {
 		t.Fatalf("%s: %v", answer, err)
 	}
-	return health
 }
 
-func TestArgoCD(t *testing.T) {
+// customization is what Argo CD's ConfigMap says of AgentJobs.
+func customization(t *testing.T, what string) string {
 	var settings struct{ Data map[string]string }
 	if err := yaml.Unmarshal(read(t, "../../deploy/gitops/argocd-cm.yaml"), &settings); err != nil {
 		t.Fatal(err)
 	}
-	script := settings.Data["resource.customizations.health.kodosumi.io_AgentJob"]
+	return settings.Data["resource.customizations."+what+".kodosumi.io_AgentJob"]
+}
+
+func TestArgoCD(t *testing.T) {
+	script := customization(t, "health")
 	each(t, func(t *testing.T, name string, job *unstructured.Unstructured) {
-		if is := health(t, script, job); is.Status != jobs[name].health || is.Message == "" {
+		var is struct{ Status, Message string }
+		if evaluate(t, script, job, &is); is.Status != jobs[name].health || is.Message == "" {
 			t.Errorf("%s (%s), not %s", is.Status, is.Message, jobs[name].health)
+		}
+	})
+}
+
+func TestArgoCDActions(t *testing.T) {
+	var actions struct {
+		Discovery   string `json:"discovery.lua"`
+		Definitions []struct {
+			Name   string
+			Action string `json:"action.lua"`
+		}
+	}
+	if err := yaml.Unmarshal([]byte(customization(t, "actions")), &actions); err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]string{"pause": "Paused", "resume": "Running", "cancel": "Cancelled"}
+	if len(actions.Definitions) != len(states) {
+		t.Fatalf("%v", actions.Definitions)
+	}
+	each(t, func(t *testing.T, name string, job *unstructured.Unstructured) {
+		desired, _, _ := unstructured.NestedString(job.Object, "spec", "desiredState")
+		want := map[string]bool{"pause": desired == "Running", "resume": desired == "Paused", "cancel": desired != "Cancelled"}
+		if phase, _, _ := unstructured.NestedString(job.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
+			want = nil
+		}
+		offered := map[string]any{}
+		evaluate(t, actions.Discovery, job, &offered)
+		for _, action := range actions.Definitions {
+			if _, is := offered[action.Name]; is != want[action.Name] {
+				t.Errorf("%s is offered: %t", action.Name, is)
+			}
+			var after struct{ Spec struct{ DesiredState string } }
+			if evaluate(t, action.Action, job, &after); after.Spec.DesiredState != states[action.Name] {
+				t.Errorf("%s: %v", action.Name, after)
+			}
 		}
 	})
 }

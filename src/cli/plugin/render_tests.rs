@@ -199,6 +199,10 @@ fn conditions_are_shown_where_they_matter() {
     let text = view(&job, &[], &[], at("2026-01-01T00:05:00Z"));
     assert!(text.contains("Ready:     False, Because: of this\n"), "{text}");
     assert!(text.contains("Paused:    False, Because: of this\n"), "{text}");
+    // That the job has failed is in its phase and its error.
+    job.status.as_mut().unwrap().conditions[0].reason = "Failed".into();
+    let text = view(&job, &[], &[], at("2026-01-01T00:05:00Z"));
+    assert!(!text.contains("Ready:"), "{text}");
 }
 
 #[test]

@@ -148,7 +148,9 @@ fn lost(story: &Story, say: Say<'_>) {
         Some(Phase::Failed) => {
             let failed = story.runs.values().filter_map(AgentRun::termination);
             if !failed.into_iter().any(|t| t.kind == TerminationType::Failed && t.started) {
-                say(Promise::Lost, "it failed, and no run of it did".into());
+                let ends = story.runs.values().filter_map(|run| run.termination()?.error.as_ref());
+                let kinds: Vec<_> = ends.map(|error| &error.kind).collect();
+                say(Promise::Lost, format!("it failed, and no run of it did: {kinds:?}"));
             }
         }
         Some(Phase::Cancelled) if story.asked_for(Request::Want(DesiredState::Cancelled)) => {}

@@ -60,7 +60,8 @@ pub fn spec(plan: &JobPlan, ledger: &Path) -> Value {
         "pausePolicy": plan.pause_policy,
         "disruptionPolicy": plan.disruption_policy,
         "retryPolicy": { "maximumAttempts": MAXIMUM_ATTEMPTS, "initialInterval": "500ms", "maximumInterval": "2s" },
-        "timeouts": { "pending": "10m" },
+        // A busy node takes as long as it takes: a job that is lost shows at the end.
+        "timeouts": { "pending": "24h" },
         "runHistoryLimit": 100,
         "failedPodsHistoryLimit": 0,
     }));

@@ -1,12 +1,12 @@
 //! Adds events. One task takes the batches of all callers that wait and commits them together: a commit to the disk
 //! costs the same for one event as for thousands. Started by [`super::Database::open`].
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use sqlx::AssertSqlSafe;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Append, AppendError, Database, DatabaseError, Event, Fid, Inner, Pools, text::clean};
+use super::{Append, AppendError, Database, DatabaseError, Event, Fid, Inner, Kind, Limits, Pools, text::clean};
 
 /// How many batches may wait for the task.
 pub(super) const WAITING: usize = 1024;
@@ -49,6 +49,9 @@ fn check(batch: &Append) -> Result<(), AppendError> {
     }
     if batch.from < 1 || batch.run < 0 || batch.from > i64::MAX - 2 * MAX_EVENTS as i64 {
         return Err(AppendError::Invalid("events of a run are numbered from 1"));
+    }
+    if batch.oldest < 1 || batch.oldest > batch.from {
+        return Err(AppendError::Invalid("the oldest event is at most the first of the batch"));
     }
     if events.iter().any(|event| event.payload.len() > MAX_PAYLOAD) {
         return Err(AppendError::Invalid("an event has at most 8 MiB"));
@@ -99,16 +102,68 @@ fn weight(events: &[Event]) -> usize {
 }
 
 /// Finds the execution that a batch is for. In SQLite a transaction that writes is alone.
-const FIND: &str = "SELECT last_row FROM executions WHERE fid = $1 AND cluster = $2 AND hidden = 0";
+const FIND: &str = "SELECT last_row, bytes, hidden FROM executions WHERE fid = $1 AND cluster = $2";
 /// The same, so that of two who append to it one waits here and then reads what the other has stored.
-const LOCK: &str = "SELECT last_row FROM executions WHERE fid = $1 AND cluster = $2 AND hidden = 0 FOR UPDATE";
+const LOCK: &str = "SELECT last_row, bytes, hidden FROM executions WHERE fid = $1 AND cluster = $2 FOR UPDATE";
 
-/// What of a batch is new, given the last number that is stored: how many of its events are not, or that there is a gap.
-fn known(batch: &Append, stored: i64) -> Result<usize, AppendError> {
-    match stored - (batch.from - 1) {
-        missing if missing < 0 => Err(AppendError::Gap { stored }),
-        known => Ok(usize::try_from(known).unwrap_or(usize::MAX).min(batch.events.len())),
+/// An event that is to be stored.
+#[derive(Debug, PartialEq)]
+struct New<'a> {
+    run: i64,
+    seq: i64,
+    event: Cow<'a, Event>,
+}
+
+impl New<'_> {
+    /// What koco itself has to say, of a time at which something happened.
+    fn of_koco(run: i64, seq: i64, ts: f64, payload: String) -> Self {
+        Self { run, seq, event: Cow::Owned(Event { ts, kind: Kind::Debug, payload }) }
     }
+
+    fn weight(&self) -> i64 {
+        i64::try_from(self.event.payload.len() + OVERHEAD).unwrap_or(i64::MAX)
+    }
+}
+
+/// What becomes of a batch.
+#[derive(Debug, PartialEq)]
+struct Plan<'a> {
+    new: Vec<New<'a>>,
+    /// The number of the last event of the source that is stored then, lost or dropped.
+    to: i64,
+    /// Whether the batch leaves a gap after that, so that nothing of it is taken.
+    gap: bool,
+}
+
+/// What becomes of a batch, given the number of the last event that is stored of its source, and how many events, of how
+/// many bytes, its execution has.
+fn plan(batch: &Append, stored: i64, (rows, bytes): (i64, i64), limits: Limits) -> Plan<'_> {
+    let is_full = |rows: i64, bytes: i64| rows >= limits.rows || bytes >= limits.bytes;
+    let drops = is_full(rows, bytes);
+    let ts = batch.events.first().map_or(0.0, |event| event.ts);
+    let (mut new, mut to) = (Vec::new(), stored);
+    if batch.oldest > stored + 1 {
+        to = batch.oldest - 1;
+        let lost = format!(r#"{{"koco":{{"lost":{{"from":{},"to":{to}}}}}}}"#, stored + 1);
+        new.push(New::of_koco(batch.run, to, ts, lost));
+    }
+    let known = to - (batch.from - 1);
+    if known >= 0 {
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(batch.events.len());
+        for event in &batch.events[known..] {
+            to += 1;
+            new.push(New { run: batch.run, seq: to, event: Cow::Borrowed(event) });
+        }
+    }
+    if drops {
+        new.clear();
+    }
+    let (rows, bytes) = new.iter().fold((rows, bytes), |(rows, bytes), new| (rows + 1, bytes + new.weight()));
+    if !drops && is_full(rows, bytes) {
+        let full = format!(r#"{{"koco":{{"full":{{"rows":{rows},"bytes":{bytes}}}}}}}"#);
+        new.push(New::of_koco(0, 0, ts, full));
+    }
+    Plan { new, to, gap: known < 0 }
 }
 
 /// The statement that inserts so many events.
@@ -135,49 +190,47 @@ fn insert(rows: usize) -> String {
 
 /// Appends one batch within a transaction.
 macro_rules! append_one {
-    ($tx:ident, $lock:expr, $cluster:expr, $batch:expr) => {{
+    ($tx:ident, $lock:expr, $inner:expr, $batch:expr) => {{
         let batch: &Append = $batch;
         let fid = batch.fid.0.as_slice();
-        let locked: Option<i64> = sqlx::query_scalar($lock).bind(fid).bind($cluster).fetch_optional(&mut *$tx).await?;
+        let query = sqlx::query_as($lock).bind(fid).bind(&$inner.cluster);
+        let locked: Option<(i64, i64, i64)> = query.fetch_optional(&mut *$tx).await?;
         match locked {
             None => Err(AppendError::Unknown(batch.fid)),
-            Some(last_row) => {
+            Some((_, _, hidden)) if hidden != 0 => Err(AppendError::Deleted(batch.fid)),
+            Some((last_row, bytes, _)) => {
                 let add = "INSERT INTO sources (fid, run, seq) VALUES ($1, $2, 0) ON CONFLICT (fid, run) DO NOTHING";
                 sqlx::query(add).bind(fid).bind(batch.run).execute(&mut *$tx).await?;
                 let read = "SELECT seq FROM sources WHERE fid = $1 AND run = $2";
                 let stored: i64 = sqlx::query_scalar(read).bind(fid).bind(batch.run).fetch_one(&mut *$tx).await?;
-                match known(batch, stored) {
-                    Err(gap) => Err(gap),
-                    Ok(known) => {
-                        let events = &batch.events[known..];
-                        let mut done = 0;
-                        for rows in ROWS {
-                            let text = insert(rows);
-                            while events.len() - done >= rows {
-                                let mut query = sqlx::query(AssertSqlSafe(text.as_str()));
-                                for (n, event) in (1..).zip(&events[done..done + rows]) {
-                                    let n = n + done as i64;
-                                    query = query.bind(fid).bind(last_row + n).bind(batch.run).bind(stored + n);
-                                    query = query.bind(event.ts).bind(event.kind.number());
-                                    query = query.bind(event.payload.as_str());
-                                }
-                                query.execute(&mut *$tx).await?;
-                                done += rows;
-                            }
+                let Plan { new, to, gap } = plan(batch, stored, (last_row, bytes), $inner.limits);
+                let mut done = 0;
+                for rows in ROWS {
+                    let text = insert(rows);
+                    while new.len() - done >= rows {
+                        let mut query = sqlx::query(AssertSqlSafe(text.as_str()));
+                        for (n, New { run, seq, event }) in (1..).zip(&new[done..done + rows]) {
+                            query = query.bind(fid).bind(last_row + n + done as i64).bind(*run).bind(*seq);
+                            query = query.bind(event.ts).bind(event.kind.number()).bind(event.payload.as_str());
                         }
-                        let to = stored + done as i64;
-                        // Only from where it was read: whatever the isolation, no number is given twice.
-                        let step = "UPDATE sources SET seq = $3 WHERE fid = $1 AND run = $2 AND seq = $4";
-                        let step = sqlx::query(step).bind(fid).bind(batch.run).bind(to).bind(stored);
-                        if step.execute(&mut *$tx).await?.rows_affected() != 1 {
-                            return Err(DatabaseError::Sql(sqlx::Error::RowNotFound));
-                        }
-                        let count = "UPDATE executions SET last_row = last_row + $2, bytes = bytes + $3 WHERE fid = $1";
-                        let bytes = i64::try_from(weight(events)).unwrap_or(i64::MAX);
-                        sqlx::query(count).bind(fid).bind(done as i64).bind(bytes).execute(&mut *$tx).await?;
-                        Ok(to)
+                        query.execute(&mut *$tx).await?;
+                        done += rows;
                     }
                 }
+                if to != stored {
+                    // Only from where it was read: whatever the isolation, no number is given twice.
+                    let step = "UPDATE sources SET seq = $3 WHERE fid = $1 AND run = $2 AND seq = $4";
+                    let step = sqlx::query(step).bind(fid).bind(batch.run).bind(to).bind(stored);
+                    if step.execute(&mut *$tx).await?.rows_affected() != 1 {
+                        return Err(DatabaseError::Sql(sqlx::Error::RowNotFound));
+                    }
+                }
+                if !new.is_empty() {
+                    let count = "UPDATE executions SET last_row = last_row + $2, bytes = bytes + $3 WHERE fid = $1";
+                    let bytes: i64 = new.iter().map(New::weight).sum();
+                    sqlx::query(count).bind(fid).bind(done as i64).bind(bytes).execute(&mut *$tx).await?;
+                }
+                if gap { Err(AppendError::Gap { stored: to }) } else { Ok(to) }
             }
         }
     }};
@@ -192,7 +245,7 @@ impl Inner {
             Pools::Sqlite { write, .. } => {
                 let mut tx = write.begin_with("BEGIN IMMEDIATE").await?;
                 for request in group {
-                    answers.push(append_one!(tx, FIND, &self.cluster, &request.batch));
+                    answers.push(append_one!(tx, FIND, self, &request.batch));
                 }
                 tx.commit().await?;
             }
@@ -202,7 +255,7 @@ impl Inner {
                 }
                 let mut tx = pool.begin().await?;
                 for request in group {
-                    answers.push(append_one!(tx, LOCK, &self.cluster, &request.batch));
+                    answers.push(append_one!(tx, LOCK, self, &request.batch));
                 }
                 tx.commit().await?;
             }
@@ -253,19 +306,53 @@ fn create(week: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::Kind;
 
-    fn batch(from: i64, events: usize) -> Append {
-        let event = Event { ts: 0.0, kind: Kind::Stdout, payload: String::new() };
-        Append { fid: Fid([0; 12]), run: 1, from, events: vec![event; events] }
+    fn batch(oldest: i64, from: i64, events: usize) -> Append {
+        let event = Event { ts: 1.5, kind: Kind::Stdout, payload: String::new() };
+        Append { fid: Fid([0; 12]), run: 1, from, oldest, events: vec![event; events] }
+    }
+
+    /// Numbers and payloads of what is stored, the last number, and whether there is a gap.
+    fn planned(batch: &Append, stored: i64, has: (i64, i64), limits: Limits) -> (Vec<(i64, i64, String)>, i64, bool) {
+        let Plan { new, to, gap } = plan(batch, stored, has, limits);
+        (new.into_iter().map(|new| (new.run, new.seq, new.event.payload.clone())).collect(), to, gap)
     }
 
     #[test]
     fn a_batch_continues_what_is_stored_or_is_known_or_leaves_a_gap() {
-        assert_eq!(known(&batch(1, 3), 0).unwrap(), 0);
-        assert_eq!(known(&batch(1, 3), 2).unwrap(), 2);
-        assert_eq!(known(&batch(1, 3), 9).unwrap(), 3);
-        assert!(matches!(known(&batch(5, 1), 3), Err(AppendError::Gap { stored: 3 })));
+        let of = |batch: Append, stored| {
+            let (new, to, gap) = planned(&batch, stored, (0, 0), Limits::default());
+            (new.into_iter().map(|(run, seq, _)| (run, seq)).collect::<Vec<_>>(), to, gap)
+        };
+        assert_eq!(of(batch(1, 1, 3), 0), (vec![(1, 1), (1, 2), (1, 3)], 3, false));
+        assert_eq!(of(batch(1, 1, 3), 2), (vec![(1, 3)], 3, false));
+        assert_eq!(of(batch(1, 1, 3), 9), (vec![], 9, false));
+        assert_eq!(of(batch(4, 5, 1), 3), (vec![], 3, true), "4 is still there");
+    }
+
+    #[test]
+    fn what_is_lost_leaves_a_mark_in_its_place() {
+        let lost = r#"{"koco":{"lost":{"from":4,"to":6}}}"#.to_string();
+        let of = |batch: Append| planned(&batch, 3, (0, 0), Limits::default());
+        assert_eq!(of(batch(7, 7, 1)), (vec![(1, 6, lost.clone()), (1, 7, String::new())], 7, false));
+        assert_eq!(of(batch(7, 9, 1)), (vec![(1, 6, lost)], 6, true), "and 7 is still there");
+        assert_eq!(of(batch(4, 4, 1)), (vec![(1, 4, String::new())], 4, false), "nothing is");
+    }
+
+    #[test]
+    fn an_execution_that_is_full_says_so_once_and_takes_no_more() {
+        let limits = Limits { rows: 5, bytes: 1000 };
+        let of = |rows, bytes| planned(&batch(1, 1, 2), 0, (rows, bytes), limits);
+        let plain = vec![(1, 1, String::new()), (1, 2, String::new())];
+        assert_eq!(of(2, 0), (plain.clone(), 2, false));
+        let full = |rows: i64, bytes: i64| {
+            let said = format!(r#"{{"koco":{{"full":{{"rows":{rows},"bytes":{bytes}}}}}}}"#);
+            [plain.clone(), vec![(0, 0, said)]].concat()
+        };
+        assert_eq!(of(3, 0), (full(5, 140), 2, false));
+        assert_eq!(of(0, 900), (full(2, 1040), 2, false));
+        assert_eq!((of(6, 0), of(0, 1000)), ((vec![], 2, false), (vec![], 2, false)));
+        assert_eq!(planned(&batch(1, 5, 1), 3, (6, 0), limits), (vec![], 3, true));
     }
 
     #[test]

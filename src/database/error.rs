@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use super::Fid;
 
+/// The reason of an error if there is no room left.
+pub const DISK_FULL: &str = "DiskFull";
+
 /// Why the database can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -51,10 +54,17 @@ impl DatabaseError {
             Self::Newer { .. } => "SchemaNewer",
             Self::TooOld(_) => "TooOld",
             Self::Url => "Url",
+            Self::Sql(error) if is_disk_full(error) => DISK_FULL,
             Self::Sql(_) => "Database",
             Self::Closed => "Closed",
         }
     }
+}
+
+/// Whether a statement failed because there is no room left. SQLite's code for it, and PostgreSQL's.
+fn is_disk_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "13" || code == "53100")
 }
 
 /// Why events are not appended.
@@ -66,9 +76,12 @@ pub enum AppendError {
         /// The number of the last event that is stored of this source.
         stored: i64,
     },
-    /// There is no such execution, or it was deleted.
+    /// There is no such execution, yet or any more.
     #[error("there is no execution {0}")]
     Unknown(Fid),
+    /// It was deleted.
+    #[error("execution {0} was deleted")]
+    Deleted(Fid),
     /// The batch is against the rules.
     #[error("{0}")]
     Invalid(&'static str),
@@ -89,8 +102,27 @@ impl AppendError {
         match self {
             Self::Gap { .. } => "Gap",
             Self::Unknown(_) => "Unknown",
+            Self::Deleted(_) => "Deleted",
             Self::Invalid(_) => "Invalid",
             Self::Database(error) => error.reason(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_has_a_word_of_its_own() {
+        let options = SqliteConnectOptions::new().in_memory(true).pragma("max_page_count", "4");
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        sqlx::query("CREATE TABLE t (x BLOB)").execute(&pool).await.unwrap();
+        let full = sqlx::query("INSERT INTO t VALUES (zeroblob(100000))").execute(&pool).await.unwrap_err();
+        assert_eq!(DatabaseError::from(full).reason(), "DiskFull");
+        let other = sqlx::query("INSERT INTO absent VALUES (1)").execute(&pool).await.unwrap_err();
+        assert_eq!(DatabaseError::from(other).reason(), "Database");
     }
 }

@@ -38,8 +38,10 @@ use sqlx::{
 use tokio::sync::mpsc;
 
 pub use self::{
-    error::{AppendError, DatabaseError},
-    model::{Append, Event, Execution, Expired, Fid, Filter, Kind, Page, Retention, StoredEvent, Summary},
+    error::{AppendError, DISK_FULL, DatabaseError},
+    model::{
+        Append, Event, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention, StoredEvent, Summary,
+    },
 };
 
 /// The oldest PostgreSQL that is served.
@@ -126,6 +128,8 @@ struct Inner {
     pools: Pools,
     /// The cluster whose executions it shows and writes. Clusters may share a database.
     cluster: String,
+    /// How much one execution may have.
+    limits: Limits,
     /// PostgreSQL's partitions of events that were there, by their week.
     weeks: Mutex<HashSet<u32>>,
 }
@@ -133,11 +137,16 @@ struct Inner {
 impl Database {
     /// Opens it, and creates or raises its schema. Must be called within a Tokio runtime.
     pub async fn open(location: &Location, cluster: &str) -> Result<Self, DatabaseError> {
+        Self::open_with(location, cluster, Limits::default()).await
+    }
+
+    /// The same with other limits.
+    pub async fn open_with(location: &Location, cluster: &str, limits: Limits) -> Result<Self, DatabaseError> {
         let pools = match location {
             Location::Sqlite(folder) => sqlite(folder.clone()).await?,
             Location::Postgres(url) => postgres(url).await?,
         };
-        let inner = Arc::new(Inner { pools, cluster: cluster.into(), weeks: Mutex::default() });
+        let inner = Arc::new(Inner { pools, cluster: cluster.into(), limits, weeks: Mutex::default() });
         let (appends, requests) = mpsc::channel(append::WAITING);
         let database = Self { inner: inner.clone(), appends };
         schema::prepare(&database).await?;

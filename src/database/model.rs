@@ -192,6 +192,9 @@ pub struct Event {
 }
 
 /// Consecutive events of one source: a run of an execution.
+///
+/// What is missing before `oldest` is lost. Where the database misses it, one event of kind [`Kind::Debug`] takes its
+/// place, `{"koco":{"lost":{"from":N,"to":M}}}`, so that a gap that can't be filled holds up nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Append {
     /// The execution.
@@ -200,8 +203,35 @@ pub struct Append {
     pub run: i64,
     /// The number of the first event within the run; they begin at 1.
     pub from: i64,
+    /// The number of the first event that its source still has, at most `from`.
+    pub oldest: i64,
     /// The events.
     pub events: Vec<Event>,
+}
+
+/// How much is kept of the events of one execution. The batch that reaches it is stored, and after it one event of kind
+/// [`Kind::Debug`] that belongs to no run, `{"koco":{"full":{"rows":N,"bytes":M}}}`. What comes later is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub rows: i64,
+    /// Bytes, about.
+    pub bytes: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { rows: 10_000_000, bytes: 2 << 30 }
+    }
+}
+
+/// How far an execution has come, for those who wait for more of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The number of its last event.
+    pub last_row: i64,
+    /// When it ended, or its AgentJob was found to be gone, in milliseconds since 1970.
+    pub ended: Option<i64>,
 }
 
 /// An event as it is stored.

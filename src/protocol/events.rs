@@ -11,11 +11,10 @@
 //! | 410 | neither the run nor its execution takes any more events: drop them all |
 //! | 429, 503, no answer | again later |
 //!
-//! If events that the server misses are no longer there, because `stored + 1 < oldest`, it stores a [`lost`] in their place:
-//! a gap never holds up what comes after it. Jobs depend on none of this: without a server they start, run and end.
+//! If events that the server misses are no longer there, because `stored + 1 < oldest`, it stores an event of kind `debug`
+//! in their place, `{"koco":{"lost":{"from":N,"to":M}}}`: a gap never holds up what comes after it. Jobs depend on none of this: without a server they start, run and end.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 /// The `Content-Type` of a batch.
 pub const CONTENT_TYPE: &str = "application/x-ndjson";
@@ -188,9 +187,9 @@ pub fn decode(body: &[u8]) -> Result<(Batch, Vec<Event>), BatchError> {
     if events.is_empty() { Err(BatchError::Count) } else { Ok((batch, events)) }
 }
 
-/// The payload of the event, of kind [`Kind::Debug`], that says which events of a source were lost, these two included.
-pub fn lost(from: u64, to: u64) -> String {
-    json!({ "koco": { "lost": { "from": from, "to": to } } }).to_string()
+/// The path at which the server takes the events of a run of an execution, from gateways alone.
+pub fn append_path(fid: &str, run: &str) -> String {
+    format!("/internal/v1/executions/{fid}/runs/{run}/events")
 }
 
 #[cfg(test)]
@@ -248,10 +247,5 @@ mod tests {
         let body = encode(Batch { from: u64::MAX, oldest: u64::MAX }, [&largest]).unwrap();
         assert!(body.len() <= MAX_BODY_BYTES);
         assert_eq!(decode(&body).unwrap().1, [largest]);
-    }
-
-    #[test]
-    fn what_is_lost_is_named() {
-        assert_eq!(lost(3, 9), r#"{"koco":{"lost":{"from":3,"to":9}}}"#);
     }
 }

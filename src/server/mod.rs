@@ -3,7 +3,8 @@
 //!
 //! - [`archive`] follows the AgentJobs and writes each change to the database. Any number of servers may do so at once:
 //!   the database keeps the newest version, in whatever order they come.
-//! - [`http`] answers requests. [`access`] asks the API server who sends one and what they may read.
+//! - [`http`] answers requests, and takes events from gateways. [`access`] asks the API server who sends one and what they
+//!   may read. [`live`] wakes streams of events.
 //!
 //! Of the cluster it writes one thing: an annotation on a job that has ended and has a time to live, which says that it
 //! is in the archive. Called by the command line alone.
@@ -11,6 +12,7 @@
 mod access;
 mod archive;
 mod http;
+mod live;
 mod settings;
 
 use std::{
@@ -88,6 +90,10 @@ struct Server {
     authenticator: Authenticator<UserInfo>,
     access: access::Access,
     limits: http::Limits,
+    live: live::Live,
+    /// Who may append events.
+    gateways: Option<String>,
+    stop: CancellationToken,
 }
 
 /// Runs a server until `stop`; then it turns unready, takes no new connection, and finishes what it has begun.
@@ -115,8 +121,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
         authenticator: Authenticator::new(client.clone(), names::SERVER_AUDIENCE),
         access: access::Access::new(client.clone()),
         limits: http::Limits::default(),
+        live: live::Live::default(),
+        gateways: settings.gateways(),
+        stop: stop.clone(),
         client,
         database: database.clone(),
+    });
+    tokio::spawn({
+        let server = server.clone();
+        async move { server.live.ask(&server.database, &server.stop).await }
     });
     follow(&server, &common, &ready, &stop);
     tokio::spawn(expire(database.clone(), settings, stop.clone()));

@@ -18,6 +18,10 @@ pub struct Settings {
     /// Secret with the server's certificate authority, or with a certificate of your own
     #[arg(long, env = "KOCO_SERVER_TLS_SECRET", default_value = "koco-server-tls")]
     pub server_tls_secret: String,
+    /// The one user who may append events, by the name that the API server gives it: the gateways' service account, as
+    /// system:serviceaccount:NAMESPACE:NAME. Without it none are taken
+    #[arg(long, env = "KOCO_SERVER_GATEWAYS")]
+    server_gateways: Option<String>,
     /// Folder of SQLite's file, on a local disk
     #[arg(long, env = "KOCO_SERVER_DATA", default_value = "/var/lib/koco")]
     pub server_data: PathBuf,
@@ -58,6 +62,11 @@ impl Settings {
             Some(url) if !url.0.is_empty() => Location::Postgres(url.0.clone()),
             _ => Location::Sqlite(self.server_data.clone()),
         }
+    }
+
+    /// Who may append events.
+    pub fn gateways(&self) -> Option<String> {
+        self.server_gateways.clone().filter(|name| !name.is_empty())
     }
 
     /// How long things are kept.

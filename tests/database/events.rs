@@ -1,8 +1,8 @@
 //! Events are appended once, in order, and read.
 
-use koco::database::{Append, AppendError, Event, Kind};
+use koco::database::{Append, AppendError, Database, Event, Head, Kind, Limits};
 
-use super::harness::{batch, both, event, execution, fid};
+use super::harness::{CLUSTER, batch, both, event, execution, fid, locations};
 
 #[tokio::test]
 async fn a_repeat_changes_nothing_and_a_gap_is_refused() {
@@ -28,7 +28,7 @@ async fn runs_are_numbered_each_for_itself_and_rows_go_on() {
     for store in both().await {
         store.database.upsert(vec![execution(1)]).await.unwrap();
         for (run, from) in [(1, 1), (2, 1), (1, 2), (3, 1)] {
-            let batch = Append { fid: fid(1), run, from, events: vec![event(format!("{run}.{from}"))] };
+            let batch = Append { fid: fid(1), run, from, oldest: 1, events: vec![event(format!("{run}.{from}"))] };
             assert_eq!(store.database.append(batch).await.unwrap(), from, "{}", store.name());
         }
         let all = store.all_events(fid(1)).await;
@@ -62,7 +62,7 @@ async fn texts_times_and_kinds_come_back_as_they_were() {
             .enumerate()
             .map(|(n, kind)| Event { ts: times[n % 6], kind, payload: texts[n % 6].into() })
             .collect();
-        store.database.append(Append { fid: fid(1), run: 1, from: 1, events: sent.clone() }).await.unwrap();
+        store.database.append(Append { fid: fid(1), run: 1, from: 1, oldest: 1, events: sent.clone() }).await.unwrap();
         let read: Vec<Event> = store.all_events(fid(1)).await.into_iter().map(|e| e.event).collect();
         let bits = |events: &[Event]| events.iter().map(|e| e.ts.to_bits()).collect::<Vec<_>>();
         assert_eq!(read, sent, "{}", store.name());
@@ -78,7 +78,7 @@ async fn a_null_character_becomes_the_replacement_character() {
         store.database.upsert(vec![write]).await.unwrap();
         let (summary, object) = store.database.get(fid(1)).await.unwrap().unwrap();
         assert_eq!((summary.error.as_str(), object.as_str()), ("a\u{fffd}", "{\"\u{fffd}\":1}"), "{}", store.name());
-        let batch = Append { fid: fid(1), run: 1, from: 1, events: vec![event("a\0b\0")] };
+        let batch = Append { fid: fid(1), run: 1, from: 1, oldest: 1, events: vec![event("a\0b\0")] };
         store.database.append(batch).await.unwrap();
         assert_eq!(store.all_events(fid(1)).await[0].event.payload, "a\u{fffd}b\u{fffd}");
     }
@@ -89,9 +89,9 @@ async fn large_payloads_are_read_in_portions() {
     for store in both().await {
         store.database.upsert(vec![execution(1)]).await.unwrap();
         let events: Vec<Event> = (0..20).map(|n| event(format!("{n}").repeat(1 << 20))).collect();
-        let batch = Append { fid: fid(1), run: 1, from: 1, events: events.clone() };
+        let batch = Append { fid: fid(1), run: 1, from: 1, oldest: 1, events: events.clone() };
         assert_eq!(store.database.append(batch).await.unwrap(), 20, "{}", store.name());
-        let first = store.database.events(fid(1), 0).await.unwrap();
+        let first = store.database.events(fid(1), 0, 1000).await.unwrap();
         assert!(first.len() < 10, "{}", first.len());
         let all: Vec<Event> = store.all_events(fid(1)).await.into_iter().map(|e| e.event).collect();
         assert!(all == events, "{}", store.name());
@@ -140,7 +140,7 @@ async fn concurrent_writers_of_the_same_events_store_them_once() {
 async fn processes_that_share_a_database_store_events_once() {
     for store in both().await {
         let koco::database::Location::Postgres(_) = store.location else { continue };
-        let other = koco::database::Database::open(&store.location, super::harness::CLUSTER).await.unwrap();
+        let other = Database::open(&store.location, CLUSTER).await.unwrap();
         store.database.upsert((1..=4).map(execution).collect()).await.unwrap();
         let mut writers = Vec::new();
         for database in [store.database.clone(), other] {
@@ -187,5 +187,75 @@ async fn a_batch_that_fails_fails_alone() {
         }
         assert_eq!(answers, [Ok(5), Err("Database"), Ok(5), Err("Unknown")], "{}", store.name());
         assert_eq!(store.all_events(fid(3)).await.len(), 5);
+    }
+}
+
+#[tokio::test]
+async fn what_its_source_has_lost_holds_up_nothing() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        store.database.append(batch(fid(1), 1, 2)).await.unwrap();
+        let append = |oldest, from, to| store.database.append(Append { oldest, ..batch(fid(1), from, to) });
+        let gap = append(5, 7, 7).await;
+        assert!(matches!(gap, Err(AppendError::Gap { stored: 4 })), "{}: {gap:?}", store.name());
+        assert_eq!(append(5, 5, 7).await.unwrap(), 7);
+        assert_eq!(append(5, 5, 7).await.unwrap(), 7);
+        let all = store.all_events(fid(1)).await;
+        let seen: Vec<_> = all.iter().map(|e| (e.row, e.seq, e.event.payload.as_str())).collect();
+        let lost = r#"{"koco":{"lost":{"from":3,"to":4}}}"#;
+        assert_eq!(seen, [(1, 1, "1"), (2, 2, "2"), (3, 4, lost), (4, 5, "5"), (5, 6, "6"), (6, 7, "7")]);
+        assert_eq!(all[2].event.kind, Kind::Debug);
+        for (oldest, from) in [(0, 8), (9, 8)] {
+            assert_eq!(append(oldest, from, from).await.unwrap_err().reason(), "Invalid");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_execution_has_only_so_many_events() {
+    for location in locations().await {
+        let limits = Limits { rows: 5, bytes: 10_000 };
+        let database = Database::open_with(&location, CLUSTER, limits).await.unwrap();
+        database.upsert(vec![execution(1), execution(2)]).await.unwrap();
+        for (from, to) in [(1, 3), (4, 6), (7, 9)] {
+            assert_eq!(database.append(batch(fid(1), from, to)).await.unwrap(), to, "{location:?}: none is refused");
+        }
+        let other_run = Append { run: 2, ..batch(fid(1), 1, 1) };
+        assert_eq!(database.append(other_run).await.unwrap(), 1);
+        let all = database.events(fid(1), 0, 1000).await.unwrap();
+        assert_eq!(all.len(), 7, "{location:?}: {all:?}");
+        assert!(all[6].run == 0 && all[6].event.payload.starts_with(r#"{"koco":{"full":{"rows":6,"#), "{all:?}");
+        let mut large = batch(fid(2), 1, 2);
+        large.events[0].payload = "x".repeat(10_000);
+        assert_eq!(database.append(large).await.unwrap(), 2);
+        assert_eq!(database.append(batch(fid(2), 3, 3)).await.unwrap(), 3);
+        assert_eq!(database.events(fid(2), 0, 1000).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn how_far_executions_have_come_is_read_of_many_at_once() {
+    for store in both().await {
+        let mut ended = execution(2);
+        ended.summary.finished = Some(7000);
+        store.database.upsert(vec![execution(1), ended, execution(3)]).await.unwrap();
+        store.database.append(batch(fid(1), 1, 4)).await.unwrap();
+        store.database.delete(fid(3), 1).await.unwrap();
+        let fids: Vec<_> = (1..=1200).map(fid).collect();
+        let mut heads = store.database.heads(&fids).await.unwrap();
+        heads.sort_by_key(|(fid, _)| *fid);
+        let head = |last_row, ended| Head { last_row, ended };
+        assert_eq!(heads, [(fid(1), head(4, None)), (fid(2), head(0, Some(7000)))], "{}", store.name());
+        assert_eq!(store.database.heads(&[]).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_no_more_events_than_were_asked_for() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        store.database.append(batch(fid(1), 1, 9)).await.unwrap();
+        let rows = store.database.events(fid(1), 3, 2).await.unwrap();
+        assert_eq!(rows.iter().map(|e| e.row).collect::<Vec<_>>(), [4, 5], "{}", store.name());
     }
 }

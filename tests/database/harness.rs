@@ -78,7 +78,7 @@ impl Store {
     pub async fn all_events(&self, fid: Fid) -> Vec<koco::database::StoredEvent> {
         let mut all: Vec<koco::database::StoredEvent> = Vec::new();
         loop {
-            let page = self.database.events(fid, all.last().map_or(0, |e| e.row)).await.unwrap();
+            let page = self.database.events(fid, all.last().map_or(0, |e| e.row), 1000).await.unwrap();
             if page.is_empty() {
                 return all;
             }
@@ -128,5 +128,5 @@ pub fn event(payload: impl Into<String>) -> Event {
 
 /// A batch of run 1, whose events say their number.
 pub fn batch(fid: Fid, from: i64, to: i64) -> Append {
-    Append { fid, run: 1, from, events: (from..=to).map(|n| event(n.to_string())).collect() }
+    Append { fid, run: 1, from, oldest: 1, events: (from..=to).map(|n| event(n.to_string())).collect() }
 }

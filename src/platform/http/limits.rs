@@ -26,14 +26,20 @@ impl TokenBucket {
 
     /// Takes a token, or returns the time until there is one.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        self.take_many(1.0, now)
+    }
+
+    /// Takes so many tokens, of more than the burst all, or returns the time until there are as many.
+    pub fn take_many(&mut self, amount: f64, now: Instant) -> Result<(), Duration> {
+        let amount = amount.min(self.burst);
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
         self.filled = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
+        if self.tokens >= amount {
+            self.tokens -= amount;
             return Ok(());
         }
-        Err(Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.001)))
+        Err(Duration::from_secs_f64(((amount - self.tokens) / self.per_second).max(0.001)))
     }
 
     /// Whether it is full again, so that it can be dropped.
@@ -70,25 +76,31 @@ impl<K: Eq + Hash> Buckets<K> {
 
     /// Takes a token of this key, or returns the time until there is one.
     pub fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        self.take_many(key, 1.0, now)
+    }
+
+    /// The same with so many tokens.
+    pub fn take_many(&self, key: K, amount: f64, now: Instant) -> Result<(), Duration> {
         let mut all = self.all.lock();
         if all.len() >= BUCKETS {
             all.retain(|_, bucket| !bucket.is_full(now));
         }
-        all.entry(key).or_insert_with(|| TokenBucket::new(self.burst, self.per_second, now)).take(now)
+        all.entry(key).or_insert_with(|| TokenBucket::new(self.burst, self.per_second, now)).take_many(amount, now)
     }
 }
 
-/// A number of places, of which one key may hold only so many.
+/// A number of places, or of bytes, of which one key may hold only so many.
 pub struct Shares<K> {
     total: usize,
     each: usize,
     held: Mutex<(usize, HashMap<K, usize>)>,
 }
 
-/// A place of [`Shares`]; dropping it gives it back.
+/// A place of [`Shares`], or several; dropping it gives it back.
 pub struct Place<K: Eq + Hash> {
     of: Arc<Shares<K>>,
     key: Option<K>,
+    size: usize,
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
@@ -99,14 +111,19 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 
     /// A place, if there is one for this key.
     pub fn enter(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+        self.enter_with(key, 1)
+    }
+
+    /// So many places, if there are as many for this key.
+    pub fn enter_with(self: &Arc<Self>, key: K, size: usize) -> Option<Place<K>> {
         let mut held = self.held.lock();
         let ours = held.1.get(&key).copied().unwrap_or_default();
-        if held.0 >= self.total || ours >= self.each {
+        if size > self.total.saturating_sub(held.0) || size > self.each.saturating_sub(ours) {
             return None;
         }
-        held.0 += 1;
-        held.1.insert(key.clone(), ours + 1);
-        Some(Place { of: self.clone(), key: Some(key) })
+        held.0 += size;
+        held.1.insert(key.clone(), ours + size);
+        Some(Place { of: self.clone(), key: Some(key), size })
     }
 }
 
@@ -114,9 +131,9 @@ impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let mut held = self.of.held.lock();
-        held.0 -= 1;
+        held.0 -= self.size;
         if let std::collections::hash_map::Entry::Occupied(mut ours) = held.1.entry(key) {
-            *ours.get_mut() -= 1;
+            *ours.get_mut() -= self.size;
             if *ours.get() == 0 {
                 ours.remove();
             }
@@ -139,6 +156,28 @@ mod tests {
         assert!(shares.enter("a").is_some());
         drop((b, c));
         assert_eq!(*shares.held.lock(), (0, HashMap::new()));
+    }
+
+    #[test]
+    fn places_may_be_of_any_size() {
+        let shares = Shares::new(10, 8);
+        let a = shares.enter_with("a", 8).unwrap();
+        assert!(shares.enter("a").is_none() && shares.enter_with("b", 3).is_none());
+        let b = shares.enter_with("b", 2).unwrap();
+        drop(a);
+        assert!(shares.enter_with("b", 7).is_none() && shares.enter_with("b", 6).is_some());
+        assert!(shares.enter_with("c", usize::MAX).is_none());
+        drop(b);
+        assert_eq!(*shares.held.lock(), (0, HashMap::new()));
+    }
+
+    #[test]
+    fn more_than_the_burst_costs_the_burst() {
+        let start = Instant::now();
+        let mut bucket = TokenBucket::new(10, 2.0, start);
+        assert_eq!((bucket.take_many(4.0, start), bucket.take_many(6.0, start)), (Ok(()), Ok(())));
+        assert!(bucket.take_many(50.0, start + Duration::from_secs(4)).is_err());
+        assert_eq!(bucket.take_many(50.0, start + Duration::from_secs(5)), Ok(()));
     }
 
     #[test]

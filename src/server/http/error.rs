@@ -7,7 +7,11 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{database::DatabaseError, platform::http::TokenError, server::access::Unavailable};
+use crate::{
+    database::{DISK_FULL, DatabaseError},
+    platform::http::TokenError,
+    server::access::Unavailable,
+};
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -24,12 +28,18 @@ pub enum Refusal {
     /// There is no such execution.
     #[error("there is no such execution")]
     NotFound,
+    /// It was deleted from the archive.
+    #[error("the execution was deleted")]
+    Deleted,
     /// Its job still exists.
     #[error("the AgentJob still exists, and would be archived again: delete it first")]
     JobExists,
     /// A parameter that can't be read.
     #[error("{0}")]
     Malformed(String),
+    /// A body that is too big.
+    #[error("the request is too large")]
+    TooLarge,
     /// There is no such path.
     #[error("there is no such path")]
     NoSuchPath,
@@ -39,6 +49,9 @@ pub enum Refusal {
     /// This user, or an unknown one from this address, asks too often or too much at a time.
     #[error("too many requests: try again")]
     TooOften,
+    /// Too much is being written.
+    #[error("the server is overloaded: try again")]
+    Busy,
     /// It took too long.
     #[error("the server took too long: try again")]
     Timeout,
@@ -48,6 +61,9 @@ pub enum Refusal {
     /// The database failed; its message is in the server's log.
     #[error("the database is unavailable: try again")]
     Database,
+    /// The database has no room left.
+    #[error("the database's disk is full: try again when there is room")]
+    DiskFull,
 }
 
 impl Refusal {
@@ -58,14 +74,18 @@ impl Refusal {
             Self::BadToken => "BadToken",
             Self::Forbidden(_) => "Forbidden",
             Self::NotFound => "NotFound",
+            Self::Deleted => "Deleted",
             Self::JobExists => "JobExists",
             Self::Malformed(_) => "Malformed",
+            Self::TooLarge => "TooLarge",
             Self::NoSuchPath => "NoSuchPath",
             Self::NoSuchMethod => "NoSuchMethod",
             Self::TooOften => "TooOften",
+            Self::Busy => "Busy",
             Self::Timeout => "Timeout",
             Self::ApiServer => "ApiServer",
             Self::Database => "Database",
+            Self::DiskFull => "DiskFull",
         }
     }
 
@@ -74,11 +94,15 @@ impl Refusal {
             Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::Deleted => StatusCode::GONE,
             Self::JobExists => StatusCode::CONFLICT,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
-            Self::Timeout | Self::ApiServer | Self::Database => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Timeout | Self::ApiServer | Self::Database | Self::DiskFull => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
@@ -109,6 +133,6 @@ impl From<Unavailable> for Refusal {
 impl From<DatabaseError> for Refusal {
     fn from(error: DatabaseError) -> Self {
         tracing::warn!(%error, reason = error.reason(), "a request to the database");
-        Self::Database
+        if error.reason() == DISK_FULL { Self::DiskFull } else { Self::Database }
     }
 }

@@ -66,7 +66,12 @@ pub async fn delete(
 }
 
 /// An execution to which the user may do that. Who may not learns nothing of what exists.
-async fn find(server: &Server, user: &UserInfo, verb: Verb, fid: &str) -> Result<(Summary, String), Refusal> {
+pub(super) async fn find(
+    server: &Server,
+    user: &UserInfo,
+    verb: Verb,
+    fid: &str,
+) -> Result<(Summary, String), Refusal> {
     let fid: Fid = fid.parse().map_err(|what: &str| Refusal::Malformed(what.into()))?;
     let forbidden = match verb {
         Verb::Get => "get agentjobs/events of this job",

@@ -1,9 +1,12 @@
 //! Paths, who asks, how much of it, and time-outs. No request is answered before the API server has said who sends it.
 //! Used by [`crate::server::run`].
 
+mod append;
 mod error;
+mod events;
 mod executions;
 mod model;
+mod stream;
 
 use std::{
     net::IpAddr,
@@ -14,10 +17,10 @@ use std::{
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
@@ -25,13 +28,18 @@ use tokio::time::timeout;
 
 use self::error::Refusal;
 use super::Server;
-use crate::platform::http::{
-    Connection,
-    limits::{Buckets, Shares},
+use crate::{
+    platform::http::{
+        Connection,
+        limits::{Buckets, Shares},
+    },
+    protocol::events::append_path,
 };
 
 /// How long a request may take.
 const REQUEST: Duration = Duration::from_secs(15);
+/// The most bytes of events that are not committed yet.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// How much may be asked.
 pub struct Limits {
@@ -41,11 +49,21 @@ pub struct Limits {
     users: Buckets<String>,
     /// Requests at a time, in all and of one user.
     places: Arc<Shares<String>>,
+    /// Streams at a time, in all and of one user.
+    streams: Arc<Shares<String>>,
+    /// Bytes of events that are not committed yet.
+    bytes: Arc<Shares<()>>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { strangers: Buckets::new(100, 20.0), users: Buckets::new(100, 20.0), places: Shares::new(128, 16) }
+        Self {
+            strangers: Buckets::new(100, 20.0),
+            users: Buckets::new(100, 20.0),
+            places: Shares::new(128, 16),
+            streams: Shares::new(512, 32),
+            bytes: Shares::new(MAX_BYTES, MAX_BYTES),
+        }
     }
 }
 
@@ -54,14 +72,50 @@ type User = Extension<UserInfo>;
 
 /// The paths.
 pub fn router(server: Arc<Server>) -> Router {
+    let gateways = Router::new()
+        .route(&append_path("{fid}", "{run}"), post(append::append))
+        .route_layer(from_fn_with_state(server.clone(), only_gateways));
     Router::new()
         .route("/health", get(health))
         .route("/api/v1/executions", get(executions::list))
         .route("/api/v1/executions/{fid}", get(executions::get).delete(executions::delete))
+        .route("/api/v1/executions/{fid}/events", get(events::read))
         .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
         .fallback(|| async { Refusal::NoSuchPath })
         .layer(from_fn_with_state(server.clone(), authenticate))
+        .merge(gateways)
         .with_state(server)
+}
+
+/// Who sends a request.
+async fn sender(server: &Server, connection: &Connection, headers: &HeaderMap) -> Result<UserInfo, Refusal> {
+    let token = headers.get(header::AUTHORIZATION).and_then(|h| h.to_str().ok());
+    if !server.authenticator.knows(token) {
+        // Each costs a question to the API server.
+        server.limits.strangers.take(connection.address, Instant::now()).map_err(|_| Refusal::TooOften)?;
+    }
+    Ok(server.authenticator.holder(token).await?)
+}
+
+/// Lets a request pass if a gateway sends it. How much gateways may ask is bounded by bytes alone: each speaks for many.
+async fn only_gateways(
+    State(server): SharedState,
+    Extension(connection): Extension<Connection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let answer = async {
+        let user = sender(&server, &connection, request.headers()).await?;
+        if server.gateways.is_none() || user.username != server.gateways {
+            return Err(Refusal::Forbidden("append events, as only gateways may"));
+        }
+        connection.is_known();
+        Ok(next.run(request).await)
+    };
+    match timeout(REQUEST, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|refusal: Refusal| refusal.into_response()),
+        Err(_) => Refusal::Timeout.into_response(),
+    }
 }
 
 /// Lets a request pass if its sender is known, and asks for no more than may be.
@@ -72,13 +126,8 @@ async fn authenticate(
     next: Next,
 ) -> Response {
     let answer = async {
-        let token = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok());
+        let user = sender(&server, &connection, request.headers()).await?;
         let limits = &server.limits;
-        if !server.authenticator.knows(token) {
-            // Each costs a question to the API server.
-            limits.strangers.take(connection.address, Instant::now()).map_err(|_| Refusal::TooOften)?;
-        }
-        let user = server.authenticator.holder(token).await?;
         let name = user.username.clone().unwrap_or_default();
         limits.users.take(name.clone(), Instant::now()).map_err(|_| Refusal::TooOften)?;
         let _place = limits.places.enter(name).ok_or(Refusal::TooOften)?;

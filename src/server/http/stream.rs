@@ -1,0 +1,164 @@
+//! All events of an execution as they come, as server-sent events: those that there are, then each new one, until the
+//! execution has ended. The id of an event is its row, so that a client that comes back goes on where it was. Used by
+//! [`super::events`].
+//!
+//! A page is read from the database only when the client has taken the one before, so that a slow client costs no more
+//! memory than a fast one.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::HeaderName,
+};
+use tokio::sync::watch;
+
+use super::events::{Item, word};
+use crate::{
+    database::{Head, StoredEvent, Summary},
+    platform::{clock, http::limits::Place},
+    server::{Server, access::Verb, live::Seen},
+};
+
+/// Tells proxies not to hold back what comes.
+pub const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// How many events are read at a time.
+const PAGE: u32 = 100;
+/// After how long without events a comment is sent, so that the connection is not taken for dead.
+const ALIVE: Duration = Duration::from_secs(15);
+/// How often it is asked whether the client may still read.
+const CHECK: Duration = Duration::from_secs(5);
+/// How long after the end of an execution events may come, in milliseconds.
+const LATE: i64 = 10_000;
+
+/// What a stream is about.
+pub struct Source {
+    pub server: Arc<Server>,
+    /// The request's `Authorization`.
+    pub token: Option<String>,
+    pub summary: Summary,
+    /// After this row.
+    pub after: i64,
+    pub _place: Place<String>,
+}
+
+/// A stream.
+struct Stream {
+    of: Source,
+    seen: watch::Receiver<Seen>,
+    checked: Instant,
+    spoke: Option<Instant>,
+    over: bool,
+}
+
+/// The body of the response.
+pub fn body(source: Source) -> Body {
+    let summary = &source.summary;
+    let head = Head { last_row: summary.last_row, ended: summary.finished.or(summary.deleted) };
+    let seen = source.server.live.follow(summary.fid, head);
+    let stream = Stream { of: source, seen, checked: Instant::now(), spoke: None, over: false };
+    Body::from_stream(futures::stream::unfold(stream, async |mut stream| {
+        let next = stream.next().await?;
+        Some((Ok::<_, Infallible>(next), stream))
+    }))
+}
+
+impl Stream {
+    /// What is to be sent next; `None` ends the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        let stop = self.of.server.stop.clone();
+        loop {
+            if self.over || stop.is_cancelled() || !self.may_read().await {
+                return None;
+            }
+            // Before the events are read: what comes after that wakes it.
+            let seen = *self.seen.borrow_and_update();
+            if seen.gone {
+                return None;
+            }
+            let events = match self.of.server.database.events(self.of.summary.fid, self.of.after, PAGE).await {
+                Ok(events) => events,
+                Err(error) => {
+                    tracing::warn!(%error, reason = error.reason(), "a stream of events ends");
+                    return None;
+                }
+            };
+            let now = Instant::now();
+            if let Some(last) = events.last() {
+                (self.of.after, self.spoke) = (last.row, Some(now));
+                return Some(frames(&events));
+            }
+            let left = seen.head.ended.map(|ended| ended.saturating_add(LATE) - clock::now().as_millisecond());
+            if left.is_some_and(|left| left <= 0) {
+                self.over = true;
+                return Some(Bytes::from_static(b"event: end\ndata: {}\n\n"));
+            }
+            let alive = self.spoke.map_or(now, |spoke| spoke + ALIVE);
+            if alive <= now {
+                self.spoke = Some(now);
+                return Some(Bytes::from_static(b": alive\n\n"));
+            }
+            let left = left.map(|left| now + Duration::from_millis(left.unsigned_abs()));
+            let until = left.into_iter().fold(alive.min(self.checked + CHECK), Instant::min);
+            tokio::select! {
+                changed = self.seen.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether the client may still read: asked again now and then, for a stream may last for days.
+    async fn may_read(&mut self) -> bool {
+        if self.checked.elapsed() < CHECK {
+            return true;
+        }
+        self.checked = Instant::now();
+        let Source { server, token, summary, .. } = &self.of;
+        let Ok(user) = server.authenticator.holder(token.as_deref()).await else { return false };
+        matches!(server.access.may_one(&user, Verb::Get, summary).await, Ok(true))
+    }
+}
+
+/// Events as they are sent. JSON has no line ends.
+fn frames(events: &[StoredEvent]) -> Bytes {
+    let mut text = String::new();
+    for stored in events {
+        // An event always serializes.
+        let data = serde_json::to_string(&Item::from(stored)).unwrap_or_default();
+        text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", stored.row, word(stored.event.kind)));
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Event, Kind};
+
+    #[test]
+    fn no_payload_forges_a_frame() {
+        let event = |row, payload: &str| StoredEvent {
+            row,
+            run: 1,
+            seq: row,
+            event: Event { ts: 0.5, kind: Kind::Result, payload: payload.into() },
+        };
+        let text = frames(&[event(7, "a\n\nid: 9\r\nevent: end\rdata: x"), event(8, "")]);
+        let text = std::str::from_utf8(&text).unwrap();
+        let expected = [
+            "id: 7\nevent: result\n",
+            r#"data: {"row":7,"run":1,"number":7,"ts":0.5,"kind":"result","#,
+            r#""payload":"a\n\nid: 9\r\nevent: end\rdata: x"}"#,
+            "\n\nid: 8\nevent: result\n",
+            r#"data: {"row":8,"run":1,"number":8,"ts":0.5,"kind":"result","payload":""}"#,
+            "\n\n",
+        ];
+        assert_eq!(text, expected.concat());
+        assert!(!text.contains('\r'));
+    }
+}

@@ -13,6 +13,9 @@ pub const SUCCEEDED: &str = "Succeeded";
 pub const RECONCILING: &str = "Reconciling";
 /// The job can't go on until a user or administrator fixes the cause, or has failed.
 pub const STALLED: &str = "Stalled";
+/// False once a run has ended with events that were not known to be stored. Absent before that: koco doesn't know of all
+/// that they are.
+pub const EVENTS_COMPLETE: &str = "EventsComplete";
 
 /// The reason of a condition or event, in CamelCase and stable: koco's own, and those that it passes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub enum Reason {
     TemporalNamespaceChanged,
     /// Temporal doesn't know the job's workflow.
     WorkflowNotFound,
+    /// Events of the agent are missing in the archive.
+    EventsMissing,
     /// A reason of the kubelet, the scheduler, Temporal's client, or the agent's error type.
     Other(String),
 }
@@ -104,6 +109,7 @@ impl Reason {
             Self::TemporalNotConfigured => "TemporalNotConfigured",
             Self::TemporalNamespaceChanged => "TemporalNamespaceChanged",
             Self::WorkflowNotFound => "WorkflowNotFound",
+            Self::EventsMissing => "EventsMissing",
             Self::Other(word) => word,
         }
     }

@@ -346,6 +346,10 @@ pub struct Termination {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
+    /// How many of its agent's events were not known to be stored when it ended, if any, by its runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub events_missing: Option<i64>,
     /// Whether its pod was gone before its containers were seen to have ended, as after a forced deletion: they may run on
     /// for the pod's grace period.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

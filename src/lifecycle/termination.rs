@@ -88,6 +88,7 @@ pub fn claimed(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Termination {
         exit_code: ending.exit_code,
         result,
         active_millis: ending.active_millis.clamp(0, active_at_most(run, now)),
+        events_missing: None,
         pod_vanished: false,
         duration: duration(run, now),
     }
@@ -163,6 +164,7 @@ pub fn koco(run: &AgentRun, kind: &str, message: String, now: &Time) -> Terminat
         exit_code: None,
         result: None,
         active_millis: 0,
+        events_missing: None,
         pod_vanished: false,
         duration: duration(run, now),
     }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admit::Admitted;
 use crate::{
-    api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState},
+    api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState, Termination},
     gateway::server::Refusal,
     lifecycle,
     protocol::runner::{EndReport, MAX_MESSAGE_BYTES, cut_text},
@@ -131,7 +131,11 @@ pub fn end(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now:
     if new.generation > known {
         acknowledge(run, status, new);
     }
-    status.termination = Some(lifecycle::claimed(run, &report.end, now));
+    let missing = report.events_missing.filter(|missing| *missing > 0);
+    status.termination = Some(Termination {
+        events_missing: missing.map(|missing| i64::try_from(missing).unwrap_or(i64::MAX)),
+        ..lifecycle::claimed(run, &report.end, now)
+    });
 }
 
 /// Whether a closed run ended as the report says. The first to say how is believed: the same again is no error.

@@ -58,6 +58,17 @@ fn seen(status: &AgentRunStatus) -> (RunnerState, i64, Time) {
 }
 
 #[test]
+fn missing_events_are_recorded_with_the_end() {
+    let recorded = |events_missing| {
+        let mut status = run().status.unwrap();
+        end(&run(), &mut status, &EndReport { events_missing, ..report(TerminationType::Failed) }, &at(9));
+        status.termination.unwrap().events_missing
+    };
+    assert_eq!([None, Some(0), Some(7)].map(recorded), [None, None, Some(7)]);
+    assert_eq!(recorded(Some(u64::MAX)), Some(i64::MAX));
+}
+
+#[test]
 fn a_first_registration_records_the_runner_and_a_repeat_writes_nothing() {
     let run = fresh_run();
     let mut status = status(&run);

@@ -1,11 +1,12 @@
-//! The conditions, from the rest of the status: Ready, Paused, Succeeded, Reconciling, Stalled.
+//! The conditions, from the rest of the status and the runs: Ready, Paused, Succeeded, Reconciling, Stalled,
+//! EventsComplete.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{Decision, view::JobView};
 use crate::api::{
     AgentJobStatus, AgentRun, DesiredState, Phase, Reason, RunnerState,
-    conditions::{self, ConditionUpdate, PAUSED, READY, RECONCILING, STALLED, SUCCEEDED},
+    conditions::{self, ConditionUpdate, EVENTS_COMPLETE, PAUSED, READY, RECONCILING, STALLED, SUCCEEDED},
 };
 
 /// Where the job is on its way to what the spec asks for.
@@ -44,7 +45,7 @@ pub(super) fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatu
     let reconciling = reconciling(&course, &succeeded);
     let updates = [ready(view, decision), paused(view, decision.phase), succeeded, reconciling, stalled(course)];
     let mut list = status.conditions.clone();
-    for update in updates {
+    for update in updates.into_iter().chain(events_complete(view)) {
         conditions::set(&mut list, update, view.job.metadata.generation, view.now().clone());
     }
     list
@@ -218,4 +219,15 @@ fn stalled(course: Course) -> ConditionUpdate {
         Course::Stuck(reason, message) => update(STALLED, Some(true), reason, message),
         Course::UnderWay | Course::Settled => update(STALLED, Some(false), Reason::Moving, "no action is needed"),
     }
+}
+
+/// What its runs have said. A run that is no longer kept takes nothing back.
+fn events_complete(view: &JobView<'_>) -> Option<ConditionUpdate> {
+    let missing = |run: &AgentRun| Some((run.number(), run.termination()?.events_missing?));
+    let runs: Vec<_> = view.observed.runs.iter().filter_map(missing).collect();
+    let (last, _) = runs.last()?;
+    let events = runs.iter().fold(0_i64, |sum, (_, missing)| sum.saturating_add(*missing));
+    let message =
+        format!("{events} events were not known to be stored when their runs ended, the last of them run {last}");
+    Some(update(EVENTS_COMPLETE, Some(false), Reason::EventsMissing, message))
 }

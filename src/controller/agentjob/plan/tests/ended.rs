@@ -102,3 +102,22 @@ fn a_deleted_jobs_run_that_went_first_keeps_no_workflow_waiting() {
     let there = decide(&job, &observed(&[run(1, started())], &[]));
     assert!(!there.actions.contains(&Action::CompleteMissing { number: 1 }));
 }
+
+#[test]
+fn missing_events_are_said_and_stay_said() {
+    let said = |plan: &Plan| plan.status.conditions.iter().any(|c| c.type_ == "EventsComplete");
+    let closed = |number: i32, missing: Value| {
+        let mut closed = ended("Failed", Some("AgentFailed"), "Runner");
+        closed["status"]["termination"]["eventsMissing"] = missing;
+        run(number, closed)
+    };
+    let mut job = over(json!({}));
+    assert!(!said(&decide(&job, &observed(&[closed(1, Value::Null)], &[]))), "koco doesn't know that there are all");
+    let plan = decide(&job, &observed(&[closed(1, json!(3)), closed(2, Value::Null), closed(3, json!(4))], &[]));
+    let (status, reason, message) = condition(&plan, "EventsComplete");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "EventsMissing"));
+    assert!(message.starts_with("7 events") && message.ends_with("run 3"), "{message}");
+    job.status = Some(plan.status);
+    let later = decide(&job, &observed(&[closed(4, Value::Null)], &[]));
+    assert!(said(&later), "also when those runs are no longer kept");
+}

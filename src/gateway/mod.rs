@@ -14,9 +14,12 @@
 //! The other way, a change of an AgentRun goes from the watch in [`runs`] to the run's own channel, and from there to
 //! the stream of [`sessions::messages`]. [`sessions`] holds a runner's limits and the time of the last contact.
 //!
+//! Agents' events take a way of their own, through [`archive`] to the server, and hold up nothing else.
+//!
 //! It writes the status of AgentRuns and nothing else; AgentJobs are only read, one at a time, when a runner reports
 //! in.
 
+mod archive;
 mod background;
 #[cfg(test)]
 mod fake;
@@ -97,6 +100,7 @@ pub struct Parts {
 struct Gateway {
     client: Client,
     runs: runs::RunCache,
+    archive: archive::Archive,
     authenticator: Authenticator<Pod>,
     sessions: sessions::Sessions,
     peers: sessions::peers::Peers,
@@ -112,7 +116,7 @@ struct Gateway {
 
 impl Gateway {
     fn new(parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { client, common, temporal, metrics, .. } = parts;
+        let Parts { client, common, settings, temporal, metrics, .. } = parts;
         let streams = Arc::new(Semaphore::new(STREAMS));
         let (free, open) = (streams.clone(), metrics.streams.of([]));
         metrics.before_scrapes(move || {
@@ -120,6 +124,7 @@ impl Gateway {
         });
         Self {
             runs: runs::RunCache::new(client.clone()),
+            archive: archive::Archive::new(client.clone(), &common.namespace, &settings),
             authenticator: Authenticator::new(client.clone(), names::GATEWAY_AUDIENCE),
             peers: sessions::peers::Peers::new(client.clone(), &common.namespace, &common.identity),
             client,
@@ -177,6 +182,10 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), GatewayErr
     let gateway = Arc::new(Gateway::new(parts, stop.clone()));
     gateway.follow(ready.clone());
     tokio::spawn(gateway.clone().watch_liveness());
+    tokio::spawn({
+        let gateway = gateway.clone();
+        async move { gateway.archive.keep(&gateway.stop).await }
+    });
 
     let serving = axum_server::from_tcp(listener).map_err(listen)?;
     tracing::info!(%addr, identity = gateway.identity, "the gateway listens");

@@ -9,4 +9,5 @@ pub mod events;
 pub mod key;
 pub mod runner;
 pub mod termination;
+pub mod tls;
 pub mod workflow;

@@ -20,13 +20,13 @@ use crate::harness::{
 };
 
 /// A client of the test's server.
-struct Reader {
+pub struct Reader {
     client: reqwest::Client,
     port: u16,
 }
 
 impl Reader {
-    async fn of(test: &Test, roles: &Roles) -> Self {
+    pub async fn of(test: &Test, roles: &Roles) -> Self {
         let maps: Api<ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
         let map = within(DEADLINE, "the server's CA", async || {
             maps.get_opt(names::SERVER_CA).await.expect("get").ok_or("none")
@@ -43,7 +43,7 @@ impl Reader {
         Self { client, port: roles.server_port }
     }
 
-    async fn send(&self, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {
+    pub async fn send(&self, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {
         let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
         let request = self.client.request(method.parse().expect("a method"), url);
         let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
@@ -53,12 +53,30 @@ impl Reader {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    async fn get(&self, path: &str, token: &str) -> (u16, Value) {
+    /// Sends a body.
+    pub async fn post(&self, path: &str, token: Option<&str>, kind: &str, body: String) -> (u16, Value) {
+        let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
+        let request = self.client.post(url).header("content-type", kind).body(body);
+        let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.bytes().await.expect("a body")).unwrap_or_default())
+    }
+
+    /// All events of an execution as they come, after one of them.
+    pub async fn stream(&self, fid: &str, token: &str, after: Option<&str>) -> reqwest::Response {
+        let url = format!("https://{}:{}/api/v1/executions/{fid}/events", names::SERVER_TLS_NAME, self.port);
+        let request = self.client.get(url).bearer_auth(token).header("accept", "text/event-stream");
+        let request = after.into_iter().fold(request, |request, id| request.header("last-event-id", id));
+        request.send().await.expect("an answer")
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> (u16, Value) {
         self.send("GET", path, Some(token)).await
     }
 
     /// An execution once it is so.
-    async fn until(&self, fid: &str, token: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, fid: &str, token: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let path = format!("/api/v1/executions/{fid}");
         within(DEADLINE, &format!("{what} ({fid} in the archive)"), async || match self.get(&path, token).await {
             (200, found) if holds(&found) => Ok(found),
@@ -69,7 +87,7 @@ impl Reader {
 }
 
 /// An account with these rights in a namespace: verbs of `agentjobs/events`, for jobs of these names or all.
-async fn account(test: &Test, namespace: &str, name: &str, verbs: &[&str], jobs: &[&str]) {
+pub async fn account(test: &Test, namespace: &str, name: &str, verbs: &[&str], jobs: &[&str]) {
     let accounts: Api<ServiceAccount> = Api::namespaced(test.client.clone(), &test.namespace);
     let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("an account");
     if accounts.get_opt(name).await.expect("get").is_none() {
@@ -94,17 +112,17 @@ async fn account(test: &Test, namespace: &str, name: &str, verbs: &[&str], jobs:
     bindings.create(&PostParams::default(), &binding).await.expect("a binding");
 }
 
-async fn token(test: &Test, account: &str) -> String {
+pub async fn token(test: &Test, account: &str) -> String {
     token_of(&test.client, &test.namespace, account, Some(names::SERVER_AUDIENCE), None).await
 }
 
 /// The token of an account that may read and delete the executions of the test's namespace.
-async fn owner(test: &Test) -> String {
+pub async fn owner(test: &Test) -> String {
     account(test, &test.namespace, "owner", &["get", "delete"], &[]).await;
     token(test, "owner").await
 }
 
-async fn fid(job: &Job<'_>) -> String {
+pub async fn fid(job: &Job<'_>) -> String {
     let job = job.get().await;
     let created = job.metadata.creation_timestamp.as_ref().expect("a time").0.as_second();
     koco::api::fid(created, job.uid())

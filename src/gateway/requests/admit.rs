@@ -4,6 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use super::events::Events;
 use crate::{
     api::{AgentRun, names},
     gateway::{Gateway, server::Refusal},
@@ -34,6 +35,8 @@ pub struct Client {
     pub key: PublicKey,
     /// Whether it registers, with a token if it has one.
     pub registers: bool,
+    /// Whether it brings events.
+    pub has_events: bool,
 }
 
 /// A request's sender: the runner of a run.
@@ -53,6 +56,8 @@ pub struct Limits {
     runs: Arc<Shares<String>>,
     strangers: Arc<Shares<IpAddr>>,
     reads: Buckets<IpAddr>,
+    /// Those of events.
+    pub events: Events,
 }
 
 impl Default for Limits {
@@ -62,6 +67,7 @@ impl Default for Limits {
             runs: Shares::new(usize::MAX, RUN),
             strangers: Shares::new(STRANGERS, ADDRESS),
             reads: Buckets::new(READS.0, READS.1),
+            events: Events::default(),
         }
     }
 }
@@ -70,6 +76,8 @@ impl Default for Limits {
 pub enum Places {
     /// A runner's.
     Runner { _namespace: Place<String>, _run: Place<String> },
+    /// Those of a runner's events.
+    Events { _both: [Place<String>; 2] },
     /// A stranger's.
     Stranger { _address: Place<IpAddr> },
 }
@@ -139,9 +147,17 @@ impl Gateway {
         {
             return self.admit_runner(run.clone(), client, connection);
         }
+        if client.has_events
+            && let Some(run) = self.limits.events.closed(&client.run, &client.key)
+        {
+            return self.admit_runner(run, client, connection);
+        }
         let _address = self.limits.strangers.enter(connection.address).ok_or(Refusal::TooOften)?;
         let (run, pod) = self.introduce(cached, &client, token, connection.address).await?;
         if pod.is_none() {
+            if client.has_events && run.is_closed() {
+                self.limits.events.note_closed(&client.run, &client.key, &run);
+            }
             return self.admit_runner(run, client, connection);
         }
         Ok((Admitted { run, key: client.key, pod }, Places::Stranger { _address }))
@@ -156,6 +172,10 @@ impl Gateway {
         connection.is_known();
         // It lives, whatever becomes of its request; that says nothing of others, whose namespaces have places of their own.
         self.sessions.of(run.uid()).heard();
+        if client.has_events {
+            let _both = self.limits.events.enter(&client.run.namespace, run.uid())?;
+            return Ok((Admitted { run, key: client.key, pod: None }, Places::Events { _both }));
+        }
         let _run = self.limits.runs.enter(run.uid().into()).ok_or(Refusal::TooOften)?;
         let _namespace = self.limits.namespaces.enter(client.run.namespace).ok_or(Refusal::Busy)?;
         Ok((Admitted { run, key: client.key, pod: None }, Places::Runner { _namespace, _run }))
@@ -254,11 +274,12 @@ mod tests {
         let client = kube::Client::try_from(kube::Config::new("http://localhost:1".parse().unwrap())).unwrap();
         let gateway = Gateway::new(parts(client, "127.0.0.1:0"), Default::default());
         let run = Arc::new(run());
-        let admit = || {
+        let admit_with = |has_events| {
             let path = RunPath { namespace: "a".into(), name: run.name().into() };
-            let client = Client { run: path, key: key(1), registers: false };
+            let client = Client { run: path, key: key(1), registers: false, has_events };
             gateway.admit_runner(run.clone(), client, &Connection::from([10, 0, 0, 1]))
         };
+        let admit = || admit_with(false);
         let all: Vec<_> = (0..NAMESPACE).map_while(|_| gateway.limits.namespaces.enter("a".into())).collect();
         for uid in [run.uid(), "another"] {
             gateway.sessions.of(uid).heard();
@@ -266,6 +287,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let before = Instant::now();
         assert_eq!(admit().err(), Some(Refusal::Busy));
+        assert!(admit_with(true).is_ok(), "events have places of their own");
         assert!(gateway.sessions.time_since_contact(run.uid()) <= before.elapsed());
         assert!(gateway.sessions.time_since_contact("another") > before.elapsed(), "it may be called silent");
         assert!(gateway.limits.namespaces.enter("b".into()).is_some(), "and another namespace has its own places");

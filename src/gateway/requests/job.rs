@@ -3,7 +3,7 @@
 use crate::{
     api::{AgentJob, AgentRun, DesiredState, Phase, fid},
     gateway::server::Refusal,
-    protocol::runner::Job,
+    protocol::{events::EventsConfig, runner::Job},
 };
 
 /// Whether a run of this job is still needed. A ready runner gets a cancel as a command, with its grace period; one
@@ -32,8 +32,8 @@ pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The job for a runner, from the whole object.
-pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
+/// The job for a runner, from the whole object, and whether its agent's events are kept.
+pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool) -> Result<Job, Refusal> {
     let status = job.status.as_ref().ok_or(Refusal::NotAccepted)?;
     let resolved = status.resolved.as_ref().ok_or(Refusal::NotAccepted)?;
     let created = job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
@@ -52,7 +52,7 @@ pub fn answer(job: &AgentJob, run: &AgentRun) -> Result<Job, Refusal> {
         grace_seconds: job.grace_seconds(),
         heartbeat_interval_millis: heartbeat_interval(run).as_millis() as u64,
         execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
-        events: None,
+        events: keeps_events.then_some(EventsConfig { stdio: job.spec.events.stdio }),
     })
 }
 
@@ -74,18 +74,21 @@ mod tests {
     #[test]
     fn a_runner_gets_its_job_and_what_is_left_of_its_time() {
         let (mut job, mut run) = (job(), run());
-        let told = answer(&job, &run).unwrap();
+        let told = answer(&job, &run, false).unwrap();
         assert_eq!((told.fid.as_str(), told.attempt, told.grace_seconds), ("f", 1, 7));
         assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (40_000, Some(6000)));
         run.spec.identity.active_millis = 60_000;
         run.spec.identity.heartbeat = "100ms".parse().unwrap();
         run.spec.identity.resumed = true;
-        let told = answer(&job, &run).unwrap();
+        let told = answer(&job, &run, false).unwrap();
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (250, Some(1)));
-        assert!(told.resumed);
+        assert!(told.resumed && told.events.is_none());
+        assert_eq!(answer(&job, &run, true).unwrap().events, Some(EventsConfig { stdio: true }));
+        job.spec.events.stdio = false;
+        assert_eq!(answer(&job, &run, true).unwrap().events, Some(EventsConfig { stdio: false }));
         job.status.as_mut().unwrap().resolved = None;
-        assert_eq!(answer(&job, &run), Err(Refusal::NotAccepted));
+        assert_eq!(answer(&job, &run, false), Err(Refusal::NotAccepted));
     }
 
     #[test]

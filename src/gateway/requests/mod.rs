@@ -1,6 +1,7 @@
 //! Handles requests: admit, decide, write, notify. Called by [`super::server`].
 
 mod admit;
+mod events;
 mod job;
 mod updates;
 mod writer;
@@ -73,7 +74,10 @@ impl Gateway {
             }
             Err(refusal) => return Err(refusal),
         };
-        let answer = job.as_ref().map(|job| answer(job, &run)).transpose()?;
+        let answer = job.as_ref().map(|job| answer(job, &run, self.archive.is_configured())).transpose()?;
+        if let Some(answer) = &answer {
+            self.limits.events.note_fid(&run, &answer.fid);
+        }
         let heard = Heard { generation: register.generation, state: register.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {
             runner.authorise(run)?;

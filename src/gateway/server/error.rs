@@ -15,6 +15,9 @@ use crate::{
     runs::RunError,
 };
 
+/// The reason of [`Refusal::ServerDown`].
+pub const SERVER_DOWN: &str = "ServerDown";
+
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -96,6 +99,15 @@ pub enum Refusal {
     /// Too many concurrent requests.
     #[error("the gateway is overloaded: try again")]
     Busy,
+    /// The archive has not seen the job yet.
+    #[error("the archive does not know the job yet: try again")]
+    NotArchived,
+    /// The server, which keeps events, doesn't take them now.
+    #[error("the server takes no events: try again")]
+    ServerDown,
+    /// The job's execution was deleted from the archive.
+    #[error("the execution was deleted")]
+    EventsDeleted,
     /// It took too long.
     #[error("the gateway took too long: try again")]
     Timeout,
@@ -137,6 +149,9 @@ impl Refusal {
             Self::UnknownCommand => "UnknownCommand",
             Self::TooOften => "TooOften",
             Self::Busy => "Busy",
+            Self::NotArchived => "NotArchived",
+            Self::ServerDown => SERVER_DOWN,
+            Self::EventsDeleted => "EventsDeleted",
             Self::Timeout => "Timeout",
             Self::Draining => "Draining",
             Self::ApiServer => "ApiServer",
@@ -160,12 +175,15 @@ impl Refusal {
             | Self::JobCancelled
             | Self::JobOver
             | Self::RunClosed
-            | Self::WorkflowClosed => StatusCode::GONE,
+            | Self::WorkflowClosed
+            | Self::EventsDeleted => StatusCode::GONE,
             Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::NotWatched
             | Self::NotAccepted
             | Self::JobPaused
             | Self::Busy
+            | Self::NotArchived
+            | Self::ServerDown
             | Self::Timeout
             | Self::Draining
             | Self::ApiServer => StatusCode::SERVICE_UNAVAILABLE,
@@ -248,6 +266,8 @@ mod tests {
             Refusal::TooOften,
             Refusal::SlowBody,
             Refusal::Busy,
+            Refusal::NotArchived,
+            Refusal::ServerDown,
             Refusal::Timeout,
             Refusal::Draining,
             Refusal::ApiServer,

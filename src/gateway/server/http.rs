@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
+    body::{Bytes, to_bytes},
     extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -15,10 +15,11 @@ use axum_server::tls::TlsInfo;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::error::{Reason, Refusal};
+use super::error::{Reason, Refusal, SERVER_DOWN};
 use crate::{
     gateway::{
         Gateway,
+        archive::Answer,
         requests::{Admitted, Client},
     },
     platform::{
@@ -26,6 +27,7 @@ use crate::{
         metrics::Metrics,
     },
     protocol::{
+        events::MAX_BODY_BYTES as MAX_EVENTS_BYTES,
         key::PublicKey,
         runner::{Confirm, EndReport, Heartbeat, Job, Register, RunPath, verb},
     },
@@ -46,6 +48,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route(&RunPath::pattern(verb::HEARTBEAT), post(heartbeat))
         .route(&RunPath::pattern(verb::CONFIRM), post(confirm))
         .route(&RunPath::pattern(verb::END), post(end))
+        .route(&RunPath::pattern(verb::EVENTS), post(events))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .route_layer(from_fn_with_state(gateway.clone(), admit))
         .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
@@ -64,10 +67,13 @@ async fn admit(
     next: Next,
 ) -> Response {
     let answer = async {
-        let registers = request.uri().path().ends_with(verb::REGISTER);
+        let (registers, has_events) = {
+            let verb = request.uri().path().rsplit('/').next();
+            (verb == Some(verb::REGISTER), verb == Some(verb::EVENTS))
+        };
         let key = client_key(&tls).and_then(|spki| PublicKey::from_spki(&spki)).ok_or(Refusal::NoKey)?;
         let token = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).filter(|_| registers);
-        let client = Client { run, key, registers };
+        let client = Client { run, key, registers, has_events };
         let (admitted, _place) = gateway.admit(client, token, &connection).await?;
         request.extensions_mut().insert(admitted);
         Ok(next.run(request).await)
@@ -83,7 +89,8 @@ async fn count_refusals(State(gateway): State<Arc<Gateway>>, request: Request, n
     if let Some(Reason(reason)) = response.extensions().get().copied() {
         tracing::debug!(reason, "a request is refused");
         Metrics::count(&gateway.metrics.refused, reason);
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        // Another gateway would find the server down, too.
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE && reason != SERVER_DOWN {
             // The next request is to use a new connection, maybe to another gateway.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -145,4 +152,16 @@ async fn end(
     Payload(body): Payload<EndReport>,
 ) -> Result<StatusCode, Refusal> {
     gateway.end(&runner, &body).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Its body is not JSON, and may be larger than any other.
+async fn events(State(gateway): SharedState, Extension(runner): Runner, request: Request) -> Result<Response, Refusal> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|h| h.to_str().ok()?.parse().ok());
+    let _room = gateway.limits.events.room(&runner.run, length.unwrap_or(MAX_EVENTS_BYTES))?;
+    let body = timeout(BODY, to_bytes(request.into_body(), MAX_EVENTS_BYTES)).await.map_err(|_| Refusal::SlowBody)?;
+    let body = body.map_err(|_| Refusal::TooLarge)?;
+    Ok(match gateway.events(&runner, body).await? {
+        Answer::Stored(stored) => Json(stored).into_response(),
+        Answer::Gap(stored) => (StatusCode::CONFLICT, Json(stored)).into_response(),
+    })
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::{authentication::v1::BoundObjectReference, core::v1::Pod};
 use koco::{
     api::{ErrorStatus, RunnerState, TerminationType, names},
     protocol::{
+        events::{self, Batch, Event, Kind, Stored},
         runner::{
             AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register,
             RunPath, env, verb,
@@ -143,7 +144,49 @@ impl Runner {
     }
 
     pub async fn outcome(&self, generation: i64, ending: AgentEnd) -> Result<(), Refused> {
-        self.post(verb::END, &EndReport { generation, end: ending, events_missing: None }).await.map(drop)
+        self.outcome_missing(generation, ending, None).await
+    }
+
+    /// The same, with so many events that aren't known to be stored.
+    pub async fn outcome_missing(
+        &self,
+        generation: i64,
+        end: AgentEnd,
+        events_missing: Option<u64>,
+    ) -> Result<(), Refused> {
+        self.post(verb::END, &EndReport { generation, end, events_missing }).await.map(drop)
+    }
+
+    /// Sends lines of output, of which the first has number `from`. The response's code, and what is stored.
+    pub async fn tell(&self, from: u64, oldest: u64, lines: &[String]) -> Result<(u16, u64), Refused> {
+        self.tell_of(&self.run, from, oldest, lines).await
+    }
+
+    /// The same, of any run.
+    pub async fn tell_of(
+        &self,
+        run: &RunPath,
+        from: u64,
+        oldest: u64,
+        lines: &[String],
+    ) -> Result<(u16, u64), Refused> {
+        let event = |line: &String| Event { ts: 1_800_000_000.5, kind: Kind::Stdout, payload: line.clone() };
+        let all: Vec<Event> = lines.iter().map(event).collect();
+        let body = events::encode(Batch { from, oldest }, &all).expect("a body");
+        let request = self.client.post(format!("{}{}", self.url, run.path(verb::EVENTS))).body(body);
+        let request = request.header("content-type", events::CONTENT_TYPE);
+        // Longer than a gateway waits for a server.
+        let answer = tokio::time::timeout(4 * REQUEST, request.send()).await;
+        let answer = answer.map_err(|e| Refused::Nobody(e.to_string()))?.map_err(|e| Refused::Nobody(e.to_string()))?;
+        let (status, body) = (answer.status().as_u16(), answer.bytes().await.unwrap_or_default());
+        match serde_json::from_slice::<Stored>(&body) {
+            Ok(told) if status == 200 || status == 409 => Ok((status, told.stored)),
+            _ => {
+                let reason =
+                    serde_json::from_slice::<ErrorResponse>(&body).map_or_else(|e| e.to_string(), |p| p.reason);
+                Err(Refused::Code(status, reason))
+            }
+        }
     }
 
     /// What it leaves as its container's termination message.

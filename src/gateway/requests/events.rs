@@ -1,0 +1,175 @@
+//! An agent's events, on their way to the server. They have places, bytes and rates of their own: however slow the server
+//! is and however much an agent writes, no other request waits for it. Called by [`crate::gateway::server`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::body::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+
+use super::Admitted;
+use crate::{
+    api::{AgentJob, AgentRun, fid},
+    gateway::{Gateway, archive::Answer, server::Refusal},
+    platform::{
+        http::limits::{Buckets, Place, Shares},
+        recent::Recent,
+    },
+    protocol::{events::MAX_BODY_BYTES, key::PublicKey, runner::RunPath},
+};
+
+/// How many batches are on their way at a time, of them of one namespace and of one run.
+const BATCHES: usize = 512;
+const NAMESPACE: usize = BATCHES / 2;
+const RUN: usize = 2;
+/// How many bytes of batches, and of them of one namespace.
+const BYTES: usize = 64 * 1024 * 1024;
+const NAMESPACE_BYTES: usize = BYTES / 2;
+/// How many KiB a run may send: burst, and a second. A batch counts as much as this, at least.
+const RATE: (u32, f64) = (16 * 1024, 4.0 * 1024.0);
+const LEAST: usize = 64 * 1024;
+/// How long a closed run is known without a look at the API server.
+const CLOSED: Duration = Duration::from_secs(10);
+/// How long a run's fid is known: it never changes.
+const FID: Duration = Duration::from_secs(3600);
+/// How many of both.
+const CAPACITY: usize = 16_384;
+
+/// The limits, and what is known of runs that send events.
+pub struct Events {
+    namespaces: Arc<Shares<String>>,
+    runs: Arc<Shares<String>>,
+    bytes: Arc<Shares<String>>,
+    rates: Buckets<String>,
+    /// Runs that are closed and their runners' keys. The copies of the watch are only of open ones.
+    closed: Recent<(RunPath, PublicKey), Arc<AgentRun>>,
+    /// The fids of runs' jobs, by the runs' UIDs.
+    fids: Recent<String, String>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            namespaces: Shares::new(BATCHES, NAMESPACE),
+            runs: Shares::new(usize::MAX, RUN),
+            bytes: Shares::new(BYTES, NAMESPACE_BYTES),
+            rates: Buckets::new(RATE.0, RATE.1),
+            closed: Recent::new(CAPACITY),
+            fids: Recent::new(CAPACITY),
+        }
+    }
+}
+
+impl Events {
+    /// A batch's places, kept until it is answered.
+    pub fn enter(&self, namespace: &str, uid: &str) -> Result<[Place<String>; 2], Refusal> {
+        let run = self.runs.enter(uid.into()).ok_or(Refusal::TooOften)?;
+        let namespace = self.namespaces.enter(namespace.into()).ok_or(Refusal::TooOften)?;
+        Ok([run, namespace])
+    }
+
+    /// Room for a body of so many bytes, kept until it is handed on.
+    pub fn room(&self, run: &AgentRun, bytes: usize) -> Result<Place<String>, Refusal> {
+        if bytes > MAX_BODY_BYTES {
+            return Err(Refusal::TooLarge);
+        }
+        let namespace = run.metadata.namespace.clone().unwrap_or_default();
+        let room = self.bytes.enter_with(namespace, bytes).ok_or(Refusal::TooOften)?;
+        let cost = bytes.max(LEAST) as f64 / 1024.0;
+        self.rates.take_many(run.uid().into(), cost, Instant::now()).map_err(|_| Refusal::TooOften)?;
+        Ok(room)
+    }
+
+    /// A closed run that was read a short while ago, if this is its runner's key.
+    pub fn closed(&self, run: &RunPath, key: &PublicKey) -> Option<Arc<AgentRun>> {
+        self.closed.get(&(run.clone(), *key))
+    }
+
+    /// Remembers a closed run, whose runner was identified by this key.
+    pub fn note_closed(&self, path: &RunPath, key: &PublicKey, run: &AgentRun) {
+        let mut run = run.clone();
+        run.metadata = ObjectMeta { managed_fields: None, annotations: None, labels: None, ..run.metadata };
+        if let Some(termination) = run.status.as_mut().and_then(|status| status.termination.as_mut()) {
+            termination.result = None;
+        }
+        self.closed.insert((path.clone(), *key), Arc::new(run), CLOSED);
+    }
+
+    /// Remembers the fid of a run's job.
+    pub fn note_fid(&self, run: &AgentRun, fid: &str) {
+        self.fids.insert(run.uid().into(), fid.into(), FID);
+    }
+}
+
+impl Gateway {
+    /// Hands on a batch of the events of a runner's agent, open run or closed. Whose they are, the objects tell.
+    pub(in crate::gateway) async fn events(&self, runner: &Admitted, body: Bytes) -> Result<Answer, Refusal> {
+        let fid = self.fid(&runner.run).await?;
+        self.archive.append(&fid, runner.run.number(), body).await
+    }
+
+    async fn fid(&self, run: &AgentRun) -> Result<String, Refusal> {
+        if let Some(fid) = self.limits.events.fids.get(&run.uid().to_string()) {
+            return Ok(fid);
+        }
+        let job = run.job();
+        let api = Api::<AgentJob>::namespaced(self.client.clone(), &job.namespace);
+        let found = api.get_metadata_opt(&job.name).await.map_err(|error| {
+            tracing::warn!(%error, "a job could not be read");
+            Refusal::ApiServer
+        })?;
+        let meta = found.map(|found| found.metadata).filter(|meta| meta.uid.as_ref() == Some(&job.uid));
+        let created = meta.and_then(|meta| meta.creation_timestamp).ok_or(Refusal::Gone)?;
+        let fid = fid(created.0.as_second(), &job.uid);
+        self.limits.events.note_fid(run, &fid);
+        Ok(fid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fixtures::{key, run, termination};
+
+    #[test]
+    fn neither_a_run_nor_a_namespace_takes_all_the_room() {
+        let (events, mut other) = (Events::default(), run());
+        let large = MAX_BODY_BYTES;
+        assert_eq!(events.room(&run(), large + 1).err(), Some(Refusal::TooLarge));
+        let first = events.room(&run(), large).unwrap();
+        assert_eq!(events.room(&run(), large).err(), Some(Refusal::TooOften), "its rate");
+        let more: Vec<_> = (0..9)
+            .map_while(|n| {
+                other.metadata.uid = Some(format!("r{n}"));
+                events.room(&other, large).ok()
+            })
+            .collect();
+        assert_eq!(more.len(), 2, "the namespace's share");
+        other.metadata.namespace = Some("b".into());
+        assert!(events.room(&other, large).is_ok(), "another namespace has its own");
+        drop((first, more));
+    }
+
+    #[test]
+    fn batches_have_places_of_their_own() {
+        let events = Events::default();
+        let one: Vec<_> = (0..9).map_while(|_| events.enter("a", "r").ok()).collect();
+        assert_eq!(one.len(), RUN);
+        let all: Vec<_> = (0..BATCHES).map_while(|n| events.enter("a", &n.to_string()).ok()).collect();
+        assert_eq!(all.len(), NAMESPACE - RUN);
+        assert!(events.enter("b", "s").is_ok());
+    }
+
+    #[test]
+    fn a_closed_run_is_remembered_for_its_runner_alone() {
+        let (events, mut closed) = (Events::default(), run());
+        closed.status.as_mut().unwrap().termination = Some(termination());
+        let path = RunPath { namespace: "a".into(), name: closed.name().into() };
+        events.note_closed(&path, &key(1), &closed);
+        assert!(events.closed(&path, &key(1)).is_some_and(|run| run.is_closed()));
+        assert!(events.closed(&path, &key(2)).is_none());
+    }
+}

@@ -1,0 +1,363 @@
+//! Agents' events: on their way through a real gateway into a real server, and back to those who may read them.
+
+use koco::{
+    api::{RunnerState, TerminationType, names},
+    protocol::events::{CONTENT_TYPE, append_path},
+};
+use kube::{Api, api::DeleteParams};
+use serde_json::{Value, json};
+
+use crate::{
+    archive::{Reader, account, fid, owner, token},
+    harness::{
+        DEADLINE, Job, Kubelet, MODES, Roles, Runner, Server, Test, agent,
+        by_hand::{started, succeeds},
+        cluster::NODE_IP,
+        gateway_client::token_of,
+        job::{With, condition},
+        runner::{Refused, failed},
+        within,
+    },
+};
+
+/// An operator and a server that keeps its agents' events, started.
+async fn roles(test: &Test, temporal: Server<'_>) -> Roles {
+    let mut roles = Roles::of(test, temporal, &["operator", "server"]);
+    account(test, &test.namespace, "gateway", &[], &[]).await;
+    let file = test.cluster.dev.join(format!("data/tests/{}-token", test.namespace));
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&file, token(test, "gateway").await).expect("the token");
+    roles.set("KOCO_SERVER_URL", &format!("https://{NODE_IP}:{}", roles.server_port));
+    roles.set("KOCO_SERVER_TOKEN_FILE", &file.display().to_string());
+    roles.set("KOCO_SERVER_GATEWAYS", &format!("system:serviceaccount:{}:gateway", test.namespace));
+    roles.start().await;
+    roles
+}
+
+fn lines(from: u64, to: u64) -> Vec<String> {
+    (from..=to).map(|n| format!("line {n}")).collect()
+}
+
+/// Sends lines until they are taken: what is stored then.
+async fn told(runner: &Runner, from: u64, oldest: u64, lines: &[String]) -> u64 {
+    let what = format!("events {from} of {} to be stored", runner.run);
+    let answer = within(DEADLINE, &what, async || match runner.tell(from, oldest, lines).await {
+        Ok((200, stored)) => Ok(stored),
+        other => Err(other),
+    });
+    answer.await
+}
+
+/// All events that are read page by page: row, run, number and payload.
+async fn read(reader: &Reader, fid: &str, token: &str) -> Vec<(i64, i64, i64, String)> {
+    let (mut all, mut after) = (Vec::new(), 0);
+    loop {
+        let (status, page) = reader.get(&format!("/api/v1/executions/{fid}/events?after={after}&limit=2"), token).await;
+        assert_eq!(status, 200, "{page}");
+        let items = page["items"].as_array().expect("items");
+        assert!(items.len() <= 2, "{page}");
+        if items.is_empty() {
+            return all;
+        }
+        let number = |item: &Value, name: &str| item[name].as_i64().expect("a number");
+        all.extend(items.iter().map(|i| {
+            let payload = i["payload"].as_str().expect("a text").to_string();
+            (number(i, "row"), number(i, "run"), number(i, "number"), payload)
+        }));
+        after = number(&page, "after");
+    }
+}
+
+/// Server-sent events, one by one.
+struct Frames {
+    response: reqwest::Response,
+    buffer: String,
+}
+
+impl Frames {
+    async fn of(reader: &Reader, fid: &str, token: &str, after: Option<&str>) -> Self {
+        let response = reader.stream(fid, token, after).await;
+        assert_eq!(response.status().as_u16(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, buffer: String::new() }
+    }
+
+    /// Kind, id and data of the next one; `None` once the stream has ended.
+    async fn next(&mut self) -> Option<(String, String, Value)> {
+        let next = async {
+            loop {
+                if let Some((frame, rest)) = self.buffer.split_once("\n\n") {
+                    let (frame, rest) = (frame.to_string(), rest.to_string());
+                    self.buffer = rest;
+                    if frame.starts_with(':') {
+                        continue;
+                    }
+                    let field = |name: &str| frame.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+                    let data = serde_json::from_str(field("data: ")).expect("JSON");
+                    return Some((field("event: ").to_string(), field("id: ").to_string(), data));
+                }
+                let chunk = self.response.chunk().await.ok()??;
+                self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            }
+        };
+        tokio::time::timeout(DEADLINE, next).await.expect("an event in time")
+    }
+
+    /// The payload of the next, which is a line of output.
+    async fn line(&mut self) -> String {
+        let (kind, _, data) = self.next().await.expect("an event");
+        assert_eq!(kind, "stdout", "{data}");
+        data["payload"].as_str().expect("a text").to_string()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_told_is_read_when_its_job_is_gone() {
+    let test = Test::new().await;
+    let mut roles = roles(&test, Server::Shared).await;
+    let (reader, token) = (Reader::of(&test, &roles).await, owner(&test).await);
+    let kubelet = Kubelet::of(&test);
+    for mode in MODES {
+        let job = test.apply(agent("anything").mode(mode)).await;
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let events = runner.register(RunnerState::Running, 0).await.expect("a job").events;
+        assert!(events.is_some_and(|events| events.stdio), "the runner is told to send them");
+        let fid = fid(&job).await;
+        assert_eq!(told(&runner, 1, 1, &lines(1, 3)).await, 3);
+        let mut stream = Frames::of(&reader, &fid, &token, None).await;
+        for n in 1..=3 {
+            assert_eq!(stream.line().await, format!("line {n}"));
+        }
+        // Repeated, in part and whole; and with a gap, whose events there still are.
+        assert_eq!(runner.tell(1, 1, &lines(1, 3)).await, Ok((200, 3)));
+        assert_eq!(runner.tell(2, 1, &lines(2, 4)).await, Ok((200, 4)));
+        assert_eq!(stream.line().await, "line 4", "as it comes");
+        assert_eq!(runner.tell(6, 1, &lines(6, 6)).await, Ok((409, 4)));
+        // Without a server all else goes on, and nothing is lost or twice when it is back.
+        roles.role("server").kill();
+        assert_eq!(runner.tell(5, 1, &lines(5, 5)).await.map_err(|r| r.code()), Err(503));
+        runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+        roles.start_again().await;
+        assert_eq!(told(&runner, 4, 4, &lines(4, 6)).await, 6);
+        // What the runner has lost doesn't hold up the rest.
+        assert_eq!(told(&runner, 9, 9, &lines(9, 9)).await, 9);
+        succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
+        // Those that come after the end.
+        assert_eq!(told(&runner, 10, 10, &lines(10, 10)).await, 10);
+        job.delete(DeleteParams::default()).await;
+        job.gone(DEADLINE).await;
+        reader.until(&fid, &token, "its deletion", |found| found["deletionTime"].is_string()).await;
+        let lost = r#"{"koco":{"lost":{"from":7,"to":8}}}"#.to_string();
+        let numbers = [1, 2, 3, 4, 5, 6, 8, 9, 10];
+        let text = |n| if n == 8 { lost.clone() } else { format!("line {n}") };
+        let expected: Vec<_> = (1..).zip(numbers).map(|(row, n)| (row, 1, n, text(n))).collect();
+        assert_eq!(read(&reader, &fid, &token).await, expected, "{mode:?}");
+        // The same from where a stream was left, and then it ends.
+        let mut stream = Frames::of(&reader, &fid, &token, Some("4")).await;
+        for (row, _, _, payload) in &expected[4..] {
+            let (_, id, data) = stream.next().await.expect("an event");
+            assert_eq!((id, &data["payload"]), (row.to_string(), &json!(payload)));
+        }
+        assert_eq!(stream.next().await, Some(("end".into(), String::new(), json!({}))));
+        assert_eq!(stream.next().await, None);
+        // Its run is gone, too: no more is taken.
+        let late = within(DEADLINE, "late events to be refused for good", async || {
+            match runner.tell(11, 11, &lines(11, 11)).await {
+                Err(Refused::Code(410, _)) => Ok(()),
+                other => Err(other),
+            }
+        });
+        late.await;
+    }
+}
+
+/// The server of a test, an agent that has told something, and its runner.
+async fn with_events<'t>(test: &'t Test, kubelet: &Kubelet) -> (Roles, Reader, Job<'t>, Runner, String) {
+    let roles = roles(test, Server::None).await;
+    let reader = Reader::of(test, &roles).await;
+    let job = test.apply(agent("anything")).await;
+    let (_, runner) = started(kubelet, &job, 1).await;
+    assert_eq!(told(&runner, 1, 1, &lines(1, 1)).await, 1);
+    let fid = fid(&job).await;
+    (roles, reader, job, runner, fid)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_its_runner_tells_of_a_run() {
+    let test = Test::new().await;
+    let kubelet = Kubelet::of(&test);
+    let (_roles, reader, _job, victim, fid) = with_events(&test, &kubelet).await;
+    let other = test.apply(agent("anything")).await;
+    let (_, attacker) = started(&kubelet, &other, 1).await;
+    for from in [1, 2] {
+        let refused = attacker.tell_of(&victim.run, from, from, &["forged".into()]).await;
+        assert_eq!(refused.map_err(|r| r.code()), Err(403));
+    }
+    // Nor does anybody pass a gateway by.
+    account(&test, &test.namespace, "reader", &["get", "delete"], &[]).await;
+    let gateway = token_of(&test.client, &test.namespace, "gateway", Some(names::GATEWAY_AUDIENCE), None).await;
+    let path = append_path(&fid, "1");
+    let body = "{\"from\":2,\"oldest\":2}\n{\"ts\":1,\"kind\":\"stdout\",\"payload\":\"forged\"}\n";
+    for (who, token, expected) in [
+        ("nobody", None, 401),
+        ("a token of another audience", Some(gateway), 401),
+        ("the default account", Some(token(&test, "default").await), 403),
+        ("a reader", Some(token(&test, "reader").await), 403),
+    ] {
+        let (status, answer) = reader.post(&path, token.as_deref(), CONTENT_TYPE, body.into()).await;
+        assert_eq!(status, expected, "{who}: {answer}");
+    }
+    assert_eq!(read(&reader, &fid, &token(&test, "reader").await).await, [(1, 1, 1, "line 1".to_string())]);
+    // What is no batch stores nothing, also if a gateway sends it.
+    let gateway = token(&test, "gateway").await;
+    let unknown = append_path("000000000000000000000000", "1");
+    let zero = append_path(&fid, "0");
+    for (path, body, expected) in [
+        (&path, "x", 400),
+        (&path, "{\"from\":1,\"oldest\":1}\n", 400),
+        (&zero, body, 400),
+        (&unknown, body, 404),
+        (&path, body, 200),
+    ] {
+        let (status, answer) = reader.post(path, Some(&gateway), CONTENT_TYPE, body.into()).await;
+        assert_eq!(status, expected, "{path} {body}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_read_by_those_alone_who_may() {
+    let test = Test::new().await;
+    let kubelet = Kubelet::of(&test);
+    let (_roles, reader, job, runner, fid) = with_events(&test, &kubelet).await;
+    account(&test, &test.namespace, "stranger", &[], &[]).await;
+    account(&test, &test.namespace, "writer", &["delete", "list", "watch"], &[]).await;
+    account(&test, &test.namespace, "other", &["get"], &["another-job"]).await;
+    account(&test, &test.namespace, "one", &["get"], &[&job.name]).await;
+    let path = format!("/api/v1/executions/{fid}/events");
+    assert_eq!(reader.send("GET", &path, None).await.0, 401);
+    for name in ["stranger", "writer", "other"] {
+        let token = token(&test, name).await;
+        assert_eq!(reader.get(&path, &token).await.0, 403, "{name}");
+        assert_eq!(reader.stream(&fid, &token, None).await.status().as_u16(), 403, "{name}");
+    }
+    let one = token(&test, "one").await;
+    for parameters in ["limit=0", "limit=1001", "after=-1", "after=x", "what=1"] {
+        assert_eq!(reader.get(&format!("{path}?{parameters}"), &one).await.0, 400, "{parameters}");
+    }
+    for id in ["x", "-1"] {
+        assert_eq!(reader.stream(&fid, &one, Some(id)).await.status().as_u16(), 400, "{id}");
+    }
+    // A right that is taken away ends a stream, though nothing comes.
+    let mut stream = Frames::of(&reader, &fid, &one, None).await;
+    assert_eq!(stream.line().await, "line 1");
+    let bindings: Api<k8s_openapi::api::rbac::v1::RoleBinding> = Api::namespaced(test.client.clone(), &test.namespace);
+    bindings.delete("one", &DeleteParams::default()).await.expect("deleted");
+    assert_eq!(stream.next().await, None);
+    assert_eq!(told(&runner, 2, 2, &lines(2, 2)).await, 2);
+    assert_eq!(reader.stream(&fid, &one, None).await.status().as_u16(), 403);
+}
+
+/// The bytes of memory that a process has.
+fn memory(pid: i32) -> usize {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_are_slow_cost_no_memory_and_miss_nothing() {
+    const READERS: usize = 24;
+    const EVENTS: u64 = 60;
+    let test = Test::new().await;
+    let kubelet = Kubelet::of(&test);
+    let (mut roles, reader, _job, runner, fid) = with_events(&test, &kubelet).await;
+    let token = owner(&test).await;
+    let mut slow = Vec::new();
+    for _ in 0..READERS {
+        slow.push(Frames::of(&reader, &fid, &token, None).await);
+    }
+    let mut fast = Frames::of(&reader, &fid, &token, None).await;
+    let payload = |n: u64| format!("{n} ").repeat(128 * 1024);
+    for n in 2..=EVENTS {
+        assert_eq!(told(&runner, n, n, &[payload(n)]).await, n);
+    }
+    assert_eq!(fast.line().await, "line 1");
+    for n in 2..=EVENTS {
+        assert!(fast.line().await == payload(n), "{n}");
+    }
+    // With all that they have not read, of 20 MB each, it would be more than 400 MB.
+    let used = memory(roles.role("server").process.pid());
+    assert!(used < 300 << 20, "{} MiB", used >> 20);
+    let mut last = slow.pop().expect("a reader");
+    drop(slow);
+    assert_eq!(last.line().await, "line 1");
+    for n in 2..=EVENTS {
+        assert!(last.line().await == payload(n), "{n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_reader_has_only_so_many_streams() {
+    let test = Test::new().await;
+    let kubelet = Kubelet::of(&test);
+    let (_roles, reader, _job, _runner, fid) = with_events(&test, &kubelet).await;
+    let token = owner(&test).await;
+    let mut open = Vec::new();
+    for _ in 0..32 {
+        open.push(Frames::of(&reader, &fid, &token, None).await);
+    }
+    assert_eq!(reader.stream(&fid, &token, None).await.status().as_u16(), 429);
+    let path = format!("/api/v1/executions/{fid}/events");
+    assert_eq!(reader.get(&path, &token).await.0, 200, "pages are no streams");
+    drop(open);
+    within(DEADLINE, "a place for a stream", async || {
+        match reader.stream(&fid, &token, None).await.status().as_u16() {
+            200 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_holds_up_nothing_but_events() {
+    let test = Test::new().await;
+    let kubelet = Kubelet::of(&test);
+    let (mut roles, _reader, job, runner, _fid) = with_events(&test, &kubelet).await;
+    roles.role("server").freeze();
+    let runner = std::sync::Arc::new(runner);
+    // More than the requests that a run may have at a time.
+    let told: Vec<_> = (0..12)
+        .map(|n| {
+            let runner = runner.clone();
+            tokio::spawn(async move { runner.tell(2, 2, &lines(2, 2 + n)).await.map_err(|r| r.code()) })
+        })
+        .collect();
+    for _ in 0..20 {
+        runner.heartbeat(RunnerState::Running, 0).await.expect("204");
+    }
+    runner.register(RunnerState::Running, 0).await.expect("a job");
+    let missing = runner.outcome_missing(0, failed("AgentFailed", 1), Some(5)).await;
+    missing.expect("204");
+    let mut codes = Vec::new();
+    for told in told {
+        codes.push(told.await.expect("no panic").expect_err("nothing is stored"));
+    }
+    assert!(codes.iter().all(|code| [429, 503].contains(code)) && codes.contains(&429), "{codes:?}");
+    roles.role("server").thaw();
+    let status = job.until("its condition", |s| s.conditions.iter().any(|c| c.type_ == "EventsComplete")).await;
+    let (value, reason, message) = condition(&status, "EventsComplete");
+    assert_eq!((value.as_str(), reason.as_str()), ("False", "EventsMissing"));
+    assert!(message.starts_with("5 events"), "{message}");
+    let termination = job.runs().await[0].termination().cloned().expect("an end");
+    assert_eq!((termination.kind, termination.events_missing), (TerminationType::Failed, Some(5)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_server_no_runner_sends_events() {
+    let (test, _roles) = Test::with_operator().await;
+    let kubelet = Kubelet::of(&test);
+    let job = test.apply(agent("anything")).await;
+    let (_, runner) = started(&kubelet, &job, 1).await;
+    assert_eq!(runner.register(RunnerState::Running, 0).await.expect("a job").events, None);
+    assert_eq!(runner.tell(1, 1, &lines(1, 1)).await.map_err(|r| r.code()), Err(503));
+}

@@ -9,6 +9,7 @@
 {{- $ca := and $tls $v.temporal.tls.caSecret }}
 {{- $client := and $tls $v.temporal.tls.clientCertSecret }}
 {{- $data := and (eq .role "server") (eq $v.server.store.type "sqlite") }}
+{{- $events := and (eq .role "gateway") $v.server.enabled }}
 {{- include "koco.validate" $ }}
 apiVersion: apps/v1
 kind: Deployment
@@ -135,7 +136,7 @@ spec:
             {{- toYaml . | nindent 12 }}
           {{- end }}
           {{- $mounts := concat $v.extraVolumeMounts $r.extraVolumeMounts }}
-          {{- if or $data $ca $client $mounts }}
+          {{- if or $data $ca $client $events $mounts }}
           volumeMounts:
             {{- if $data }}
             - name: data
@@ -151,12 +152,17 @@ spec:
               mountPath: /etc/koco/temporal-client
               readOnly: true
             {{- end }}
+            {{- if $events }}
+            - name: server-token
+              mountPath: /var/run/secrets/koco/server
+              readOnly: true
+            {{- end }}
             {{- with $mounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
           {{- end }}
       {{- $volumes := concat $v.extraVolumes $r.extraVolumes }}
-      {{- if or $data $ca $client $volumes }}
+      {{- if or $data $ca $client $events $volumes }}
       volumes:
         {{- if $data }}
         - name: data
@@ -184,6 +190,15 @@ spec:
               - key: tls.key
                 path: tls.key
         {{- end }}
+        {{- end }}
+        {{- if $events }}
+        # With it the gateway is known to the server, and to nothing else.
+        - name: server-token
+          projected:
+            sources:
+              - serviceAccountToken:
+                  audience: koco
+                  path: token
         {{- end }}
         {{- with $volumes }}
         {{- toYaml . | nindent 8 }}

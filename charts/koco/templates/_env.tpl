@@ -110,6 +110,12 @@
   value: {{ printf "%s:8443" .Values.bindAddress | quote }}
 - name: KOCO_GATEWAY_TLS_SECRET
   value: {{ include "koco.gatewayTlsSecret" . | quote }}
+{{- if .Values.server.enabled }}
+- name: KOCO_SERVER_URL
+  value: {{ printf "https://%s-server.%s.svc:8445" (include "koco.fullname" .) .Release.Namespace | quote }}
+- name: KOCO_SERVER_TOKEN_FILE
+  value: /var/run/secrets/koco/server/token
+{{- end }}
 {{- end }}
 
 {{- define "koco.env.server" -}}
@@ -117,6 +123,8 @@
   value: {{ printf "%s:8445" .Values.bindAddress | quote }}
 - name: KOCO_SERVER_TLS_SECRET
   value: {{ include "koco.serverTlsSecret" . | quote }}
+- name: KOCO_SERVER_GATEWAYS
+  value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "koco.serviceAccount" (dict "root" . "role" "gateway")) | quote }}
 {{- with .Values.server }}
 {{- if eq .store.type "sqlite" }}
 - name: KOCO_SERVER_DATA

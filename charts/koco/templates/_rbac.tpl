@@ -186,6 +186,13 @@
   resources: [configmaps]
   resourceNames: [koco-gateway-ca]
   verbs: [get, update]
+{{- if .Values.server.enabled }}
+# Reads the server's certificate authority, to send it agents' events.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [koco-server-ca]
+  verbs: [get]
+{{- end }}
 # Renews its mark in the gateways' lease, by which each knows which others are gone.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]

@@ -30,6 +30,7 @@ mod metrics;
 mod network;
 mod no_worker;
 mod paused_early;
+mod plugin;
 mod repair;
 mod reset;
 mod rights;

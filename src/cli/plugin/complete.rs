@@ -6,12 +6,21 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Command, CommandFactory};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, api::ListParams, config::Kubeconfig};
+use kube::{Api, Resource, api::ListParams, config::Kubeconfig};
 
-use super::{Cli, connect::Target, watch};
+use super::{
+    Cli,
+    connect::Target,
+    select::{in_phases, phase},
+    tables,
+};
+use crate::api::{AgentJob, Phase};
 
 /// The time-out for the API server: a user is waiting at the prompt.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The positional arguments that are jobs' names.
+const JOBS: [&str; 2] = ["name", "names"];
 
 /// What the last word may be.
 #[derive(Debug, PartialEq)]
@@ -63,14 +72,23 @@ fn ask(question: impl Future<Output = anyhow::Result<Found>>) -> Found {
 
 async fn jobs(target: &Target, command: &str) -> anyhow::Result<Found> {
     let session = target.connect().await?;
-    let fits = |finished: bool| match command {
-        "retry" => finished,
-        "pause" | "resume" | "cancel" | "wait" => !finished,
+    let phases: Vec<Phase> = Phase::ALL.into_iter().filter(|phase| fits(command, *phase)).collect();
+    let params = ListParams::default().fields(&in_phases(&phases));
+    let (mut found, url) = (Vec::new(), AgentJob::url_path(&(), Some(&session.namespace)));
+    tables::each(&session.client(), &url, params, |job| {
+        found.push((job.meta().name.clone().unwrap_or_default(), phase(job).as_str().into()));
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Whether a command has to do with jobs in this phase.
+fn fits(command: &str, phase: Phase) -> bool {
+    match command {
+        "retry" | "result" => phase.is_terminal(),
+        "pause" | "resume" | "cancel" | "wait" => !phase.is_terminal(),
         _ => true,
-    };
-    let jobs = session.jobs().list(&ListParams::default()).await?.items;
-    let fitting = jobs.into_iter().filter(|j| fits(watch::finished(j)));
-    Ok(fitting.map(|j| (j.metadata.name.clone().unwrap_or_default(), format!("{:?}", watch::phase(&j)))).collect())
+    }
 }
 
 async fn namespaces(target: &Target) -> anyhow::Result<Found> {
@@ -90,7 +108,8 @@ fn wanted(before: &[String], last: &str) -> (Wanted, Target) {
         } else if let Some((flag, value)) = word.split_once('=').filter(|_| word.starts_with("--")) {
             take(&mut target, flag, value);
         } else if word.starts_with('-') {
-            pending = flag(&root, command, word).filter(|f| f.get_action().takes_values()).map(|_| word.as_str());
+            let takes = |f: &&clap::Arg| f.get_action().takes_values() && !f.is_require_equals_set();
+            pending = flag(&root, command, word).filter(takes).map(|_| word.as_str());
         } else if command.get_name() == root.get_name() {
             command = root.find_subcommand(word).unwrap_or(&root);
         } else {
@@ -102,20 +121,33 @@ fn wanted(before: &[String], last: &str) -> (Wanted, Target) {
         Some("-n" | "--namespace") => Wanted::Namespace,
         Some("--context") => Wanted::Context,
         Some("--kubeconfig") => Wanted::File,
+        Some("-f" | "--filename") => Wanted::File,
         Some("--for") => words(["finished", "paused"]),
-        Some("-o" | "--output") => words(["table", "json"]),
-        Some(_) => words([]),
+        Some("--phase") => words(Phase::ALL.map(Phase::as_str)),
+        Some(name) => Wanted::Words(flag(&root, command, name).map(values).unwrap_or_default()),
         None if last.starts_with('-') => Wanted::Words(flags(&root, command)),
         None if at_root => {
             let all = root.get_subcommands().filter(|c| !c.is_hide_set());
             Wanted::Words(all.map(|c| (c.get_name().into(), about(c.get_about()))).collect())
         }
-        None if command.get_name() == "completion" => words(["bash", "elvish", "fish", "powershell", "zsh"]),
-        None if command.get_name() == "audit" => words([]),
-        None if names == 0 => Wanted::Job(command.get_name().into()),
-        None => words([]),
+        None => match command.get_positionals().find(|p| names == 0 || p.get_num_args().is_some_and(many)) {
+            Some(positional) if JOBS.contains(&positional.get_id().as_str()) => Wanted::Job(command.get_name().into()),
+            Some(positional) => Wanted::Words(values(positional)),
+            None => words([]),
+        },
     };
     (wanted, target)
+}
+
+/// Whether an argument may be given several times.
+fn many(number: clap::builder::ValueRange) -> bool {
+    number.max_values() > 1
+}
+
+/// The values that an argument may have, if there is a list of them.
+fn values(arg: &clap::Arg) -> Found {
+    let all = arg.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
+    all.map(|value| (value.get_name().into(), about(value.get_help()))).collect()
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Wanted {
@@ -165,9 +197,16 @@ mod tests {
         assert_eq!(after("retry ").0, Wanted::Job("retry".into()));
         assert_eq!(after("logs -f x").0, Wanted::Job("logs".into()));
         assert_eq!(after("logs x ").0, words([]));
+        assert_eq!(after("pause x ").0, Wanted::Job("pause".into()));
+        assert_eq!(after("pause --dry-run ").0, Wanted::Job("pause".into()), "its value follows after =");
+        let Wanted::Words(shells) = after("completion ").0 else { panic!() };
+        assert!(shells.iter().any(|(shell, _)| shell == "bash"), "{shells:?}");
+        let Wanted::Words(outputs) = after("pause x -o ").0 else { panic!() };
+        assert_eq!(outputs.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>(), ["name", "json", "yaml"]);
         assert_eq!(after("wait x --for ").0, words(["finished", "paused"]));
         assert_eq!(after("audit ").0, words([]));
-        assert_eq!(after("audit -o ").0, words(["table", "json"]));
+        let Wanted::Words(outputs) = after("audit -o ").0 else { panic!() };
+        assert_eq!(outputs.len(), 2, "{outputs:?}");
         assert_eq!(after("status -n ").0, Wanted::Namespace);
         assert_eq!(after("status --kubeconfig ").0, Wanted::File);
         let Wanted::Words(flags) = after("status x --").0 else { panic!() };

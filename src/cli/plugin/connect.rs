@@ -1,9 +1,9 @@
 //! Connects to the cluster like kubectl: flags, `KUBECONFIG`, `~/.kube/config`, and in a pod its account. Also explains
 //! errors of the API server to users.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, pin::Pin, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
@@ -13,12 +13,14 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use tower::{BoxError, util::MapFutureLayer};
+
 use crate::{
-    api::{AgentJob, AgentRun},
+    api::{AgentJob, AgentRun, Seconds, names},
     platform::clock,
 };
 
-/// Which cluster and namespace.
+/// Which cluster and namespace, and as who.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Target {
     /// Namespace; default: that of the kubeconfig's context
@@ -30,12 +32,44 @@ pub(super) struct Target {
     /// Path to the kubeconfig
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// User to act as: a name, or system:serviceaccount:NAMESPACE:NAME
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub user: Option<String>,
+    /// Group to act as, with --as; may be given several times
+    #[arg(long = "as-group", global = true, value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// How long to wait for the answer to each request, such as 10s. What is followed may last longer. 0: without limit
+    #[arg(long, global = true, value_name = "DURATION", default_value = "0", value_parser = limit)]
+    pub request_timeout: Duration,
+}
+
+/// A limit as kubectl takes it: a number alone counts seconds.
+fn limit(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => Seconds::parse(text),
+    }
+}
+
+/// Reads the name of a job, also as `-o name` prints it.
+pub(super) fn job_name(text: &str) -> Result<String, String> {
+    let name = match text.split_once('/') {
+        Some(("agentjob.kodosumi.io" | "agentjobs.kodosumi.io" | "agentjob" | "agentjobs" | "aj", name)) => name,
+        _ => text,
+    };
+    match names::is_object_name(name) {
+        true => Ok(name.into()),
+        false => Err("no name of an AgentJob: lower-case letters, digits, - and .".into()),
+    }
 }
 
 /// A cluster, and a namespace in it.
+#[derive(Clone)]
 pub(super) struct Session {
     client: Client,
     pub namespace: String,
+    /// Whether that was asked for, and not just the kubeconfig's.
+    pub chosen: bool,
 }
 
 impl Target {
@@ -52,13 +86,41 @@ impl Target {
         };
         // A paused agent writes no logs for as long as it is paused.
         config.read_timeout = None;
+        self.impersonate(&mut config)?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = ClientBuilder::try_from(config)?.with_layer(&clock::reader()).build();
-        Ok(Session { client, namespace })
+        let limit = Some(self.request_timeout).filter(|limit| !limit.is_zero());
+        let limited = MapFutureLayer::new(move |answer| in_time(answer, limit));
+        let client = ClientBuilder::try_from(config)?.with_layer(&clock::reader()).with_layer(&limited).build();
+        Ok(Session { client, namespace, chosen: self.namespace.is_some() })
+    }
+
+    /// Acts as another user, instead of one that the kubeconfig may name.
+    fn impersonate(&self, config: &mut Config) -> anyhow::Result<()> {
+        if let Some(user) = &self.user {
+            config.auth_info.impersonate = Some(user.clone());
+            config.auth_info.impersonate_groups = Some(self.groups.clone()).filter(|groups| !groups.is_empty());
+        } else if !self.groups.is_empty() {
+            bail!("--as-group takes effect together with --as alone: name the user, too");
+        }
+        Ok(())
     }
 }
 
+type Answer<R> = Pin<Box<dyn Future<Output = Result<R, BoxError>> + Send>>;
+
+/// A request's answer, if it begins in time.
+async fn in_time<R>(answer: Answer<R>, limit: Option<Duration>) -> Result<R, BoxError> {
+    let Some(limit) = limit else { return answer.await };
+    let answered = tokio::time::timeout(limit, answer).await;
+    answered.unwrap_or_else(|_| Err(format!("no answer within {} (--request-timeout)", Seconds::from(limit)).into()))
+}
+
 impl Session {
+    /// The same cluster, in this namespace.
+    pub fn within(&self, namespace: &str) -> Self {
+        Self { client: self.client.clone(), namespace: namespace.into(), chosen: true }
+    }
+
     pub fn jobs(&self) -> Api<AgentJob> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -108,7 +170,9 @@ pub(super) fn runs_selector(job: &AgentJob) -> String {
 
 fn words(status: &kube::core::Status, name: &str, namespace: &str) -> String {
     let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
+    let kind = status.details.as_ref().map(|d| d.kind.as_str()).unwrap_or_default();
     match status.code {
+        404 if kind == "namespaces" => format!("there is no namespace {namespace}: kubectl create namespace makes one"),
         404 if named => format!("there is no AgentJob {name} in the namespace {namespace}"),
         404 => "this cluster knows no AgentJobs, or no AgentRuns: koco is not installed, or only a part of it (there is no \
                 CRD agentjobs.kodosumi.io, or agentruns.kodosumi.io)"
@@ -131,12 +195,56 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_be_that_of_an_object() {
+        assert_eq!(job_name("a-1"), Ok("a-1".into()));
+        assert_eq!(job_name("agentjob.kodosumi.io/a"), Ok("a".into()));
+        assert_eq!(job_name("aj/a"), Ok("a".into()));
+        for wrong in ["pod/a", "../a", "", "aj/", "A"] {
+            assert!(job_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn limits_are_written_as_for_kubectl() {
+        assert_eq!(limit("0"), Ok(Duration::ZERO));
+        assert_eq!((limit("5"), limit("1m")), (Ok(Duration::from_secs(5)), Ok(Duration::from_secs(60))));
+        assert!(limit("soon").is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_an_error() {
+        let never = Box::pin(std::future::pending::<Result<(), BoxError>>());
+        let error = in_time(never, Some(Duration::from_millis(1))).await.unwrap_err();
+        assert!(error.to_string().contains("no answer within 1ms"), "{error}");
+        assert!(in_time(Box::pin(async { Ok(()) }), None).await.is_ok());
+    }
+
+    #[test]
+    fn a_group_alone_is_nobody() {
+        let mut config = Config::new("http://localhost".parse().unwrap());
+        let target = |user: Option<&str>, groups: &[&str]| Target {
+            user: user.map(str::to_string),
+            groups: groups.iter().map(|g| g.to_string()).collect(),
+            ..Target::default()
+        };
+        assert!(target(None, &["g"]).impersonate(&mut config).is_err());
+        target(Some("u"), &["g", "h"]).impersonate(&mut config).unwrap();
+        assert_eq!(config.auth_info.impersonate.as_deref(), Some("u"));
+        assert_eq!(config.auth_info.impersonate_groups, Some(vec!["g".into(), "h".into()]));
+        target(None, &[]).impersonate(&mut config).unwrap();
+        assert_eq!(config.auth_info.impersonate.as_deref(), Some("u"), "the kubeconfig's stays");
+    }
+
+    #[test]
     fn a_missing_job_and_a_missing_operator_are_told_apart() {
         let details = json!({ "name": "x", "group": "kodosumi.io", "kind": "agentjobs" });
         let job = said(json!({ "code": 404, "message": "agentjobs \"x\" not found", "details": details }));
         assert_eq!(job, "there is no AgentJob x in the namespace n");
         assert!(said(json!({ "code": 404, "message": "404 page not found" })).contains("not installed"));
         assert!(said(json!({ "code": 404, "message": "?", "details": {} })).contains("not installed"));
+        let details = json!({ "name": "n", "kind": "namespaces" });
+        let namespace = said(json!({ "code": 404, "message": "namespaces \"n\" not found", "details": details }));
+        assert!(namespace.starts_with("there is no namespace n:"), "{namespace}");
         assert_eq!(said(json!({ "code": 403, "message": "agentjobs is forbidden" })), "agentjobs is forbidden");
     }
 }

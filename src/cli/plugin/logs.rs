@@ -10,7 +10,7 @@ use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::api::LogParams;
 
 use super::{
-    connect::Session,
+    connect::{Session, job_name},
     text::say,
     watch::{self, RunChange},
 };
@@ -19,6 +19,7 @@ use crate::api::{AgentJob, AgentRun};
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The AgentJob
+    #[arg(value_parser = job_name)]
     name: String,
     /// Follow the log, also of later runs' pods, until the job ends
     #[arg(short, long)]

@@ -8,14 +8,19 @@ mod connect;
 mod control;
 mod events;
 mod logs;
+mod output;
 mod paging;
 mod render;
 mod retry;
+mod select;
+mod settle;
 mod status;
+mod tables;
 mod text;
 mod top;
 mod wait;
 mod watch;
+mod yaml;
 
 use std::{io, process::ExitCode};
 
@@ -60,22 +65,20 @@ pub struct Plugin {
     command: Command,
 }
 
-#[derive(Args)]
-struct Name {
-    /// The AgentJob
-    name: String,
-}
-
 #[derive(Subcommand)]
 enum Command {
-    /// Pause the agent
-    Pause(Name),
-    /// Resume it, also after a pause through Temporal
-    Resume(Name),
-    /// End the job. Final
-    Cancel(Name),
-    /// Create a new job like one that has finished, and print its name
-    Retry(Name),
+    /// Pause agents
+    #[command(after_help = control::HELP)]
+    Pause(control::Arguments),
+    /// Resume them, also after a pause through Temporal
+    #[command(after_help = control::HELP)]
+    Resume(control::Arguments),
+    /// End jobs. Final
+    #[command(after_help = control::HELP)]
+    Cancel(control::Arguments),
+    /// Create new jobs like those that have finished, and print their names
+    #[command(after_help = retry::HELP)]
+    Retry(retry::Arguments),
     /// Show the status of a job
     Status(status::Arguments),
     /// Print the agent's log
@@ -128,10 +131,10 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
     }
     let session = plugin.target.connect().await?;
     match plugin.command {
-        Command::Pause(job) => control::ask(&session, &job.name, DesiredState::Paused).await?,
-        Command::Resume(job) => control::ask(&session, &job.name, DesiredState::Running).await?,
-        Command::Cancel(job) => control::ask(&session, &job.name, DesiredState::Cancelled).await?,
-        Command::Retry(job) => retry::run(&session, &job.name).await?,
+        Command::Pause(jobs) => return control::run(&session, &jobs, DesiredState::Paused).await,
+        Command::Resume(jobs) => return control::run(&session, &jobs, DesiredState::Running).await,
+        Command::Cancel(jobs) => return control::run(&session, &jobs, DesiredState::Cancelled).await,
+        Command::Retry(arguments) => return retry::run(&session, &arguments).await,
         Command::Status(arguments) => status::run(&session, &arguments).await?,
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,

@@ -1,35 +1,104 @@
 //! `retry`: a new job with the spec of one that has finished, as it is stored, with fields that this binary doesn't
 //! know.
 
-use std::io::Write;
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use kube::{
     Api,
     api::{ApiResource, DynamicObject, PostParams},
 };
 use serde_json::{Value, json};
 
-use super::connect::Session;
-use crate::api::{AgentJob, DesiredState, Phase, names};
+use super::{
+    connect::Session,
+    output::{Change, DryRun, MANAGER, name_of, reference},
+    select::Selection,
+    settle::{self, Asked, Goal},
+    text::say,
+};
+use crate::api::{AgentJob, DesiredState, Phase, Seconds, names};
 
 /// The longest name that leaves room for the suffix.
 const HEAD: usize = 63 - "-retry-".len() - 5;
 
-pub(super) async fn run(session: &Session, name: &str) -> anyhow::Result<()> {
+pub(super) const HELP: &str = "\
+With --selector or --all, jobs that have failed are retried, and no others.
+
+Exit codes:
+  0    created for each, or with --wait: each has succeeded
+  1    not for each: the reason is on stderr, and the others were still retried; or one has not succeeded
+  2    wrong usage
+  124  the time is over (--timeout)";
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    change: Change,
+    /// Wait until each new job has ended
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// With --wait: how long, such as 90s. Default: without limit
+    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse, requires = "wait")]
+    timeout: Option<Duration>,
+}
+
+pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (selection, change) = (&arguments.selection, arguments.change);
+    let (mut created, mut failed, mut found) = (Vec::new(), false, 0);
+    let mut note = |made: anyhow::Result<Asked>| match made {
+        Ok(job) => created.push(job),
+        Err(error) => {
+            failed = true;
+            say(format_args!("error: {error:#}"));
+        }
+    };
+    for name in selection.names() {
+        note(one(session, name, change).await);
+    }
+    if selection.names().is_empty() {
+        let mut pages = selection.pages(session, &[Phase::Failed]);
+        while let Some(page) = pages.next().await.map_err(|e| session.explain(e, ""))? {
+            found += page.len();
+            for job in page {
+                note(one(&session.within(&job.namespace), &job.name, change).await);
+            }
+        }
+        if found == 0 {
+            say("No AgentJobs found that have failed");
+        }
+    }
+    if arguments.wait {
+        let code = settle::all(session, created, Goal::Succeeded, None, arguments.timeout, true).await?;
+        return Ok(if failed { ExitCode::FAILURE } else { code });
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Creates one, and prints its name.
+async fn one(session: &Session, name: &str, change: Change) -> anyhow::Result<Asked> {
     let kind = ApiResource::erase::<AgentJob>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(session.client(), &session.namespace, &kind);
     let old = api.get(name).await.map_err(|e| session.explain(e, name))?;
     let phase = old.data.pointer("/status/phase").and_then(Value::as_str).unwrap_or("Pending");
     if !finished(phase) {
-        bail!(
-            "agentjob.kodosumi.io/{name} has not finished, its phase is {phase}: cancel it first, or wait for its end"
-        );
+        bail!("{} has not finished, its phase is {phase}: cancel it first, or wait for its end", reference(name));
     }
-    let new = serde_json::from_value(again(name, &old.data)).context("the new job")?;
-    let made = api.create(&PostParams::default(), &new).await.map_err(|e| session.explain(e, name))?;
-    writeln!(std::io::stdout(), "{}", made.metadata.name.unwrap_or_default())?;
-    Ok(())
+    let mut new = again(name, &old.data);
+    let params = PostParams { dry_run: change.dry_run == DryRun::Server, field_manager: Some(MANAGER.into()) };
+    if change.dry_run != DryRun::Client {
+        let body = serde_json::from_value(new).context("the new job")?;
+        new = serde_json::to_value(api.create(&params, &body).await.map_err(|e| session.explain(e, name))?)?;
+    }
+    let (made, uid) = (name_of(&new), new.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default());
+    match change.output {
+        None => writeln!(std::io::stdout(), "{made}")?,
+        Some(_) => change.print(&made, "", &new)?,
+    }
+    Ok(Asked { namespace: session.namespace.clone(), name: made, uid: uid.into(), generation: None })
 }
 
 fn finished(phase: &str) -> bool {

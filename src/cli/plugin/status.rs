@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use terminal_size::{Height, Width};
 
 use super::{
-    connect::Session,
+    connect::{Session, job_name},
     events::{self, Happened},
     render,
     text::{plain, say},
@@ -27,6 +27,7 @@ const AFTERGLOW: Duration = Duration::from_millis(700);
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The AgentJob
+    #[arg(value_parser = job_name)]
     name: String,
     /// Show it as it changes, until its end
     #[arg(short, long)]

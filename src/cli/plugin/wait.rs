@@ -5,9 +5,14 @@ use std::{io::Write, process::ExitCode, str::FromStr, time::Duration};
 use anyhow::anyhow;
 use clap::Args;
 use futures::TryStreamExt;
-use serde_json::json;
 
-use super::{connect::Session, text::say, watch};
+use super::{
+    connect::{Session, job_name},
+    select::parse_phase,
+    settle,
+    text::say,
+    watch,
+};
 use crate::api::{AgentJob, Phase, Seconds};
 
 pub(super) const EXIT_CODES: &str = "\
@@ -20,6 +25,7 @@ Exit codes:
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The AgentJob
+    #[arg(value_parser = job_name)]
     name: String,
     /// What to wait for: `finished`, `paused`, or a phase such as `Running` or `phase=Failed`
     #[arg(long = "for", value_name = "WHAT", default_value = "finished")]
@@ -38,16 +44,9 @@ enum What {
 impl FromStr for What {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let word = text.strip_prefix("phase=").unwrap_or(text).to_lowercase();
-        let mut capital = word.chars();
-        let capital: String = capital.next().iter().flat_map(|c| c.to_uppercase()).chain(capital).collect();
-        match word.as_str() {
-            "finished" => Ok(Self::Finished),
-            _ => serde_json::from_value(json!(capital)).map(Self::Phase).map_err(|_| {
-                "neither `finished` nor a phase (Pending, Running, Paused, Retrying, Cancelling, Succeeded, Failed, \
-                 Cancelled)"
-                    .into()
-            }),
+        match text.strip_prefix("phase=").unwrap_or(text) {
+            word if word.eq_ignore_ascii_case("finished") => Ok(Self::Finished),
+            word => parse_phase(word).map(Self::Phase).map_err(|e| format!("neither `finished` nor a phase: {e}")),
         }
     }
 }
@@ -61,7 +60,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     let name = &arguments.name;
     let Ok(ended) = ended else {
         say(format_args!("error: timed out waiting for agentjob.kodosumi.io/{name}"));
-        return Ok(ExitCode::from(124));
+        return Ok(settle::TIME_IS_OVER.into());
     };
     let (phase, reached) = ended?;
     writeln!(std::io::stdout(), "agentjob.kodosumi.io/{name} {phase:?}")?;

@@ -79,7 +79,7 @@ pub(super) fn runs(session: &Session, job: &AgentJob) -> impl Stream<Item = anyh
 }
 
 /// The API server's error, if retrying is pointless.
-fn refused(error: &watcher::Error) -> Option<String> {
+pub(super) fn refused(error: &watcher::Error) -> Option<String> {
     let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(s))
         | watcher::Error::WatchStartFailed(kube::Error::Api(s)) => s,

@@ -1,73 +1,21 @@
-//! Lists for a [`Sweep`], page by page. The API server sends tables, as it does to `kubectl get`: the columns and the
-//! metadata of an object, whatever the size of its inputs and results.
+//! Lists for a [`Sweep`], page by page.
 
 use futures::TryStreamExt;
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta},
-};
-use kube::{Client, Resource, api::ListParams, core::Request};
-use serde::Deserialize;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Client, Resource, api::ListParams};
 use serde_json::Value;
 
 use crate::{
     api::{AgentJob, AgentRun, Phase, names},
     audit::{PodRow, RunRow, Sweep},
-    cli::plugin::paging,
+    cli::plugin::tables::{Listed, each},
     pods::view,
     temporal::{Temporal, TemporalError},
 };
 
-/// How many objects a page has.
-const PAGE: u32 = 500;
-const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 /// The pods whose phase is not final, and the others.
 const LIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
 const ENDED: &str = "status.phase!=Pending,status.phase!=Running,status.phase!=Unknown";
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Table {
-    #[serde(default)]
-    metadata: ListMeta,
-    #[serde(default)]
-    column_definitions: Vec<Column>,
-    #[serde(default)]
-    rows: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-struct Column {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    cells: Vec<Value>,
-    object: Object,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    metadata: ObjectMeta,
-}
-
-/// One object: its metadata, and the cells by the names of their columns.
-struct Listed<'a> {
-    columns: &'a [Column],
-    row: &'a Row,
-}
-
-impl Listed<'_> {
-    fn meta(&self) -> &ObjectMeta {
-        &self.row.object.metadata
-    }
-
-    fn cell(&self, column: &str) -> Option<&Value> {
-        let at = self.columns.iter().position(|c| c.name == column)?;
-        self.row.cells.get(at).filter(|value| !value.is_null())
-    }
-}
 
 /// Takes all jobs, runs and pods of a namespace, or of all.
 pub(super) async fn sweep(client: &Client, namespace: Option<&str>, sweep: &mut Sweep) -> Result<(), kube::Error> {
@@ -127,29 +75,12 @@ fn pod(meta: &ObjectMeta, is_live: bool, sweep: &mut Sweep) {
     }
 }
 
-/// Lists page by page. What is suspected is read anyway, if a page is of a newer snapshot.
-async fn each(
-    client: &Client,
-    url: &str,
-    params: ListParams,
-    mut take: impl FnMut(Listed<'_>),
-) -> Result<(), kube::Error> {
-    paging::each(params.limit(PAGE), async |page| {
-        let mut request = Request::new(url).list(page).map_err(kube::Error::BuildRequest)?;
-        request.headers_mut().insert("accept", axum::http::HeaderValue::from_static(TABLE));
-        let table = client.request::<Table>(request).await?;
-        let columns = &table.column_definitions;
-        table.rows.iter().for_each(|row| take(Listed { columns, row }));
-        Ok(table.metadata)
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::plugin::{paging, tables::Table};
 
     fn table(json: Value) -> Table {
         serde_json::from_value(json).unwrap()
@@ -173,7 +104,7 @@ mod tests {
         assert_eq!(paging::next(Some(&table.metadata)), Some("more"));
         let mut sweep = Sweep::default();
         sweep.job("ju", true);
-        table.rows.iter().for_each(|row| run(&Listed { columns: &table.column_definitions, row }, &mut sweep));
+        table.listed().for_each(|listed| run(&listed, &mut sweep));
         // The third alone is open, and its job has ended.
         let suspects: Vec<_> = sweep.suspects().into_iter().map(|s| format!("{s:?}")).collect();
         assert_eq!(suspects, [r#"Run { namespace: "", name: "j-0-3" }"#]);

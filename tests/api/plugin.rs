@@ -1,12 +1,16 @@
-//! `kubectl koco` against a real API server: which jobs it chooses, and what it asks for.
+//! `kubectl koco` against a real API server: which jobs it chooses, what it asks for, and with which rights.
 
 use std::process::Stdio;
 
-use kube::api::ListParams;
-use serde_json::json;
-use tokio::{io::AsyncWriteExt, process::Command};
+use futures::{StreamExt, stream};
+use koco::api::AgentJob;
+use kube::api::{ListParams, PostParams};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
-use crate::harness::{DEADLINE, DesiredState, Job, Test, agent, by_hand::patch_status, cluster::KOCO};
+use crate::harness::{
+    DEADLINE, DesiredState, Job, Phase, Test, agent, by_hand::patch_status, cluster::KOCO, job::manifest,
+};
 
 /// Exit code and all output of a command, in the test's namespace.
 async fn plugin(test: &Test, line: &str) -> (i32, String, String) {
@@ -111,4 +115,161 @@ async fn retries_are_made_of_those_that_failed() {
     let out = says(&test, &format!("retry {} {}", failed.name, done.name)).await;
     assert!(out.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{}-retry-", done.name))), "{out}");
     assert_eq!(test.jobs().list(&ListParams::default()).await.expect("jobs").items.len(), 5);
+}
+
+/// With the controller, and no node: no agent starts, so a pause needs no runner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_is_for_all_that_were_asked() {
+    let (test, _roles) = Test::with_operator().await;
+    for _ in 0..3 {
+        test.apply(agent("anything")).await;
+    }
+    let lines = |out: &str| {
+        let mut lines: Vec<_> = out.lines().map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    let of = |words: &[&str]| {
+        let job = |n: usize| words.iter().map(move |word| format!("agentjob.kodosumi.io/job{n} {word}"));
+        (1..=3).flat_map(job).collect::<Vec<_>>()
+    };
+    let out = says(&test, "pause --all --wait --timeout 60s").await;
+    assert_eq!(lines(&out), of(&["Paused", "pause requested"]));
+    let out = says(&test, "resume job1 job2 job3 --wait --timeout 60s").await;
+    assert_eq!(lines(&out), of(&["Pending", "resume requested"]));
+    // None starts, so none ends.
+    let (code, _, err) = plugin(&test, "result job1 --wait --timeout 1s").await;
+    assert!(code == 124 && err.contains("timed out waiting for agentjob.kodosumi.io/job1"), "{err}");
+    let out = says(&test, "cancel -l !none --wait -o name").await;
+    assert_eq!(lines(&out).len(), 3, "-o name prints names alone: {out}");
+    for job in ["job1", "job2", "job3"] {
+        let phase = test.jobs().get(job).await.expect("a job").status.and_then(|s| s.phase);
+        assert_eq!(phase, Some(Phase::Cancelled), "{job}");
+    }
+    let (code, _, err) = plugin(&test, "result job1").await;
+    assert!(code == 1 && err.contains("was cancelled"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_the_servers_and_has_what_is_asked_for() {
+    let test = Test::new().await;
+    let running = job_of(&test, "a", Some("Running")).await;
+    let new = job_of(&test, "b", None).await;
+    let failed = job_of(&test, "a", Some("Failed")).await;
+    let out = says(&test, "list").await;
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "AGE"]);
+    assert_eq!((rows.len(), &rows[1][..2]), (4, &[running.name.as_str(), "Running"][..]));
+    assert!(says(&test, "list -o wide").await.lines().next().is_some_and(|head| head.contains("WORKFLOW")));
+    for (flags, wanted) in [
+        ("--phase Running", vec![&running]),
+        ("--phase pending", vec![&new]),
+        ("--phase Failed,Running", vec![&running, &failed]),
+        ("-l team=a --phase Failed", vec![&failed]),
+        ("--since 1h", vec![&running, &new, &failed]),
+    ] {
+        assert_eq!(says(&test, &format!("list -o name {flags}")).await, references(&wanted), "{flags}");
+    }
+    let shown: Value = serde_json::from_str(&says(&test, "list -o json -l team=a").await).expect("JSON");
+    assert_eq!((&shown["kind"], shown["items"].as_array().map(Vec::len)), (&json!("List"), Some(2)));
+    assert_eq!(shown["items"][0]["spec"]["entryPoint"], "anything");
+    let everywhere = says(&test, "list -A --no-headers").await;
+    assert!(everywhere.lines().any(|line| line.starts_with(&test.namespace)), "{everywhere}");
+    // The only thing older than nothing.
+    let (code, out, err) = plugin(&test, "list --phase Paused").await;
+    assert_eq!((code, out, err), (0, String::new(), format!("No AgentJobs found in {} namespace.\n", test.namespace)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pages_are_listed_and_asked() {
+    const JOBS: usize = 505;
+    let test = Test::new().await;
+    let make = async |number: usize| {
+        let job: AgentJob = serde_json::from_value(manifest(&format!("j{number:03}"), agent("e"))).expect("a job");
+        test.jobs().create(&PostParams::default(), &job).await.expect("a job");
+    };
+    stream::iter(0..JOBS).map(make).buffer_unordered(32).collect::<Vec<_>>().await;
+    let all: String = (0..JOBS).map(|number| format!("agentjob.kodosumi.io/j{number:03}\n")).collect();
+    assert_eq!(says(&test, "list -o name").await, all);
+    assert_eq!(says(&test, "list").await.lines().count(), JOBS + 1, "one head");
+    let shown: Value = serde_json::from_str(&says(&test, "list -o json").await).expect("JSON");
+    assert_eq!(shown["items"].as_array().map(Vec::len), Some(JOBS));
+    assert_eq!(says(&test, "pause --all --dry-run=client -o name").await, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_created_as_they_are_written_and_set() {
+    let test = Test::new().await;
+    let text = manifest("x", agent("e")).to_string();
+    let created = "agentjob.kodosumi.io/x created";
+    for (how, remark) in [("client", " (dry run)"), ("server", " (server dry run)")] {
+        let (code, out, err) = fed(&test, &format!("create -f - --dry-run={how}"), &text).await;
+        assert_eq!((code, out, err), (0, format!("{created}{remark}\n"), String::new()));
+    }
+    assert!(test.jobs().get_opt("x").await.expect("get").is_none(), "nothing is stored");
+    let set = "--set inputs.n=3 --set inputs.t=rain --set-string inputs.v=1.10 --set metadata.labels.team=a";
+    let (code, out, err) = fed(&test, &format!("create -f - {set}"), &text).await;
+    assert_eq!((code, out, err), (0, format!("{created}\n"), String::new()));
+    let job = test.jobs().get("x").await.expect("a job");
+    let inputs: Value = serde_json::from_str(job.spec.inputs.get()).expect("JSON");
+    assert_eq!(inputs, json!({ "n": 3, "t": "rain", "v": "1.10" }));
+    assert_eq!(job.metadata.labels.expect("labels")["team"], "a");
+
+    for (flags, text, reason) in [
+        ("", text.as_str(), "already exists"),
+        ("--set pausePolicies=Evict --set metadata.name=y", &text, "unknown field"),
+        ("--set entryPoint= --set metadata.name=y", &text, "spec.entryPoint"),
+        ("", "kind: Pod", "kubectl create"),
+        ("--set metadata.namespace=elsewhere", &text, "--namespace says"),
+    ] {
+        let (code, out, err) = fed(&test, &format!("create -f - {flags}"), text).await;
+        assert!(code == 1 && out.is_empty() && err.contains(reason), "{flags}: {code} {out}{err}");
+    }
+
+    let out = says(&test, "run localhost/Some_Agent:1 --env A=b -o name -- /agent --flag").await;
+    let name = out.trim().trim_start_matches("agentjob.kodosumi.io/");
+    assert!(name.starts_with("some-agent-"), "{out}");
+    let job = test.jobs().get(name).await.expect("a job");
+    assert_eq!(job.spec.entry_point, "/agent --flag");
+    let (code, _, err) = plugin(&test, "run image --name y --wait --timeout 1s -- /agent").await;
+    assert!(code == 124 && err.contains("timed out waiting for agentjob.kodosumi.io/y"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_has_an_exit_code() {
+    let test = Test::new().await;
+    let job = job_of(&test, "a", None).await;
+    let line = format!("result {}", job.name);
+    let (code, out, err) = plugin(&test, &line).await;
+    assert!(code == 3 && out.is_empty() && err.contains("has not ended"), "{code} {out}{err}");
+    patch_status(
+        &test,
+        "agentjob",
+        &job.name,
+        json!({ "phase": "Succeeded", "result": { "a": "x\u{1b}[2J\u{202e}" } }),
+    )
+    .await;
+    assert_eq!(says(&test, &line).await, "{\"a\":\"x\\u001b[2J\\u202e\"}\n");
+    let job = job_of(&test, "a", None).await;
+    let error = json!({ "type": "AgentFailed", "message": "exit\u{1b} code 1" });
+    patch_status(&test, "agentjob", &job.name, json!({ "phase": "Failed", "error": error })).await;
+    let (code, out, err) = plugin(&test, &format!("result {} --wait", job.name)).await;
+    let said = format!("error: agentjob.kodosumi.io/{} has failed: AgentFailed: exit\\u{{1b}} code 1\n", job.name);
+    assert_eq!((code, out.as_str(), err), (1, "", said));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_is_given_up() {
+    let test = Test::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let file = test.log.with_extension("kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{}", silent.local_addr().expect("a port")) } }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+        "users": [{ "name": "u", "user": {} }],
+    });
+    std::fs::write(&file, config.to_string()).expect("a kubeconfig");
+    let (code, out, err) = plugin(&test, &format!("list --kubeconfig {} --request-timeout 1", file.display())).await;
+    assert!(code == 1 && out.is_empty() && err.contains("no answer within 1s"), "{code} {out}{err}");
 }

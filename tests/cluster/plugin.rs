@@ -9,7 +9,10 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent, cluster::KOCO, job::With, temporal, within,
+    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent,
+    cluster::{AGENT_IMAGE, KOCO},
+    job::With,
+    temporal, within,
 };
 
 /// A folder for PATH in which the binary has the names that kubectl looks for.
@@ -218,4 +221,59 @@ async fn a_wait_ends_with_its_job_or_with_its_time() {
     assert!(code == 1 && (err.contains("was deleted") || err.contains("there is no AgentJob")), "{code}: {err}");
     let (code, _, err) = plugin.run("pause no-such-job").await;
     assert!(code == 1 && err.contains("there is no AgentJob no-such-job in the namespace"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_run_from_an_image_to_its_result() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    let retries = "--set retryPolicy.maximumAttempts=2 --set retryPolicy.initialInterval=1s";
+    let line = format!(
+        "run {AGENT_IMAGE} --name x --set entryPoint=fail-until?attempt=2 {retries} --logs -n {} -- /test-agent",
+        test.namespace
+    );
+    // The namespace stands before what is the agent's.
+    let mut command = plugin.command(&plugin.kubectl());
+    let (code, out, err) = ended(command.arg("koco").args(line.split(' ')).spawn().expect("kubectl")).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let started = |out: &str, n: u32| out.matches(&format!("agent started (attempt {n},")).count();
+    assert_eq!((started(&out, 1), started(&out, 2)), (1, 1), "each attempt's log: {out}{err}");
+    assert!(err.contains("agentjob.kodosumi.io/x created"), "{err}");
+    assert_eq!(plugin.says("result x").await, "{\"attempt\":2}\n");
+
+    let all = plugin.says("logs x --all --prefix").await;
+    assert_eq!((started(&all, 1), started(&all, 2)), (1, 1), "{all}");
+    assert!(all.lines().all(|line| line.starts_with("[pod/x-") && line.contains("/agent] ")), "{all}");
+    let first = plugin.says("logs x --attempt 1 -f").await;
+    assert_eq!((started(&first, 1), started(&first, 2)), (1, 0), "{first}");
+    plugin.says("logs x -c koco-install --since 1h").await;
+    let (code, _, err) = plugin.run("logs x -c none").await;
+    assert!(code == 1 && err.contains("has no container none: it has agent, koco-install"), "{err}");
+    let (code, _, err) = plugin.run("logs x --attempt 3").await;
+    assert!(code == 1 && err.contains("no attempt 3"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_stand_still_once_the_wait_says_so() {
+    let (test, _roles) = Test::with_operator().await;
+    let plugin = Plugin::new(&test);
+    let mut jobs = Vec::new();
+    for mode in MODES {
+        let job = test.apply(agent("count?every_ms=50").mode(mode)).await;
+        job.counts().await;
+        jobs.push(job);
+    }
+    plugin.says("pause --all --wait --timeout 60s").await;
+    for job in &jobs {
+        assert_eq!(job.status().await.phase, Some(Phase::Paused), "{}", job.name);
+    }
+    plugin.says("resume --all --wait --timeout 60s").await;
+    for job in &jobs {
+        assert_eq!(job.status().await.phase, Some(Phase::Running), "{}", job.name);
+        job.counts_on(3).await;
+    }
+    plugin.says("cancel --all --wait --timeout 60s").await;
+    for job in &jobs {
+        assert_eq!(job.status().await.phase, Some(Phase::Cancelled), "{}", job.name);
+    }
 }

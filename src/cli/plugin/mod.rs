@@ -6,11 +6,15 @@ mod audit;
 mod complete;
 mod connect;
 mod control;
+mod create;
 mod events;
+mod list;
 mod logs;
+mod object;
 mod output;
 mod paging;
 mod render;
+mod result;
 mod retry;
 mod select;
 mod settle;
@@ -48,7 +52,7 @@ This command is for calls by the plugin's own name, without kubectl:
     name = "kubectl-koco",
     bin_name = "kubectl koco",
     version,
-    about = "Pause, resume, cancel and watch agent jobs"
+    about = "Create, list, pause, resume, cancel and watch agent jobs"
 )]
 #[command(max_term_width = 120)]
 struct Cli {
@@ -67,6 +71,12 @@ pub struct Plugin {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Create jobs from files
+    #[command(after_help = create::HELP)]
+    Create(create::FromFiles),
+    /// Create a job from an image and a command
+    #[command(after_help = create::HELP)]
+    Run(create::FromImage),
     /// Pause agents
     #[command(after_help = control::HELP)]
     Pause(control::Arguments),
@@ -79,6 +89,11 @@ enum Command {
     /// Create new jobs like those that have finished, and print their names
     #[command(after_help = retry::HELP)]
     Retry(retry::Arguments),
+    /// List jobs
+    List(list::Arguments),
+    /// Print the result of a job, or why there is none
+    #[command(after_help = result::EXIT_CODES)]
+    Result(result::Arguments),
     /// Show the status of a job
     Status(status::Arguments),
     /// Print the agent's log
@@ -131,10 +146,14 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
     }
     let session = plugin.target.connect().await?;
     match plugin.command {
+        Command::Create(arguments) => return create::from_files(&session, &arguments).await,
+        Command::Run(arguments) => return create::from_image(&session, &arguments).await,
         Command::Pause(jobs) => return control::run(&session, &jobs, DesiredState::Paused).await,
         Command::Resume(jobs) => return control::run(&session, &jobs, DesiredState::Running).await,
         Command::Cancel(jobs) => return control::run(&session, &jobs, DesiredState::Cancelled).await,
         Command::Retry(arguments) => return retry::run(&session, &arguments).await,
+        Command::List(arguments) => list::run(&session, &arguments).await?,
+        Command::Result(arguments) => return result::run(&session, &arguments).await,
         Command::Status(arguments) => status::run(&session, &arguments).await?,
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,

@@ -47,8 +47,8 @@ impl CrdError {
     }
 }
 
-/// The schema version of a definition.
-fn version(metadata: &ObjectMeta) -> u32 {
+/// The schema version of a definition, 0 if it has none.
+pub fn version(metadata: &ObjectMeta) -> u32 {
     let said = metadata.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_SCHEMA_VERSION));
     said.and_then(|v| v.parse().ok()).unwrap_or(0)
 }

@@ -3,13 +3,21 @@
 use std::process::Stdio;
 
 use futures::{StreamExt, stream};
-use koco::api::AgentJob;
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use koco::api::{AgentJob, names};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
 use crate::harness::{
-    DEADLINE, DesiredState, Job, Phase, Test, agent, by_hand::patch_status, cluster::KOCO, job::manifest,
+    DEADLINE, DesiredState, Job, Phase, Test, agent,
+    by_hand::{bare_pod, create_run, patch_status, run_of},
+    cluster::KOCO,
+    job::manifest,
+    within,
 };
 
 /// Exit code and all output of a command, in the test's namespace.
@@ -256,6 +264,105 @@ async fn a_result_has_an_exit_code() {
     let (code, out, err) = plugin(&test, &format!("result {} --wait", job.name)).await;
     let said = format!("error: agentjob.kodosumi.io/{} has failed: AgentFailed: exit\\u{{1b}} code 1\n", job.name);
     assert_eq!((code, out.as_str(), err), (1, "", said));
+}
+
+/// The commands with flags for which they ask for all that they may ask for, but what only a node can answer.
+const LINES: [(&str, &str); 11] = [
+    ("list", "list"),
+    ("status", "status job1"),
+    ("result", "result job1 --wait"),
+    ("wait", "wait job1"),
+    ("logs", "logs job1 -f"),
+    ("create", "create -f - --wait --timeout 1s"),
+    ("run", "run image --wait --timeout 1s -- /agent"),
+    ("pause, resume, cancel", "pause -l team=b --wait"),
+    ("retry", "retry -l team=a"),
+    ("top", "top"),
+    ("audit", "audit --grace 1s"),
+];
+
+/// What `docs/plugin.md` says of a command's rights, as rules of a role.
+fn rules(command: &str) -> Value {
+    let text = include_str!("../../docs/plugin.md");
+    let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {command} | "))?.strip_suffix(" |"));
+    let rule = |part: &str| {
+        let (verbs, resource) = part.trim_end_matches('`').split_once(" `").expect("verbs and a resource");
+        let group = if resource.starts_with("agent") { "kodosumi.io" } else { "" };
+        json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs.split(", ").collect::<Vec<_>>() })
+    };
+    row.unwrap_or_else(|| panic!("{command}: no row")).split("; ").map(rule).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_command_needs_the_rights_that_are_documented_and_no_more() {
+    let test = Test::new().await;
+    let ns = test.namespace.as_str();
+    let job = job_of(&test, "a", Some("Failed")).await;
+    create_run(
+        &test.runs(),
+        &run_of(&job, 1, 1),
+        Some(crate::harness::by_hand::end(koco::api::TerminationType::Failed)),
+    )
+    .await;
+    let paused = job_of(&test, "b", Some("Paused")).await;
+    patch_status(&test, "agentjob", &paused.name, json!({ "observedGeneration": 1000 })).await;
+    bare_pod(&test, "stray", json!({ names::LABEL_COMPONENT: names::RUNNER_COMPONENT })).await;
+    let (roles, bindings): (Api<Role>, Api<RoleBinding>) =
+        (Api::namespaced(test.client.clone(), ns), Api::namespaced(test.client.clone(), ns));
+    let text = manifest("made", agent("e")).to_string();
+    for (n, (command, line)) in LINES.into_iter().enumerate() {
+        let (name, user) = (format!("user{n}"), format!("koco-test-{ns}-{n}"));
+        let line = format!("--as {user} --as-group system:authenticated {line}");
+        let forbidden = |err: &str| err.contains("cannot ") || err.contains("forbidden");
+        let (code, _, err) = fed(&test, &line, &text).await;
+        assert!(code != 0 && forbidden(&err), "{line}: without rights: {code} {err}");
+        let role = json!({ "metadata": { "name": name }, "rules": rules(command) });
+        let binding = json!({
+            "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
+        });
+        roles.create(&PostParams::default(), &serde_json::from_value(role).expect("a role")).await.expect("a role");
+        let binding = serde_json::from_value(binding).expect("a binding");
+        bindings.create(&PostParams::default(), &binding).await.expect("a binding");
+        within(DEADLINE, &format!("the rights of {command}"), async || {
+            let (code, out, err) = fed(&test, &line, &text).await;
+            // `doctor` aside, no command passes over what it may not read without a word.
+            if forbidden(&err) { Err((code, out, err)) } else { Ok(()) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_finds_what_is_there_and_what_is_not() {
+    let test = Test::new().await;
+    // Of the chart there is all but what a node would run.
+    let (code, out, err) = plugin(&test, "doctor -o json").await;
+    assert_eq!((code, err.as_str()), (1, ""), "{out}");
+    let lines: Vec<Value> = serde_json::from_str(&out).expect("JSON");
+    let verdict = |subject: &str| {
+        let line = lines.iter().find(|line| line["subject"] == subject).unwrap_or_else(|| panic!("{subject}: {out}"));
+        line["verdict"].as_str().expect("a word").to_string()
+    };
+    for subject in ["API server", "CRD agentjobs.kodosumi.io", "policy agentjobs.kodosumi.io", "policy koco-namespaces"]
+    {
+        assert_eq!(verdict(subject), "ok", "{subject}: {out}");
+    }
+    assert_eq!(
+        (verdict("roles"), verdict("leader"), verdict("you: create")),
+        ("wrong".into(), "wrong".into(), "ok".into())
+    );
+    let advised =
+        |line: &Value| line["verdict"] == "ok" || line["advice"].as_str().is_some_and(|advice| !advice.is_empty());
+    assert!(lines.iter().all(advised), "{out}");
+
+    let (code, out, err) = plugin(&test, "doctor --as koco-test-nobody --as-group system:authenticated").await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    for line in ["ok       CRD agentjobs.kodosumi.io", "unknown  roles", "warn     you: pause, resume, cancel"] {
+        assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
+    }
+    assert!(out.contains("create rolebinding NAME --clusterrole edit") && !out.contains('\u{1b}'), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ mod complete;
 mod connect;
 mod control;
 mod create;
+mod doctor;
 mod events;
 mod list;
 mod logs;
@@ -16,6 +17,7 @@ mod paging;
 mod render;
 mod result;
 mod retry;
+mod rights;
 mod select;
 mod settle;
 mod status;
@@ -107,6 +109,9 @@ enum Command {
     /// Compare jobs, runs, pods and workflows, and print what doesn't fit
     #[command(after_help = audit::HELP)]
     Audit(audit::Arguments),
+    /// Show whether koco can work, what you may do, and what to do about what is wrong
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Arguments),
     /// Print a completion script
     #[command(after_help = COMPLETION)]
     Completion {
@@ -124,7 +129,11 @@ pub fn main() -> ExitCode {
 pub fn run(plugin: Plugin) -> ExitCode {
     // A provider that is installed already is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let trouble = if matches!(plugin.command, Command::Audit(_)) { audit::TROUBLE.into() } else { ExitCode::FAILURE };
+    let trouble = match plugin.command {
+        Command::Audit(_) => audit::TROUBLE.into(),
+        Command::Doctor(_) => doctor::TROUBLE.into(),
+        _ => ExitCode::FAILURE,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime");
     match runtime.and_then(|runtime| runtime.block_on(dispatch(plugin))) {
         Ok(code) => code,
@@ -159,6 +168,7 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,
         Command::Top(arguments) => top::run(&session, &arguments).await?,
         Command::Audit(arguments) => return audit::run(&session, &arguments).await,
+        Command::Doctor(arguments) => return doctor::run(&session, &arguments).await,
         // Done above: it needs no cluster.
         Command::Completion { .. } => {}
     }

@@ -1,0 +1,84 @@
+//! What the commands ask of the API server, and so of a user's roles. `doctor` checks it, the tests of the API tier give a
+//! user no more, and `docs/plugin.md` shows it.
+
+/// A right: verb, API group, resource with its subresource.
+pub(super) type Right = (&'static str, &'static str, &'static str);
+
+const JOBS: &str = "kodosumi.io";
+const READ_JOB: Right = ("get", JOBS, "agentjobs");
+const LIST_JOBS: Right = ("list", JOBS, "agentjobs");
+const WATCH_JOBS: Right = ("watch", JOBS, "agentjobs");
+const PATCH_JOB: Right = ("patch", JOBS, "agentjobs");
+const CREATE_JOB: Right = ("create", JOBS, "agentjobs");
+const READ_RUN: Right = ("get", JOBS, "agentruns");
+const LIST_RUNS: Right = ("list", JOBS, "agentruns");
+const WATCH_RUNS: Right = ("watch", JOBS, "agentruns");
+const READ_POD: Right = ("get", "", "pods");
+const LIST_PODS: Right = ("list", "", "pods");
+const READ_LOG: Right = ("get", "", "pods/log");
+const LIST_EVENTS: Right = ("list", "", "events");
+const WATCH_EVENTS: Right = ("watch", "", "events");
+
+/// The commands, and what each may ask for with any of its flags.
+pub(super) const RIGHTS: [(&str, &[Right]); 11] = [
+    ("list", &[LIST_JOBS]),
+    ("status", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, LIST_EVENTS, WATCH_EVENTS]),
+    ("result", &[READ_JOB, LIST_JOBS, WATCH_JOBS]),
+    ("wait", &[READ_JOB, LIST_JOBS, WATCH_JOBS]),
+    ("logs", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
+    ("create", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
+    ("run", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
+    ("pause, resume, cancel", &[READ_JOB, PATCH_JOB, LIST_JOBS, WATCH_JOBS]),
+    ("retry", &[READ_JOB, CREATE_JOB, LIST_JOBS, WATCH_JOBS]),
+    ("top", &[LIST_JOBS, LIST_RUNS]),
+    ("audit", &[READ_JOB, LIST_JOBS, READ_RUN, LIST_RUNS, READ_POD, LIST_PODS]),
+];
+
+/// Each right once.
+pub(super) fn all() -> Vec<Right> {
+    let mut all: Vec<Right> = RIGHTS.iter().flat_map(|(_, rights)| rights.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// A right in words.
+pub(super) fn words((verb, group, resource): Right) -> String {
+    match group {
+        "" => format!("{verb} {resource}"),
+        group => format!("{verb} {resource}.{group}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The cells of a command in the documents, such as `get, list agentjobs; get pods/log`.
+    fn cell(rights: &[Right]) -> String {
+        let mut by_resource = BTreeMap::<&str, Vec<&str>>::new();
+        for (verb, _, resource) in rights {
+            by_resource.entry(resource).or_default().push(verb);
+        }
+        let cells = by_resource.iter().map(|(resource, verbs)| format!("{} `{resource}`", verbs.join(", ")));
+        cells.collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn the_documents_name_the_rights_of_each_command() {
+        let text = include_str!("../../../docs/plugin.md");
+        for (command, rights) in RIGHTS {
+            let line = format!("| {} | {} |", command, cell(rights));
+            assert!(text.contains(&line), "docs/plugin.md lacks: {line}");
+        }
+    }
+
+    #[test]
+    fn each_right_is_checked_once() {
+        let all = all();
+        assert!(all.contains(&READ_LOG) && all.iter().filter(|right| **right == LIST_JOBS).count() == 1);
+        assert_eq!((words(READ_LOG), words(PATCH_JOB)), ("get pods/log".into(), "patch agentjobs.kodosumi.io".into()));
+    }
+}

@@ -2,6 +2,7 @@
 //! all others.
 
 pub mod crd;
+mod man;
 mod plugin;
 mod roles;
 
@@ -31,6 +32,8 @@ enum Command {
     Operator(Box<roles::Operator>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Arguments),
+    /// Write the manual pages of the kubectl plugin
+    Man(man::Arguments),
     /// The kubectl plugin, which is this binary under the name kubectl-koco
     #[command(hide = true)]
     Kubectl(Box<plugin::Plugin>),
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Server(role) => roles::run(*role),
         Command::Operator(role) => roles::run(*role),
         Command::Crd(arguments) => crd::print(&arguments),
+        Command::Man(arguments) => man::write(&arguments),
         Command::Kubectl(plugin) => return plugin::run(*plugin),
     };
     match done {

@@ -120,6 +120,11 @@ enum Command {
     },
 }
 
+/// The plugin's command line, for its manual.
+pub fn command() -> clap::Command {
+    Cli::command().name("kubectl-koco").bin_name("kubectl koco")
+}
+
 /// The plugin under its own name.
 pub fn main() -> ExitCode {
     run(Cli::parse().plugin)

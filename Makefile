@@ -102,7 +102,7 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 	cargo test --test replay
 
 .PHONY: python-test
-python-test: deps ## checks and tests of the Python package; ARGS=filter, PYTHON=python3.13
+python-test: deps ## checks and tests of the Python package and its examples; ARGS=filter, PYTHON=python3.13
 	@python/tests/run $(if $(ARGS),-k "$(ARGS)")
 
 .PHONY: chart-test

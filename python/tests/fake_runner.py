@@ -44,7 +44,7 @@ class FakeRunner:
             "KODO_ERROR_FILE": str(self.error),
             "PYTHONUNBUFFERED": "1",
         }
-        self.cwd = AGENTS
+        self.python, self.cwd = sys.executable, AGENTS
         self.write(inputs={}, extra={})
 
     def write(self, **objects: Any) -> None:
@@ -56,7 +56,7 @@ class FakeRunner:
     ) -> subprocess.Popen[str]:
         self.write(inputs={} if inputs is None else inputs)
         return subprocess.Popen(
-            [sys.executable, "-m", "kodosumi_koco", "run", *arguments],
+            [self.python, "-m", "kodosumi_koco", "run", *arguments],
             env={**self.env, "KODO_ENTRY_POINT": entry_point, **(env or {})},
             cwd=self.cwd,
             stdin=subprocess.DEVNULL,

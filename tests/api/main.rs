@@ -28,6 +28,7 @@ mod lost_node;
 mod memory;
 mod metrics;
 mod network;
+mod new_leader;
 mod no_worker;
 mod paused_early;
 mod plugin;

@@ -2,9 +2,11 @@
 //! Called by [`super::reconcile`] alone.
 //!
 //! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`]
-//! (with [`pending`]) decides on the attempts, [`limits`] whether a job is taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on
-//! what to remove, [`status`] composes the new status, [`conditions`] and [`events`] derive the rest.
+//! (with [`pending`], and [`asked`] for what a workflow has heard) decides on the attempts, [`limits`] whether a job is
+//! taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to remove, [`status`]
+//! composes the new status, [`conditions`] and [`events`] derive the rest.
 
+mod asked;
 mod collect;
 mod conditions;
 mod control;

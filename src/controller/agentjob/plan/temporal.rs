@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{
     Action, Decision, Guard,
+    asked::{caught_up, has_heard, recover_signal, request, request_id, stays_paused},
     control::{finish, over_its_limit, phase_of_agent},
     missing, pending,
     view::JobView,
@@ -125,15 +126,6 @@ fn recorded(view: &JobView<'_>) -> WorkflowStatus {
         is_paused: Some(false),
         ..WorkflowStatus::default()
     })
-}
-
-/// The id of the request for the spec's current desired state.
-fn request_id(view: &JobView<'_>) -> String {
-    let generation = view.job.metadata.generation.unwrap_or_default();
-    match view.job.control_request() {
-        Some(request) => format!("{generation}/{request}"),
-        None => generation.to_string(),
-    }
 }
 
 /// The workflow exists: copies its state to the status, and signals it changes of the spec and the cluster.
@@ -267,80 +259,6 @@ fn closed_word(closed: Closed) -> &'static str {
         Closed::Terminated => "terminated",
         Closed::TimedOut => "timedout",
     }
-}
-
-/// The last request to the workflow, and the signal that is due: if and only if the spec's desired state differs.
-fn request(view: &JobView<'_>) -> (Option<SentRequest>, Option<Action>) {
-    let (state, request) = (view.desired(), view.job.control_request().map(str::to_string));
-    let sent = recover_signal(view);
-    let asked = match (&sent, view.answer()) {
-        (Some(sent), _) => sent.state == state && sent.request == request,
-        // Nothing is recorded: the workflow has the initial state, or a request sent before a crash.
-        (None, Some(answer)) => {
-            let last = answer.last_request.as_ref().filter(|l| l.desired == state);
-            if let Some(last) = last {
-                let sent = SentRequest { state, id: last.id.clone(), request, time: view.now().clone() };
-                return (Some(sent), None);
-            }
-            false
-        }
-        // No worker has answered yet. A request to run can wait for that; the others can't.
-        (None, None) => state == DesiredState::Running,
-    };
-    let signal = (!asked).then(|| Action::Signal(Request { id: request_id(view), desired: state }));
-    (sent, signal)
-}
-
-/// The last request that the workflow received, also if its record was lost to a conflict or a crash: else
-/// Paused→Running→Paused would look already sent.
-fn recover_signal(view: &JobView<'_>) -> Option<SentRequest> {
-    let recorded = view.old.control.as_ref().and_then(|c| c.sent.clone());
-    let ours = view.observed.sent.clone();
-    let newest = match (recorded, ours) {
-        (Some(recorded), Some(ours)) if generation(&ours.id) < generation(&recorded.id) => Some(recorded),
-        (recorded, ours) => ours.or(recorded),
-    };
-    let heard = view.answer().and_then(|s| s.last_request.clone());
-    match (newest, heard) {
-        (Some(sent), Some(heard)) if generation(&heard.id) > generation(&sent.id) => {
-            let request = heard.id.split_once('/').map(|(_, request)| request.to_string());
-            Some(SentRequest { state: heard.desired, id: heard.id, request, time: view.now().clone() })
-        }
-        (newest, _) => newest,
-    }
-}
-
-/// The generation that a request's id begins with.
-fn generation(id: &str) -> i64 {
-    id.split('/').next().and_then(|g| g.parse().ok()).unwrap_or(0)
-}
-
-/// Whether the workflow's answer knows of this request, if there is one. An answer from before the newest says nothing of a
-/// pause: the workflow may have been told to run in between, and an agent may be about to start.
-fn has_heard(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
-    let heard = view.answer().and_then(|a| a.last_request.as_ref());
-    sent.is_none_or(|sent| heard.is_some_and(|heard| heard.id == sent.id))
-}
-
-/// Whether the workflow's query has caught up with the status; if not, it is queried again.
-fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
-    let Some(answer) = view.answer() else { return view.agent_may_run() && sent.is_none() };
-    let taken = has_heard(view, sent);
-    let cancelling = answer.desired == DesiredState::Cancelled;
-    let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
-    let Some(run) = view.run else {
-        return taken && !cancelling && !ends && (answer.run == 0 || answer.status == Stage::Held);
-    };
-    if run.is_closed() {
-        // The workflow decides what follows from its end.
-        let knows = answer.ended_run == Some(run.number()) && !ends && !cancelling;
-        return taken && knows && (answer.status != Stage::Retrying);
-    }
-    let commanded = run.spec.command.as_ref().is_none_or(|c| answer.generation >= c.generation);
-    let paused_is_known = answer.desired != DesiredState::Paused
-        || answer.is_paused
-        || (run.spec.grant.is_some() && !view.stands_still());
-    taken && commanded && !cancelling && !ends && paused_is_known
 }
 
 /// The signals about the newest run, and its pending state.
@@ -478,7 +396,11 @@ fn phase(view: &JobView<'_>) -> Phase {
     if view.agent_may_run() {
         return phase_of_agent(view, view.command().unwrap_or_default());
     }
-    if answer.is_some_and(|a| a.is_paused) && !view.is_lost() && has_heard(view, recover_signal(view).as_ref()) {
+    let paused = match answer {
+        Some(answer) => answer.is_paused && has_heard(view, recover_signal(view).as_ref()),
+        None => stays_paused(view),
+    };
+    if paused && !view.is_lost() {
         return Phase::Paused;
     }
     if view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded) {

@@ -151,6 +151,39 @@ fn an_answer_from_before_the_newest_request_is_no_pause() {
     assert_eq!((phase, status.as_str()), (Some(Phase::Paused), "True"));
 }
 
+/// A new leader has not heard of the workflow yet.
+#[test]
+fn a_paused_job_stays_so_until_something_contradicts_it() {
+    let job = temporal("Paused", 4, Some(("Paused", "4")), json!({ "activeRun": 1, "phase": "Pending" }));
+    let waits = ObservedState { runs: vec![run(1, json!({}))], pods: vec![], ..answering("Paused", "4") };
+    let mut known = waits.clone();
+    let answer = known.answer.as_mut().unwrap().status.as_mut().unwrap();
+    (answer.status, answer.is_paused) = (Stage::Held, true);
+    let (job, plan) = next(&job, &known);
+    assert_eq!(plan.status.phase, Some(Phase::Paused));
+    let anew = |job: &AgentJob, runs: Vec<AgentRun>| {
+        decide(job, &ObservedState { runs, answer: None, ..waits.clone() }).status
+    };
+    assert_eq!(anew(&job, waits.runs.clone()), plan.status, "nothing is written");
+    for end in [("Evicted", None), ("Failed", Some("Disrupted"))] {
+        assert_eq!(anew(&job, vec![run(1, ended(end.0, end.1, "Runner"))]).phase, Some(Phase::Paused), "{end:?}");
+    }
+    let mut none = job.clone();
+    none.status.as_mut().unwrap().active_run = None;
+    assert_eq!(anew(&none, vec![]).phase, Some(Phase::Paused));
+
+    for begun in [run(1, granted()), run(2, json!({}))] {
+        assert_ne!(anew(&job, vec![begun]).phase, Some(Phase::Paused), "a run that has begun");
+    }
+    let mut resumed = job.clone();
+    resumed.spec.desired_state = DesiredState::Running;
+    assert_ne!(anew(&resumed, waits.runs.clone()).phase, Some(Phase::Paused), "what is about to be asked");
+    let sent = job.status.as_ref().unwrap().control.clone().unwrap().sent.unwrap();
+    let sent = Some(SentRequest { state: DesiredState::Running, id: "5".into(), ..sent });
+    let told = ObservedState { answer: None, sent, ..waits };
+    assert_ne!(decide(&resumed, &told).status.phase, Some(Phase::Paused), "what was asked since");
+}
+
 #[test]
 fn another_temporal_namespace_proves_nothing() {
     let mut job = with_agent("Paused", 5, ("Running", "4"));

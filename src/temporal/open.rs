@@ -1,4 +1,6 @@
-//! Open workflows, for comparisons with jobs: their ids by pages, and what one of them waits for.
+//! Open workflows, for comparisons with jobs: whose they are, by pages, and what one of them waits for.
+
+use std::future::ready;
 
 use futures::{Stream, StreamExt};
 use temporalio_client::{WorkflowDescribeOptions, WorkflowListOptions};
@@ -15,8 +17,8 @@ use crate::{
 /// An open workflow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenWorkflow {
-    /// Its job's namespace and name, by the summary with which it was started.
-    pub job: Option<(String, String)>,
+    /// Its job, by the summary with which it was started: one that koco has started has it.
+    pub job: Option<JobRef>,
     /// The numbers of the runs whose ends its pending activities wait for.
     pub waits_for: Vec<i32>,
 }
@@ -34,22 +36,31 @@ fn job_of(summary: &str) -> Option<(String, String)> {
 }
 
 impl Temporal {
-    /// The ids of an installation's open workflows, as the visibility store has them, page by page.
+    /// The ids of an installation's open workflows, and the UIDs of their jobs, as the visibility store has them, page by
+    /// page.
     pub fn open_workflows(
         &self,
         installation: &str,
-    ) -> Result<impl Stream<Item = Result<String, TemporalError>> + use<>, TemporalError> {
+    ) -> Result<impl Stream<Item = Result<(String, String), TemporalError>> + use<>, TemporalError> {
         let prefix = names::workflow(installation, "").replace('\'', "''");
         let query = format!(
             "WorkflowType = '{WORKFLOW_TYPE}' AND ExecutionStatus = 'Running' AND WorkflowId STARTS_WITH '{prefix}'"
         );
         let options = WorkflowListOptions::builder().rpc_options(bounded(CALL)).build();
         let found = self.client()?.list_workflows(query, options);
-        Ok(found.map(|workflow| Ok(workflow?.id().to_string())))
+        let installation = installation.to_string();
+        // Of those of an installation whose name begins alike it has none.
+        let ours = move |id: &str| names::job_uid(&installation, id).map(|uid| (id.to_string(), uid.to_string()));
+        Ok(found.filter_map(move |workflow| {
+            ready(match workflow {
+                Ok(workflow) => ours(workflow.id()).map(Ok),
+                Err(error) => Some(Err(TemporalError::from(error))),
+            })
+        }))
     }
 
-    /// Reads a workflow; `None` if it is closed or unknown.
-    pub async fn open_workflow(&self, id: &str) -> Result<Option<OpenWorkflow>, TemporalError> {
+    /// Reads the workflow of a job with this UID; `None` if it is closed or unknown.
+    pub async fn open_workflow(&self, id: &str, job_uid: &str) -> Result<Option<OpenWorkflow>, TemporalError> {
         let options = WorkflowDescribeOptions::builder().rpc_options(bounded(CALL)).build();
         let described = match self.workflow(id)?.describe(options).await.map_err(TemporalError::from) {
             Ok(described) => described,
@@ -61,7 +72,9 @@ impl Temporal {
         }
         let pending = &described.raw().pending_activities;
         let waits_for = pending.iter().filter_map(|a| names::run_of_activity(&a.activity_id)).collect();
-        Ok(Some(OpenWorkflow { job: described.static_summary().and_then(job_of), waits_for }))
+        let named = described.static_summary().and_then(job_of);
+        let job = named.map(|(namespace, name)| JobRef { namespace, name, uid: job_uid.into() });
+        Ok(Some(OpenWorkflow { job, waits_for }))
     }
 }
 

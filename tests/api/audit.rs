@@ -276,8 +276,16 @@ async fn open_workflows_whose_jobs_are_gone_are_cancelled() {
     let test = Test::new().await;
     let mut roles = Roles::all_in_one(&test, Server::Shared);
     roles.set("KOCO_LEAK_GRACE", "1s");
+    roles.set("KOCO_CLUSTER", "c");
     roles.start().await;
+    // An installation whose name begins with this one's.
+    let neighbour = Test::new().await;
+    let mut others = Roles::all_in_one(&neighbour, Server::Shared);
+    others.set("KOCO_CLUSTER", &format!("c-{}", test.namespace));
+    others.start().await;
     let spec = || agent("anything").mode(MODES[1]);
+    let theirs = neighbour.apply(spec()).await;
+    theirs.until_pod().await;
     let held = test.apply(spec().with(json!({ "desiredState": "Paused" }))).await;
     let (waits, stays) = (test.apply(spec()).await, test.apply(spec()).await);
     let mut workflows = Vec::new();
@@ -300,7 +308,9 @@ async fn open_workflows_whose_jobs_are_gone_are_cancelled() {
         leaks(&mut roles, "WorkflowWithoutJob").await.filter(|n| *n == 0).ok_or("it is counted")
     })
     .await;
-    assert_eq!(temporal::state(&test.cluster.temporal, &workflows[2]), "RUNNING", "its job exists");
+    for (id, why) in [(&workflows[2], "its job exists"), (&theirs.workflow().await, "it is another installation's")] {
+        assert_eq!(temporal::state(&test.cluster.temporal, id), "RUNNING", "{why}");
+    }
 }
 
 /// Jobs that come, end in every way, and go.

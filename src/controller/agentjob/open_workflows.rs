@@ -16,7 +16,7 @@ use super::{
     publish::{self, about},
 };
 use crate::{
-    api::{AgentJob, names},
+    api::{AgentJob, JobRef},
     audit::{Finding, Kind, Look, Suspect, Suspicion, judge},
     temporal::TemporalError,
 };
@@ -26,14 +26,6 @@ const EVERY: u32 = 10;
 
 /// An open workflow, and what was seen of it so far.
 type Suspected = HashMap<String, Suspicion>;
-
-/// An open workflow without its job.
-struct Stray {
-    namespace: String,
-    job: String,
-    job_uid: String,
-    finding: Finding,
-}
 
 /// Looks for ever. `loops` is the number of control loops, `grace` how long a job must be gone.
 pub(super) async fn run(context: Arc<Context>, loops: usize, grace: Duration) {
@@ -47,12 +39,12 @@ pub(super) async fn run(context: Arc<Context>, loops: usize, grace: Duration) {
         let mut before = std::mem::take(&mut suspected);
         let mut last = 0;
         for (id, uid) in without {
-            let Some(stray) = look(&context, &id, &uid).await else { continue };
+            let Some((job, finding)) = look(&context, &id, &uid).await else { continue };
             let new = || Suspicion::of(Suspect::Workflow { id: id.clone(), job_uid: uid.clone() });
             let mut suspicion = before.remove(&id).unwrap_or_else(new);
-            if let Look::Finding(finding) = suspicion.look(Some(stray.finding.clone()), began.elapsed(), grace) {
+            if let Look::Finding(finding) = suspicion.look(Some(finding), began.elapsed(), grace) {
                 last += 1;
-                cancel(&context, &id, &stray, &finding).await;
+                cancel(&context, &id, &job, &finding).await;
             }
             suspected.insert(id, suspicion);
         }
@@ -67,40 +59,38 @@ async fn without_job(context: &Context, loops: usize) -> Option<Vec<(String, Str
     // Before the list: a job that is created meanwhile is found when it is looked for.
     let jobs = context.jobs.all(loops)?;
     let known: HashSet<&str> = jobs.iter().filter_map(|job| kube::Resource::meta(&**job).uid.as_deref()).collect();
-    let prefix = names::workflow(&context.installation, "");
     let list = async {
         let mut found = Vec::new();
         let mut ids = std::pin::pin!(context.temporal.open_workflows(&context.installation)?);
-        while let Some(id) = ids.try_next().await? {
-            let uid = id.strip_prefix(&prefix).filter(|uid| !known.contains(uid)).map(str::to_string);
-            found.extend(uid.map(|uid| (id, uid)));
+        while let Some((id, uid)) = ids.try_next().await? {
+            if !known.contains(uid.as_str()) {
+                found.push((id, uid));
+            }
         }
         Ok::<_, TemporalError>(found)
     };
     list.await.inspect_err(|error| tracing::debug!(%error, "listing open workflows")).ok()
 }
 
-/// Reads a workflow, and then its job from the API server. `None` if it is closed or its job exists, and also if one of
-/// them can't be read: then it may.
-async fn look(context: &Context, id: &str, uid: &str) -> Option<Stray> {
-    let open = context.temporal.open_workflow(id).await;
+/// Reads a workflow, and then its job from the API server, which is gone if one is returned. `None` if the workflow is
+/// closed or its job exists, and also if one of them can't be read: then it may.
+async fn look(context: &Context, id: &str, uid: &str) -> Option<(JobRef, Finding)> {
+    let open = context.temporal.open_workflow(id, uid).await;
     let open = open.inspect_err(|error| tracing::debug!(workflow = id, %error, "reading a workflow")).ok()??;
-    // One that koco has started names its job.
-    let (namespace, job) = open.job?;
-    let found = Api::<AgentJob>::namespaced(context.client.clone(), &namespace).get_metadata_opt(&job).await;
-    let found = found.inspect_err(|error| tracing::debug!(namespace, job, %error, "reading a workflow's job")).ok()?;
-    if found.is_some_and(|found| found.metadata.uid.as_deref() == Some(uid)) {
+    let job = open.job?;
+    let found = Api::<AgentJob>::namespaced(context.client.clone(), &job.namespace).get_metadata_opt(&job.name).await;
+    let found = found.inspect_err(|error| tracing::debug!(?job, %error, "reading a workflow's job")).ok()?;
+    if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&job.uid)) {
         return None;
     }
-    judge::workflow(None).map(|finding| Stray { namespace, job, job_uid: uid.into(), finding })
+    judge::workflow(None).map(|finding| (job, finding))
 }
 
-async fn cancel(context: &Context, id: &str, stray: &Stray, finding: &Finding) {
-    let Stray { namespace, job, job_uid, .. } = stray;
-    let Finding { kind, message, .. } = finding;
-    tracing::warn!(namespace, job, workflow = id, %kind, "{message}; it is cancelled");
+async fn cancel(context: &Context, id: &str, job: &JobRef, finding: &Finding) {
+    let (JobRef { namespace, name, uid }, Finding { kind, message, .. }) = (job, finding);
+    tracing::warn!(namespace, job = name, workflow = id, %kind, "{message}; it is cancelled");
     let named = format!("Workflow {id}: {message}; it is cancelled");
-    publish::warning(context, about("AgentJob", namespace, job, job_uid), kind.name(), &named);
+    publish::warning(context, about("AgentJob", namespace, name, uid), kind.name(), &named);
     // A repeated request changes nothing.
     if let Err(error) = context.temporal.cancel(id, "its AgentJob is gone").await {
         tracing::warn!(workflow = id, %error, reason = error.reason(), "cancelling a workflow without its job");

@@ -6,7 +6,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::super::text::say;
 use crate::{
-    api::{AgentJob, AgentRun, names},
+    api::{AgentJob, AgentRun, JobRef, names},
     audit::{Finding, Suspect, judge},
     platform::clock,
     pods::{PodView, view},
@@ -109,19 +109,18 @@ impl Reader {
 
     async fn workflow(&self, id: &str, job_uid: &str) -> anyhow::Result<Option<Found>> {
         let Some(temporal) = &self.temporal else { return Ok(None) };
-        let Some(open) = temporal.open_workflow(id).await.with_context(|| format!("describing {id}"))? else {
+        let Some(open) = temporal.open_workflow(id, job_uid).await.with_context(|| format!("describing {id}"))? else {
             return Ok(None);
         };
-        // One that koco has started names its job.
-        let Some((namespace, name)) = open.job else { return Ok(None) };
+        let Some(JobRef { namespace, name, uid }) = open.job else { return Ok(None) };
         if self.namespace.as_ref().is_some_and(|only| *only != namespace) {
             return Ok(None);
         }
-        let job = self.get::<AgentJob>(&namespace, &name).await?.filter(|job| job.uid() == job_uid);
+        let job = self.get::<AgentJob>(&namespace, &name).await?.filter(|job| job.uid() == uid);
         let mut finding = judge::workflow(job.as_ref());
         if finding.is_none() {
             for number in open.waits_for {
-                let run = self.get::<AgentRun>(&namespace, &names::run(&name, job_uid, number)).await?;
+                let run = self.get::<AgentRun>(&namespace, &names::run(&name, &uid, number)).await?;
                 let pod = match &run {
                     Some(run) => self.get::<Pod>(&namespace, &run.spec.identity.pod_name).await?,
                     None => None,

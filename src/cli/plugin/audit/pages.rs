@@ -36,10 +36,8 @@ pub(super) async fn sweep(client: &Client, namespace: Option<&str>, sweep: &mut 
 /// Takes all open workflows of an installation.
 pub(super) async fn workflows(temporal: &Temporal, installation: &str, sweep: &mut Sweep) -> Result<(), TemporalError> {
     let mut found = Box::pin(temporal.open_workflows(installation)?);
-    while let Some(id) = found.try_next().await? {
-        if let Some(uid) = names::job_uid(installation, &id) {
-            sweep.workflow(&id, uid);
-        }
+    while let Some((id, uid)) = found.try_next().await? {
+        sweep.workflow(&id, &uid);
     }
     Ok(())
 }

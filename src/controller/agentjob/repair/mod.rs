@@ -97,7 +97,7 @@ pub(super) async fn job(cached: &AgentJob, context: &Context) -> Result<(), Cont
 /// What there is to do about the job's workflow, if it is open.
 async fn of_workflow(job: &AgentJob, runs: &[(AgentRun, Option<PodView>)], context: &Context) -> Vec<Step> {
     let Some(workflow) = job.status.as_ref().and_then(|s| s.workflow.as_ref()) else { return Vec::new() };
-    match context.temporal.open_workflow(&workflow.id).await {
+    match context.temporal.open_workflow(&workflow.id, job.uid()).await {
         Ok(Some(open)) => steps::of_workflow(job, runs, &open, &workflow.id, &context.installation),
         Ok(None) => Vec::new(),
         Err(error) => vec![Step::Say(format!("its workflow could not be read: {error}"))],

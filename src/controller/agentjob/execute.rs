@@ -272,7 +272,7 @@ async fn call(job: &AgentJob, context: &Context, action: &Action) -> bool {
                 context.workflows.started(&of.uid, run_id).await;
                 true
             }
-            Err(e) => taken(context, &of.uid, Err(e)),
+            Err(e) => taken(context, &of, Err(e)),
         },
         Action::Signal(request) => {
             let told = signal(context, &workflow, request).await;
@@ -286,7 +286,7 @@ async fn call(job: &AgentJob, context: &Context, action: &Action) -> bool {
                 };
                 context.remember(&of, |m| m.sent = Some(sent));
             }
-            let done = taken(context, &of.uid, told);
+            let done = taken(context, &of, told);
             if done {
                 context.workflows.reset_backoff(&of.uid);
                 poll();
@@ -295,20 +295,20 @@ async fn call(job: &AgentJob, context: &Context, action: &Action) -> bool {
         }
         Action::RunnerReady(run) => {
             let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_READY, &RunnerReady { run: *run }).await;
-            taken(context, &of.uid, told)
+            taken(context, &of, told)
         }
         Action::RunnerFailed(failed) => {
             let told = context.temporal.signal(&workflow, SIGNAL_RUNNER_FAILED, failed).await;
             Metrics::count(&context.metrics.signals, SIGNAL_RUNNER_FAILED);
-            taken(context, &of.uid, told)
+            taken(context, &of, told)
         }
         Action::CompleteMissing { number } => match runs::tombstone(job, &context.defaults.of(job), *number, 1) {
-            Ok(run) => taken(context, &of.uid, context.temporal.complete(&workflow, &run).await),
+            Ok(run) => taken(context, &of, context.temporal.complete(&workflow, &run).await),
             Err(_) => false,
         },
         Action::CompleteActivity(run) => {
             tell(context, &of, run.number());
-            let told = taken(context, &of.uid, context.temporal.complete(&workflow, run).await);
+            let told = taken(context, &of, context.temporal.complete(&workflow, run).await);
             poll();
             told
         }
@@ -336,11 +336,11 @@ async fn signal(context: &Context, workflow: &str, request: &Request) -> Result<
 
 /// True on success or NotFound: a closed workflow needs no signal, and an activity that is not pending has ended, or
 /// its next try reads the end from the run. Other errors are shown in the condition Ready.
-fn taken(context: &Context, uid: &str, answer: Result<(), TemporalError>) -> bool {
+fn taken(context: &Context, job: &JobRef, answer: Result<(), TemporalError>) -> bool {
     match answer {
         Ok(()) | Err(TemporalError::NotFound(_)) => true,
         Err(e) => {
-            context.workflows.failed(uid, &e);
+            context.workflows.failed(job.clone(), &e);
             false
         }
     }

@@ -79,6 +79,7 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
         () = context.network.keep() => {}
         () = leaks::run(context.clone(), count, leak_grace) => {}
         () = open_workflows::run(context.clone(), count, leak_grace) => {}
+        () = context.workflows.probe() => {}
     }
 }
 

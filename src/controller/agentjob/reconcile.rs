@@ -35,9 +35,8 @@ const WATCH_LAG: Duration = Duration::from_secs(4);
 const SEVERAL: u32 = 3;
 /// So many failures take about an hour: see [`ControllerError::retry_after`].
 const ONE_HOUR: u32 = 50;
-/// The wait before a failed call to Temporal is retried, and one that found no slot while nothing is answered.
-const TEMPORAL_AGAIN: Duration = Duration::from_secs(5);
-/// The same for one that found no slot while others are answered: those that were applied together.
+/// The wait before a call to Temporal that found no slot is tried, while others are answered: those of jobs that were
+/// applied together.
 const NEXT_SLOT: Duration = Duration::from_millis(200);
 
 pub(super) async fn reconcile(
@@ -97,8 +96,9 @@ async fn unreadable(item: &JobItem, error: &str, context: &Context) -> Result<co
     job.status = Some(AgentJobStatus { workflow: Some(workflow), ..AgentJobStatus::default() });
     let mut observed = observe(&job, context).await?;
     let plan = decide(&job, &mut observed, context).await?;
-    let calls = execute::all(&Target { job, whole: false }, context, &plan.actions).await?;
-    Ok(requeue(plan.requeue, calls, context.temporal_answers()))
+    let target = Target { job, whole: false };
+    let calls = execute::all(&target, context, &plan.actions).await?;
+    Ok(again(plan.requeue, calls, &target.job, context))
 }
 
 fn reference(item: &JobItem) -> JobRef {
@@ -165,7 +165,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     let old = target.job.status.clone().unwrap_or_default();
     if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
         calls = calls.and(execute::all(&target, context, &plan.actions).await?);
-        return Ok(requeue(plan::sooner(plan.requeue, Some(wait)), calls, context.temporal_answers()));
+        return Ok(again(plan::sooner(plan.requeue, Some(wait)), calls, job, context));
     }
     let wrote = plan.status != old;
     if wrote {
@@ -179,16 +179,25 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     calls = calls.and(execute::all(&target, context, &plan.actions).await?);
     // The write comes back through the watch.
     let wait = plan.requeue.filter(|wait| !(wait.is_zero() && wrote));
-    Ok(requeue(wait, calls, context.temporal_answers()))
+    Ok(again(wait, calls, job, context))
 }
 
-/// When to reconcile again: also after a call to Temporal that failed or found no slot. `answers`: whether Temporal has
-/// answered others lately.
-fn requeue(wait: Option<Duration>, calls: Calls, answers: bool) -> controller::Action {
+/// When to reconcile again: also after a call to Temporal that failed or found no slot.
+fn again(wait: Option<Duration>, calls: Calls, job: &AgentJob, context: &Context) -> controller::Action {
+    requeue(wait, calls, context.temporal_answers(), || context.workflows.retry_after(job.uid()))
+}
+
+/// `answers`: whether Temporal has answered others lately. `later`: when to try again otherwise.
+fn requeue(
+    wait: Option<Duration>,
+    calls: Calls,
+    answers: bool,
+    later: impl FnOnce() -> Duration,
+) -> controller::Action {
     let again = match calls {
         Calls::Done => None,
         Calls::Crowded if answers => Some(NEXT_SLOT),
-        Calls::Failed | Calls::Crowded => Some(TEMPORAL_AGAIN),
+        Calls::Failed | Calls::Crowded => Some(later()),
     };
     match plan::sooner(wait, again) {
         Some(wait) => controller::Action::requeue(wait.max(Duration::from_millis(10))),
@@ -279,11 +288,12 @@ mod tests {
 
     #[test]
     fn a_call_that_finds_no_slot_is_tried_soon_only_while_others_are_answered() {
-        let (soon, later) = (controller::Action::requeue(NEXT_SLOT), controller::Action::requeue(TEMPORAL_AGAIN));
-        assert_eq!(requeue(None, Calls::Crowded, true), soon);
-        assert_eq!(requeue(None, Calls::Crowded, false), later);
-        assert_eq!(requeue(None, Calls::Failed, true), later);
-        assert_eq!(requeue(None, Calls::Done, true), controller::Action::await_change());
+        let (soon, later) = (controller::Action::requeue(NEXT_SLOT), controller::Action::requeue(COALESCE));
+        let requeue = |calls, answers| requeue(None, calls, answers, || COALESCE);
+        assert_eq!(requeue(Calls::Crowded, true), soon);
+        assert_eq!(requeue(Calls::Crowded, false), later);
+        assert_eq!(requeue(Calls::Failed, true), later);
+        assert_eq!(requeue(Calls::Done, true), controller::Action::await_change());
         assert_eq!(Calls::Done.and(Calls::Crowded), Calls::Crowded);
         assert_eq!(Calls::Failed.and(Calls::Done), Calls::Failed);
     }

@@ -1,5 +1,7 @@
 //! A background cache of workflow queries, so that an unavailable server or worker delays no reconcile. Queries are
 //! sent after changes, not by a timer for each job; and repeated with back-off until the result has caught up.
+//! It also keeps when other calls are to be tried again: a job's own less and less often; but those that wait for a server
+//! that doesn't answer go on soon after it does, because one of them asks for all.
 
 use std::{
     collections::HashMap,
@@ -7,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -28,6 +31,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// How many waiting jobs are enqueued after a success.
 const WOKEN: usize = 64;
+/// How often one of them is, to see whether the server answers.
+const PROBE: Duration = Duration::from_secs(2);
+/// The first and the longest wait before a job's failed call is tried again; the jitter adds up to as much again. After a
+/// success of another it comes sooner, but never sooner than the first.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// How long the id of the Temporal namespace is taken as known, for workflows that are there.
 const NAMESPACE_KNOWN: Duration = Duration::from_secs(10);
 
@@ -41,6 +49,8 @@ struct Entry {
     started: Option<StartedWorkflow>,
     asking: bool,
     backoff: Duration,
+    /// The waits before other calls are tried again, since one failed.
+    retries: Option<ExponentialBackoff>,
 }
 
 /// The cached state of a workflow.
@@ -59,8 +69,24 @@ pub(super) struct Known {
 struct Outage {
     /// Why the last call of any job failed, if the server could not be reached.
     trouble: Option<(Reason, String)>,
-    /// The jobs whose calls were not tried, by UID.
-    waiting: HashMap<String, JobRef>,
+    /// The jobs whose calls have failed for that, or were not tried, by UID.
+    waiting: HashMap<String, Waiting>,
+}
+
+struct Waiting {
+    job: JobRef,
+    /// When its call failed, if it was tried.
+    failed: Option<Instant>,
+}
+
+impl Outage {
+    /// Takes some of the jobs that may be tried now.
+    fn take(&mut self, most: usize, now: Instant) -> Vec<JobRef> {
+        let may = |w: &Waiting| w.failed.is_none_or(|at| now.saturating_duration_since(at) >= RETRY.0);
+        let some = self.waiting.iter().filter(|(_, w)| may(w)).map(|(uid, _)| uid.clone()).take(most);
+        let some: Vec<String> = some.collect();
+        some.iter().filter_map(|uid| self.waiting.remove(uid)).map(|w| w.job).collect()
+    }
 }
 
 /// Snapshots by the UID of the job.
@@ -128,39 +154,63 @@ impl WorkflowStatusCache {
     }
 
     /// Records a failed call to Temporal.
-    pub fn failed(&self, uid: &str, error: &TemporalError) {
+    pub fn failed(&self, job: JobRef, error: &TemporalError) {
         let trouble = Some((Reason::other(error.reason()), error.to_string()));
+        self.entries.lock().entry(job.uid.clone()).or_default().trouble.clone_from(&trouble);
         if error.is_transient() {
-            self.outage.lock().trouble.clone_from(&trouble);
+            let mut outage = self.outage.lock();
+            outage.trouble = trouble;
+            outage.waiting.insert(job.uid.clone(), Waiting { job, failed: Some(Instant::now()) });
         }
-        self.entries.lock().entry(uid.into()).or_default().trouble = trouble;
     }
 
     /// Records that a call was not tried because others wait for an answer: if theirs have failed, so would this one.
-    /// The job is enqueued soon after one succeeds: retries of their own come at the same time, and find no slot again.
+    /// The job is enqueued soon after one succeeds.
     pub fn not_tried(&self, job: JobRef) {
         let mut outage = self.outage.lock();
         if let Some(trouble) = outage.trouble.clone() {
             self.entries.lock().entry(job.uid.clone()).or_default().trouble = Some(trouble);
         }
-        outage.waiting.insert(job.uid.clone(), job);
+        outage.waiting.insert(job.uid.clone(), Waiting { job, failed: None });
+    }
+
+    /// How long a job waits after a call that failed or was not tried, if no other succeeds meanwhile.
+    pub fn retry_after(&self, uid: &str) -> Duration {
+        let (first, longest) = RETRY;
+        let waits = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
+        let waits = waits.without_max_times().with_jitter();
+        let mut entries = self.entries.lock();
+        let retries = entries.entry(uid.into()).or_default().retries.get_or_insert_with(|| waits.build());
+        retries.next().unwrap_or(longest)
+    }
+
+    /// Enqueues one of those that wait, for ever, so that a server which answers again is noticed soon, however long each
+    /// of them waits by itself.
+    pub async fn probe(&self) {
+        loop {
+            tokio::time::sleep(PROBE).await;
+            self.wake(1, Instant::now());
+        }
+    }
+
+    fn wake(&self, most: usize, now: Instant) {
+        let woken = self.outage.lock().take(most, now);
+        for job in woken {
+            self.requeue.ask(&job.namespace, &job.name);
+        }
     }
 
     /// Records a call that succeeded, and enqueues some of the jobs that wait.
     pub fn succeeded(&self, uid: &str) {
-        let woken: Vec<JobRef> = {
+        {
             let mut outage = self.outage.lock();
             outage.trouble = None;
             outage.waiting.remove(uid);
-            let some: Vec<String> = outage.waiting.keys().take(WOKEN).cloned().collect();
-            some.iter().filter_map(|uid| outage.waiting.remove(uid)).collect()
-        };
+        }
         if let Some(entry) = self.entries.lock().get_mut(uid) {
-            entry.trouble = None;
+            (entry.trouble, entry.retries) = (None, None);
         }
-        for job in woken {
-            self.requeue.ask(&job.namespace, &job.name);
-        }
+        self.wake(WOKEN, Instant::now());
     }
 
     /// Resets the back-off of queries, after a change.
@@ -305,12 +355,13 @@ mod tests {
         let cache = WorkflowStatusCache::new(Temporal::new(None), requeue);
         let job = |uid: &str| JobRef { namespace: "n".into(), name: format!("job-{uid}"), uid: uid.into() };
         let trouble = |uid| cache.last(uid).trouble.map(|(reason, _)| reason);
+        let other = || job("other");
         cache.not_tried(job("one"));
         assert_eq!(trouble("one"), None, "nothing has failed");
-        cache.failed("other", &TemporalError::Refused("InvalidArgument".into()));
+        cache.failed(other(), &TemporalError::Refused("InvalidArgument".into()));
         cache.not_tried(job("one"));
         assert_eq!(trouble("one"), None, "what is refused to one may be granted to others");
-        cache.failed("other", &TemporalError::Unavailable("Timeout expired".into()));
+        cache.failed(other(), &TemporalError::Unavailable("Timeout expired".into()));
         cache.not_tried(job("one"));
         cache.not_tried(job("two"));
         assert_eq!(trouble("one"), Some(Reason::other("TemporalUnavailable")));
@@ -319,6 +370,34 @@ mod tests {
         assert_eq!((woken().as_deref(), woken()), (Some("job-one"), None), "once");
         cache.not_tried(job("three"));
         assert_eq!((trouble("two"), trouble("three")), (None, None));
+    }
+
+    #[test]
+    fn a_call_that_fails_is_tried_ever_less_often_until_it_succeeds() {
+        let cache = WorkflowStatusCache::new(Temporal::new(None), requeue_router(&[None]).0);
+        let next = || cache.retry_after("u").as_secs_f64();
+        for least in [5.0, 10.0, 20.0, 30.0, 30.0] {
+            let wait = next();
+            assert!(least <= wait && wait <= 2.0 * least, "{wait} s, and not {least} to twice that");
+        }
+        cache.succeeded("u");
+        assert!(next() <= 10.0);
+    }
+
+    #[test]
+    fn one_of_the_jobs_that_wait_asks_for_all_of_them() {
+        let (requeue, mut streams) = requeue_router(&[None]);
+        let cache = WorkflowStatusCache::new(Temporal::new(None), requeue);
+        let unavailable = TemporalError::Unavailable("Timeout expired".into());
+        for uid in ["one", "two", "three"] {
+            cache.failed(JobRef { namespace: "n".into(), name: "j".into(), uid: uid.into() }, &unavailable);
+        }
+        let mut woken = |most: usize, after: Duration| {
+            cache.wake(most, Instant::now() + after);
+            std::iter::from_fn(|| streams[0].next().now_or_never().flatten()).count()
+        };
+        assert_eq!(woken(WOKEN, Duration::ZERO), 0, "each is tried again when it would be anyway, at the soonest");
+        assert_eq!((woken(1, RETRY.0), woken(WOKEN, RETRY.0), woken(WOKEN, RETRY.0)), (1, 2, 0));
     }
 
     #[test]

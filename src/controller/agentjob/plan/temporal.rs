@@ -23,8 +23,6 @@ use crate::{
     temporal::Closed,
 };
 
-/// The wait before a failed call to Temporal is retried.
-const RETRY: Duration = Duration::from_secs(5);
 /// How long a gateway may take to signal the workflow before the controller does it, too; and the first wait before the
 /// controller repeats it.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -104,13 +102,11 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
     let not_ready = not_ready(view);
-    let requeue = not_ready.as_ref().map(|_| RETRY);
     Decision {
         phase: phase(view),
         workflow: Some(recorded(view)),
         sent: Some(unchanged.sent.clone().unwrap_or(sent)),
         not_ready,
-        requeue,
         ..unchanged
     }
     .with(Action::StartWorkflow(Box::new(input)))
@@ -143,12 +139,10 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let (sent, signal) = request(view);
     let tell = tell(view);
     let not_ready = not_ready(view);
-    let requeue = not_ready.as_ref().map(|_| RETRY);
     let failing = view.observed.answer.as_ref().and_then(|a| a.failing.as_ref());
     let ask = not_ready.is_some() || failing.is_some() || !caught_up(view, sent.as_ref());
     let query = ask.then_some(Action::QueryWorkflow);
     let actions = signal.into_iter().chain(tell.actions).chain(query).collect();
-    let requeue = super::sooner(requeue, tell.requeue);
     Decision {
         phase: phase(view),
         sent,
@@ -157,7 +151,7 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
         waits: tell.waits,
         pending_since: tell.pending_since,
         actions,
-        requeue,
+        requeue: tell.requeue,
         ..mirrored
     }
 }

@@ -139,6 +139,7 @@ async fn what_an_agent_told_is_read_when_its_job_is_gone() {
         runner.heartbeat(RunnerState::Running, 0).await.expect("204");
         roles.start_again().await;
         assert_eq!(told(&runner, 4, 4, &lines(4, 6)).await, 6);
+        let to_the_end = Frames::of(&reader, &fid, &token, Some("4")).await;
         // What the runner has lost doesn't hold up the rest.
         assert_eq!(told(&runner, 9, 9, &lines(9, 9)).await, 9);
         succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
@@ -152,14 +153,15 @@ async fn what_an_agent_told_is_read_when_its_job_is_gone() {
         let text = |n| if n == 8 { lost.clone() } else { format!("line {n}") };
         let expected: Vec<_> = (1..).zip(numbers).map(|(row, n)| (row, 1, n, text(n))).collect();
         assert_eq!(read(&reader, &fid, &token).await, expected, "{mode:?}");
-        // The same from where a stream was left, and then it ends.
-        let mut stream = Frames::of(&reader, &fid, &token, Some("4")).await;
-        for (row, _, _, payload) in &expected[4..] {
-            let (_, id, data) = stream.next().await.expect("an event");
-            assert_eq!((id, &data["payload"]), (row.to_string(), &json!(payload)));
+        // The same from where a stream was left, whether it has waited for the end or not.
+        for mut stream in [to_the_end, Frames::of(&reader, &fid, &token, Some("4")).await] {
+            for (row, _, _, payload) in &expected[4..] {
+                let (_, id, data) = stream.next().await.expect("an event");
+                assert_eq!((id, &data["payload"]), (row.to_string(), &json!(payload)));
+            }
+            assert_eq!(stream.next().await, Some(("end".into(), String::new(), json!({}))));
+            assert_eq!(stream.next().await, None);
         }
-        assert_eq!(stream.next().await, Some(("end".into(), String::new(), json!({}))));
-        assert_eq!(stream.next().await, None);
         // Its run is gone, too: no more is taken.
         let late = within(DEADLINE, "late events to be refused for good", async || {
             match runner.tell(11, 11, &lines(11, 11)).await {

@@ -278,6 +278,9 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
     roles.set("KOCO_NAMESPACE", RELEASE);
     // A job that expires goes only after the server has said that it is in the archive.
     roles.set("KOCO_ARCHIVE_PATIENCE", "10m");
+    // The gateway reads the server's certificate authority.
+    let server = format!("https://127.0.0.1:{}", roles.server_port);
+    roles.set("KOCO_SERVER_URL", &server);
     // The image that the chart names.
     roles.set("KOCO_RUNNER_IMAGE", "kodosumi/koco:none");
     roles.set("KOCO_AGENT_NETWORK_POLICY", &network::spec().to_string());

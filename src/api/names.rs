@@ -19,8 +19,8 @@ pub const LABELS: [(&str, &str); 3] =
     [(LABEL_NAME, "koco-agent"), ("app.kubernetes.io/part-of", "koco"), ("app.kubernetes.io/managed-by", "koco")];
 /// Label on everything that koco creates, and of runner pods what their template says instead.
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
-/// The domains of labels that say who manages an AgentJob. Its pods don't inherit them: Argo CD, for one, would take
-/// them for objects that it has created.
+/// The domains of labels that say who manages an AgentJob. Its pods, and retries of it, don't inherit them: Argo CD, for
+/// one, would take them for objects that it has created.
 const MANAGERS: [&str; 5] = ["app.kubernetes.io", "argocd.argoproj.io", "helm.sh", "kodosumi.io", "toolkit.fluxcd.io"];
 /// Annotation on an AgentJob: a new id requests the spec's desired state once more.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
@@ -65,7 +65,7 @@ pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
 /// place.
 pub const ANNOTATION_AGENT_CONTAINER: &str = "kodosumi.io/agent-container";
 
-/// Whether pods inherit an AgentJob's label.
+/// Whether pods and retries inherit an AgentJob's label.
 pub fn is_inherited(label: &str) -> bool {
     let domain = label.split_once('/').map_or("", |(domain, _)| domain);
     !MANAGERS.iter().any(|of| domain.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))

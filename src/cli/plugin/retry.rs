@@ -1,7 +1,7 @@
 //! `retry`: a new job with the spec of one that has finished, as it is stored, with fields that this binary doesn't
 //! know.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -87,7 +87,7 @@ async fn one(session: &Session, name: &str, change: Change) -> anyhow::Result<As
     if !finished(phase) {
         bail!("{} has not finished, its phase is {phase}: cancel it first, or wait for its end", reference(name));
     }
-    let mut new = again(name, &old.data);
+    let mut new = again(name, old.metadata.labels, &old.data);
     let params = PostParams { dry_run: change.dry_run == DryRun::Server, field_manager: Some(MANAGER.into()) };
     if change.dry_run != DryRun::Client {
         let body = serde_json::from_value(new).context("the new job")?;
@@ -105,14 +105,17 @@ fn finished(phase: &str) -> bool {
     serde_json::from_value::<Phase>(phase.into()).is_ok_and(Phase::is_terminal)
 }
 
-/// Labels and annotations are not copied: their owner (such as a GitOps tool) would adopt the new job.
-fn again(name: &str, old: &Value) -> Value {
+/// Labels of who manages the job, and annotations, are not copied: a GitOps tool would adopt the new job.
+fn again(name: &str, labels: Option<BTreeMap<String, String>>, old: &Value) -> Value {
+    let mut labels = labels.unwrap_or_default();
+    labels.retain(|label, _| names::is_inherited(label));
+    labels.insert(names::LABEL_RETRY_OF.into(), name.into());
     let mut spec = old.get("spec").cloned().unwrap_or_default();
     spec["desiredState"] = json!(DesiredState::Running);
     json!({
         "apiVersion": "kodosumi.io/v1alpha1",
         "kind": "AgentJob",
-        "metadata": { "generateName": head(name) + "-retry-", "labels": { names::LABEL_RETRY_OF: name } },
+        "metadata": { "generateName": head(name) + "-retry-", "labels": labels },
         "spec": spec,
     })
 }
@@ -137,10 +140,11 @@ mod tests {
             "spec": { "entryPoint": "e", "desiredState": "Cancelled", "inputs": { "a": 1 } },
             "status": { "phase": "Cancelled" },
         });
-        let new = again("x", &old);
+        let labels = [("team", "t"), ("app.kubernetes.io/instance", "theirs"), (names::LABEL_RETRY_OF, "w")];
+        let new = again("x", Some(labels.map(|(key, value)| (key.into(), value.into())).into()), &old);
         assert_eq!(new["spec"], json!({ "entryPoint": "e", "desiredState": "Running", "inputs": { "a": 1 } }));
         assert_eq!(new["metadata"]["generateName"], "x-retry-");
-        assert_eq!(new["metadata"]["labels"], json!({ "kodosumi.io/retry-of": "x" }));
+        assert_eq!(new["metadata"]["labels"], json!({ "team": "t", "kodosumi.io/retry-of": "x" }));
         assert_eq!(new.get("status"), None);
     }
 

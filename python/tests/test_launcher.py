@@ -118,7 +118,7 @@ def test_an_agent_may_exit_by_itself(runner: FakeRunner, code: object, exits: in
     assert (ended.code, ended.result, ended.error) == (exits, ..., error)
 
 
-@pytest.mark.parametrize("entry_point", ["sample:wait", "sample:wait_slowly"])
+@pytest.mark.parametrize("entry_point", ["sample:wait", "sample:wait_slowly", "sample:wait_and_get_another"])
 def test_sigterm_ends_it_after_its_cleaning_up(runner: FakeRunner, entry_point: str) -> None:
     ended = runner.terminated(entry_point)
     assert (ended.code, ended.result, ended.output) == (143, ..., "cleaned up\n"), ended.log
@@ -129,6 +129,11 @@ def test_sigterm_ends_it_after_its_cleaning_up(runner: FakeRunner, entry_point: 
 def test_what_finishes_on_sigterm_has_succeeded(runner: FakeRunner, entry_point: str) -> None:
     ended = runner.terminated(entry_point)
     assert (ended.code, ended.result, ended.error) == (0, "done all the same", ...), ended.log
+
+
+def test_what_is_done_before_sigterm_stays_done(runner: FakeRunner) -> None:
+    ended = runner.run("typed:sigterm_while_it_is_written")
+    assert (ended.code, ended.result, ended.error) == (0, {"text": "done"}, ...), ended.log
 
 
 def test_a_cancel_of_its_own_is_a_failure(runner: FakeRunner) -> None:

@@ -40,7 +40,7 @@ def tell_all(tracer: Tracer) -> None:
     tracer.text_sync("Råin 雨", 'a "quote"\tand a tab')
     tracer.result_sync({"a": [1, 2.5, None]}, "text", 3, True)
     tracer.action_sync(["a", (1, None)])
-    tracer.warning_sync("mind", "the gap")
+    tracer.warning_sync("on stderr")
     tracer.emit("final", '{"str":"done"}')
 
 
@@ -51,7 +51,7 @@ async def tell_all_async(tracer: Tracer) -> None:
     await tracer.text("Råin 雨", 'a "quote"\tand a tab')
     await tracer.result({"a": [1, 2.5, None]}, "text", 3, True)
     await tracer.action(["a", (1, None)])
-    await tracer.warning("mind", "the gap")
+    await tracer.warning("on stderr")
     tracer.emit("final", '{"str":"done"}')
 
 
@@ -67,18 +67,37 @@ def test_the_wire_is_that_of_the_vectors(server: FakeSocket, tracer: Tracer, mon
     assert server.connections == 2
 
 
-def test_warnings_have_the_traceback_if_asked(server: FakeSocket, tracer: Tracer) -> None:
+def test_warnings_go_to_stderr(server: FakeSocket, tracer: Tracer, capsys: pytest.CaptureFixture[str]) -> None:
     async def warn() -> None:
         try:
             raise ValueError("no luck")
         except ValueError:
-            tracer.warning_sync("mind", exc_info=True)
-            await tracer.warning("mind", exc_info=True)
+            tracer.warning_sync("mind", "the gap", exc_info=True)
+            await tracer.warning("mind", "the gap", exc_info=True)
 
     asyncio.run(warn())
-    for kind, payload in server.events:
-        assert kind == "stderr"
-        assert payload.startswith("mind\nTraceback") and "ValueError: no luck" in payload
+    warnings = capsys.readouterr().err
+    assert warnings.count("mind\nthe gap\nTraceback") == 2 and warnings.count("ValueError: no luck") == 2
+    assert server.lines == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"seq": 1, "reason": "NotSupported", "message": "events of kind lock"}, "NotSupported: events of kind lock"),
+        ({"reason": "TooLarge", "message": "at most 9"}, "TooLarge: at most 9"),
+        (None, "Unknown"),
+    ],
+)
+def test_what_the_runner_refuses_is_an_error_at_once(
+    server: FakeSocket, tracer: Tracer, answer: Any, message: str
+) -> None:
+    server.answer = lambda event: json.dumps({"error": answer}).encode() + b"\n"
+    with pytest.raises(TracerError, match=message):
+        tracer.emit("lock", "{}")
+    server.answer = acknowledge
+    tracer.text_sync("a")
+    assert [json.loads(line)["seq"] for line in server.lines] == [1, 1]
 
 
 def test_an_event_returns_with_its_acknowledgement(server: FakeSocket, tracer: Tracer) -> None:

@@ -1,8 +1,8 @@
 """The socket to the runner: one JSON object a line. Used by the tracer alone.
 
 An event is ``{"seq": 1, "ts": 1700000000.5, "kind": "result", "payload": "..."}``. The runner answers ``{"ack": 1}``
-once it has the event, and all before it. Numbers count within a connection, from 1. Other lines of the runner's
-are skipped.
+once it has the event, and all before it. Or ``{"error": {"reason": "...", "message": "...", "seq": 1}}``:
+it doesn't take it. Numbers count within a connection, from 1. Other lines of the runner's are skipped.
 """
 
 import json
@@ -19,7 +19,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class TracerError(Exception):
-    """An event did not reach the runner; if the time was over, it may have all the same."""
+    """The runner has not taken an event; or, if the time was over, has perhaps."""
 
 
 class Connection:
@@ -93,7 +93,11 @@ class Connection:
         *lines, self._received = self._received.split(b"\n")
         if len(self._received) > MAX_LINE_BYTES:
             raise ConnectionError("its line is too long")
-        return max(map(_ack, lines), default=0) >= self._seq
+        messages = [_message(line) for line in lines]
+        for error in [message["error"] for message in messages if "error" in message]:
+            raise TracerError(f"the runner does not take the event: {_reason(error)}")
+        acks = [message["ack"] for message in messages if isinstance(message.get("ack"), int)]
+        return max(acks, default=0) >= self._seq
 
 
 def _line(seq: int, now: float, kind: str, payload: str) -> bytes:
@@ -105,10 +109,14 @@ def _line(seq: int, now: float, kind: str, payload: str) -> bytes:
     return line
 
 
-def _ack(line: bytes) -> int:
+def _message(line: bytes) -> dict[str, Any]:
     try:
-        message: Any = json.loads(line)
+        message = json.loads(line)
     except ValueError as error:
         raise ConnectionError(f"it says {line[:80]!r}") from error
-    ack = message.get("ack") if isinstance(message, dict) else None
-    return ack if isinstance(ack, int) else 0
+    return message if isinstance(message, dict) else {}
+
+
+def _reason(error: Any) -> str:
+    said = error if isinstance(error, dict) else {}
+    return f"{said.get('reason', 'Unknown')}: {said.get('message', '')}"

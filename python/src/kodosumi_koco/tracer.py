@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 import threading
 import traceback
 from typing import Any
@@ -75,8 +76,11 @@ class Tracer:
         self.emit("result", body("Text", "\n".join(message)))
 
     def warning_sync(self, *message: str, exc_info: bool = False) -> None:
-        """Warns, as on stderr; with the traceback of the exception that is handled, if asked."""
-        self.emit("stderr", "\n".join([*message, traceback.format_exc()] if exc_info else message))
+        """Warns, on stderr; with the traceback of the exception that is handled, if asked.
+
+        What is on stderr is in the log, and the runner makes events of it.
+        """
+        print("\n".join([*message, traceback.format_exc()] if exc_info else message), file=sys.stderr, flush=True)
 
     async def debug(self, *message: str) -> None:
         """Tells developers something."""
@@ -103,9 +107,8 @@ class Tracer:
         await asyncio.to_thread(self.text_sync, *message)
 
     async def warning(self, *message: str, exc_info: bool = False) -> None:
-        """Warns, as on stderr; with the traceback of the exception that is handled, if asked."""
-        lines = [*message, traceback.format_exc()] if exc_info else message  # the other thread handles none
-        await asyncio.to_thread(self.warning_sync, *lines)
+        """Warns, on stderr; with the traceback of the exception that is handled, if asked."""
+        self.warning_sync(*message, exc_info=exc_info)
 
     def close(self) -> None:
         """Closes the connection. The next event opens another."""

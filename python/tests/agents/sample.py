@@ -4,6 +4,7 @@ import asyncio
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -103,6 +104,14 @@ def wait() -> None:
     try:
         _waits()
     finally:
+        print("cleaned up")
+
+
+def wait_and_get_another() -> None:
+    try:
+        _waits()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
         print("cleaned up")
 
 

@@ -1,6 +1,9 @@
 """Entry points with pydantic models."""
 
-from pydantic import BaseModel, Field
+import os
+import signal
+
+from pydantic import BaseModel, Field, field_serializer
 
 
 class Query(BaseModel):
@@ -14,3 +17,16 @@ def model_inputs(query: Query) -> Query:
 
 def model_by_name(first: Query, second: Query) -> list[Query]:
     return [first, second]
+
+
+class Late(BaseModel):
+    text: str
+
+    @field_serializer("text")
+    def serialize(self, text: str) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return text
+
+
+def sigterm_while_it_is_written() -> Late:
+    return Late(text="done")

@@ -1,18 +1,21 @@
-//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`] and
-//! [`super::report`].
+//! The client of the gateway: one function a request, no retries, no state. Used by [`super::link`],
+//! [`super::report`] and, with connections of its own, by [`super::events`].
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header, redirect};
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::{config::Config, identity::Identity, tls};
 use crate::{
     api::RunnerState,
-    protocol::runner::{
-        AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register, RunPath,
-        verb,
+    protocol::{
+        events::{Batch, CONTENT_TYPE, Stored},
+        runner::{
+            Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register, RunPath, verb,
+        },
     },
 };
 
@@ -20,6 +23,8 @@ use crate::{
 const REQUEST: Duration = Duration::from_secs(5);
 /// The report of an end is written to the API server before it is answered.
 const END_REPORT: Duration = Duration::from_secs(15);
+/// A batch of events may have to wait for a database.
+const EVENTS: Duration = Duration::from_secs(30);
 /// How long the stream may be idle: longer than the interval of pings.
 const IDLE_LIMIT: Duration = Duration::from_secs(3 * PING_SECONDS);
 /// The longest message.
@@ -121,10 +126,20 @@ impl Gateway {
         send(self.post(verb::CONFIRM, &Confirm { state, generation, problem }, REQUEST)).await.map(drop)
     }
 
-    pub async fn report_end(&self, ending: &AgentEnd, generation: i64) -> Result<(), GatewayError> {
-        send(self.post(verb::END, &EndReport { generation, end: ending.clone(), events_missing: None }, END_REPORT))
-            .await
-            .map(drop)
+    pub async fn report_end(&self, report: &EndReport) -> Result<(), GatewayError> {
+        send(self.post(verb::END, report, END_REPORT)).await.map(drop)
+    }
+
+    /// Sends a batch: its first line, and the lines of its events. Returns what is stored, also if that leaves a gap.
+    pub async fn events(&self, batch: Batch, mut lines: Vec<u8>) -> Result<Stored, GatewayError> {
+        let first = format!("{}\n", json!(batch));
+        lines.splice(..0, first.into_bytes());
+        let request = self.request(Method::POST, verb::EVENTS).header(header::CONTENT_TYPE, CONTENT_TYPE);
+        let request = request.timeout(EVENTS).body(lines);
+        let response = request.send().await.map_err(reqwest::Error::without_url)?;
+        let gap = response.status() == StatusCode::CONFLICT;
+        let response = if gap { response } else { checked(response).await? };
+        Ok(response.json().await?)
     }
 
     fn request(&self, method: Method, verb: &str) -> RequestBuilder {
@@ -137,7 +152,10 @@ impl Gateway {
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, GatewayError> {
-    let response = request.send().await.map_err(reqwest::Error::without_url)?;
+    checked(request.send().await.map_err(reqwest::Error::without_url)?).await
+}
+
+async fn checked(response: Response) -> Result<Response, GatewayError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);

@@ -3,10 +3,12 @@
 //!
 //! Called by `bin/koco-runner.rs` alone. Decisions are pure and tested without a process: [`machine`] (events to
 //! actions) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
-//! [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`supervisor`] joins them.
+//! [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`events`] delivers what the agent prints and tells,
+//! beside all that. [`supervisor`] joins them.
 
 mod config;
 mod ending;
+mod events;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;

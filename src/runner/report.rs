@@ -14,7 +14,7 @@ use super::{
     log::{causes, say},
 };
 use crate::protocol::{
-    runner::{AgentEnd, ControlMessage, cut_result},
+    runner::{AgentEnd, ControlMessage, EndReport, cut_result},
     termination::SignError,
 };
 
@@ -50,21 +50,20 @@ pub fn termination_message(
     }
 }
 
-/// Sends the report, with the highest command carried out, until it is recorded, refused for good, or the limit is
-/// over.
+/// Sends the report until it is recorded, refused for good, or the limit is over. `omitted`: whether the termination
+/// message lacks the result.
 pub async fn deliver(
     gateway: &Gateway,
-    ending: &AgentEnd,
-    generation: i64,
+    report: &EndReport,
     omitted: bool,
     incoming: &mut mpsc::UnboundedReceiver<Incoming>,
 ) {
-    let limit = match (omitted, ending.started) {
+    let limit = match (omitted, report.end.started) {
         (true, _) => LIMIT_RESULT_OMITTED,
         (false, true) => LIMIT,
         (false, false) => LIMIT_NOT_STARTED,
     };
-    let report = async || gateway.report_end(ending, generation).await;
+    let report = async || gateway.report_end(report).await;
     retry(report, limit, &Monotonic, incoming).await;
 }
 
@@ -120,7 +119,7 @@ async fn retry(
 }
 
 /// Waits until the gateway says that the job has ended. Other messages are ignored.
-async fn gone(incoming: &mut mpsc::UnboundedReceiver<Incoming>) {
+pub async fn gone(incoming: &mut mpsc::UnboundedReceiver<Incoming>) {
     loop {
         match incoming.recv().await {
             Some(Incoming::Gone(_) | Incoming::Message(ControlMessage::Stop { .. })) => return,

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     config::{Config, ConfigError},
     ending::{self, Exit},
+    events::Events,
     files::{self, Files},
     gateway::{ClientError, Gateway},
     identity::{self, Identity, IdentityError},
@@ -26,8 +27,13 @@ use super::{
 };
 use crate::{
     api::RunnerState,
-    protocol::runner::{AgentEnd, Job},
+    protocol::runner::{AgentEnd, EndReport, Job},
 };
+
+/// How long the last events may take to be stored, after the agent's end; less where the grace period is shorter.
+const LAST_EVENTS: Duration = Duration::from_secs(60);
+/// How long before the kubelet kills the runner its report of the end has to be on its way.
+const REPORT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why the runner could not start.
 #[derive(thiserror::Error, Debug)]
@@ -106,6 +112,9 @@ async fn run(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> Resul
         snapshot,
         answers,
         oom_kills: procfs::oom_kills(),
+        events: Events::default(),
+        grace: Duration::ZERO,
+        killed_at: None,
         gateway: gateway.clone(),
         config,
     };
@@ -128,6 +137,11 @@ struct Runner {
     answers: watch::Sender<Answer>,
     oom_kills: Option<u64>,
     gateway: Gateway,
+    events: Events,
+    /// The agent's grace period.
+    grace: Duration,
+    /// When the kubelet kills the runner, once it has said so.
+    killed_at: Option<Instant>,
 }
 
 /// The agent's end, the exit of its process, and whether to report to the gateway.
@@ -148,16 +162,39 @@ impl Runner {
         let end = match self.await_job().await {
             Ok(job) => {
                 beat(Duration::from_millis(job.heartbeat_interval_millis));
+                self.grace = Duration::from_secs(u64::try_from(job.grace_seconds).unwrap_or(0));
                 self.run_agent(*job).await
             }
             Err(end) => end,
         };
         let omitted = self.leave(&end.ending);
-        if end.report {
-            let generation = self.snapshot.borrow().1;
-            report::deliver(&self.gateway, &end.ending, generation, omitted, &mut self.incoming).await;
+        self.events.end(&end.ending).await;
+        let until = Instant::now() + LAST_EVENTS.min(self.grace);
+        let wanted = self.flush(until).await;
+        if end.report && wanted {
+            let report = EndReport {
+                generation: self.snapshot.borrow().1,
+                end: end.ending.clone(),
+                events_missing: self.events.missing().filter(|missing| *missing > 0),
+            };
+            report::deliver(&self.gateway, &report, omitted, &mut self.incoming).await;
         }
+        self.events.flush_late(until).await;
         ending::exit_code(&end.ending, &end.exit)
+    }
+
+    /// Waits for the last events, but not for long: nothing else waits for the store. Returns whether the end is still
+    /// to be reported.
+    async fn flush(&mut self, until: Instant) -> bool {
+        let killed_at = self.killed_at.and_then(|at| at.checked_sub(REPORT_MARGIN));
+        tokio::select! {
+            () = self.events.flush(killed_at.map_or(until, |at| at.min(until))) => true,
+            () = self.stops.recv() => true,
+            () = report::gone(&mut self.incoming) => {
+                say(format_args!("the job has ended, the report is dropped"));
+                false
+            }
+        }
     }
 
     /// Waits for the job.

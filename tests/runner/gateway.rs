@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -20,13 +20,23 @@ use futures::StreamExt;
 use koco::{
     platform::http::{any_key, client_key},
     protocol::{
+        events::{Event, Kind, MAX_BODY_BYTES, Stored, decode},
         key::PublicKey,
         runner::{Confirm, ControlMessage, EndReport, Heartbeat, Job, Register, RunPath, verb},
     },
 };
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::sync::mpsc;
+
+impl Heard {
+    /// The payloads of the stored events of a kind.
+    pub fn payloads(&self, kind: Kind) -> Vec<&str> {
+        self.events.iter().filter(|event| event.kind == kind).map(|event| event.payload.as_str()).collect()
+    }
+}
 
 /// The recorded requests, and the responses to send.
 pub struct Heard {
@@ -45,6 +55,17 @@ pub struct Heard {
     pub hang_heartbeats: bool,
     pub answer_confirm: StatusCode,
     pub answer_outcome: StatusCode,
+    /// What is stored of the agent's events, in its order.
+    pub events: Vec<Event>,
+    /// How many were, when each end was reported.
+    pub events_before_outcome: Vec<usize>,
+    /// How many batches came.
+    pub batches: usize,
+    pub answer_events: StatusCode,
+    pub hang_events: bool,
+    /// Two of three batches get no answer, of which every second is stored.
+    pub events_fail_at_random: bool,
+    random: Pcg64Mcg,
     streams: Vec<mpsc::UnboundedSender<ControlMessage>>,
 }
 
@@ -90,6 +111,13 @@ impl Gateway {
             hang_heartbeats: false,
             answer_confirm: StatusCode::NO_CONTENT,
             answer_outcome: StatusCode::NO_CONTENT,
+            events: vec![],
+            events_before_outcome: vec![],
+            batches: 0,
+            answer_events: StatusCode::OK,
+            hang_events: false,
+            events_fail_at_random: false,
+            random: Pcg64Mcg::seed_from_u64(1),
             streams: vec![],
         };
         let mut gateway = Self {
@@ -136,6 +164,7 @@ impl Gateway {
             .route(&RunPath::pattern(verb::HEARTBEAT), post(heartbeat))
             .route(&RunPath::pattern(verb::CONFIRM), post(confirm))
             .route(&RunPath::pattern(verb::END), post(outcome))
+            .route(&RunPath::pattern(verb::EVENTS), post(events).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)))
             .layer(axum::middleware::from_fn_with_state(self.heard.clone(), note_key))
             .with_state(self.heard.clone());
         let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).unwrap().handle(self.handle.clone());
@@ -209,5 +238,36 @@ async fn confirm(State(heard): State<Shared>, Json(body): Json<Confirm>) -> Resp
 async fn outcome(State(heard): State<Shared>, Json(body): Json<EndReport>) -> Response {
     let mut heard = heard.lock().unwrap();
     heard.outcomes.push(body);
+    let stored = heard.events.len();
+    heard.events_before_outcome.push(stored);
     answer(heard.answer_outcome)
+}
+
+/// Stores what continues what is stored. A random number decides over the rest.
+async fn events(State(heard): State<Shared>, body: Bytes) -> Response {
+    let (batch, events) = decode(&body).expect("a batch");
+    let (status, stored, hang) = {
+        let mut heard = heard.lock().unwrap();
+        heard.batches += 1;
+        let random = if heard.events_fail_at_random { heard.random.next_u32() % 3 } else { 0 };
+        let stored = heard.events.len() as u64;
+        let takes = heard.answer_events.is_success() && random != 1 && batch.from <= stored + 1;
+        let known = (stored + 1).saturating_sub(batch.from) as usize;
+        if takes {
+            heard.events.extend(events.into_iter().skip(known));
+        }
+        let status = match random {
+            _ if batch.from > stored + 1 => StatusCode::CONFLICT,
+            0 => heard.answer_events,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, heard.events.len() as u64, heard.hang_events)
+    };
+    if hang {
+        std::future::pending::<()>().await;
+    }
+    match status {
+        StatusCode::OK | StatusCode::CONFLICT => (status, Json(Stored { stored })).into_response(),
+        other => answer(other),
+    }
 }

@@ -1,6 +1,7 @@
 //! The built runner against a fake gateway: the life of a run, as the gateway observes it.
 
 mod control;
+mod events;
 mod gateway;
 mod harness;
 

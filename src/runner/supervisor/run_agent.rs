@@ -4,13 +4,15 @@
 use std::{collections::VecDeque, ffi::OsString, io, time::Duration};
 
 use nix::sys::signal::Signal;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::{End, Runner};
 use crate::{
     protocol::runner::{ControlMessage, Job},
     runner::{
         ending::{self, Exit, ExitFacts},
+        events::Events,
+        gateway::Gateway,
         link::Incoming,
         log::say,
         machine::{Action, Event, Machine, Policy, Stopped},
@@ -26,7 +28,7 @@ impl Runner {
         let mut machine = Machine::new(Policy {
             pause: job.pause_policy,
             notice: notice.map(|n| Duration::from_secs(u64::try_from(n.seconds).unwrap_or(0))),
-            grace: Duration::from_secs(u64::try_from(job.grace_seconds).unwrap_or(0)),
+            grace: self.grace,
             limit: job.execution_limit_millis.map(Duration::from_millis),
             freeze_refusal: self.processes.freeze_refusal(),
         });
@@ -67,6 +69,7 @@ impl Runner {
             }).collect(),
             () = self.stops.recv() => {
                 say(format_args!("the pod is being terminated"));
+                self.killed_at = Instant::now().checked_add(self.grace);
                 vec![Event::Terminate]
             }
             Some(message) = self.incoming.recv() => match message {
@@ -128,6 +131,11 @@ impl Runner {
         let (files, run) = (&self.files, self.config.run.name.as_str());
         let prepared = files.prepare(&job.inputs, &job.extra);
         prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
+        // With connections of its own: those of heartbeats don't wait behind a batch.
+        let events = Gateway::new(&self.config, &self.identity, String::new())
+            .map_err(io::Error::other)
+            .and_then(|gateway| Events::begin(job.events.as_ref(), &self.config.state_dir, gateway))
+            .map_err(|e| Exit::NotStarted(format!("its events: {e}")))?;
         files.mark_started(run).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => Exit::NotSpawned("it was started before".into()),
             _ => Exit::NotStarted(format!("its marker: {e}")),
@@ -145,14 +153,18 @@ impl Runner {
             kodo.push(("KODO_RESUMED", "1".into()));
         }
         let (program, arguments) = &self.command;
-        self.processes.start(program, arguments, &kodo).map_err(|error| {
+        self.events = events;
+        self.events.starting(&job.inputs);
+        let started = self.processes.start(program, arguments, &kodo).map_err(|error| {
             let why = format!("{}: {error}", program.display());
             if ending::is_of_the_command(&error) {
                 return Exit::NotSpawned(why);
             }
             files.unmark_started(run);
             Exit::NotStarted(why)
-        })
+        })?;
+        self.events.running();
+        Ok(started)
     }
 
     /// Kills the remaining processes and determines how the agent ended.

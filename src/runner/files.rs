@@ -53,6 +53,11 @@ impl Files {
         self.dir.join(OUT).join("error.json")
     }
 
+    /// Where the agent sends events to.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("runner.sock")
+    }
+
     /// Writes the agent's input files and removes old output files.
     pub fn prepare(&self, inputs: &RawJson, extra: &RawJson) -> io::Result<()> {
         for (path, content) in [(self.inputs(), inputs), (self.extra(), extra)] {

@@ -23,6 +23,7 @@ use nix::{
 
 use super::{
     ending::Exit,
+    events::Output,
     log::say,
     procfs::{self, Process},
 };
@@ -79,9 +80,18 @@ impl Processes {
     }
 
     /// Starts the agent, in a process group of its own: signals that it sends to its own group don't reach the runner.
-    pub fn start(&mut self, program: &OsString, args: &[OsString], kodo: &[(&str, OsString)]) -> io::Result<i32> {
+    /// It prints to `output`.
+    pub fn start(
+        &mut self,
+        program: &OsString,
+        args: &[OsString],
+        kodo: &[(&str, OsString)],
+        output: Output,
+    ) -> io::Result<i32> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).process_group(0);
+        output.stdout.map(|pipe| command.stdout(pipe));
+        output.stderr.map(|pipe| command.stderr(pipe));
         for name in env::ALL.into_iter().chain(["KODO_RESUMED"]) {
             command.env_remove(name);
         }

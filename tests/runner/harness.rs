@@ -118,6 +118,11 @@ impl Run {
         Self::of(job, vec![agent().into()], None, "koco-gateway", Some(log.into()))
     }
 
+    /// The first process of a namespace, with a log that goes nowhere.
+    pub async fn silent(job: Job, command: Vec<OsString>) -> Self {
+        Self::of(job, command, Some(&[]), "koco-gateway", Some(Stdio::null()))
+    }
+
     /// The first process of a namespace, below these words of a command.
     pub async fn below(wrapper: &'static [&'static str], job: Job, command: Vec<OsString>) -> Self {
         Self::of(job, command, Some(wrapper), "koco-gateway", None)

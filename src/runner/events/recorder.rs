@@ -1,11 +1,12 @@
-//! Numbers events and keeps them until they are stored. Called by the supervisor by way of [`super`]; emptied by
-//! [`super::send`].
+//! Numbers events and keeps them until they are stored: what the agent prints, what it sends on its socket, and what the
+//! runner has to say. Called by [`super::capture`], [`super::socket`] and the supervisor; emptied by [`super::send`].
 //!
 //! Its lock is held while a disk is written, so what controls the agent takes it only before the agent starts, or on a
 //! thread for that.
 
 use std::{
     io::Write,
+    mem::take,
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -15,10 +16,12 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::Notify;
 
 use super::{
     delivery::{Backlog, ENOUGH_BYTES},
+    lines::{self, Lines},
     spool::{Size, Spool, Unreadable},
 };
 use crate::protocol::events::Kind;
@@ -27,6 +30,32 @@ const SIZE: Size = Size { segment: 4 * 1024 * 1024, total: 64 * 1024 * 1024 };
 /// How much memory is kept for the next event.
 const KEPT: usize = 64 * 1024;
 
+/// A stream that the agent prints to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    /// Of its lines.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Stdout => Kind::Stdout,
+            Self::Stderr => Kind::Stderr,
+        }
+    }
+}
+
+/// Why an event is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untaken {
+    /// The spool is full: try again when [`Recorder::room`] says so.
+    Full,
+    /// The agent has ended.
+    Ended,
+}
+
 /// All events of a run that are not stored yet.
 #[derive(Debug)]
 pub struct Recorder {
@@ -34,6 +63,8 @@ pub struct Recorder {
     inner: Mutex<Inner>,
     /// There is something to send.
     pub wake: Notify,
+    /// There may be room again.
+    pub room: Notify,
     last: AtomicU64,
     stored: AtomicU64,
 }
@@ -41,6 +72,8 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Inner {
     spool: Spool,
+    limits: Limits,
+    printed: [Printed; 2],
     /// What was added since the last batch; since when the first of it waits.
     fresh: usize,
     since: Duration,
@@ -50,6 +83,29 @@ struct Inner {
     /// Nothing is taken any more by the gateway: events are dropped.
     closed: bool,
     line: Vec<u8>,
+}
+
+/// How many bytes the spool may have for another event of a kind. The rest is for those that wait, and for the runner's.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    printed: u64,
+    /// What is printed after something was dropped: not before a good part is stored, so that few gaps have to be told.
+    printed_again: u64,
+    sent: u64,
+}
+
+impl Limits {
+    fn of(size: Size) -> Self {
+        let part = |parts| size.total / 64 * parts;
+        Self { printed: part(48), printed_again: part(44), sent: part(63) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Printed {
+    lines: Lines,
+    /// Lines that had no room since the last one that had.
+    dropped: u64,
 }
 
 #[derive(Serialize)]
@@ -68,6 +124,8 @@ impl Recorder {
     pub(super) fn of_size(folder: &Path, began: Instant, size: Size) -> std::io::Result<Self> {
         let inner = Inner {
             spool: Spool::create(folder, size)?,
+            limits: Limits::of(size),
+            printed: Default::default(),
             fresh: 0,
             since: Duration::ZERO,
             urgent: false,
@@ -75,30 +133,56 @@ impl Recorder {
             closed: false,
             line: Vec::new(),
         };
-        let wake = Notify::new();
+        let (wake, room) = (Notify::new(), Notify::new());
         let (last, stored) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { began, inner: Mutex::new(inner), wake, last, stored })
+        Ok(Self { began, inner: Mutex::new(inner), wake, room, last, stored })
+    }
+
+    /// Takes what was printed. Never waits for room: lines are dropped and counted.
+    pub fn printed(&self, stream: Stream, bytes: &[u8]) {
+        self.change(|inner, now| {
+            let mut lines = take(&mut inner.printed[stream as usize].lines);
+            lines.push(bytes, |line| inner.print(stream, line, now));
+            inner.printed[stream as usize].lines = lines;
+        });
+    }
+
+    /// A stream has ended.
+    pub fn printed_all(&self, stream: Stream) {
+        self.change(|inner, now| inner.end_stream(stream, now));
+    }
+
+    /// Takes an event that the agent has sent.
+    pub fn sent(&self, ts: Option<f64>, kind: Kind, payload: &str) -> Result<(), Untaken> {
+        self.change(|inner, now| {
+            if inner.ended {
+                return Err(Untaken::Ended);
+            }
+            inner.urgent |= kind == Kind::Final;
+            let limit = inner.limits.sent;
+            if inner.add(ts, kind, payload, limit, now) { Ok(()) } else { Err(Untaken::Full) }
+        })
     }
 
     /// Takes an event of the runner's own.
     pub fn own(&self, kind: Kind, payload: &str) {
-        self.change(|inner, now| inner.add(kind, payload, now));
+        self.change(|inner, now| inner.add(None, kind, payload, u64::MAX, now));
     }
 
-    /// Takes the last events, and no other ever.
+    /// Takes the last events, after what was printed until now, and no other ever.
     pub fn end(&self, last: &[(Kind, String)]) {
         self.change(|inner, now| {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                inner.end_stream(stream, now);
+                inner.tell_dropped(stream, u64::MAX, now);
+            }
             for (kind, payload) in last {
-                inner.add(*kind, payload, now);
+                inner.add(None, *kind, payload, u64::MAX, now);
             }
             inner.ended = true;
         });
         self.wake.notify_one();
-    }
-
-    /// Whether an event was ever taken.
-    pub fn is_used(&self) -> bool {
-        self.last.load(Ordering::Relaxed) > 0
+        self.room.notify_waiters();
     }
 
     /// How many events are not known to be stored.
@@ -142,6 +226,8 @@ impl Recorder {
         if inner.spool.oldest() == inner.spool.next() {
             (inner.fresh, inner.urgent) = (0, false);
         }
+        drop(inner);
+        self.room.notify_waiters();
     }
 
     /// The store has all events up to this number.
@@ -154,6 +240,8 @@ impl Recorder {
         let mut inner = self.lock();
         inner.closed = true;
         inner.spool.clear();
+        drop(inner);
+        self.room.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -177,23 +265,61 @@ impl Recorder {
 }
 
 impl Inner {
-    fn add(&mut self, kind: Kind, payload: &str, now: Duration) -> bool {
+    fn print(&mut self, stream: Stream, line: &[u8], now: Duration) {
+        if self.ended {
+            return;
+        }
+        let Limits { printed, printed_again, .. } = self.limits;
+        let taken = self.tell_dropped(stream, printed_again, now)
+            && self.add(None, stream.kind(), &lines::text(line), printed, now);
+        if !taken {
+            self.printed[stream as usize].dropped += 1;
+        }
+    }
+
+    fn end_stream(&mut self, stream: Stream, now: Duration) {
+        let mut lines = take(&mut self.printed[stream as usize].lines);
+        lines.end(|line| self.print(stream, line, now));
+    }
+
+    /// Says how many lines were dropped before the next one. Returns whether that is said, or there are none.
+    fn tell_dropped(&mut self, stream: Stream, limit: u64, now: Duration) -> bool {
+        let dropped = self.printed[stream as usize].dropped;
+        if dropped > 0 {
+            let kind = stream.kind().as_str();
+            let payload = json!({ "koco": { "dropped": { "kind": kind, "lines": dropped } } }).to_string();
+            if !self.add(None, Kind::Debug, &payload, limit, now) {
+                return false;
+            }
+            self.printed[stream as usize].dropped = 0;
+        }
+        true
+    }
+
+    /// Adds an event if the spool has no more than `limit` bytes then. Returns whether it is in, or not wanted any more.
+    fn add(&mut self, ts: Option<f64>, kind: Kind, payload: &str, limit: u64, now: Duration) -> bool {
         if self.closed || self.ended {
             return true;
         }
         let since_1970 = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.line.clear();
-        let line = Line { ts: since_1970(), kind, payload };
+        let line = Line { ts: ts.unwrap_or_else(since_1970), kind, payload };
         // Neither fails: it is text for memory.
         let written = serde_json::to_writer(&mut self.line, &line).is_ok() && self.line.write_all(b"\n").is_ok();
-        let taken = written && self.spool.append(&self.line, u64::MAX);
+        let taken = written && self.spool.append(&self.line, limit);
         if taken {
             if self.fresh == 0 {
                 self.since = now;
             }
             self.fresh += self.line.len();
         }
-        self.line.shrink_to(KEPT);
+        if self.line.capacity() > KEPT {
+            self.line = Vec::new();
+        }
         taken
     }
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

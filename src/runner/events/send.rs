@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
+    Phase,
     delivery::{Answer, Delivery, Follow, Step},
     recorder::Recorder,
 };
@@ -26,17 +27,17 @@ pub struct Progress {
     pub closed: bool,
 }
 
-/// Sends events until none is taken any more. `ending` says that no more will come.
+/// Sends events until none is taken any more.
 pub async fn run(
     recorder: Arc<Recorder>,
     gateway: Gateway,
-    mut ending: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
     progress: watch::Sender<Progress>,
 ) {
     let mut delivery = Delivery::new();
     let mut failing = false;
     loop {
-        if *ending.borrow_and_update() {
+        if *phase.borrow_and_update() == Phase::Ended {
             delivery.finish();
         }
         // Before it is looked at, so that nothing that comes then is missed.
@@ -48,7 +49,7 @@ pub async fn run(
                 tokio::select! {
                     () = woken => {}
                     () = pause(wait) => {}
-                    Ok(()) = ending.changed() => {}
+                    Ok(()) = phase.changed() => {}
                 }
             }
             Step::Send { from, count, oldest } => match recorder.read(from, count) {

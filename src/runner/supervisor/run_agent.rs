@@ -131,11 +131,9 @@ impl Runner {
         let (files, run) = (&self.files, self.config.run.name.as_str());
         let prepared = files.prepare(&job.inputs, &job.extra);
         prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
-        // With connections of its own: those of heartbeats don't wait behind a batch.
-        let events = Gateway::new(&self.config, &self.identity, String::new())
-            .map_err(io::Error::other)
-            .and_then(|gateway| Events::begin(job.events.as_ref(), &self.config.state_dir, gateway))
-            .map_err(|e| Exit::NotStarted(format!("its events: {e}")))?;
+        let gateway = || Gateway::new(&self.config, &self.identity, String::new()).map_err(io::Error::other);
+        let events = Events::begin(job.events.as_ref(), &self.config.state_dir, &files.socket(), gateway);
+        let (events, output) = events.map_err(|e| Exit::NotStarted(format!("its events: {e}")))?;
         files.mark_started(run).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => Exit::NotSpawned("it was started before".into()),
             _ => Exit::NotStarted(format!("its marker: {e}")),
@@ -148,6 +146,7 @@ impl Runner {
             ("KODO_EXTRA_FILE", files.extra().into()),
             ("KODO_RESULT_FILE", files.result().into()),
             ("KODO_ERROR_FILE", files.error().into()),
+            ("KODO_RUNNER_SOCK", files.socket().into()),
         ];
         if job.resumed {
             kodo.push(("KODO_RESUMED", "1".into()));
@@ -155,7 +154,7 @@ impl Runner {
         let (program, arguments) = &self.command;
         self.events = events;
         self.events.starting(&job.inputs);
-        let started = self.processes.start(program, arguments, &kodo).map_err(|error| {
+        let started = self.processes.start(program, arguments, &kodo, output).map_err(|error| {
             let why = format!("{}: {error}", program.display());
             if ending::is_of_the_command(&error) {
                 return Exit::NotSpawned(why);

@@ -226,8 +226,8 @@ impl AgentJob {
         }
     }
 
-    /// Drops what only a runner reads, for caches: inputs, extra, and the fields of the template that koco doesn't
-    /// read.
+    /// Drops what koco doesn't decide by, for caches: inputs, extra, a large result, and the fields of the template that it
+    /// doesn't read.
     pub fn trim(&mut self) {
         let template = self.template();
         let names: Vec<_> = template.containers.iter().map(|c| json!({ "name": c.name })).collect();
@@ -237,6 +237,9 @@ impl AgentJob {
         } }));
         self.spec.inputs.trim();
         self.spec.extra.trim();
+        if let Some(result) = self.status.as_mut().and_then(|s| s.result.as_mut()) {
+            result.trim_large();
+        }
         self.metadata.managed_fields = None;
     }
 

@@ -1,19 +1,35 @@
 //! JSON that koco passes on unread: kept as text, so that it costs only its bytes, whatever its depth. `serde_json`
-//! reads a typed value recursively and gives up at 128 levels; the API server takes 10,000.
+//! reads a typed value recursively and gives up at 128 levels; the API server takes 10,000. Caches hold less of it: what
+//! was trimmed can't be written, so that nothing is lost by a write of a cached copy.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned, ser};
 use serde_json::{Value, value::RawValue};
 
-/// Any JSON value, as text. Equality is that of the text.
+/// What caches keep of a value that users may want to be large.
+const SMALL: usize = 1024;
+
+/// Any JSON value, as text. Equality is that of the text; of trimmed ones, that of what is left and of their size.
 #[derive(Clone)]
 pub struct RawJson {
     text: Box<RawValue>,
     size: usize,
+    kept: Kept,
+}
+
+/// How much of the value the text is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    All,
+    Part,
+    Nothing,
 }
 
 impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.text.serialize(serializer)
+        match self.kept {
+            Kept::All => self.text.serialize(serializer),
+            Kept::Part | Kept::Nothing => Err(ser::Error::custom("it is a trimmed copy")),
+        }
     }
 }
 
@@ -25,7 +41,7 @@ impl<'de> Deserialize<'de> for RawJson {
 
 impl RawJson {
     fn new(text: Box<RawValue>) -> Self {
-        Self { size: text.get().len(), text }
+        Self { size: text.get().len(), text, kept: Kept::All }
     }
 
     /// The text.
@@ -38,19 +54,34 @@ impl RawJson {
         self.size
     }
 
-    /// Replaces the text by `{}`, for caches.
+    /// Drops the text, for caches.
     pub fn trim(&mut self) {
-        *self = Self { size: self.size, ..Self::default() };
+        *self = Self { size: self.size, kept: Kept::Nothing, ..Self::default() };
+    }
+
+    /// The same, unless it is small: then it is not worth the read that a cached copy without it costs.
+    pub fn trim_large(&mut self) {
+        if self.size > SMALL {
+            self.trim();
+        }
     }
 
     /// Replaces the text by a part of it, for caches.
     pub fn trim_to(&mut self, part: &Value) {
-        *self = Self { size: self.size, ..Self::from(part) };
+        *self = Self { size: self.size, kept: Kept::Part, ..Self::from(part) };
     }
 
-    /// Parses it; fails on text that nests deeper than 128 levels if the type is that deep.
+    /// Whether some of it is missing, as in caches.
+    pub fn is_trimmed(&self) -> bool {
+        self.kept != Kept::All
+    }
+
+    /// Parses it, or the part that was kept; fails on text that nests deeper than 128 levels if the type is that deep.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.get())
+        match self.kept {
+            Kept::Nothing => Err(de::Error::custom("it is a trimmed copy")),
+            Kept::All | Kept::Part => serde_json::from_str(self.get()),
+        }
     }
 
     /// The value as JSON text. Fails only for maps with keys that are not strings.
@@ -81,7 +112,7 @@ impl Default for RawJson {
 
 impl PartialEq for RawJson {
     fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
+        self.get() == other.get() && self.kept == other.kept && (!self.is_trimmed() || self.size == other.size)
     }
 }
 
@@ -130,6 +161,8 @@ pub fn depth(json: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -148,8 +181,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_trimmed_is_neither_written_nor_taken_for_a_value() {
+        let (large, small) = (RawJson::from(json!("x".repeat(SMALL))), RawJson::from(json!("x".repeat(SMALL - 2))));
+        let (mut dropped, mut part, mut kept) = (large.clone(), large.clone(), small.clone());
+        dropped.trim_large();
+        part.trim_to(&json!({ "a": 1 }));
+        kept.trim_large();
+        assert!(kept == small && !kept.is_trimmed());
+        for trimmed in [&dropped, &part] {
+            assert!(trimmed.is_trimmed() && *trimmed != large && trimmed.size() == large.size());
+            assert!(serde_json::to_string(trimmed).is_err() && serde_json::to_value(trimmed).is_err());
+        }
+        assert!(dropped.read::<Value>().is_err());
+        assert_eq!(part.read::<Value>().unwrap(), json!({ "a": 1 }));
+        let mut other = RawJson::from(json!("x".repeat(SMALL + 1)));
+        other.trim();
+        assert!(other != dropped && dropped == dropped.clone());
+    }
+
+    #[test]
     fn it_goes_through_a_value_and_back() {
-        let value = serde_json::json!({ "a": [1, "x"] });
+        let value = json!({ "a": [1, "x"] });
         let raw: RawJson = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&raw).unwrap(), value);
         assert_eq!(RawJson::default().get(), "{}");

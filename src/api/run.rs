@@ -401,6 +401,20 @@ impl AgentRun {
         self.status.as_ref()?.termination.as_ref()
     }
 
+    /// Drops what koco doesn't decide by, for caches: a large result.
+    pub fn trim(&mut self) {
+        let ended = self.status.as_mut().and_then(|s| s.termination.as_mut());
+        if let Some(result) = ended.and_then(|t| t.result.as_mut()) {
+            result.trim_large();
+        }
+        self.metadata.managed_fields = None;
+    }
+
+    /// Whether its result is not there because it was trimmed.
+    pub fn lacks_result(&self) -> bool {
+        self.termination().and_then(|t| t.result.as_ref()).is_some_and(RawJson::is_trimmed)
+    }
+
     /// Whether it has ended, or was created closed. Stable: a closed run is never open again.
     pub fn is_closed(&self) -> bool {
         self.spec.identity.tombstone || self.termination().is_some()

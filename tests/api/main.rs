@@ -20,6 +20,7 @@ mod gitops;
 mod harness;
 mod held;
 mod injected;
+mod large_result;
 mod large_template;
 mod leader;
 mod life;

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     api::{
-        AgentJob, AgentRun, DesiredState, JobRef, Reason, RunCommand, SentRequest, Termination, TerminationSource,
-        names,
+        AgentJob, AgentJobStatus, AgentRun, DesiredState, JobRef, RawJson, Reason, RunCommand, SentRequest,
+        Termination, TerminationSource, names,
     },
     controller::ControllerError,
     lifecycle,
@@ -99,6 +99,10 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
             Action::DeletePod { name, uid } => context.pods_in(&job.reference().namespace).delete(name, uid).await?,
             // After a failure of Temporal, its other actions wait for the next reconcile.
             _ if calls != Calls::Done => {}
+            Action::CompleteActivity(run) if run.lacks_result() => {
+                let whole = read_run(job, context, run.number()).await?;
+                calls = temporal(job, context, &Action::CompleteActivity(Box::new(whole))).await;
+            }
             action => calls = temporal(job, context, action).await,
         }
     }
@@ -108,6 +112,40 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
 async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let of = job.reference();
     Ok(store::read(&jobs(job, context), &of.name, &of.uid).await?)
+}
+
+/// A run with all that caches drop.
+async fn read_run(job: &AgentJob, context: &Context, number: i32) -> Result<AgentRun, ControllerError> {
+    let of = job.reference();
+    context.runs_in(&of.namespace).get(&of, number).await?.ok_or(ControllerError::Behind)
+}
+
+/// The result for a new status that was composed from copies without it: the job's own, or that of its run.
+pub(super) async fn whole_result(
+    job: &AgentJob,
+    status: &AgentJobStatus,
+    context: &Context,
+) -> Result<Option<RawJson>, ControllerError> {
+    match lacking(job, status) {
+        None => Ok(status.result.clone()),
+        Some(Lacking::OfJob) => Ok(read(job, context).await?.status.and_then(|s| s.result)),
+        Some(Lacking::OfRun(number)) => {
+            Ok(read_run(job, context, number).await?.termination().and_then(|t| t.result.clone()))
+        }
+    }
+}
+
+/// Where the result is that the copies lack.
+#[derive(Debug, PartialEq)]
+enum Lacking {
+    OfJob,
+    OfRun(i32),
+}
+
+fn lacking(job: &AgentJob, status: &AgentJobStatus) -> Option<Lacking> {
+    status.result.as_ref().filter(|r| r.is_trimmed())?;
+    let recorded = job.status.as_ref().is_some_and(|s| s.result.is_some());
+    Some(if recorded { Lacking::OfJob } else { Lacking::OfRun(status.active_run.unwrap_or(0)) })
 }
 
 /// Waits only so long as a start takes that nothing holds up.
@@ -397,4 +435,26 @@ async fn delete_job(job: &AgentJob, context: &Context, unarchived: Option<Durati
         publish::warning(context, publish::about("AgentJob", &of.namespace, &of.name, &of.uid), "NotArchived", &note);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_the_copies_lack_is_the_jobs_own_or_that_of_its_run() {
+        let mut large = RawJson::from(json!("x".repeat(5000)));
+        let status = |result: &RawJson| AgentJobStatus {
+            active_run: Some(3),
+            result: Some(result.clone()),
+            ..AgentJobStatus::default()
+        };
+        let (running, whole) = (AgentJob::default(), status(&large));
+        let mut ended = AgentJob { status: Some(whole.clone()), ..AgentJob::default() };
+        ended.trim();
+        large.trim();
+        assert_eq!((lacking(&running, &whole), lacking(&ended, &whole)), (None, None));
+        assert_eq!(lacking(&running, &status(&large)), Some(Lacking::OfRun(3)));
+        assert_eq!(lacking(&ended, ended.status.as_ref().unwrap()), Some(Lacking::OfJob));
+    }
 }

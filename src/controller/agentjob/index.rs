@@ -54,9 +54,10 @@ impl RunIndex {
         inner.by_job.get(&key).map(|runs| runs.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// Stores a run from the watch or from the response to a write. An older version never replaces a newer one.
+    /// Stores a trimmed copy of a run from the watch or from the response to a write. An older version never replaces a
+    /// newer one.
     pub fn put(&self, mut run: AgentRun) {
-        run.metadata.managed_fields = None;
+        run.trim();
         let job = run.job();
         let mut inner = self.inner.lock();
         inner.jobs.insert(run.uid().into(), (job.clone(), run.number()));

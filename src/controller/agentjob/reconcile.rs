@@ -169,6 +169,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     }
     let wrote = plan.status != old;
     if wrote {
+        plan.status.result = execute::whole_result(&target.job, &plan.status, context).await?;
         let written = store::put_status(&context.client, &target.job, &plan.status).await?;
         target = Target { job: written, whole: true };
         context.metrics.status_writes.inc();

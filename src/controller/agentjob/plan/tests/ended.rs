@@ -1,6 +1,7 @@
 //! Jobs that have ended or are being deleted, and what is collected.
 
 use super::*;
+use crate::api::RawJson;
 
 fn over(spec: Value) -> AgentJob {
     job(spec, json!({ "phase": "Succeeded", "activeRun": 1, "completionTime": "2026-01-01T00:59:55Z" }))
@@ -26,6 +27,48 @@ fn a_job_is_deleted_when_its_ttl_has_expired() {
     assert_eq!(ended("2026-01-01T00:58:00Z").actions, [Action::DeleteJob { unarchived: None }]);
     // A clock that is behind makes nothing expire early.
     assert_eq!(ended("2026-01-01T02:00:00Z").requeue, Some(Duration::from_secs(60)));
+}
+
+/// The caches lack it, and a status write replaces the whole status.
+#[test]
+fn no_later_write_loses_the_result_of_a_job_that_has_ended() {
+    let large = json!("x".repeat(5000));
+    let cached = |mut run: AgentRun| {
+        run.trim();
+        run
+    };
+    let mut end = ended("Succeeded", None, "Runner");
+    end["status"]["termination"]["result"] = large.clone();
+    let runs = [run(1, started()), run(1, end)].map(cached);
+    let job = job(json!({ "ttlSecondsAfterFinished": 60 }), json!({ "activeRun": 1, "phase": "Running" }));
+    // What is missing is read before the write, which fails otherwise.
+    let whole = |mut job: AgentJob| {
+        let status = job.status.as_mut().unwrap();
+        assert!(serde_json::to_value(&*status).is_err());
+        status.result = Some(RawJson::from(&large));
+        job
+    };
+    let (mut job, _) = next(&job, &observed(&runs[..1], &[]));
+    for changed in [json!({}), json!({ "ttlSecondsAfterFinished": 90 }), json!({ "runHistoryLimit": 0 })] {
+        let mut spec = serde_json::to_value(&job.spec).unwrap();
+        json_patch::merge(&mut spec, &changed);
+        job.spec = serde_json::from_value(spec).unwrap();
+        job.metadata.generation = job.metadata.generation.map(|g| g + 1);
+        let (after, plan) = next(&job, &observed(&runs[1..], &[]));
+        assert_eq!(
+            (plan.status.phase, plan.status.observed_generation),
+            (Some(Phase::Succeeded), after.metadata.generation)
+        );
+        let written = whole(after);
+        assert_eq!(
+            decide(&written, &observed(&runs[1..], &[])).status,
+            written.status.clone().unwrap(),
+            "by a whole copy"
+        );
+        job = AgentJob { spec: job.spec.clone(), ..written };
+        job.status.as_mut().unwrap().result.as_mut().unwrap().trim_large();
+        assert_eq!(decide(&job, &observed(&runs[1..], &[])).status, job.status.clone().unwrap(), "by a cached one");
+    }
 }
 
 #[test]

@@ -224,16 +224,9 @@ fn policies(seen: &Observed) -> Vec<Line> {
     }
     let judge = |policy: &Policy| {
         let subject = format!("policy {}", policy.name);
-        match (policy.bound, policy.warnings) {
-            (false, _) => {
-                line(Verdict::Wrong, &subject, "no binding puts it in force", "helm upgrade creates it again")
-            }
-            (true, 0) => well(&subject, "in force"),
-            (true, n) => {
-                let advice =
-                    format!("kubectl get validatingadmissionpolicy {} -o yaml: status.typeChecking", policy.name);
-                line(Verdict::Warning, &subject, format!("the API server has {n} warnings about it"), advice)
-            }
+        match policy.bound {
+            true => well(&subject, "in force"),
+            false => line(Verdict::Wrong, &subject, "no binding puts it in force", "helm upgrade creates it again"),
         }
     };
     policies.iter().map(judge).collect()
@@ -267,7 +260,7 @@ fn caller(seen: &Observed) -> Vec<Line> {
     let may = |right| seen.rights.iter().find(|(asked, _)| *asked == right).map(|(_, may)| may.clone());
     let judge = |(command, needed): &(&str, &[rights::Right])| {
         let subject = format!("you: {command}");
-        let lacking: Vec<_> = needed.iter().filter(|right| may(**right) == Some(Seen::Is(false))).collect();
+        let lacking: Vec<_> = needed.iter().copied().filter(|right| may(*right) == Some(Seen::Is(false))).collect();
         let unknown = needed.iter().find_map(|right| match may(*right) {
             Some(Seen::Hidden(why)) => Some(why),
             _ => None,
@@ -278,18 +271,12 @@ fn caller(seen: &Observed) -> Vec<Line> {
                 None => well(&subject, format!("allowed in {namespace}")),
             };
         }
-        let words: Vec<_> = lacking.iter().map(|right| rights::words(**right)).collect();
         let reads = lacking.iter().all(|(verb, ..)| ["get", "list", "watch"].contains(verb));
         let role = if reads { "view" } else { "edit" };
         let advice = format!(
             "have an administrator bind the role {role} to you: kubectl -n {namespace} create rolebinding NAME --clusterrole {role} --user YOU"
         );
-        line(
-            Verdict::Warning,
-            &subject,
-            format!("not allowed in {namespace}, or only in part: {}", words.join(", ")),
-            advice,
-        )
+        line(Verdict::Warning, &subject, format!("in {namespace} you lack: {}", rights::words(&lacking)), advice)
     };
     rights::RIGHTS.iter().map(judge).collect()
 }

@@ -66,7 +66,10 @@ class FakeRunner:
         )
 
     def ended(self, process: subprocess.Popen[str]) -> Ended:
-        output, log = process.communicate(timeout=PATIENCE)
+        try:
+            output, log = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
         result, error = (json.loads(f.read_text()) if f.exists() else ... for f in (self.result, self.error))
         assert not [f for f in (self.folder / "out").iterdir() if f not in (self.result, self.error)]
         return Ended(process.returncode, result, error, log, output)
@@ -74,13 +77,16 @@ class FakeRunner:
     def run(self, entry_point: str, inputs: Any = None, *arguments: str, env: dict[str, str] | None = None) -> Ended:
         return self.ended(self.start(entry_point, inputs, *arguments, env=env))
 
-    def terminated(self, entry_point: str, inputs: Any = None) -> Ended:
-        """Runs it until it says in a file that it waits, and sends SIGTERM."""
+    def terminated(self, entry_point: str, inputs: Any = None, once: Path | None = None) -> Ended:
+        """Runs it until there is this file, or it says in one that it waits, and sends SIGTERM."""
         mark = self.folder / "waits"
-        process = self.start(entry_point, inputs, env={"MARK": str(mark)})
-        wait_for(lambda: mark.exists() or process.poll() is not None)
-        process.send_signal(signal.SIGTERM)
-        return self.ended(process)
+        process = self.start(entry_point, inputs, env={"MARK": str(mark), "PYTHONUNBUFFERED": ""})
+        try:
+            wait_for(lambda: (once or mark).exists() or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            return self.ended(process)
+        finally:
+            process.kill()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

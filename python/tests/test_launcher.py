@@ -136,6 +136,38 @@ def test_what_is_done_before_sigterm_stays_done(runner: FakeRunner) -> None:
     assert (ended.code, ended.result, ended.error) == (0, {"text": "done"}, ...), ended.log
 
 
+def test_a_result_does_not_wait_for_threads_of_the_event_loop(runner: FakeRunner) -> None:
+    ended = runner.terminated("sample:leave_a_thread_slowly", once=runner.result)
+    assert (ended.code, ended.result, ended.error, ended.output) == (0, "done", ..., "printed\n"), ended.log
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sigterm_ends_a_process_that_only_waits_for_its_threads(runner: FakeRunner, fails: bool) -> None:
+    once = runner.error if fails else runner.result
+    ended = runner.terminated("sample:leave_a_thread", {"fails": fails}, once=once)
+    assert (ended.code, ended.output) == (int(fails), "printed\n"), ended.log
+    assert ended.result == (... if fails else "done")
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_after_sigterm_tasks_and_exit_hooks_end_and_threads_do_not_count(runner: FakeRunner, finish: bool) -> None:
+    ended = runner.terminated("sample:wait_for_a_thread", {"finish": finish})
+    assert (ended.code, ended.output) == (0 if finish else 143, "cleaned up\nleft\n"), ended.log
+    assert ended.result == ("done, and background.done()=False" if finish else ...)
+
+
+def test_a_result_that_is_no_event_is_a_result(runner: FakeRunner) -> None:
+    ended = runner.run("sample:lazy")
+    assert (ended.code, ended.result, ended.error) == (0, {"a": 1}, ...), ended.log
+    assert "the result is no event" in ended.log
+
+
+def test_inputs_that_do_not_fit_are_not_in_the_log(runner: FakeRunner) -> None:
+    ended = runner.run("typed:model_inputs", {"topic": "a", "limit": "sk-SECRET"})
+    assert ended.error["message"].startswith("inputs.limit: ")
+    assert "InvalidInputs" in ended.log and "sk-SECRET" not in ended.log
+
+
 def test_a_cancel_of_its_own_is_a_failure(runner: FakeRunner) -> None:
     ended = runner.run("sample:cancels_itself")
     assert (ended.code, ended.error["type"]) == (1, "CancelledError")

@@ -112,6 +112,15 @@ def test_texts_have_their_kind() -> None:
     assert body("Markdown", 'a\n"é"') == '{"Markdown":{"body":"a\\n\\"é\\""}}'
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize(("value", "payload"), [(Colour.RED, '{"Colour":"red"}'), (Level.LOW, '{"Level":1}')])
+def test_enums_are_shown_by_their_value(value: enum.Enum, payload: str) -> None:
+    assert serialize(value) == payload
+
+
 def cyclic() -> Any:
     value: dict[str, Any] = {}
     value["a"] = value

@@ -139,7 +139,7 @@ def _model(value: Any, model: Any, path: str) -> Any:
         for problem in error.errors(include_url=False, include_input=False, include_context=False):
             where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
             problems.append(f"{path}{where}: {problem['msg']}")
-        raise InvalidInputs("; ".join(problems)) from error
+        raise InvalidInputs("; ".join(problems)) from None  # its own text has the values, which may be secret
 
 
 def _dataclass(value: Any, kind: Any, path: str) -> Any:

@@ -9,12 +9,12 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from kodosumi_koco.arguments import bind
-from kodosumi_koco.connection import TracerError
 from kodosumi_koco.errors import Cancelled, EntryPointError, NonRetryableError
 from kodosumi_koco.job import current_job
 from kodosumi_koco.payload import serialize
@@ -31,10 +31,19 @@ _PACKAGE = os.path.dirname(__file__)
 
 
 def run(non_retryable: Iterable[str] = ()) -> int:
-    """Runs the entry point in the main thread, and returns the exit code. The agent's ``SystemExit`` passes through."""
-    sigterm, tracer = Sigterm(), Tracer()
+    """Runs the entry point in the main thread, and returns the exit code."""
+    sigterm, runner = Sigterm(), asyncio.Runner()
+    code = _run_to_its_end(sigterm, runner, frozenset(non_retryable))
+    sigterm.end_with(code)
+    _close(runner, sigterm)
+    sigterm.end_if_received()
+    return code
+
+
+def _run_to_its_end(sigterm: Sigterm, runner: asyncio.Runner, non_retryable: frozenset[str]) -> int:
+    tracer = Tracer()
     try:
-        value = _run_entry_point(sigterm, tracer)
+        value = _run_entry_point(sigterm, runner, tracer)
         sigterm.ignore()
         _write_result(to_json(value))
         _tell_final(tracer, value)
@@ -44,23 +53,22 @@ def run(non_retryable: Iterable[str] = ()) -> int:
         _write_error({"type": "Terminated", "message": "ended by SIGTERM"})
         return EXIT_SIGTERM
     except SystemExit as error:
-        if isinstance(error.code, str):
-            _write_error({"message": _cut(error.code, MAX_MESSAGE_BYTES)})
-        raise
+        sigterm.ignore()
+        return _leave(error.code)
     except BaseException as error:
         sigterm.ignore()
-        return _fail(error, frozenset(non_retryable))
+        return _fail(error, non_retryable)
     return 0
 
 
-def _run_entry_point(sigterm: Sigterm, tracer: Tracer) -> Any:
+def _run_entry_point(sigterm: Sigterm, runner: asyncio.Runner, tracer: Tracer) -> Any:
     job = current_job()
     if job.resumed:
         _say(f"continues attempt {job.attempt}, which was evicted")
     function = load(job.entry_point)
     positional, named = bind(function, job.inputs, tracer)
     value = function(*positional, **named)
-    return _await(value, sigterm) if inspect.isawaitable(value) else value
+    return _await(value, sigterm, runner) if inspect.isawaitable(value) else value
 
 
 def load(entry_point: str) -> Callable[..., Any]:
@@ -87,7 +95,7 @@ def load(entry_point: str) -> Callable[..., Any]:
     return function
 
 
-def _await(value: Awaitable[Any], sigterm: Sigterm) -> Any:
+def _await(value: Awaitable[Any], sigterm: Sigterm, runner: asyncio.Runner) -> Any:
     async def main() -> Any:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is not None:
@@ -98,11 +106,23 @@ def _await(value: Awaitable[Any], sigterm: Sigterm) -> Any:
             if sigterm.received:
                 raise Cancelled from None
             raise
+        finally:
+            sigterm.ignore()
 
+    return runner.run(main())
+
+
+def _close(runner: asyncio.Runner, sigterm: Sigterm) -> None:
+    """Ends the tasks that are left, and waits for threads; after SIGTERM only for the tasks.
+
+    Called once the result is written: a thread may take longer than the pod has.
+    """
     try:
-        return asyncio.run(main())
-    finally:
-        sigterm.call_instead(None)
+        if sigterm.received:
+            runner.get_loop().set_default_executor(ThreadPoolExecutor())
+        runner.close()
+    except BaseException as error:
+        _say(f"the event loop could not be closed: {error!r}")
 
 
 def _write_result(text: bytes) -> None:
@@ -119,8 +139,18 @@ def _tell_final(tracer: Tracer, value: Any) -> None:
     """The result as an event. It is written already: nothing that goes wrong here is the agent's failure."""
     try:
         tracer.emit("final", serialize(value))
-    except (TracerError, TypeError, ValueError) as error:
+    except Exception as error:
         _say(f"the result is no event: {error}")
+
+
+def _leave(code: object) -> int:
+    """The exit code of ``sys.exit``, as the interpreter has it."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    print(code, file=sys.stderr)
+    if isinstance(code, str):
+        _write_error({"message": _cut(code, MAX_MESSAGE_BYTES)})
+    return EXIT_FAILED
 
 
 def _fail(error: BaseException, non_retryable: frozenset[str]) -> int:

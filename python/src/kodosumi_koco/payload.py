@@ -28,6 +28,8 @@ def body(kind: str, text: str) -> str:
 
 def _wrap(value: Any) -> dict[str, Any]:
     name = type(value).__name__
+    if isinstance(value, enum.Enum):
+        return {name: value.value}
     if is_model(type(value)):
         return {name: value.model_dump()}
     if isinstance(value, dict | str | int | float | bool):

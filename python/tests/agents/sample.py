@@ -1,12 +1,16 @@
 """Entry points for the tests. Nothing here needs the package but what is about the package."""
 
 import asyncio
+import atexit
 import functools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +141,49 @@ async def wait_slowly_and_finish() -> str:
     except asyncio.CancelledError:
         return "done all the same"
     return "never"
+
+
+async def wait_for_a_thread(finish: bool) -> str:
+    atexit.register(print, "left")
+    background = asyncio.create_task(wait_slowly())
+    try:
+        await asyncio.to_thread(time.sleep, 600)
+    except asyncio.CancelledError:
+        if not finish:
+            raise
+    return f"done, and {background.done()=}"
+
+
+async def leave_a_thread_slowly() -> str:
+    print("printed")
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(time.sleep, 600), 0.01)
+    return "done"
+
+
+def leave_a_thread(fails: bool) -> str:
+    print("printed")
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    if fails:
+        raise ValueError("no such luck")
+    return "done"
+
+
+class Lazy(Mapping[str, int]):
+    __slots__ = ("cache",)
+
+    def __getitem__(self, key: str) -> int:
+        return {"a": 1}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def lazy() -> Lazy:
+    return Lazy()
 
 
 async def cancels_itself() -> None:

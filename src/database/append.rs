@@ -1,7 +1,7 @@
 //! Adds events. One task takes the batches of all callers that wait and commits them together: a commit to the disk
 //! costs the same for one event as for thousands. Started by [`super::Database::open`].
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
 
 use sqlx::AssertSqlSafe;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +20,8 @@ const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 const MAX_EVENTS: usize = 65_536;
 /// What an event takes beside its payload, about.
 const OVERHEAD: usize = 70;
+/// How long a commit to PostgreSQL may take: one whose node is gone answers nothing, and others wait for this one.
+const SILENCE: Duration = Duration::from_secs(60);
 /// The seconds of a partition in PostgreSQL.
 const WEEK: u32 = 7 * 24 * 60 * 60;
 
@@ -250,14 +252,17 @@ impl Inner {
                 tx.commit().await?;
             }
             Pools::Postgres(pool) => {
-                for request in group {
-                    self.partition(pool, request.batch.fid).await?;
-                }
-                let mut tx = pool.begin().await?;
-                for request in group {
-                    answers.push(append_one!(tx, LOCK, self, &request.batch));
-                }
-                tx.commit().await?;
+                let committed = async {
+                    for request in group {
+                        self.partition(pool, request.batch.fid).await?;
+                    }
+                    let mut tx = pool.begin().await?;
+                    for request in group {
+                        answers.push(append_one!(tx, LOCK, self, &request.batch));
+                    }
+                    tx.commit().await.map_err(DatabaseError::from)
+                };
+                tokio::time::timeout(SILENCE, committed).await.map_err(|_| DatabaseError::Silent)??;
             }
         }
         Ok(answers)

@@ -40,6 +40,9 @@ pub enum DatabaseError {
     /// The database doesn't answer or refuses.
     #[error("the database: {0}")]
     Sql(#[from] sqlx::Error),
+    /// It has not answered for long.
+    #[error("the database doesn't answer")]
+    Silent,
     /// The task that writes has ended: the process is about to end.
     #[error("the database is closed")]
     Closed,
@@ -56,6 +59,7 @@ impl DatabaseError {
             Self::Url => "Url",
             Self::Sql(error) if is_disk_full(error) => DISK_FULL,
             Self::Sql(_) => "Database",
+            Self::Silent => "Silent",
             Self::Closed => "Closed",
         }
     }

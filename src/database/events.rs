@@ -1,12 +1,11 @@
 //! Reads events, and how far executions have come. Used by the callers of the database.
 
-use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Event, Fid, Head, Kind, StoredEvent, reading};
+use super::{Database, DatabaseError, Event, EventPage, Fid, Head, Kind, StoredEvent, reading};
 
-/// The most events of one answer, and the bytes after which none is added.
-const MOST: (u32, usize) = (1000, 4 * 1024 * 1024);
+/// The most events of a page, and the bytes of their payloads unless the first has more.
+const MOST: (u32, i64) = (1000, 512 * 1024);
 /// How many executions are looked up by one statement.
 const HEADS: usize = 500;
 
@@ -14,19 +13,38 @@ impl Database {
     /// The events of an execution after a row, the oldest first: at most `limit` of them, and none if there are no more.
     /// Those of a kind that a later release has brought are left out.
     pub async fn events(&self, fid: Fid, after: i64, limit: u32) -> Result<Vec<StoredEvent>, DatabaseError> {
-        let text = "SELECT row, run, seq, ts, kind, payload FROM events WHERE fid = $1 AND row > $2 AND kind <= $3
+        match self.page(fid, after, limit).await? {
+            Some(page) => self.read(fid, after, page).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The next page of those, without its payloads; `None` if there are no more.
+    pub async fn page(&self, fid: Fid, after: i64, limit: u32) -> Result<Option<EventPage>, DatabaseError> {
+        // The lengths alone are read: a client that ends early would have PostgreSQL send all rows that were asked for.
+        let text =
+            "SELECT row, CAST(octet_length(payload) AS BIGINT) FROM events WHERE fid = $1 AND row > $2 AND kind <= $3
             ORDER BY row LIMIT $4";
         let (fid, newest) = (fid.0.as_slice(), Kind::Final.number());
         let limit = i64::from(limit.min(MOST.0));
+        let sizes: Vec<(i64, i64)> = reading!(self, |pool| {
+            let rows = sqlx::query(text).bind(fid).bind(after).bind(newest).bind(limit).fetch_all(pool).await?;
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?
+        });
+        Ok(page(&sizes))
+    }
+
+    /// The events of a page that [`Self::page`] has found after this row.
+    pub async fn read(&self, fid: Fid, after: i64, page: EventPage) -> Result<Vec<StoredEvent>, DatabaseError> {
+        let text = "SELECT row, run, seq, ts, kind, payload FROM events
+            WHERE fid = $1 AND row > $2 AND row <= $3 AND kind <= $4 ORDER BY row";
+        let (fid, newest) = (fid.0.as_slice(), Kind::Final.number());
         reading!(self, |pool| {
-            let (mut found, mut bytes) = (Vec::new(), 0);
-            let mut rows = sqlx::query(text).bind(fid).bind(after).bind(newest).bind(limit).fetch(pool);
-            while bytes < MOST.1
-                && let Some(row) = rows.try_next().await?
-            {
+            let rows = sqlx::query(text).bind(fid).bind(after).bind(page.last).bind(newest).fetch_all(pool).await?;
+            let mut found = Vec::with_capacity(rows.len());
+            for row in rows {
                 let kind = Kind::of(row.try_get(4)?).unwrap_or(Kind::Debug);
                 let event = Event { ts: row.try_get(3)?, kind, payload: row.try_get(5)? };
-                bytes += event.payload.len();
                 found.push(StoredEvent { row: row.try_get(0)?, run: row.try_get(1)?, seq: row.try_get(2)?, event });
             }
             Ok(found)
@@ -55,5 +73,36 @@ impl Database {
             });
         }
         Ok(found)
+    }
+}
+
+/// The first page of events with these rows and sizes.
+fn page(sizes: &[(i64, i64)]) -> Option<EventPage> {
+    let mut page: Option<EventPage> = None;
+    for (row, size) in sizes {
+        let bytes = page.map_or(0, |page| page.bytes) + size;
+        if page.is_some() && bytes > MOST.1 {
+            break;
+        }
+        page = Some(EventPage { last: *row, bytes });
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_before_the_event_that_is_too_much_for_it() {
+        assert_eq!(page(&[]), None);
+        assert_eq!(page(&[(3, 9), (5, 9)]), Some(EventPage { last: 5, bytes: 18 }));
+        assert_eq!(page(&[(3, 9), (5, MOST.1 - 9), (6, 1)]), Some(EventPage { last: 5, bytes: MOST.1 }));
+        assert_eq!(page(&[(3, 9), (5, MOST.1)]), Some(EventPage { last: 3, bytes: 9 }));
+        assert_eq!(
+            page(&[(3, MOST.1 + 1), (5, 0)]),
+            Some(EventPage { last: 3, bytes: MOST.1 + 1 }),
+            "the first, always"
+        );
     }
 }

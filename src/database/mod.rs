@@ -40,7 +40,8 @@ use tokio::sync::mpsc;
 pub use self::{
     error::{AppendError, DISK_FULL, DatabaseError},
     model::{
-        Append, Event, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention, StoredEvent, Summary,
+        Append, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention, StoredEvent,
+        Summary,
     },
 };
 
@@ -50,6 +51,10 @@ const OLDEST_POSTGRESQL: i32 = 15;
 const CONNECTIONS: u32 = 8;
 /// How long a call waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(10);
+/// How long PostgreSQL waits for a lock, for a statement's end, and for a process that stands still in a transaction: its
+/// locks would hold up all others.
+const BOUNDS: &str =
+    "SET lock_timeout = '5s'; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'";
 /// The file in SQLite's folder that a process locks.
 const LOCK: &str = "lock";
 /// SQLite's file.
@@ -205,7 +210,8 @@ async fn postgres(url: &str) -> Result<Pools, DatabaseError> {
                 // An answer means that it is on the disk, also where the server's default is less.
                 let set = "SELECT set_config('synchronous_commit', 'on', false)
                     WHERE current_setting('synchronous_commit') IN ('off', 'local')";
-                sqlx::query(set).execute(connection).await.map(drop)
+                sqlx::query(set).execute(&mut *connection).await?;
+                sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop)
             })
         })
         .connect_with(options);

@@ -234,6 +234,15 @@ pub struct Head {
     pub ended: Option<i64>,
 }
 
+/// Where a page of events ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventPage {
+    /// Its last row.
+    pub last: i64,
+    /// The bytes of its payloads.
+    pub bytes: i64,
+}
+
 /// An event as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredEvent {

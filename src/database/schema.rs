@@ -50,6 +50,8 @@ pub(super) async fn prepare(database: &Database) -> Result<(), DatabaseError> {
     let is_sqlite = matches!(database.inner.pools, Pools::Sqlite { .. });
     writing!(database, |tx| {
         if !is_sqlite {
+            // It takes as long as it takes.
+            sqlx::raw_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
             sqlx::query("SELECT pg_advisory_xact_lock(hashtext('koco schema'))").execute(&mut *tx).await?;
         }
         let exists = match is_sqlite {

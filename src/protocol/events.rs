@@ -14,7 +14,7 @@
 //! If events that the server misses are no longer there, because `stored + 1 < oldest`, it stores an event of kind `debug`
 //! in their place, `{"koco":{"lost":{"from":N,"to":M}}}`: a gap never holds up what comes after it. Jobs depend on none of this: without a server they start, run and end.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The `Content-Type` of a batch.
 pub const CONTENT_TYPE: &str = "application/x-ndjson";
@@ -123,10 +123,16 @@ impl Kind {
 pub struct Event {
     /// When, in seconds since 1970, by the runner's clock.
     pub ts: f64,
-    /// What it is.
+    /// What it is. A kind that only a later release knows is read as `debug`: it holds up nothing.
+    #[serde(deserialize_with = "kind")]
     pub kind: Kind,
     /// Its text, as the agent wrote it.
     pub payload: String,
+}
+
+fn kind<'de, D: Deserializer<'de>>(from: D) -> Result<Kind, D::Error> {
+    let word = String::deserialize(from)?;
+    Ok(Kind::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Kind::Debug))
 }
 
 /// The number of the last event that is stored of a source, which may be higher than that of the batch's last.
@@ -232,7 +238,9 @@ mod tests {
             assert_eq!(decode(&none), Err(BatchError::Count));
         }
         assert_eq!(decode(&body(batch, &vec![one; MAX_BATCH_EVENTS + 1])), Err(BatchError::Count));
-        for bad in ["x", "{}", r#"{"ts":1,"kind":"eof","payload":"x"}"#, r#"{"ts":null,"kind":"final","payload":""}"#] {
+        let newer = decode(&body(batch, &[r#"{"ts":1,"kind":"eof","payload":"x"}"#])).unwrap().1;
+        assert_eq!(newer, [Event { ts: 1.0, ..event(Kind::Debug, "x") }], "a later release may have more kinds");
+        for bad in ["x", "{}", r#"{"ts":1,"kind":7,"payload":"x"}"#, r#"{"ts":null,"kind":"final","payload":""}"#] {
             assert!(matches!(decode(&body(batch, &[one, bad])), Err(BatchError::Line(3, _))), "{bad}");
         }
         assert!(matches!(decode(&body(r#"{"from":-1,"oldest":1}"#, &[one])), Err(BatchError::Line(1, _))));

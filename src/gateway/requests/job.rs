@@ -32,16 +32,20 @@ pub fn is_wanted(job: &AgentJob, run: &AgentRun) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The id of the job's execution in the archive: by its creation and UID, whatever its status says.
+pub fn archived_fid(job: &AgentJob) -> String {
+    fid(job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()), job.uid())
+}
+
 /// The job for a runner, from the whole object, and whether its agent's events are kept.
 pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool) -> Result<Job, Refusal> {
     let status = job.status.as_ref().ok_or(Refusal::NotAccepted)?;
     let resolved = status.resolved.as_ref().ok_or(Refusal::NotAccepted)?;
-    let created = job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
     let identity = &run.spec.identity;
     // What earlier runs of this attempt used up is gone. Zero would mean no time at all, and 1 ms says the same.
     let left = |limit: u64| limit.saturating_sub(identity.active_millis.max(0) as u64).max(1);
     Ok(Job {
-        fid: status.fid.clone().unwrap_or_else(|| fid(created, job.uid())),
+        fid: status.fid.clone().unwrap_or_else(|| archived_fid(job)),
         entry_point: job.spec.entry_point.clone(),
         inputs: job.spec.inputs.clone(),
         extra: job.spec.extra.clone(),

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 pub use self::admit::{Admitted, Client, Limits};
 use self::{
     admit::identify,
-    job::{answer, is_wanted},
+    job::{answer, archived_fid, is_wanted},
     writer::News,
 };
 pub use self::{job::heartbeat_interval, updates::Heard};
@@ -75,8 +75,8 @@ impl Gateway {
             Err(refusal) => return Err(refusal),
         };
         let answer = job.as_ref().map(|job| answer(job, &run, self.archive.is_configured())).transpose()?;
-        if let Some(answer) = &answer {
-            self.limits.events.note_fid(&run, &answer.fid);
+        if let Some(job) = &job {
+            self.limits.events.note_fid(&run, &archived_fid(job));
         }
         let heard = Heard { generation: register.generation, state: register.state, problem: None, time: now() };
         let change = |run: &AgentRun, status: &mut AgentRunStatus| {

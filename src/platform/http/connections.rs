@@ -10,6 +10,7 @@ use std::{
     os::fd::AsFd,
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{Extension, Router};
@@ -18,6 +19,7 @@ use axum_server::{
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// What accepts TLS.
@@ -90,6 +92,9 @@ impl<C> Strangers<C> {
     }
 }
 
+/// How long a client may leave what it is sent unread: then its connection ends, and all that it holds.
+const UNREAD: Duration = Duration::from_secs(60);
+
 /// A second handle of a connection, with which it can be ended.
 type Socket = std::net::TcpStream;
 
@@ -136,6 +141,7 @@ impl<I: Accept<TcpStream, Router>> Acceptor<I> {
     fn begin(&self, stream: TcpStream, router: Router) -> io::Result<I::Future> {
         let address = stream.peer_addr()?.ip().to_canonical();
         let socket = Socket::from(stream.as_fd().try_clone_to_owned()?);
+        SockRef::from(&socket).set_tcp_user_timeout(Some(UNREAD))?;
         let entered = self.strangers.lock().enter(address, socket);
         let (number, loses) = entered.ok_or_else(|| io::Error::other("too many connections from this address"))?;
         if let Some(socket) = loses {

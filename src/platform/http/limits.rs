@@ -99,7 +99,7 @@ pub struct Shares<K> {
 /// A place of [`Shares`], or several; dropping it gives it back.
 pub struct Place<K: Eq + Hash> {
     of: Arc<Shares<K>>,
-    key: Option<K>,
+    key: K,
     size: usize,
 }
 
@@ -123,21 +123,29 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         }
         held.0 += size;
         held.1.insert(key.clone(), ours + size);
-        Some(Place { of: self.clone(), key: Some(key), size })
+        Some(Place { of: self.clone(), key, size })
+    }
+}
+
+impl<K: Eq + Hash> Place<K> {
+    /// Keeps only so many.
+    pub fn shrink(&mut self, size: usize) {
+        let back = self.size.saturating_sub(size);
+        self.size -= back;
+        let mut held = self.of.held.lock();
+        held.0 -= back;
+        if let Some(ours) = held.1.get_mut(&self.key) {
+            *ours -= back;
+            if *ours == 0 {
+                held.1.remove(&self.key);
+            }
+        }
     }
 }
 
 impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        let Some(key) = self.key.take() else { return };
-        let mut held = self.of.held.lock();
-        held.0 -= self.size;
-        if let std::collections::hash_map::Entry::Occupied(mut ours) = held.1.entry(key) {
-            *ours.get_mut() -= self.size;
-            if *ours.get() == 0 {
-                ours.remove();
-            }
-        }
+        self.shrink(0);
     }
 }
 
@@ -164,7 +172,14 @@ mod tests {
         let a = shares.enter_with("a", 8).unwrap();
         assert!(shares.enter("a").is_none() && shares.enter_with("b", 3).is_none());
         let b = shares.enter_with("b", 2).unwrap();
+        let mut c = shares.enter("b");
+        assert!(c.is_none());
         drop(a);
+        c = shares.enter_with("c", 8);
+        c.as_mut().unwrap().shrink(1);
+        c.as_mut().unwrap().shrink(3);
+        assert_eq!(*shares.held.lock(), (3, HashMap::from([("b", 2), ("c", 1)])));
+        drop(c);
         assert!(shares.enter_with("b", 7).is_none() && shares.enter_with("b", 6).is_some());
         assert!(shares.enter_with("c", usize::MAX).is_none());
         drop(b);

@@ -17,6 +17,8 @@ use crate::{
     protocol::events::{MAX_BODY_BYTES, Stored, decode},
 };
 
+/// The bytes that a batch counts as, at least.
+const LEAST: usize = 4 * 1024;
 /// How long a body may take to arrive.
 const BODY: Duration = Duration::from_secs(5);
 /// How long the database may take.
@@ -35,14 +37,16 @@ pub async fn append(
     if length > MAX_BODY_BYTES {
         return Err(Refusal::TooLarge);
     }
-    let place = server.limits.bytes.enter_with((), length).ok_or(Refusal::Busy)?;
+    let place = server.limits.bytes.enter_with((), length.max(LEAST)).ok_or(Refusal::Busy)?;
     let body = timeout(BODY, to_bytes(request.into_body(), MAX_BODY_BYTES)).await.map_err(|_| Refusal::Timeout)?;
     let batch = batch(fid, run, body.map_err(|_| Refusal::TooLarge)?)?;
     let task = {
         let server = server.clone();
         tokio::spawn(async move {
             let answer = server.database.append(batch).await;
-            server.live.appended(fid);
+            if answer.is_ok() {
+                server.live.appended(fid);
+            }
             // Its bytes count until it is committed, whether somebody still waits for the answer or not.
             drop(place);
             answer

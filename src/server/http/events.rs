@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Refusal, SharedState, User,
     executions::find,
+    room::held,
     stream::{self, Source},
 };
 use crate::{
@@ -102,18 +103,24 @@ pub async fn read(
         };
         let after = after.ok_or(Refusal::Malformed("Last-Event-ID: the number of an event".into()))?;
         let name = user.username.clone().unwrap_or_default();
-        let place = server.limits.streams.enter(name).ok_or(Refusal::TooOften)?;
+        let place = server.limits.streams.enter(name.clone()).ok_or(Refusal::TooOften)?;
         // From now on it counts among the streams.
         connection.is_known();
         let token = text(header::AUTHORIZATION).map(String::from);
-        let body = stream::body(Source { server, token, summary, after, _place: place });
+        let body = stream::body(Source { server, token, user: name, summary, after, _place: place });
         let headers = [(header::CONTENT_TYPE, EVENT_STREAM), (stream::UNBUFFERED, "no")];
         return Ok((headers, body).into_response());
     }
-    let found = server.database.events(summary.fid, parameters.after, limit).await?;
-    let after = found.last().map_or(parameters.after, |last| last.row);
     let ended = summary.finished.or(summary.deleted).is_some();
-    Ok(Json(List { items: found.iter().map(Item::from).collect(), after, ended }).into_response())
+    let Some(page) = server.database.page(summary.fid, parameters.after, limit).await? else {
+        return Ok(Json(List { items: Vec::new(), after: parameters.after, ended }).into_response());
+    };
+    let room = server.limits.room.take(user.username.unwrap_or_default(), page).ok_or(Refusal::TooOften)?;
+    let found = server.database.read(summary.fid, parameters.after, page).await?;
+    // It always serializes.
+    let list = List { items: found.iter().map(Item::from).collect(), after: page.last, ended };
+    let text = serde_json::to_string(&list).unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, "application/json")], held(text, room)).into_response())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod executions;
 mod model;
+mod room;
 mod stream;
 
 use std::{
@@ -53,6 +54,8 @@ pub struct Limits {
     streams: Arc<Shares<String>>,
     /// Bytes of events that are not committed yet.
     bytes: Arc<Shares<()>>,
+    /// Bytes of events that clients have not taken yet.
+    room: room::Room,
 }
 
 impl Default for Limits {
@@ -63,6 +66,7 @@ impl Default for Limits {
             places: Shares::new(128, 16),
             streams: Shares::new(512, 32),
             bytes: Shares::new(MAX_BYTES, MAX_BYTES),
+            room: room::Room::default(),
         }
     }
 }

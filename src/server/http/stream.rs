@@ -17,9 +17,12 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use super::events::{Item, word};
+use super::{
+    events::{Item, word},
+    room::held,
+};
 use crate::{
-    database::{Head, StoredEvent, Summary},
+    database::{DatabaseError, Head, StoredEvent, Summary},
     platform::{clock, http::limits::Place},
     server::{Server, access::Verb, live::Seen},
 };
@@ -32,6 +35,8 @@ const PAGE: u32 = 100;
 const ALIVE: Duration = Duration::from_secs(15);
 /// How often it is asked whether the client may still read.
 const CHECK: Duration = Duration::from_secs(5);
+/// How long it waits until there is room again.
+const CROWDED: Duration = Duration::from_millis(500);
 /// How long after the end of an execution events may come, in milliseconds.
 const LATE: i64 = 10_000;
 
@@ -40,10 +45,20 @@ pub struct Source {
     pub server: Arc<Server>,
     /// The request's `Authorization`.
     pub token: Option<String>,
+    /// Whom it is of.
+    pub user: String,
     pub summary: Summary,
     /// After this row.
     pub after: i64,
     pub _place: Place<String>,
+}
+
+/// What there is to send.
+enum Answer {
+    Events(Bytes),
+    None,
+    /// The user's clients have not taken what they asked for before.
+    NoRoom,
 }
 
 /// A stream.
@@ -80,17 +95,24 @@ impl Stream {
             if seen.gone {
                 return None;
             }
-            let events = match self.of.server.database.events(self.of.summary.fid, self.of.after, PAGE).await {
-                Ok(events) => events,
+            let answer = match self.read().await {
+                Ok(answer) => answer,
                 Err(error) => {
                     tracing::warn!(%error, reason = error.reason(), "a stream of events ends");
                     return None;
                 }
             };
             let now = Instant::now();
-            if let Some(last) = events.last() {
-                (self.of.after, self.spoke) = (last.row, Some(now));
-                return Some(frames(&events));
+            match answer {
+                Answer::Events(frames) => {
+                    self.spoke = Some(now);
+                    return Some(frames);
+                }
+                Answer::NoRoom => {
+                    tokio::time::sleep(CROWDED).await;
+                    continue;
+                }
+                Answer::None => {}
             }
             let left = seen.head.ended.map(|ended| ended.saturating_add(LATE) - clock::now().as_millisecond());
             if left.is_some_and(|left| left <= 0) {
@@ -112,6 +134,16 @@ impl Stream {
         }
     }
 
+    /// The next events, if there are any and there is room for them.
+    async fn read(&mut self) -> Result<Answer, DatabaseError> {
+        let Source { server, user, summary, after, .. } = &mut self.of;
+        let Some(page) = server.database.page(summary.fid, *after, PAGE).await? else { return Ok(Answer::None) };
+        let Some(room) = server.limits.room.take(user.clone(), page) else { return Ok(Answer::NoRoom) };
+        let events = server.database.read(summary.fid, *after, page).await?;
+        *after = page.last;
+        Ok(Answer::Events(held(frames(&events), room)))
+    }
+
     /// Whether the client may still read: asked again now and then, for a stream may last for days.
     async fn may_read(&mut self) -> bool {
         if self.checked.elapsed() < CHECK {
@@ -125,14 +157,14 @@ impl Stream {
 }
 
 /// Events as they are sent. JSON has no line ends.
-fn frames(events: &[StoredEvent]) -> Bytes {
+fn frames(events: &[StoredEvent]) -> String {
     let mut text = String::new();
     for stored in events {
         // An event always serializes.
         let data = serde_json::to_string(&Item::from(stored)).unwrap_or_default();
         text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", stored.row, word(stored.event.kind)));
     }
-    text.into()
+    text
 }
 
 #[cfg(test)]
@@ -149,7 +181,6 @@ mod tests {
             event: Event { ts: 0.5, kind: Kind::Result, payload: payload.into() },
         };
         let text = frames(&[event(7, "a\n\nid: 9\r\nevent: end\rdata: x"), event(8, "")]);
-        let text = std::str::from_utf8(&text).unwrap();
         let expected = [
             "id: 7\nevent: result\n",
             r#"data: {"row":7,"run":1,"number":7,"ts":0.5,"kind":"result","#,

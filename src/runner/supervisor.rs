@@ -30,8 +30,9 @@ use crate::{
     protocol::runner::{AgentEnd, EndReport, Job},
 };
 
-/// How long the last events may take to be stored, after the agent's end; less where the grace period is shorter.
-const LAST_EVENTS: Duration = Duration::from_secs(60);
+/// How long the last events may take to be stored, after the agent's end: the grace period, but not longer or shorter than
+/// these.
+const LAST_EVENTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How long before the kubelet kills the runner its report of the end has to be on its way.
 const REPORT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -169,7 +170,7 @@ impl Runner {
         };
         let omitted = self.leave(&end.ending);
         self.events.end(&end.ending).await;
-        let until = Instant::now() + LAST_EVENTS.min(self.grace);
+        let until = Instant::now() + self.grace.clamp(LAST_EVENTS.0, LAST_EVENTS.1);
         let wanted = self.flush(until).await;
         if end.report && wanted {
             let report = EndReport {

@@ -93,6 +93,14 @@ async fn a_runner_without_a_store_ends_with_its_grace_period() {
 }
 
 #[tokio::test]
+async fn an_agent_without_a_grace_period_loses_no_events() {
+    let mut run = Run::start(Job { grace_seconds: 0, ..quiet("succeed") }).await;
+    run.grant();
+    assert!(run.exited().await.success());
+    assert_eq!(run.gateway.heard().events_before_outcome, [4]);
+}
+
+#[tokio::test]
 async fn a_run_that_takes_no_more_events_is_not_waited_for() {
     let mut run = Run::start(Job { grace_seconds: 1000, ..quiet("succeed") }).await;
     run.gateway.heard().answer_events = StatusCode::GONE;

@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long a connection may take, and a request in all: less than a runner's may.
 const CONNECT: Duration = Duration::from_secs(3);
 const REQUEST: Duration = Duration::from_secs(9);
+/// How long a connection may be idle: less than the server allows, so that none is used that is just being closed.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// What a request needs.
 #[derive(Clone)]
@@ -165,6 +167,7 @@ fn client(ca: &str) -> Result<reqwest::Client, MeansError> {
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT)
         .timeout(REQUEST)
+        .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
         .user_agent(concat!("koco-gateway/", env!("CARGO_PKG_VERSION")))
         .build()?)

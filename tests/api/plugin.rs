@@ -117,9 +117,11 @@ async fn retries_are_made_of_those_that_failed() {
     let failed = job_of(&test, "a", Some("Failed")).await;
     let done = job_of(&test, "a", Some("Succeeded")).await;
     let prefix = format!("{}-retry-", failed.name);
-    assert_eq!(says(&test, "retry --all --dry-run=client").await, format!("{prefix}...\n"));
+    assert_eq!(says(&test, "retry --all --dry-run=client").await, format!("{prefix}... (dry run)\n"));
     let out = says(&test, "retry --all -o name").await;
     assert!(out.starts_with(&format!("agentjob.kodosumi.io/{prefix}")) && out.lines().count() == 1, "{out}");
+    let (code, out, err) = plugin(&test, "retry --all").await;
+    assert!(code == 0 && out.is_empty() && err.contains("1 of 1 were left alone"), "{err}");
     let out = says(&test, &format!("retry {} {}", failed.name, done.name)).await;
     assert!(out.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{}-retry-", done.name))), "{out}");
     assert_eq!(test.jobs().list(&ListParams::default()).await.expect("jobs").items.len(), 5);

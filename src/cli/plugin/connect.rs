@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, pin::Pin, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
@@ -15,6 +15,7 @@ use kube::{
 
 use tower::{BoxError, util::MapFutureLayer};
 
+use super::Usage;
 use crate::{
     api::{AgentJob, AgentRun, Seconds, names},
     platform::clock,
@@ -99,9 +100,11 @@ impl Target {
         if let Some(user) = &self.user {
             config.auth_info.impersonate = Some(user.clone());
             config.auth_info.impersonate_groups = Some(self.groups.clone()).filter(|groups| !groups.is_empty());
-        } else if !self.groups.is_empty() {
-            bail!("--as-group takes effect together with --as alone: name the user, too");
         }
+        ensure!(
+            self.user.is_some() || self.groups.is_empty(),
+            Usage("--as-group takes effect together with --as alone: name the user, too")
+        );
         Ok(())
     }
 }
@@ -227,7 +230,8 @@ mod tests {
             groups: groups.iter().map(|g| g.to_string()).collect(),
             ..Target::default()
         };
-        assert!(target(None, &["g"]).impersonate(&mut config).is_err());
+        let error = target(None, &["g"]).impersonate(&mut config).unwrap_err();
+        assert!(error.is::<Usage>(), "{error}");
         target(Some("u"), &["g", "h"]).impersonate(&mut config).unwrap();
         assert_eq!(config.auth_info.impersonate.as_deref(), Some("u"));
         assert_eq!(config.auth_info.impersonate_groups, Some(vec!["g".into(), "h".into()]));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     connect::Session,
-    output::{Change, DryRun, MANAGER, reference},
+    output::{Change, DryRun, MANAGER, Printed, reference},
     select::{Chosen, Selection},
     settle::{self, Asked, Goal},
     text::{Progress, say},
@@ -49,7 +49,8 @@ pub(super) struct Arguments {
 
 /// Requests a state of each job. Without `--wait` it returns once that is written, not when it is reached.
 pub(super) async fn run(session: &Session, arguments: &Arguments, state: DesiredState) -> anyhow::Result<ExitCode> {
-    let mut requests = Requests { change: arguments.change, state, asked: Vec::new(), failed: 0 };
+    let mut requests =
+        Requests { change: arguments.change, state, asked: Vec::new(), failed: 0, printed: Printed::default() };
     let names = arguments.selection.names();
     if names.is_empty() {
         let mut pages = arguments.selection.pages(session, phases(state));
@@ -57,14 +58,14 @@ pub(super) async fn run(session: &Session, arguments: &Arguments, state: Desired
         while let Some(page) = pages.next().await.map_err(|e| session.explain(e, ""))? {
             progress.clear();
             found += page.len();
-            requests.of(session, page.into_iter().map(Job::Chosen)).await?;
+            requests.of(session, page.into_iter().map(Job::Chosen)).await;
             progress.show(format_args!("{found} jobs asked"));
         }
         if found == 0 {
             say("No AgentJobs found");
         }
     } else {
-        requests.of(session, names.iter().cloned().map(Job::Named)).await?;
+        requests.of(session, names.iter().cloned().map(Job::Named)).await;
     }
     let failed = requests.failed > 0;
     if arguments.wait {
@@ -74,12 +75,12 @@ pub(super) async fn run(session: &Session, arguments: &Arguments, state: Desired
             DesiredState::Cancelled => Goal::Ended,
         };
         let selector = arguments.selection.selector.as_deref();
-        let quiet = arguments.change.output.is_some();
+        let quiet = arguments.change.output.is_some() || requests.printed.failed();
         let code = settle::all(session, requests.asked, goal, selector, arguments.timeout, quiet).await?;
-        if !failed {
-            return Ok(code);
-        }
+        requests.printed.end()?;
+        return Ok(if failed { ExitCode::FAILURE } else { code });
     }
+    requests.printed.end()?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -102,11 +103,12 @@ struct Requests {
     state: DesiredState,
     asked: Vec<Asked>,
     failed: usize,
+    printed: Printed,
 }
 
 impl Requests {
     /// Asks several at a time, and prints in their order.
-    async fn of(&mut self, session: &Session, jobs: impl Iterator<Item = Job>) -> anyhow::Result<()> {
+    async fn of(&mut self, session: &Session, jobs: impl Iterator<Item = Job>) {
         let (change, state) = (self.change, self.state);
         let ask = |job: Job| async move {
             let job = match job {
@@ -119,7 +121,7 @@ impl Requests {
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok((asked, object)) => {
-                    change.print(&asked.name, word(state), &object)?;
+                    self.printed.note(change.print(&asked.name, word(state), &object));
                     self.asked.push(asked);
                 }
                 Err(error) => {
@@ -128,7 +130,6 @@ impl Requests {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -147,7 +148,8 @@ async fn named(session: &Session, name: &str, state: DesiredState) -> anyhow::Re
         None => {
             let of = job.reference();
             let phase = job.status.and_then(|s| s.phase).unwrap_or_default();
-            Ok(Chosen { namespace: of.namespace, name: of.name, uid: of.uid, phase })
+            let created = job.metadata.creation_timestamp;
+            Ok(Chosen { namespace: of.namespace, name: of.name, uid: of.uid, phase, created })
         }
     }
 }

@@ -8,17 +8,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use axum::http::{Request, header::CONTENT_TYPE};
 use clap::Args;
 use kube::Resource;
 use serde_json::Value;
 
 use super::{
+    Usage,
     connect::{Session, job_name},
     logs,
     object::{self, Setting},
-    output::{Change, DryRun, MANAGER, name_of, reference},
+    output::{Change, DryRun, MANAGER, Printed, name_of, reference},
     settle::{self, Asked, Goal},
     text::say,
 };
@@ -26,7 +27,7 @@ use crate::api::{AgentJob, Seconds};
 
 pub(super) const HELP: &str = "\
 A path of --set begins at the spec, or with `metadata` or `spec` at the object; [0] is the first item of a list, and \\. a dot
-in a name. A value that is JSON is taken as that, all else as a string:
+in a name. A value that is JSON is taken as that, all else as a string. All of --set come before those of --set-string:
 
   --set inputs.topic=octopuses --set inputs.depth=3 --set 'inputs.tags=[\"a\",\"b\"]' --set-string inputs.version=1.10
   --set template.spec.containers[0].resources.limits.memory=1Gi --set metadata.labels.team=x
@@ -110,15 +111,14 @@ pub(super) async fn from_image(session: &Session, arguments: &FromImage) -> anyh
 }
 
 async fn all(session: &Session, mut objects: Vec<Value>, options: &Options) -> anyhow::Result<ExitCode> {
-    if options.logs && objects.len() > 1 {
-        bail!(
-            "--logs prints the log of one job, and there are {}: leave it out, and use `kubectl koco logs`",
-            objects.len()
-        );
-    }
-    if options.timeout.is_some() && !options.logs && !options.wait {
-        bail!("--timeout is how long --wait or --logs last: there is neither");
-    }
+    ensure!(
+        !options.logs || objects.len() == 1,
+        Usage("--logs prints the log of one job, and there are several or none: use `kubectl koco logs`")
+    );
+    ensure!(
+        options.timeout.is_none() || options.logs || options.wait,
+        Usage("--timeout is how long --wait or --logs last: there is neither")
+    );
     // All or none, as far as that can be known here.
     for object in &mut objects {
         for setting in options.set.iter().chain(&options.set_string) {
@@ -126,7 +126,7 @@ async fn all(session: &Session, mut objects: Vec<Value>, options: &Options) -> a
         }
         place(object, session)?;
     }
-    let (mut created, mut failed) = (Vec::new(), false);
+    let (mut created, mut failed, mut printed) = (Vec::new(), false, Printed::default());
     for object in objects {
         match one(session, object, options.change.dry_run).await {
             Ok(object) => {
@@ -134,7 +134,7 @@ async fn all(session: &Session, mut objects: Vec<Value>, options: &Options) -> a
                 match options.logs && options.change.output.is_none() {
                     // Stdout is the log's.
                     true => say(format_args!("{} created", reference(&name))),
-                    false => options.change.print(&name, "created", &object)?,
+                    false => printed.note(options.change.print(&name, "created", &object)),
                 }
                 created.push(asked(&object));
             }
@@ -147,11 +147,12 @@ async fn all(session: &Session, mut objects: Vec<Value>, options: &Options) -> a
     let code = match created.first().cloned() {
         Some(job) if options.logs => log(session, job, options).await?,
         Some(_) if options.wait => {
-            let quiet = options.change.output.is_some();
+            let quiet = options.change.output.is_some() || printed.failed();
             settle::all(session, created, Goal::Succeeded, None, options.timeout, quiet).await?
         }
         _ => ExitCode::SUCCESS,
     };
+    printed.end()?;
     Ok(if failed { ExitCode::FAILURE } else { code })
 }
 

@@ -130,6 +130,19 @@ pub fn main() -> ExitCode {
     run(Cli::parse().plugin)
 }
 
+/// A use of the command line that its parser can't tell is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
+
+impl Command {
+    /// Whether it changes jobs: who doesn't read to the end can't know that all went well.
+    fn changes(&self) -> bool {
+        use Command::{Cancel, Create, Pause, Resume, Retry, Run};
+        matches!(self, Create(_) | Run(_) | Pause(_) | Resume(_) | Cancel(_) | Retry(_))
+    }
+}
+
 /// Runs one command to its end.
 pub fn run(plugin: Plugin) -> ExitCode {
     // A provider that is installed already is the same.
@@ -139,16 +152,16 @@ pub fn run(plugin: Plugin) -> ExitCode {
         Command::Doctor(_) => doctor::TROUBLE.into(),
         _ => ExitCode::FAILURE,
     };
+    let unread = if plugin.command.changes() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime");
     match runtime.and_then(|runtime| runtime.block_on(dispatch(plugin))) {
         Ok(code) => code,
         // The reader of stdout has closed it.
-        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
-            ExitCode::SUCCESS
-        }
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => unread,
         Err(error) => {
             text::say(format_args!("error: {error:#}"));
-            trouble
+            // As clap's own.
+            if error.is::<Usage>() { ExitCode::from(2) } else { trouble }
         }
     }
 }

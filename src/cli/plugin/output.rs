@@ -74,6 +74,28 @@ impl Change {
     }
 }
 
+/// What became of the lines that were printed. An error is kept for the end: a closed stdout doesn't stop changes half-way.
+#[derive(Default)]
+pub(super) struct Printed(Option<io::Error>);
+
+impl Printed {
+    pub fn note(&mut self, printed: io::Result<()>) {
+        if let Err(error) = printed {
+            self.0.get_or_insert(error);
+        }
+    }
+
+    /// Whether stdout takes no more.
+    pub fn failed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The first error, if there was one.
+    pub fn end(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// An object without what kubectl doesn't show either.
 pub(super) fn shown(object: &Value) -> Value {
     let mut object = object.clone();
@@ -95,4 +117,20 @@ pub(super) fn name_of(object: &Value) -> String {
 /// A job as `-o name` prints it.
 pub(super) fn reference(name: &str) -> String {
     format!("agentjob.kodosumi.io/{}", text::plain(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_of_stdout_is_kept_until_the_end() {
+        let mut printed = Printed::default();
+        printed.note(Err(io::ErrorKind::BrokenPipe.into()));
+        printed.note(Ok(()));
+        printed.note(Err(io::ErrorKind::StorageFull.into()));
+        assert!(printed.failed());
+        assert_eq!(printed.end().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(Printed::default().end().is_ok());
+    }
 }

@@ -1,21 +1,28 @@
 //! `retry`: a new job with the spec of one that has finished, as it is stored, with fields that this binary doesn't
 //! know.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{
-    Api,
-    api::{ApiResource, DynamicObject, PostParams},
+    Api, Resource,
+    api::{ApiResource, DynamicObject, ListParams, PostParams},
 };
 use serde_json::{Value, json};
 
 use super::{
     connect::Session,
-    output::{Change, DryRun, MANAGER, name_of, reference},
-    select::Selection,
+    output::{Change, DryRun, MANAGER, Printed, name_of, reference},
+    select::{Chosen, Selection},
     settle::{self, Asked, Goal},
+    tables,
     text::say,
 };
 use crate::api::{AgentJob, DesiredState, Phase, Seconds, names};
@@ -24,7 +31,8 @@ use crate::api::{AgentJob, DesiredState, Phase, Seconds, names};
 const HEAD: usize = 63 - "-retry-".len() - 5;
 
 pub(super) const HELP: &str = "\
-With --selector or --all, jobs that have failed are retried, and no others.
+With --selector or --all, jobs that have failed are retried, and no others, each once: those that have been retried already
+are left alone. Name one to retry it again.
 
 Exit codes:
   0    created for each, or with --wait: each has succeeded
@@ -48,9 +56,12 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (selection, change) = (&arguments.selection, arguments.change);
-    let (mut created, mut failed, mut found) = (Vec::new(), false, 0);
-    let mut note = |made: anyhow::Result<Asked>| match made {
-        Ok(job) => created.push(job),
+    let (mut created, mut failed, mut printed) = (Vec::new(), false, Printed::default());
+    let mut note = |made: anyhow::Result<(Asked, Value)>| match made {
+        Ok((job, object)) => {
+            printed.note(print(&job.name, &object, change));
+            created.push(job);
+        }
         Err(error) => {
             failed = true;
             say(format_args!("error: {error:#}"));
@@ -60,26 +71,75 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
         note(one(session, name, change).await);
     }
     if selection.names().is_empty() {
+        let retried = Retried::read(session, selection).await.map_err(|e| session.explain(e, ""))?;
+        let (mut found, mut left) = (0, 0);
         let mut pages = selection.pages(session, &[Phase::Failed]);
         while let Some(page) = pages.next().await.map_err(|e| session.explain(e, ""))? {
             found += page.len();
             for job in page {
+                if retried.has(&job) {
+                    left += 1;
+                    continue;
+                }
                 note(one(&session.within(&job.namespace), &job.name, change).await);
             }
         }
         if found == 0 {
             say("No AgentJobs found that have failed");
+        } else if left > 0 {
+            say(format_args!("{left} of {found} were left alone: they have been retried already"));
         }
     }
     if arguments.wait {
         let code = settle::all(session, created, Goal::Succeeded, None, arguments.timeout, true).await?;
+        printed.end()?;
         return Ok(if failed { ExitCode::FAILURE } else { code });
     }
+    printed.end()?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Creates one, and prints its name.
-async fn one(session: &Session, name: &str, change: Change) -> anyhow::Result<Asked> {
+/// The jobs that have been retried, by namespace and name, and when last.
+#[derive(Default)]
+struct Retried(HashMap<(String, String), Time>);
+
+impl Retried {
+    async fn read(session: &Session, selection: &Selection) -> Result<Self, kube::Error> {
+        let namespace = (!selection.all_namespaces).then_some(session.namespace.as_str());
+        let params = ListParams::default().labels(names::LABEL_RETRY_OF);
+        let mut retried = Self::default();
+        let url = AgentJob::url_path(&(), namespace);
+        tables::each(&session.client(), &url, params, |listed| retried.note(listed.meta())).await?;
+        Ok(retried)
+    }
+
+    fn note(&mut self, retry: &ObjectMeta) {
+        let of = retry.labels.as_ref().and_then(|labels| labels.get(names::LABEL_RETRY_OF));
+        if let (Some(of), Some(made)) = (of, &retry.creation_timestamp) {
+            let last = self.0.entry((retry.namespace.clone().unwrap_or_default(), of.clone())).or_insert(made.clone());
+            if last.0 < made.0 {
+                *last = made.clone();
+            }
+        }
+    }
+
+    /// Whether this job has been retried, and not an earlier one of its name.
+    fn has(&self, job: &Chosen) -> bool {
+        let last = self.0.get(&(job.namespace.clone(), job.name.clone()));
+        last.is_some_and(|last| job.created.as_ref().is_none_or(|created| last.0 >= created.0))
+    }
+}
+
+/// Prints the new job's name, or the job.
+fn print(name: &str, object: &Value, change: Change) -> std::io::Result<()> {
+    match change.output {
+        None => writeln!(std::io::stdout(), "{name}{}", change.dry_run.remark()),
+        Some(_) => change.print(name, "", object),
+    }
+}
+
+/// Creates one.
+async fn one(session: &Session, name: &str, change: Change) -> anyhow::Result<(Asked, Value)> {
     let kind = ApiResource::erase::<AgentJob>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(session.client(), &session.namespace, &kind);
     let old = api.get(name).await.map_err(|e| session.explain(e, name))?;
@@ -94,11 +154,8 @@ async fn one(session: &Session, name: &str, change: Change) -> anyhow::Result<As
         new = serde_json::to_value(api.create(&params, &body).await.map_err(|e| session.explain(e, name))?)?;
     }
     let (made, uid) = (name_of(&new), new.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default());
-    match change.output {
-        None => writeln!(std::io::stdout(), "{made}")?,
-        Some(_) => change.print(&made, "", &new)?,
-    }
-    Ok(Asked { namespace: session.namespace.clone(), name: made, uid: uid.into(), generation: None })
+    let asked = Asked { namespace: session.namespace.clone(), name: made, uid: uid.into(), generation: None };
+    Ok((asked, new))
 }
 
 fn finished(phase: &str) -> bool {
@@ -146,6 +203,27 @@ mod tests {
         assert_eq!(new["metadata"]["generateName"], "x-retry-");
         assert_eq!(new["metadata"]["labels"], json!({ "team": "t", "kodosumi.io/retry-of": "x" }));
         assert_eq!(new.get("status"), None);
+    }
+
+    #[test]
+    fn a_job_is_retried_once() {
+        let meta = |of: &str, created: &str| -> ObjectMeta {
+            let labels = json!({ names::LABEL_RETRY_OF: of });
+            serde_json::from_value(json!({ "namespace": "n", "labels": labels, "creationTimestamp": created })).unwrap()
+        };
+        let mut retried = Retried::default();
+        retried.note(&meta("x", "2026-01-02T00:00:00Z"));
+        retried.note(&meta("x", "2026-01-01T00:00:00Z"));
+        retried.note(&ObjectMeta::default());
+        let job = |namespace: &str, name: &str, day: u8| Chosen {
+            namespace: namespace.into(),
+            name: name.into(),
+            created: serde_json::from_value(json!(format!("2026-01-0{day}T00:00:00Z"))).unwrap(),
+            ..Chosen::default()
+        };
+        assert!(retried.has(&job("n", "x", 1)));
+        assert!(!retried.has(&job("n", "x", 3)), "a new job of that name");
+        assert!(!retried.has(&job("m", "x", 1)) && !retried.has(&job("n", "y", 1)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which jobs a command is about: by name, by label, or all. Used by the commands that change jobs.
 
 use clap::Args;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, api::ListParams};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub(super) struct Selection {
     #[arg(value_name = "NAME", value_parser = job_name, required_unless_present_any = ["selector", "all"])]
     names: Vec<String>,
     /// Those with these labels, such as team=x,tier!=y
-    #[arg(short = 'l', long, conflicts_with = "names")]
+    #[arg(short = 'l', long, conflicts_with = "names", value_parser = selector)]
     pub selector: Option<String>,
     /// All of the namespace
     #[arg(long, conflicts_with = "names")]
@@ -28,6 +28,14 @@ pub(super) struct Selection {
     pub all_namespaces: bool,
 }
 
+/// Reads a label selector. The API server takes an empty one for all jobs, and a script's empty variable makes one.
+fn selector(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err("an empty selector is all jobs: say --all".into()),
+        false => Ok(text.into()),
+    }
+}
+
 /// A job that was chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Chosen {
@@ -35,6 +43,7 @@ pub(super) struct Chosen {
     pub name: String,
     pub uid: String,
     pub phase: Phase,
+    pub created: Option<Time>,
 }
 
 impl Selection {
@@ -63,12 +72,13 @@ impl Chosens {
 }
 
 fn chosen(listed: Listed<'_>) -> Chosen {
-    let ObjectMeta { namespace, name, uid, .. } = listed.meta().clone();
+    let ObjectMeta { namespace, name, uid, creation_timestamp, .. } = listed.meta().clone();
     Chosen {
         namespace: namespace.unwrap_or_default(),
         name: name.unwrap_or_default(),
         uid: uid.unwrap_or_default(),
         phase: phase(listed),
+        created: creation_timestamp,
     }
 }
 
@@ -118,6 +128,9 @@ mod tests {
         }
         for wrong in ["", "a -l a=b", "a --all", "-A", "a -A", "pod/a", "../a"] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for empty in ["", " "] {
+            assert!(Line::try_parse_from(["x", "-l", empty]).is_err(), "an empty selector is all jobs");
         }
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::anyhow;
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api,
     runtime::{
@@ -21,7 +22,7 @@ use kube::{
 use super::{
     connect::Session,
     output::reference,
-    text::{Progress, say},
+    text::{Progress, plain, say},
     watch,
 };
 use crate::api::{AgentJob, Phase, Reason, conditions};
@@ -108,7 +109,8 @@ impl Waiting {
             false => Api::all(session.client()),
         };
         let total = self.open.len();
-        let (mut events, mut seen) = (Box::pin(watcher(jobs, config).default_backoff()), HashSet::new());
+        let start = |config: &Config| Box::pin(watcher(jobs.clone(), config.clone()).default_backoff());
+        let (mut events, mut seen) = (start(&config), HashSet::new());
         let mut progress = Progress::new();
         while !self.open.is_empty() {
             if total > 1 {
@@ -116,6 +118,7 @@ impl Waiting {
             }
             let event = events.next().await.ok_or_else(|| anyhow!("the watch has ended"))?;
             progress.clear();
+            let mut missing: Vec<String> = Vec::new();
             match event {
                 Ok(Event::Init) => seen.clear(),
                 Ok(Event::InitApply(job)) => {
@@ -124,23 +127,44 @@ impl Waiting {
                 }
                 Ok(Event::Apply(job)) => self.see(&job)?,
                 Ok(Event::InitDone) => {
-                    let gone: Vec<_> = self.open.keys().filter(|uid| !seen.contains(*uid)).cloned().collect();
-                    gone.iter().try_for_each(|uid| self.gone(uid))?;
+                    missing.extend(self.open.keys().filter(|uid| !seen.contains(*uid)).cloned());
                 }
-                Ok(Event::Delete(job)) => self.gone(job.uid())?,
+                Ok(Event::Delete(job)) => missing.push(job.uid().into()),
                 Err(e) => {
                     if let Some(message) = watch::refused(&e) {
                         return Err(anyhow!(message));
                     }
                 }
             }
+            for uid in missing {
+                if config.label_selector.is_some() && self.may_exist(session, &uid).await {
+                    // Its labels were changed: it is waited for all the same.
+                    config.label_selector = None;
+                    events = start(&config);
+                    break;
+                }
+                self.gone(&uid)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a job that is waited for is still there, as far as the API server says.
+    async fn may_exist(&self, session: &Session, uid: &str) -> bool {
+        let Some(asked) = self.open.get(uid) else { return false };
+        match session.within(&asked.namespace).jobs().get_metadata_opt(&asked.name).await {
+            Ok(found) => found.is_some_and(|job| job.metadata.uid.as_deref() == Some(uid)),
+            Err(_) => true,
+        }
     }
 
     fn see(&mut self, job: &AgentJob) -> anyhow::Result<()> {
         let reached = self.open.get(job.uid()).and_then(|asked| judge(job, asked.generation, self.goal));
         match (reached, self.open.get(job.uid()).cloned()) {
+            (Some(false), Some(asked)) if !watch::finished(job) => {
+                let why = paused(job).map(|c| plain(&c.message)).unwrap_or_default();
+                self.done(&asked, &format!("can't be paused: {why}"), false)
+            }
             (Some(reached), Some(asked)) => self.done(&asked, watch::phase(job).as_str(), reached),
             _ => Ok(()),
         }
@@ -166,6 +190,23 @@ impl Waiting {
     }
 }
 
+fn paused(job: &AgentJob) -> Option<&Condition> {
+    job.status.as_ref()?.conditions.iter().find(|c| c.type_ == conditions::PAUSED)
+}
+
+/// Whether the runner has answered this pause, and not an earlier one, with why it can't be carried out. That is final.
+fn cannot_pause(job: &AgentJob, generation: Option<i64>) -> bool {
+    let answered =
+        paused(job).is_some_and(|c| c.reason == Reason::CannotPause.as_str() && c.observed_generation >= generation);
+    let control = job.status.as_ref().and_then(|s| s.control.as_ref());
+    // A workflow takes each request as a new one, also for the same state, which changes no generation.
+    let old = control.and_then(|c| c.sent.as_ref()).is_some_and(|sent| {
+        let confirmed = control.and_then(|c| c.confirmed.as_ref());
+        sent.request.as_deref() != job.control_request() || confirmed.is_none_or(|c| c.time.0 < sent.time.0)
+    });
+    answered && !old
+}
+
 /// Whether a job has reached it; `None`: not yet.
 fn judge(job: &AgentJob, generation: Option<i64>, goal: Goal) -> Option<bool> {
     let status = job.status.as_ref()?;
@@ -176,8 +217,9 @@ fn judge(job: &AgentJob, generation: Option<i64>, goal: Goal) -> Option<bool> {
     if status.observed_generation < generation {
         return None;
     }
-    let paused = status.conditions.iter().find(|c| c.type_ == conditions::PAUSED);
+    let paused = paused(job);
     let reached = match goal {
+        Goal::Paused if cannot_pause(job, generation) => return Some(false),
         Goal::Paused => phase == Phase::Paused,
         // A resume that its runner has not confirmed has another reason.
         Goal::Resumed => phase != Phase::Paused && paused.is_none_or(|c| c.reason == Reason::NotPaused.as_str()),
@@ -191,9 +233,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::names;
 
     fn job(phase: &str, reason: &str, observed: i64) -> AgentJob {
-        let condition = json!({ "type": "Paused", "status": "False", "reason": reason, "message": "",
+        let condition = json!({ "type": "Paused", "status": "False", "reason": reason, "message": "why",
+            "observedGeneration": observed,
             "lastTransitionTime": "2026-01-01T00:00:00Z" });
         serde_json::from_value(json!({
             "apiVersion": "kodosumi.io/v1alpha1", "kind": "AgentJob", "metadata": { "name": "x", "uid": "u" },
@@ -209,11 +253,31 @@ mod tests {
         assert_eq!(at("Paused", "Paused", 1, Goal::Paused), None, "that was an earlier pause");
         assert_eq!(at("Paused", "Paused", 2, Goal::Paused), Some(true));
         assert_eq!(at("Running", "Pausing", 2, Goal::Paused), None);
+        assert_eq!(at("Running", "CannotPause", 1, Goal::Paused), None, "that was an earlier pause");
+        assert_eq!(at("Running", "CannotPause", 2, Goal::Paused), Some(false), "final");
+        assert_eq!(at("Running", "CannotPause", 2, Goal::Ended), None);
         assert_eq!(at("Running", "NotPaused", 1, Goal::Resumed), None, "an earlier resume");
         assert_eq!(at("Running", "Resuming", 2, Goal::Resumed), None);
         assert_eq!(at("Paused", "Paused", 2, Goal::Resumed), None);
         assert_eq!(at("Retrying", "NotPaused", 2, Goal::Resumed), Some(true));
         assert_eq!(at("Cancelling", "NotPaused", 2, Goal::Ended), None);
+    }
+
+    #[test]
+    fn an_earlier_pause_that_could_not_be_carried_out_is_not_this_one() {
+        let answered = |request: &str, second: i64| {
+            let mut job = job("Running", "CannotPause", 2);
+            job.metadata.annotations = Some([(names::ANNOTATION_REQUEST.into(), "new".into())].into());
+            let control = json!({
+                "sent": { "state": "Paused", "id": "i", "request": request, "time": "2026-01-01T00:00:05Z" },
+                "confirmed": { "state": "Running", "generation": 1, "run": 1, "time": format!("2026-01-01T00:00:0{second}Z") },
+            });
+            job.status.as_mut().unwrap().control = Some(serde_json::from_value(control).unwrap());
+            judge(&job, Some(2), Goal::Paused)
+        };
+        assert_eq!(answered("old", 6), None);
+        assert_eq!(answered("new", 4), None);
+        assert_eq!(answered("new", 6), Some(false));
     }
 
     #[test]

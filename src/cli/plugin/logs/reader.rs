@@ -1,10 +1,10 @@
 //! Reads the log of one pod, over lost connections. The log itself is passed on as it is, as `kubectl logs` does: agents
-//! may use colours, and pipes want every byte.
+//! may use colours, and pipes want every byte. Only a last line without an end gets one.
 
 use std::{cell::Cell, io::Write, time::Duration};
 
 use anyhow::bail;
-use futures::{AsyncBufReadExt, TryStreamExt};
+use futures::{AsyncBufRead, AsyncBufReadExt};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
     jiff::Timestamp,
@@ -97,26 +97,43 @@ impl Reader<'_> {
             ..LogParams::default()
         };
         let stream = self.session.pods().log_stream(pod, &params).await.map_err(std::io::Error::other)?;
-        let mut lines = Box::pin(stream).lines();
         let prefix = match self.arguments.prefix {
             true => format!("[pod/{pod}/{}] ", plain(self.container)),
             false => String::new(),
         };
-        while let Some(line) = lines.try_next().await? {
-            let (at, text) = split(&line);
-            // The server selects by whole seconds.
-            if at.is_some() && at <= self.last {
-                continue;
-            }
-            self.last = at.or(self.last);
+        let before = self.last;
+        let copied =
+            copy(Box::pin(stream), &mut self.last, &prefix, self.arguments.timestamps, &mut std::io::stdout()).await;
+        if self.last != before {
             self.tail = None;
-            let mut out = std::io::stdout().lock();
-            // An error of stdout is not a lost connection.
-            writeln!(out, "{prefix}{}", if self.arguments.timestamps { &line } else { text })
-                .map_err(|e| std::io::Error::new(std::io::ErrorKind::BrokenPipe, e))?;
         }
-        Ok(())
+        copied
     }
+}
+
+/// Passes lines on, but none that is as old as `last`: the server selects by whole seconds.
+async fn copy(
+    mut log: impl AsyncBufRead + Unpin,
+    last: &mut Option<Timestamp>,
+    prefix: &str,
+    timestamps: bool,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    while log.read_until(b'\n', &mut line).await? > 0 {
+        if line.last() != Some(&b'\n') {
+            line.push(b'\n');
+        }
+        let (at, text) = split(&line);
+        if at.is_none() || at > *last {
+            *last = at.or(*last);
+            let whole = [prefix.as_bytes(), if timestamps { &line } else { text }].concat();
+            // An error of stdout is not a lost connection.
+            out.write_all(&whole).map_err(|e| std::io::Error::new(std::io::ErrorKind::BrokenPipe, e))?;
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 /// A duration in the API server's words, rounded up.
@@ -126,10 +143,11 @@ fn seconds(age: Duration) -> i64 {
 }
 
 /// A line's time and the rest.
-fn split(line: &str) -> (Option<Timestamp>, &str) {
-    match line.split_once(' ') {
-        Some((at, text)) if at.parse::<Timestamp>().is_ok() => (at.parse().ok(), text),
-        _ => (None, line),
+fn split(line: &[u8]) -> (Option<Timestamp>, &[u8]) {
+    let Some(end) = line.iter().position(|byte| *byte == b' ') else { return (None, line) };
+    match std::str::from_utf8(&line[..end]).ok().and_then(|at| at.parse().ok()) {
+        Some(at) => (Some(at), &line[end + 1..]),
+        None => (None, line),
     }
 }
 
@@ -174,10 +192,18 @@ mod tests {
 
     #[test]
     fn lines_come_with_their_time() {
-        let (at, text) = split("2026-01-01T00:00:00.123456789Z tick 1 2");
-        assert_eq!((at, text), ("2026-01-01T00:00:00.123456789Z".parse().ok(), "tick 1 2"));
-        assert_eq!(split("2026-01-01T00:00:00Z ").1, "");
-        assert_eq!(split("unable to retrieve"), (None, "unable to retrieve"));
+        let (at, text) = split(b"2026-01-01T00:00:00.123456789Z tick 1 2");
+        assert_eq!((at, text), ("2026-01-01T00:00:00.123456789Z".parse().ok(), &b"tick 1 2"[..]));
+        assert_eq!(split(b"2026-01-01T00:00:00Z ").1, b"");
+        assert_eq!(split(b"unable to retrieve"), (None, &b"unable to retrieve"[..]));
+    }
+
+    #[tokio::test]
+    async fn every_byte_is_passed_on_once() {
+        let log = b"2026-01-01T00:00:01Z old\n2026-01-01T00:00:02Z \xff\r\n2026-01-01T00:00:03Z end";
+        let (mut last, mut out) = ("2026-01-01T00:00:01Z".parse().ok(), Vec::new());
+        copy(&log[..], &mut last, "> ", false, &mut out).await.unwrap();
+        assert_eq!((last, &out[..]), ("2026-01-01T00:00:03Z".parse().ok(), &b"> \xff\r\n> end\n"[..]));
     }
 
     #[test]

@@ -195,6 +195,26 @@ func TestArgoCDActions(t *testing.T) {
 	})
 }
 
+func TestArgoCDOffersNothingForAJobThatTemporalHasCancelled(t *testing.T) {
+	var actions struct {
+		Discovery string `json:"discovery.lua"`
+	}
+	if err := yaml.Unmarshal([]byte(customization(t, "actions")), &actions); err != nil {
+		t.Fatal(err)
+	}
+	job := &unstructured.Unstructured{}
+	if err := job.UnmarshalJSON(read(t, "jobs", "cancelled.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unstructured.SetNestedField(job.Object, "Running", "spec", "desiredState"); err != nil {
+		t.Fatal(err)
+	}
+	offered := map[string]any{}
+	if evaluate(t, actions.Discovery, job, &offered); len(offered) != 0 {
+		t.Errorf("%v", offered)
+	}
+}
+
 func TestFlux(t *testing.T) {
 	documents := bytes.Split(read(t, "../../deploy/gitops/flux-kustomization.yaml"), []byte("\n---\n"))
 	evaluators := map[string]*cel.StatusEvaluator{}

@@ -113,6 +113,24 @@ async fn metrics_answer_an_operators_questions() {
         assert_eq!(ours.filter(|l| l.contains(foreign)).collect::<Vec<_>>(), Vec::<&str>::new(), "bounded labels");
     }
     as_in_the_reference(&text);
+    let jobs = top(&test, "job").await;
+    let failed = jobs.iter().filter(|j| j["phase"] == "Failed");
+    assert_eq!(failed.map(|j| &j["attempts"]).collect::<Vec<_>>(), [2, 2], "{jobs:?}");
+    let active = jobs.iter().filter(|j| j["phase"] == "Paused").map(|j| j["activeSeconds"].as_f64().expect("seconds"));
+    assert!(
+        active.clone().count() == 2 && active.clone().all(|seconds| seconds < 90.0),
+        "paused time counts: {jobs:?}"
+    );
+    let [total] = &top(&test, "namespace").await[..] else { panic!("one namespace") };
+    assert_eq!((&total["jobs"], &total["phases"]["Succeeded"]), (&json!(6), &json!(2)), "{total}");
+}
+
+/// `kubectl koco top`.
+async fn top(test: &Test, by: &str) -> Vec<Value> {
+    let arguments = ["kubectl", "top", "-n", &test.namespace, "--by", by, "-o", "json"];
+    let done = tokio::process::Command::new(cluster::KOCO).args(arguments).output().await.expect("output");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("a list")
 }
 
 /// Each sample is in the reference, with its labels.

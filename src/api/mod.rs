@@ -12,6 +12,7 @@ mod run;
 mod schema;
 mod spec;
 mod status;
+mod trace;
 
 /// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
 /// store.
@@ -34,3 +35,4 @@ pub use status::{
     AgentJobStatus, Confirmed, ControlStatus, ErrorStatus, ObservedDesiredState, Phase, Resolved, ResolvedRetryPolicy,
     ResolvedTimeouts, RetryStatus, SentRequest, WorkflowStatus,
 };
+pub use trace::{SpanId, TraceContext, job_span, run_span, workflow_span};

@@ -24,6 +24,9 @@ pub const LABEL_NAME: &str = "app.kubernetes.io/name";
 const MANAGERS: [&str; 5] = ["app.kubernetes.io", "argocd.argoproj.io", "helm.sh", "kodosumi.io", "toolkit.fluxcd.io"];
 /// Annotation on an AgentJob: a new id requests the spec's desired state once more.
 pub const ANNOTATION_REQUEST: &str = "kodosumi.io/control-request";
+/// Annotation on an AgentJob, set by its creator: the trace that it is a part of, as W3C's `traceparent`. Copied to its
+/// AgentRuns.
+pub const ANNOTATION_TRACEPARENT: &str = "kodosumi.io/traceparent";
 /// Annotation on an AgentJob, AgentRun or pod: requests that what doesn't fit of it is repaired. Any new value, by
 /// convention the time.
 pub const ANNOTATION_REPAIR: &str = "kodosumi.io/repair-requested-at";

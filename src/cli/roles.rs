@@ -19,7 +19,7 @@ use crate::{
         kubernetes,
         metrics::Metrics,
         settings::Common,
-        shutdown, telemetry,
+        shutdown, telemetry, trace,
     },
     pods::{PodConfig, PodSettings},
     server,
@@ -242,6 +242,7 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let stop = shutdown::on_signal()?;
+        trace::init(&common.identity);
         let settings = temporal::Settings::from_env(&common.identity)
             .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
         let sdk = temporal::SdkMetrics::default();
@@ -272,6 +273,7 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
             stop.cancel();
             done
         });
+        trace::flush().await;
         roles.into_iter().chain([served]).collect::<anyhow::Result<Vec<()>>>().map(drop)
     })
 }

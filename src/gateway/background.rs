@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::Instrument;
 
 /// The running tasks.
 #[derive(Clone)]
@@ -26,14 +27,17 @@ impl Background {
         Self { count: watch::Sender::new(0) }
     }
 
-    /// Starts one.
+    /// Starts one. What it logs has the fields of what started it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.count.send_modify(|n| *n += 1);
         let task = Task(self.count.clone());
-        tokio::spawn(async move {
-            let _task = task;
-            work.await;
-        });
+        tokio::spawn(
+            async move {
+                let _task = task;
+                work.await;
+            }
+            .in_current_span(),
+        );
     }
 
     /// Waits until all have ended, for `limit` at the most. Returns how many have not.

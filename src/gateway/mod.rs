@@ -110,6 +110,7 @@ struct Gateway {
     identity: String,
     namespaces: Vec<Option<String>>,
     limits: requests::Limits,
+    agent_otlp_endpoint: Option<String>,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -135,6 +136,7 @@ impl Gateway {
             namespaces: common.namespaces(),
             identity: common.identity,
             limits: Default::default(),
+            agent_otlp_endpoint: settings.agent_otlp_endpoint,
             streams,
             stop,
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::Refusal;
 use crate::{
-    api::{AgentRun, AgentRunStatus, JobRef, TerminationSource},
+    api::{AgentRun, AgentRunStatus, JobRef, TerminationSource, names},
     platform::{
         follow::{Change, follow},
         notices::Notices,
@@ -143,7 +143,9 @@ impl RunCache {
 
     fn put(&self, mut run: AgentRun, add: bool) {
         run.metadata.managed_fields = None;
-        run.metadata.annotations = None;
+        if let Some(annotations) = &mut run.metadata.annotations {
+            annotations.retain(|name, _| name == names::ANNOTATION_TRACEPARENT);
+        }
         run.metadata.labels = None;
         let (uid, key) = (run.uid().to_string(), key(&run));
         let fresh = RunUpdate::Open(Arc::new(run));

@@ -19,4 +19,7 @@ pub struct Settings {
     /// File with the gateway's token for the server, of the audience koco
     #[arg(long, env = "KOCO_SERVER_TOKEN_FILE", default_value = "/var/run/secrets/koco/server/token")]
     pub server_token_file: PathBuf,
+    /// OTLP endpoint that agents get as OTEL_EXPORTER_OTLP_ENDPOINT, where their template names none
+    #[arg(long, env = "KOCO_AGENT_OTLP_ENDPOINT")]
+    pub agent_otlp_endpoint: Option<String>,
 }

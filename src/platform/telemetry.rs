@@ -41,7 +41,7 @@ pub fn init(filter: &str, format: LogFormat) {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match format {
         LogFormat::Text => layer.boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
     };
     if let Err(error) = tracing_subscriber::registry().with(layer.with_filter(capped(filter))).try_init() {
         tracing::debug!(%error, "logging was started before");

@@ -19,7 +19,7 @@
 //! or its job has ended. 429: too many requests, and 503: try again. Errors carry an [`ErrorResponse`]. A runner stops its
 //! agent after 410 only; one whose agent has not started gives up after 403 and 404, too.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -166,6 +166,9 @@ pub struct Job {
     /// What to do with the agent's events; `None` if this installation keeps none.
     #[serde(default)]
     pub events: Option<EventsConfig>,
+    /// Variables for the agent, where its environment has none of that name: its trace, and where to send its spans.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// What the gateway sends to a runner. A newer command replaces an older one.

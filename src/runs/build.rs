@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::RunError;
-use crate::api::{AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, names};
+use crate::api::{
+    AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, TraceContext, names,
+};
 
 /// The parameters of a new run.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +42,8 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
         heartbeat: resolved.timeouts.heartbeat,
         tombstone: false,
     };
-    Ok(object(&of, AgentRunSpec { identity, grant: new.grant, command: new.command }))
+    let spec = AgentRunSpec { identity, grant: new.grant, command: new.command };
+    Ok(object(&of, TraceContext::of_job(job), spec))
 }
 
 /// A run that is created closed, in place of one that never existed or was deleted: nothing can start under its number
@@ -52,7 +55,7 @@ pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32)
     Ok(run)
 }
 
-fn object(job: &JobRef, spec: AgentRunSpec) -> AgentRun {
+fn object(job: &JobRef, trace: TraceContext, spec: AgentRunSpec) -> AgentRun {
     let number = spec.identity.number;
     let mut labels = BTreeMap::from([
         (names::LABEL_JOB_UID.to_string(), job.uid.clone()),
@@ -68,7 +71,9 @@ fn object(job: &JobRef, spec: AgentRunSpec) -> AgentRun {
         controller: Some(true),
         block_owner_deletion: Some(true),
     };
+    let given = trace.annotation().map(|given| BTreeMap::from([(names::ANNOTATION_TRACEPARENT.to_string(), given)]));
     let metadata = ObjectMeta {
+        annotations: given,
         name: Some(names::run(&job.name, &job.uid, number)),
         namespace: Some(job.namespace.clone()),
         labels: Some(labels),

@@ -7,3 +7,12 @@ mod client;
 
 pub use build::{NewRun, build, tombstone};
 pub use client::{RunError, Runs};
+
+use crate::api::{AgentRun, TraceContext};
+
+/// The fields of log lines about a run.
+pub fn logged(run: &AgentRun) -> tracing::Span {
+    let job = run.job();
+    let trace_id = TraceContext::of_run(run).id();
+    tracing::error_span!("run", namespace = job.namespace, job = job.name, run = run.name(), trace_id)
+}

@@ -39,6 +39,7 @@ mod rights;
 mod settings;
 mod tenants;
 mod terminal;
+mod tracing;
 mod unseen_pod;
 mod wrong_temporal;
 mod zombie;

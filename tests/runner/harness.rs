@@ -70,6 +70,7 @@ pub fn job(entry_point: &str) -> Job {
         heartbeat_interval_millis: 100,
         execution_limit_millis: None,
         events: None,
+        environment: Default::default(),
     }
 }
 

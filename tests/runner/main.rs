@@ -139,6 +139,20 @@ async fn the_agent_sees_nothing_of_the_runner() {
 }
 
 #[tokio::test]
+async fn the_agent_gets_its_trace_unless_it_has_one() {
+    let environment =
+        [("KOCO_TEST_TRACE", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("PATH", "/canary")];
+    let environment = environment.map(|(name, value)| (name.to_string(), value.to_string())).into();
+    let script = r#"echo "trace $KOCO_TEST_TRACE, path $PATH""#;
+    let command = ["/bin/sh", "-c", script].map(OsString::from);
+    let job = koco::protocol::runner::Job { environment, ..job("x") };
+    let run = Run::with(job, command.to_vec(), false, "koco-gateway").await;
+    run.grant();
+    run.printed("trace 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01, path /").await;
+    assert!(!run.stdout().contains("/canary"), "{}", run.stdout());
+}
+
+#[tokio::test]
 async fn a_resumed_agent_is_told() {
     let run = Run::start(koco::protocol::runner::Job { resumed: true, ..job("succeed") }).await;
     run.grant();

@@ -15,6 +15,10 @@
   value: {{ .Values.log.format | quote }}
 - name: KOCO_HEALTH_ADDR
   value: {{ printf "%s:8080" .Values.bindAddress | quote }}
+{{- with .Values.tracing.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{- with .Values.watchNamespaces }}
 - name: KOCO_WATCH_NAMESPACES
   value: {{ join "," . | quote }}
@@ -115,6 +119,10 @@
   value: {{ printf "https://%s-server.%s.svc:8445" (include "koco.fullname" .) .Release.Namespace | quote }}
 - name: KOCO_SERVER_TOKEN_FILE
   value: /var/run/secrets/koco/server/token
+{{- end }}
+{{- with .Values.tracing.agentsEndpoint }}
+- name: KOCO_AGENT_OTLP_ENDPOINT
+  value: {{ . | quote }}
 {{- end }}
 {{- end }}
 

@@ -13,7 +13,7 @@ use kube::{
 };
 use parking_lot::{Mutex, RwLock};
 
-use super::{JobItem, measure};
+use super::{JobItem, measure, spans};
 use crate::{
     api::{AgentJob, AgentRun, JobRef},
     platform::{metrics::JobMetrics, store::is_newer},
@@ -66,6 +66,7 @@ impl RunIndex {
             Some(old) if old.uid() == run.uid() && !is_newer(&run, old) => {}
             old => {
                 measure::run(&self.metrics, old, &run);
+                spans::run(old, &run);
                 runs.insert(run.number(), run);
             }
         }

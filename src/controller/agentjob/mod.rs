@@ -17,6 +17,7 @@ pub mod plan;
 mod publish;
 mod reconcile;
 mod repair;
+mod spans;
 mod workflow_status;
 
 use std::sync::Arc;

@@ -3,13 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tracing::Instrument;
+
 use super::Context;
 use crate::{
     api::AgentRun,
     controller::ControllerError,
     lifecycle,
     platform::store::{self, StoreError},
-    runs::RunError,
+    runs::{self, RunError},
 };
 
 /// When to recheck a run whose job is being deleted, or could not be read.
@@ -21,21 +23,19 @@ pub(super) fn look(context: &Arc<Context>, run: &AgentRun) {
     if owned || run.metadata.deletion_timestamp.is_some() || run.is_closed() {
         return;
     }
-    let (context, run) = (context.clone(), run.clone());
-    tokio::spawn(async move {
-        let name = run.name().to_string();
+    let (context, run, logged) = (context.clone(), run.clone(), runs::logged(run));
+    let ends = async move {
         loop {
             match end(&context, &run).await {
-                Ok(Fate::Closed) => return tracing::info!(run = name, "an AgentRun without its job is closed"),
+                Ok(Fate::Closed) => return tracing::info!("an AgentRun without its job is closed"),
                 Ok(Fate::Owned) => return,
                 Ok(Fate::JobIsGoing) => {}
-                Err(error) => {
-                    tracing::warn!(run = name, %error, reason = error.reason(), "an AgentRun without its job")
-                }
+                Err(error) => tracing::warn!(%error, reason = error.reason(), "an AgentRun without its job"),
             }
             tokio::time::sleep(AGAIN).await;
         }
-    });
+    };
+    tokio::spawn(ends.instrument(logged));
 }
 
 /// What to do with a run without an owner.

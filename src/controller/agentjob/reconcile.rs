@@ -8,6 +8,7 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::runtime::controller;
+use tracing::Instrument;
 
 use super::{
     Context, JobItem,
@@ -16,12 +17,12 @@ use super::{
     measure,
     observe::observe,
     plan::{self, Action, ObservedState, OperatorContext, Plan},
-    publish, repair,
+    publish, repair, spans,
 };
 use crate::{
     api::{AgentJob, AgentJobStatus, DesiredState, ExecutionMode, JobRef, Phase, WorkflowStatus, names},
     controller::ControllerError,
-    platform::{clock, metrics::Metrics, store},
+    platform::{clock, metrics::Metrics, store, trace},
     pods::node,
 };
 
@@ -73,7 +74,8 @@ async fn in_turn(item: &JobItem, context: &Context) -> Result<controller::Action
             Err(error) => unreadable(item, error, context).await,
         }
     };
-    let done = tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(ControllerError::TimedOut));
+    let work = tokio::time::timeout(LIMIT, work).instrument(spans::logged(&of, item));
+    let done = work.await.unwrap_or(Err(ControllerError::TimedOut));
     context.metrics.reconciles.inc();
     context.metrics.reconcile_seconds.observe(began.elapsed().as_secs_f64());
     if done.is_ok() && context.memory(&of.uid).failures > 0 {
@@ -120,8 +122,8 @@ pub(super) fn on_error(item: Arc<JobItem>, error: &ControllerError, context: Arc
         publish::warning(&context, about, "RequestRefused", &format!("koco can't go on with this job: {error}"));
     }
     if !error.is_conflict() || failures > 10 {
-        let (namespace, name) = (&job.namespace, &job.name);
-        tracing::warn!(namespace, name, %error, reason = error.reason(), failures, "reconcile");
+        let _logged = spans::logged(&job, &item).entered();
+        tracing::warn!(%error, reason = error.reason(), failures, "reconcile");
     }
     error.retry_after(failures).map_or_else(controller::Action::await_change, controller::Action::requeue)
 }
@@ -144,6 +146,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         // What was written comes back through the watch.
         return Ok(controller::Action::requeue(WATCH_LAG));
     }
+    let start = trace::now();
     let mut observed = observe(job, context).await?;
     let mut plan = decide(job, &mut observed, context).await?;
     let mut target = Target { job: job.clone(), whole: false };
@@ -152,10 +155,11 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         plan = decide(&target.job, &mut observed, context).await?;
     }
     let before = |action: &&Action| action.follows_from_spec();
-    let mut calls = Calls::Done;
+    let (mut calls, mut done) = (Calls::Done, 0);
     if plan.actions.iter().any(|a| before(&a)) {
         let first: Vec<_> = plan.actions.iter().filter(before).cloned().collect();
         calls = execute::all(&target, context, &first).await?;
+        done = first.len();
         // With the actions' results: the status must only state what has happened.
         observed = observe(&target.job, context).await?;
         let mut again = decide(&target.job, &mut observed, context).await?;
@@ -165,6 +169,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     let old = target.job.status.clone().unwrap_or_default();
     if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
         calls = calls.and(execute::all(&target, context, &plan.actions).await?);
+        spans::reconciled(job, start, false, done + plan.actions.len());
         return Ok(again(plan::sooner(plan.requeue, Some(wait)), calls, job, context));
     }
     let wrote = plan.status != old;
@@ -173,11 +178,13 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         let written = store::put_status(&context.client, &target.job, &plan.status).await?;
         target = Target { job: written, whole: true };
         context.metrics.status_writes.inc();
+        spans::status(&target.job, &old, &plan.status);
         measure::status(&context.metrics.jobs, &target.job, &old, &plan.status, &observed.runs);
         publish::transitions(context, &target.job, &plan.status, plan.events);
     }
     remember(&target.job, context, &plan.status, wrote);
     calls = calls.and(execute::all(&target, context, &plan.actions).await?);
+    spans::reconciled(job, start, wrote, done + plan.actions.len());
     // The write comes back through the watch.
     let wait = plan.requeue.filter(|wait| !(wait.is_zero() && wrote));
     Ok(again(wait, calls, job, context))

@@ -12,6 +12,7 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::{
     JobItem,
@@ -224,14 +225,15 @@ impl WorkflowStatusCache {
     pub fn poll(&self, job: JobRef, workflow: String) {
         let Some(wait) = self.next_wait(&job.uid) else { return };
         let cache = self.clone();
-        tokio::spawn(async move {
+        let asked = async move {
             tokio::time::sleep(wait).await;
             let answer = match cache.slots.acquire().await {
                 Ok(_slot) => cache.question(&workflow).await,
                 Err(_) => return,
             };
             cache.store(&job, answer);
-        });
+        };
+        tokio::spawn(asked.in_current_span());
     }
 
     /// How long to wait with the next query; `None` while one is in flight.

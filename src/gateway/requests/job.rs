@@ -1,7 +1,9 @@
 //! The job as it is sent to a runner, and whether a runner is still needed. Pure: from the current job and run.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    api::{AgentJob, AgentRun, DesiredState, Phase, fid},
+    api::{AgentJob, AgentRun, DesiredState, Phase, TraceContext, fid, run_span},
     gateway::server::Refusal,
     protocol::{events::EventsConfig, runner::Job},
 };
@@ -37,8 +39,8 @@ pub fn archived_fid(job: &AgentJob) -> String {
     fid(job.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()), job.uid())
 }
 
-/// The job for a runner, from the whole object, and whether its agent's events are kept.
-pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool) -> Result<Job, Refusal> {
+/// The job for a runner, from the whole object; whether its agent's events are kept, and where its spans go.
+pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool, otlp_endpoint: Option<&str>) -> Result<Job, Refusal> {
     let status = job.status.as_ref().ok_or(Refusal::NotAccepted)?;
     let resolved = status.resolved.as_ref().ok_or(Refusal::NotAccepted)?;
     let identity = &run.spec.identity;
@@ -57,7 +59,15 @@ pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool) -> Result<Job,
         heartbeat_interval_millis: heartbeat_interval(run).as_millis() as u64,
         execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
         events: keeps_events.then_some(EventsConfig { stdio: job.spec.events.stdio }),
+        environment: environment(run, otlp_endpoint),
     })
+}
+
+/// By which the agent continues the job's trace.
+fn environment(run: &AgentRun, otlp_endpoint: Option<&str>) -> BTreeMap<String, String> {
+    let trace = TraceContext::of_run(run).traceparent(run_span(run.uid()));
+    let endpoint = otlp_endpoint.filter(|e| !e.is_empty()).map(|e| ("OTEL_EXPORTER_OTLP_ENDPOINT".into(), e.into()));
+    [("TRACEPARENT".to_string(), trace)].into_iter().chain(endpoint).collect()
 }
 
 /// How often a run's runner is to send a heartbeat: two may be lost. Each costs a request to the gateway and, in Temporal
@@ -78,21 +88,35 @@ mod tests {
     #[test]
     fn a_runner_gets_its_job_and_what_is_left_of_its_time() {
         let (mut job, mut run) = (job(), run());
-        let told = answer(&job, &run, false).unwrap();
+        let told = answer(&job, &run, false, None).unwrap();
         assert_eq!((told.fid.as_str(), told.attempt, told.grace_seconds), ("f", 1, 7));
         assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (40_000, Some(6000)));
         run.spec.identity.active_millis = 60_000;
         run.spec.identity.heartbeat = "100ms".parse().unwrap();
         run.spec.identity.resumed = true;
-        let told = answer(&job, &run, false).unwrap();
+        let told = answer(&job, &run, false, None).unwrap();
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (250, Some(1)));
         assert!(told.resumed && told.events.is_none());
-        assert_eq!(answer(&job, &run, true).unwrap().events, Some(EventsConfig { stdio: true }));
+        assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: true }));
         job.spec.events.stdio = false;
-        assert_eq!(answer(&job, &run, true).unwrap().events, Some(EventsConfig { stdio: false }));
+        assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: false }));
         job.status.as_mut().unwrap().resolved = None;
-        assert_eq!(answer(&job, &run, false), Err(Refusal::NotAccepted));
+        assert_eq!(answer(&job, &run, false, None), Err(Refusal::NotAccepted));
+    }
+
+    #[test]
+    fn the_agent_continues_the_trace_that_the_job_names() {
+        let (job, mut run) = (job(), run());
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_string();
+        run.metadata.annotations = Some([(crate::api::names::ANNOTATION_TRACEPARENT.to_string(), given)].into());
+        let told = answer(&job, &run, false, Some("http://collector:4318")).unwrap().environment;
+        let span = hex::encode(run_span(run.uid()));
+        assert_eq!(told["TRACEPARENT"], format!("00-0af7651916cd43dd8448eb211c80319c-{span}-01"));
+        assert_eq!(told["OTEL_EXPORTER_OTLP_ENDPOINT"], "http://collector:4318");
+        let derived = answer(&job, &fresh_run(), false, Some("")).unwrap().environment;
+        assert_eq!(derived.keys().collect::<Vec<_>>(), ["TRACEPARENT"]);
+        assert!(!derived["TRACEPARENT"].contains("0af7651916cd43dd8448eb211c80319c"));
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl Gateway {
             }
             Err(refusal) => return Err(refusal),
         };
-        let answer = job.as_ref().map(|job| answer(job, &run, self.archive.is_configured())).transpose()?;
+        let (keeps_events, otlp_endpoint) = (self.archive.is_configured(), self.agent_otlp_endpoint.as_deref());
+        let answer = job.as_ref().map(|job| answer(job, &run, keeps_events, otlp_endpoint)).transpose()?;
         if let Some(job) = &job {
             self.limits.events.note_fid(&run, &archived_fid(job));
         }
@@ -97,8 +98,7 @@ impl Gateway {
         // The gateway that received a confirmation may have ended before it signalled the workflow.
         let confirmed = confirmed(&run, register.state, register.generation);
         self.signal(&run, &session, waits.then_some(run.number()), confirmed);
-        let namespace = &run.metadata.namespace;
-        tracing::info!(namespace, run = run.name(), state = ?register.state, "a runner registers");
+        tracing::info!(state = ?register.state, "a runner registers");
         Ok(answer)
     }
 
@@ -218,8 +218,7 @@ impl Gateway {
         let run = self.runs.modify_status(run, change).await?;
         identify(&run, &runner.key, runner.pod.as_ref())?;
         updates::is_recorded(&run, report, &now)?;
-        let namespace = &run.metadata.namespace;
-        tracing::info!(namespace, run = run.name(), kind = ?report.end.kind, "a run has ended");
+        tracing::info!(kind = ?report.end.kind, "a run has ended");
         self.complete(run);
         Ok(())
     }

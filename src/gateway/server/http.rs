@@ -14,8 +14,12 @@ use axum::{
 use axum_server::tls::TlsInfo;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+use tracing::Instrument;
 
-use super::error::{Reason, Refusal, SERVER_DOWN};
+use super::{
+    error::{Reason, Refusal, SERVER_DOWN},
+    spans,
+};
 use crate::{
     gateway::{
         Gateway,
@@ -25,12 +29,14 @@ use crate::{
     platform::{
         http::{Connection, client_key},
         metrics::Metrics,
+        trace,
     },
     protocol::{
         events::MAX_BODY_BYTES as MAX_EVENTS_BYTES,
         key::PublicKey,
         runner::{Confirm, EndReport, Heartbeat, Job, Register, RunPath, verb},
     },
+    runs,
 };
 
 /// The largest body: twice the largest result, with room for the message.
@@ -75,8 +81,14 @@ async fn admit(
         let token = request.headers().get(header::AUTHORIZATION).and_then(|h| h.to_str().ok()).filter(|_| registers);
         let client = Client { run, key, registers, has_events };
         let (admitted, _place) = gateway.admit(client, token, &connection).await?;
+        let (of, recorded) = (admitted.run.clone(), spans::name(request.uri().path()));
         request.extensions_mut().insert(admitted);
-        Ok(next.run(request).await)
+        let start = trace::now();
+        let response = next.run(request).instrument(runs::logged(&of)).await;
+        if let Some(name) = recorded {
+            spans::request(&of, name, start, &response);
+        }
+        Ok(response)
     };
     match timeout(REQUEST, answer).await {
         Ok(answer) => answer.unwrap_or_else(|refusal: Refusal| refusal.into_response()),

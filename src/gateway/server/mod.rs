@@ -3,5 +3,6 @@
 
 mod error;
 mod http;
+mod spans;
 
 pub use self::{error::Refusal, http::router};

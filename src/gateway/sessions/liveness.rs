@@ -25,6 +25,7 @@ use crate::{
     api::{AgentRun, AgentRunStatus, ExecutionMode},
     gateway::Gateway,
     platform::{clock, http::limits::TokenBucket},
+    runs,
 };
 
 /// How often runners are checked.
@@ -167,8 +168,7 @@ impl Gateway {
             }
             Ok(())
         };
-        let job = run.job();
-        tracing::warn!(namespace = job.namespace, run = run.name(), ?silence, among_many, "a runner is unresponsive");
+        runs::logged(run).in_scope(|| tracing::warn!(?silence, among_many, "a runner is unresponsive"));
         // Retried in a second.
         if let Err(refusal) = self.runs.modify_status(run, note).await {
             tracing::debug!(reason = refusal.reason(), "unresponsiveSince is not written yet");

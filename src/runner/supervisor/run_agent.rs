@@ -148,6 +148,10 @@ impl Runner {
             ("KODO_ERROR_FILE", files.error().into()),
             ("KODO_RUNNER_SOCK", files.socket().into()),
         ];
+        let unset = |name: &&String| std::env::var_os(name).is_none();
+        for (name, value) in job.environment.iter().filter(|(name, _)| unset(name)) {
+            kodo.push((name.as_str(), value.into()));
+        }
         if job.resumed {
             kodo.push(("KODO_RESUMED", "1".into()));
         }

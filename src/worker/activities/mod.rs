@@ -13,9 +13,11 @@ mod failure;
 mod installation;
 mod local;
 mod start_runner;
+mod traced;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Client};
 use temporalio_macros::activities;
@@ -78,7 +80,7 @@ impl Activities {
             let _slot = self.local_slots.take(&task)?;
             start_runner::run(&self, &task, &input).await
         };
-        self.perform("start_runner", &task, &job, work).await
+        self.perform("start_runner", &task, &job, work.boxed()).await
     }
 
     /// See [`super::calls::ActivityDefinitions::execute_agent`].
@@ -89,7 +91,8 @@ impl Activities {
         input: ExecuteAgent,
     ) -> Result<AgentResult, ActivityError> {
         let (task, job) = (Task::of(ctx.info()), input.job.clone());
-        let ended = self.perform("execute_agent", &task, &job, execute_agent::run(&self, &task, &input)).await?;
+        let ended =
+            self.perform("execute_agent", &task, &job, execute_agent::run(&self, &task, &input).boxed()).await?;
         ended.ok_or(ActivityError::WillCompleteAsync)
     }
 
@@ -101,14 +104,14 @@ impl Activities {
         input: ControlRunner,
     ) -> Result<ControlledRunner, ActivityError> {
         let (task, job) = (Task::of(ctx.info()), input.job.clone());
-        self.perform("control_runner", &task, &job, control_runner::run(&self, &input)).await
+        self.perform("control_runner", &task, &job, control_runner::run(&self, &input).boxed()).await
     }
 
     /// See [`super::calls::ActivityDefinitions::cleanup`].
     #[activity(name = "cleanup")]
     pub async fn cleanup(self: Arc<Self>, ctx: ActivityContext, input: Cleanup) -> Result<(), ActivityError> {
         let (task, job) = (Task::of(ctx.info()), input.job.clone());
-        self.perform("cleanup", &task, &job, cleanup::run(&self, &input)).await
+        self.perform("cleanup", &task, &job, cleanup::run(&self, &input).boxed()).await
     }
 }
 
@@ -143,30 +146,35 @@ impl Task {
 }
 
 impl Activities {
-    /// Runs an activity, if its workflow is the job's own, with a time-out.
+    /// Runs an activity, if its workflow is the job's own, with a time-out. Its work is on the heap, because a local one
+    /// runs on the stack of its workflow task.
     async fn perform<T>(
         &self,
         activity: &'static str,
         task: &Task,
         job: &JobRef,
-        work: impl Future<Output = Result<T, ActivityFailure>>,
+        work: BoxFuture<'_, Result<T, ActivityFailure>>,
     ) -> Result<T, ActivityError> {
         let checked = async {
-            self.check(task, job).await?;
+            Box::pin(self.check(task, job)).await?;
             work.await
         };
-        let limit = task.limit();
-        let ended = tokio::time::timeout(limit, checked).await;
-        let ended = ended.unwrap_or_else(|_| Err(ActivityFailure::Unavailable(format!("not done within {limit:?}"))));
-        ended.map_err(|failure| {
-            let (namespace, name, attempt, reason) = (&job.namespace, &job.name, task.attempt, failure.reason());
-            if failure.is_expected() {
-                tracing::debug!(activity, namespace, name, attempt, reason, "{failure}");
-            } else {
-                tracing::warn!(activity, namespace, name, attempt, reason, "{failure}");
-            }
-            failure.into_error(attempt)
-        })
+        let limited = async {
+            let limit = task.limit();
+            let ended = tokio::time::timeout(limit, checked).await;
+            let ended =
+                ended.unwrap_or_else(|_| Err(ActivityFailure::Unavailable(format!("not done within {limit:?}"))));
+            ended.inspect_err(|failure| {
+                let (attempt, reason) = (task.attempt, failure.reason());
+                if failure.is_expected() {
+                    tracing::debug!(attempt, reason, "{failure}");
+                } else {
+                    tracing::warn!(attempt, reason, "{failure}");
+                }
+            })
+        };
+        let ended = traced::activity(activity, job, task.attempt, limited).await;
+        ended.map_err(|failure| failure.into_error(task.attempt))
     }
 
     /// Clients of Temporal may start a workflow of this type with any input: only the one with the job's own workflow
@@ -189,7 +197,10 @@ impl Activities {
     async fn read_job(&self, job: &JobRef) -> Result<AgentJob, ActivityFailure> {
         let jobs: Api<AgentJob> = Api::namespaced(self.client.clone(), &job.namespace);
         match store::read(&jobs, &job.name, &job.uid).await {
-            Ok(found) => Ok(found),
+            Ok(found) => {
+                traced::job(&found);
+                Ok(found)
+            }
             Err(StoreError::Gone { .. }) => Err(ActivityFailure::JobGone("the AgentJob is gone")),
             Err(e) => Err(e.into()),
         }
@@ -201,6 +212,7 @@ impl Activities {
         if run.as_ref().is_some_and(|run| !run.is_temporal()) {
             return Err(ActivityFailure::JobGone(NO_WORKFLOW));
         }
+        run.iter().for_each(traced::run);
         Ok(run)
     }
 

@@ -77,7 +77,7 @@ async fn a_workflow_that_is_not_the_jobs_own_gets_nothing() {
     let (fake, a) = with_job(|_| {}).await;
     let mine = Task { workflow_id: "mine".into(), ..fake::task(1) };
     let input = start(1);
-    let work = start_runner::run(&a, &mine, &input);
+    let work = start_runner::run(&a, &mine, &input).boxed();
     let ActivityError::Application(refused) = a.perform("start_runner", &mine, &input.job, work).await.unwrap_err()
     else {
         panic!("not refused")
@@ -85,7 +85,7 @@ async fn a_workflow_that_is_not_the_jobs_own_gets_nothing() {
     assert!(refused.is_non_retryable());
     assert_eq!((refused.type_name(), fake.calls().len()), (Some("JobGone"), 0));
     let task = fake::task(1);
-    a.perform("start_runner", &task, &input.job, start_runner::run(&a, &task, &input)).await.unwrap();
+    a.perform("start_runner", &task, &input.job, start_runner::run(&a, &task, &input).boxed()).await.unwrap();
 }
 
 /// It would be this installation's worker, or another's, that ends the job.

@@ -15,6 +15,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
+use tracing::Instrument;
 
 use super::{
     Context,
@@ -26,7 +27,7 @@ use crate::{
     controller::ControllerError,
     platform::store::{self, StoreError},
     pods::{PodView, view},
-    runs::RunError,
+    runs::{self, RunError},
     temporal::TemporalError,
 };
 use steps::Step;
@@ -113,7 +114,8 @@ enum Asking {
 /// Handles the request of a run, if it has one.
 pub(super) fn look_at_run(context: &Arc<Context>, run: &AgentRun) {
     if run.metadata.deletion_timestamp.is_none() && context.repairs.take(&run.metadata) {
-        tokio::spawn(until_done(context.clone(), Asking::Run(Box::new(run.clone()))));
+        let done = until_done(context.clone(), Asking::Run(Box::new(run.clone())));
+        tokio::spawn(done.instrument(runs::logged(run)));
     }
 }
 

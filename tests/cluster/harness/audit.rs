@@ -2,7 +2,7 @@
 //! roles. It is written before a request is answered, so a request that is not in it was not answered.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufRead, BufReader},
 };
@@ -32,11 +32,18 @@ fn pods<'a>(events: &'a [Value], verb: &'a str) -> impl Iterator<Item = &'a Valu
     events.iter().filter(about)
 }
 
-/// The names of the pods that were created.
+/// The names of the pods that were created, once for each time.
 pub fn created(namespace: &str) -> Vec<String> {
     let events = of_namespace(namespace);
-    let made = pods(&events, "create").filter(|e| e["responseStatus"]["code"] == 201);
-    made.filter_map(|e| e["objectRef"]["name"].as_str().map(str::to_string)).collect()
+    let answered = |code: i64| {
+        let found = pods(&events, "create").filter(move |e| e["responseStatus"]["code"] == code);
+        found.filter_map(|e| e["objectRef"]["name"].as_str().map(str::to_string))
+    };
+    // A client that went away before it was answered may have created one all the same: then the next try finds it.
+    let unanswered: BTreeSet<String> = answered(504).collect();
+    let (made, there): (Vec<_>, BTreeSet<_>) = (answered(201).collect(), answered(409).collect());
+    let unseen = unanswered.into_iter().filter(|name| there.contains(name) && !made.contains(name));
+    made.iter().cloned().chain(unseen).collect()
 }
 
 /// How many creates of pods were tried.

@@ -88,12 +88,14 @@ async fn kubectl_shows_it() {
 
     let short = kubectl(&["get", "aj", "hello", "-n", &ns]).expect("get");
     let lines: Vec<Vec<&str>> = short.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAME", "PHASE", "MODE", "ATTEMPT", "AGE"]);
-    assert_eq!(&lines[1][..4], ["hello", "Succeeded", "Temporal", "1"]);
+    assert_eq!(lines[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "AGE"]);
+    assert_eq!(&lines[1][..4], ["hello", "Succeeded", "Succeeded", "1"]);
     let wide = kubectl(&["get", "kodosumi", "-n", &ns, "-o", "wide"]).expect("get by category");
     let wide: Vec<Vec<&str>> = wide.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(wide[0], ["NAME", "PHASE", "MODE", "ATTEMPT", "AGE", "WORKFLOW", "POD"]);
-    assert_eq!(wide[1][5..], [status.workflow.expect("a workflow").id.as_str(), pod.as_str()]);
+    let more = ["MODE", "STARTED", "FINISHED", "POD", "WORKFLOW"];
+    assert_eq!((&wide[0][..5], &wide[0][5..]), (&lines[0][..], &more[..]));
+    assert_eq!(wide[1][5], "Temporal");
+    assert_eq!(wide[1][8..], [pod.as_str(), status.workflow.expect("a workflow").id.as_str()]);
 
     let log = kubectl(&["logs", &pod, "-n", &ns]).expect("logs");
     assert!(starts(&log) == 1 && log.contains("tick 20 "), "{log}");

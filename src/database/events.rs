@@ -10,16 +10,8 @@ const MOST: (u32, i64) = (1000, 512 * 1024);
 const HEADS: usize = 500;
 
 impl Database {
-    /// The events of an execution after a row, the oldest first: at most `limit` of them, and none if there are no more.
-    /// Those of a kind that a later release has brought are left out.
-    pub async fn events(&self, fid: Fid, after: i64, limit: u32) -> Result<Vec<StoredEvent>, DatabaseError> {
-        match self.page(fid, after, limit).await? {
-            Some(page) => self.read(fid, after, page).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// The next page of those, without its payloads; `None` if there are no more.
+    /// The next page of an execution's events after a row, the oldest first and at most `limit`, without its payloads; `None`
+    /// if there are no more. Those of a kind that a later release has brought are left out.
     pub async fn page(&self, fid: Fid, after: i64, limit: u32) -> Result<Option<EventPage>, DatabaseError> {
         // The lengths alone are read: a client that ends early would have PostgreSQL send all rows that were asked for.
         let text =

@@ -80,6 +80,13 @@ pub struct Summary {
     pub last_row: i64,
 }
 
+impl Summary {
+    /// When it ended: reached its final phase, or was found to be gone before.
+    pub fn ended(&self) -> Option<i64> {
+        self.finished.or(self.deleted)
+    }
+}
+
 /// An execution as it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often authority and token are read: the kubelet renews a token long before it is void.
-const LOOK: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_secs(60);
 /// How often while there are none yet.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a connection may take, and a request in all: less than a runner's may.
@@ -30,9 +30,9 @@ const REQUEST: Duration = Duration::from_secs(9);
 /// How long a connection may be idle: less than the server allows, so that none is used that is just being closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What a request needs.
+/// What a request to the server needs.
 #[derive(Clone)]
-struct Means {
+struct Credentials {
     http: reqwest::Client,
     ca: String,
     token: Arc<str>,
@@ -43,12 +43,12 @@ pub struct Archive {
     url: Option<String>,
     token_file: PathBuf,
     maps: Api<ConfigMap>,
-    means: RwLock<Option<Means>>,
+    credentials: RwLock<Option<Credentials>>,
 }
 
 /// Why the server can't be asked.
 #[derive(thiserror::Error, Debug)]
-enum MeansError {
+enum CredentialsError {
     #[error("the server's certificate authority: {0}")]
     Api(#[from] kube::Error),
     #[error("the ConfigMap with the server's certificate authority has no ca.crt yet")]
@@ -79,7 +79,7 @@ impl Archive {
             url: settings.server_url.clone().filter(|url| !url.is_empty()),
             token_file: settings.server_token_file.clone(),
             maps: Api::namespaced(client, namespace),
-            means: RwLock::default(),
+            credentials: RwLock::default(),
         }
     }
 
@@ -92,10 +92,10 @@ impl Archive {
     pub async fn keep(&self, stop: &CancellationToken) {
         let mut said = None;
         while self.is_configured() {
-            let wait = match self.look().await {
+            let wait = match self.refresh().await {
                 Ok(()) => {
                     said = None;
-                    LOOK
+                    REFRESH
                 }
                 Err(error) => {
                     let words = error.to_string();
@@ -110,27 +110,28 @@ impl Archive {
         }
     }
 
-    async fn look(&self) -> Result<(), MeansError> {
+    async fn refresh(&self) -> Result<(), CredentialsError> {
         let map = self.maps.get_opt(names::SERVER_CA).await?;
         let ca = map.and_then(|map| map.data?.remove("ca.crt")).filter(|ca| !ca.is_empty());
-        let ca = ca.ok_or(MeansError::NoAuthority)?;
+        let ca = ca.ok_or(CredentialsError::NoAuthority)?;
         let token = tokio::fs::read_to_string(&self.token_file).await;
-        let token: Arc<str> = token.map_err(|e| MeansError::Token(self.token_file.clone(), e))?.trim().into();
-        let known = self.means.read().clone().filter(|means| means.ca == ca);
+        let token: Arc<str> = token.map_err(|e| CredentialsError::Token(self.token_file.clone(), e))?.trim().into();
+        let known = self.credentials.read().clone().filter(|credentials| credentials.ca == ca);
         let http = match known {
-            Some(means) => means.http,
+            Some(credentials) => credentials.http,
             None => client(&ca)?,
         };
-        *self.means.write() = Some(Means { http, ca, token });
+        *self.credentials.write() = Some(Credentials { http, ca, token });
         Ok(())
     }
 
     /// Hands on a batch of a run's events. What the server doesn't answer clearly may be stored or not: a repeat tells.
     pub async fn append(&self, fid: &str, run: i32, body: Bytes) -> Result<Answer, Refusal> {
         let Some(url) = &self.url else { return Err(Refusal::ServerDown) };
-        let means = self.means.read().clone().ok_or(Refusal::ServerDown)?;
+        let credentials = self.credentials.read().clone().ok_or(Refusal::ServerDown)?;
         let url = format!("{}{}", url.trim_end_matches('/'), append_path(fid, &run.to_string()));
-        let request = means.http.post(url).bearer_auth(&means.token).header(header::CONTENT_TYPE, CONTENT_TYPE);
+        let request =
+            credentials.http.post(url).bearer_auth(&credentials.token).header(header::CONTENT_TYPE, CONTENT_TYPE);
         let down = |error: reqwest::Error| {
             tracing::debug!(%error, "the server doesn't answer");
             Refusal::ServerDown
@@ -153,7 +154,7 @@ impl Archive {
 }
 
 /// A client that trusts this authority for the server's name, whatever its address.
-fn client(ca: &str) -> Result<reqwest::Client, MeansError> {
+fn client(ca: &str) -> Result<reqwest::Client, CredentialsError> {
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -2,7 +2,7 @@
 
 use koco::database::{Append, AppendError, Database, Event, Head, Kind, Limits};
 
-use super::harness::{CLUSTER, batch, both, event, execution, fid, locations};
+use super::harness::{CLUSTER, batch, both, event, events, execution, fid, locations};
 
 #[tokio::test]
 async fn a_repeat_changes_nothing_and_a_gap_is_refused() {
@@ -91,7 +91,7 @@ async fn large_payloads_are_read_in_portions() {
         let events: Vec<Event> = (0..20).map(|n| event(format!("{n}").repeat(1 << 20))).collect();
         let batch = Append { fid: fid(1), run: 1, from: 1, oldest: 1, events: events.clone() };
         assert_eq!(store.database.append(batch).await.unwrap(), 20, "{}", store.name());
-        let first = store.database.events(fid(1), 0, 1000).await.unwrap();
+        let first = store.events(fid(1), 0, 1000).await;
         assert!(first.len() < 10, "{}", first.len());
         let all: Vec<Event> = store.all_events(fid(1)).await.into_iter().map(|e| e.event).collect();
         assert!(all == events, "{}", store.name());
@@ -222,14 +222,14 @@ async fn an_execution_has_only_so_many_events() {
         }
         let other_run = Append { run: 2, ..batch(fid(1), 1, 1) };
         assert_eq!(database.append(other_run).await.unwrap(), 1);
-        let all = database.events(fid(1), 0, 1000).await.unwrap();
+        let all = events(&database, fid(1), 0, 1000).await;
         assert_eq!(all.len(), 7, "{location:?}: {all:?}");
         assert!(all[6].run == 0 && all[6].event.payload.starts_with(r#"{"koco":{"full":{"rows":6,"#), "{all:?}");
         let mut large = batch(fid(2), 1, 2);
         large.events[0].payload = "x".repeat(10_000);
         assert_eq!(database.append(large).await.unwrap(), 2);
         assert_eq!(database.append(batch(fid(2), 3, 3)).await.unwrap(), 3);
-        assert_eq!(database.events(fid(2), 0, 1000).await.unwrap().len(), 3);
+        assert_eq!(events(&database, fid(2), 0, 1000).await.len(), 3);
     }
 }
 
@@ -255,7 +255,7 @@ async fn a_page_has_no_more_events_than_were_asked_for() {
     for store in both().await {
         store.database.upsert(vec![execution(1)]).await.unwrap();
         store.database.append(batch(fid(1), 1, 9)).await.unwrap();
-        let rows = store.database.events(fid(1), 3, 2).await.unwrap();
+        let rows = store.events(fid(1), 3, 2).await;
         assert_eq!(rows.iter().map(|e| e.row).collect::<Vec<_>>(), [4, 5], "{}", store.name());
     }
 }

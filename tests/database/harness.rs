@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use koco::database::{Append, Database, Event, Execution, Fid, Kind, Location, Summary};
+use koco::database::{Append, Database, Event, Execution, Fid, Kind, Location, StoredEvent, Summary};
 
 pub const CLUSTER: &str = "c1";
 /// 2026-01-01, in seconds.
@@ -74,16 +74,29 @@ impl Store {
         }
     }
 
+    /// A page of an execution's events.
+    pub async fn events(&self, fid: Fid, after: i64, limit: u32) -> Vec<StoredEvent> {
+        events(&self.database, fid, after, limit).await
+    }
+
     /// The events of an execution, all of them.
-    pub async fn all_events(&self, fid: Fid) -> Vec<koco::database::StoredEvent> {
-        let mut all: Vec<koco::database::StoredEvent> = Vec::new();
+    pub async fn all_events(&self, fid: Fid) -> Vec<StoredEvent> {
+        let mut all: Vec<StoredEvent> = Vec::new();
         loop {
-            let page = self.database.events(fid, all.last().map_or(0, |e| e.row), 1000).await.unwrap();
+            let page = self.events(fid, all.last().map_or(0, |e| e.row), 1000).await;
             if page.is_empty() {
                 return all;
             }
             all.extend(page);
         }
+    }
+}
+
+/// A page of an execution's events.
+pub async fn events(database: &Database, fid: Fid, after: i64, limit: u32) -> Vec<StoredEvent> {
+    match database.page(fid, after, limit).await.unwrap() {
+        Some(page) => database.read(fid, after, page).await.unwrap(),
+        None => Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `pause`, `resume`, `cancel`: a merge patch of the spec of each job. Each is a new request (the annotation), so that it
 //! also takes effect if the spec has that state already but a signal through Temporal has changed it.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Args;
@@ -16,10 +16,10 @@ use super::{
     connect::Session,
     output::{Change, DryRun, MANAGER, Printed, reference},
     select::{Chosen, Selection},
-    settle::{self, Asked, Goal},
+    settle::{self, Asked, Goal, Limit},
     text::{Progress, say},
 };
-use crate::api::{AgentJob, DesiredState, Phase, Seconds, names};
+use crate::api::{AgentJob, DesiredState, Phase, names};
 
 pub(super) const HELP: &str = "\
 With --selector or --all, jobs that have ended, or are being cancelled, are left alone.
@@ -42,9 +42,8 @@ pub(super) struct Arguments {
     /// Wait until each has reached it: is paused as its runner has confirmed, or is no longer, or has ended
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
-    /// With --wait: how long, such as 90s. Default: without limit
-    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse, requires = "wait")]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// Requests a state of each job. Without `--wait` it returns once that is written, not when it is reached.
@@ -76,7 +75,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments, state: Desired
         };
         let selector = arguments.selection.selector.as_deref();
         let quiet = arguments.change.output.is_some() || requests.printed.failed();
-        let code = settle::all(session, requests.asked, goal, selector, arguments.timeout, quiet).await?;
+        let code = settle::all(session, requests.asked, goal, selector, arguments.limit.timeout, quiet).await?;
         requests.printed.end()?;
         return Ok(if failed { ExitCode::FAILURE } else { code });
     }

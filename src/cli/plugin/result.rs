@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::{
     connect::{Session, job_name},
     output::reference,
-    settle,
+    settle::{self, Limit},
     text::{raw_json, say},
     watch,
 };
-use crate::api::{AgentJob, Phase, Seconds};
+use crate::api::{AgentJob, Phase};
 
 pub(super) const EXIT_CODES: &str = "\
 The result is one line of JSON; null if the agent has written none. Of a result that is too large for the status, its
@@ -38,15 +38,14 @@ pub(super) struct Arguments {
     /// Wait for the job's end
     #[arg(long)]
     wait: bool,
-    /// With --wait: how long, such as 90s. Default: without limit
-    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse, requires = "wait")]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let name = arguments.name.as_str();
     let job = if arguments.wait {
-        match tokio::time::timeout(arguments.timeout.unwrap_or(Duration::MAX), end(session, name)).await {
+        match tokio::time::timeout(arguments.limit.timeout.unwrap_or(Duration::MAX), end(session, name)).await {
             Ok(job) => job?,
             Err(_) => {
                 say(format_args!("error: timed out waiting for {}", reference(name)));

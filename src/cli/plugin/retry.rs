@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -21,11 +20,11 @@ use super::{
     connect::Session,
     output::{Change, DryRun, MANAGER, Printed, name_of, reference},
     select::{Chosen, Selection},
-    settle::{self, Asked, Goal},
+    settle::{self, Asked, Goal, Limit},
     tables,
     text::say,
 };
-use crate::api::{AgentJob, DesiredState, Phase, Seconds, names};
+use crate::api::{AgentJob, DesiredState, Phase, names};
 
 /// The longest name that leaves room for the suffix.
 const HEAD: usize = 63 - "-retry-".len() - 5;
@@ -49,9 +48,8 @@ pub(super) struct Arguments {
     /// Wait until each new job has ended
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
-    /// With --wait: how long, such as 90s. Default: without limit
-    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse, requires = "wait")]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -91,7 +89,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
         }
     }
     if arguments.wait {
-        let code = settle::all(session, created, Goal::Succeeded, None, arguments.timeout, true).await?;
+        let code = settle::all(session, created, Goal::Succeeded, None, arguments.limit.timeout, true).await?;
         printed.end()?;
         return Ok(if failed { ExitCode::FAILURE } else { code });
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use clap::Args;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
@@ -25,7 +26,15 @@ use super::{
     text::{Progress, plain, say},
     watch,
 };
-use crate::api::{AgentJob, Phase, Reason, conditions};
+use crate::api::{AgentJob, Phase, Reason, Seconds, conditions};
+
+/// For how long a command with `--wait` waits.
+#[derive(Args)]
+pub(super) struct Limit {
+    /// With --wait: how long, such as 90s. Default: without limit
+    #[arg(long, value_name = "DURATION", value_parser = Seconds::parse, requires = "wait")]
+    pub timeout: Option<Duration>,
+}
 
 /// How many jobs a page of the watch's list has: inputs may be large.
 const PAGE: u32 = 50;

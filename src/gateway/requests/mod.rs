@@ -76,7 +76,7 @@ impl Gateway {
         };
         let (keeps_events, otlp_endpoint) = (self.archive.is_configured(), self.agent_otlp_endpoint.as_deref());
         let answer = job.as_ref().map(|job| answer(job, &run, keeps_events, otlp_endpoint)).transpose()?;
-        if let Some(job) = &job {
+        if let Some(job) = job.as_ref().filter(|_| keeps_events) {
             self.limits.events.note_fid(&run, &archived_fid(job));
         }
         let heard = Heard { generation: register.generation, state: register.state, problem: None, time: now() };

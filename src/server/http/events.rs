@@ -111,7 +111,7 @@ pub async fn read(
         let headers = [(header::CONTENT_TYPE, EVENT_STREAM), (stream::UNBUFFERED, "no")];
         return Ok((headers, body).into_response());
     }
-    let ended = summary.finished.or(summary.deleted).is_some();
+    let ended = summary.ended().is_some();
     let Some(page) = server.database.page(summary.fid, parameters.after, limit).await? else {
         return Ok(Json(List { items: Vec::new(), after: parameters.after, ended }).into_response());
     };

@@ -73,7 +73,7 @@ struct Stream {
 /// The body of the response.
 pub fn body(source: Source) -> Body {
     let summary = &source.summary;
-    let head = Head { last_row: summary.last_row, ended: summary.finished.or(summary.deleted) };
+    let head = Head { last_row: summary.last_row, ended: summary.ended() };
     let seen = source.server.live.follow(summary.fid, head);
     let stream = Stream { of: source, seen, checked: Instant::now(), spoke: None, over: false };
     Body::from_stream(futures::stream::unfold(stream, async |mut stream| {

@@ -19,7 +19,7 @@ const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 /// The most events of a batch.
 const MAX_EVENTS: usize = 65_536;
 /// What an event takes beside its payload, about.
-const OVERHEAD: usize = 70;
+pub(super) const OVERHEAD: usize = 70;
 /// How long a commit to PostgreSQL may take: one whose node is gone answers nothing, and others wait for this one.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The seconds of a partition in PostgreSQL.

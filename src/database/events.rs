@@ -2,9 +2,9 @@
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Event, EventPage, Fid, Head, Kind, StoredEvent, reading};
+use super::{Database, DatabaseError, Event, EventPage, Fid, Head, Kind, StoredEvent, append::OVERHEAD, reading};
 
-/// The most events of a page, and the bytes of their payloads unless the first has more.
+/// The most events of a page, and the bytes that they take unless the first takes more.
 const MOST: (u32, i64) = (1000, 512 * 1024);
 /// How many executions are looked up by one statement.
 const HEADS: usize = 500;
@@ -21,7 +21,9 @@ impl Database {
         let limit = i64::from(limit.min(MOST.0));
         let sizes: Vec<(i64, i64)> = reading!(self, |pool| {
             let rows = sqlx::query(text).bind(fid).bind(after).bind(newest).bind(limit).fetch_all(pool).await?;
-            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?
+            rows.iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)? + OVERHEAD as i64)))
+                .collect::<Result<_, sqlx::Error>>()?
         });
         Ok(page(&sizes))
     }

@@ -246,7 +246,7 @@ pub struct Head {
 pub struct EventPage {
     /// Its last row.
     pub last: i64,
-    /// The bytes of its payloads.
+    /// About the bytes that its events take.
     pub bytes: i64,
 }
 

@@ -1,5 +1,8 @@
 //! What the repository promises about itself, checked without I/O beyond its own files.
 
+#[path = "contract/documents.rs"]
+mod documents;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -187,5 +187,5 @@ cat <<TEXT
   kubectl describe agentjob flaky-temporal -n $NAMESPACE     # its status and its events
   kubectl logs -n $NAMESPACE -c agent --prefix --tail 4 -l kodosumi.io/job-name=flaky-temporal   # a pod for each attempt
   temporal workflow list --query 'WorkflowType="AgentWorkflow"'
-  make load-image FILE=image.tar                          # an agent of your own: see "The agent contract" in README.md
+  make load-image FILE=image.tar                          # an agent of your own: see docs/agent-contract.md
 TEXT

@@ -1,4 +1,4 @@
-//! Settings: flags and environment, the same for every role that has them. The README has the table.
+//! Settings: flags and environment, the same for every role that has them. `docs/settings.md` has the table.
 
 use std::net::SocketAddr;
 

@@ -155,6 +155,10 @@ tools: deps ## build the pinned servers and clients, once a machine
 image: ## build the container images
 	@deploy/dev/images/build
 
+.PHONY: docs
+docs: ## make a book of the documents: target/docs/book/index.html
+	@deploy/dev/docs
+
 .PHONY: man
 man: ## write the plugin's manual pages to dist/man/man1: MANPATH=dist/man: man kubectl-koco-pause
 	cargo run --quiet --bin koco -- man dist/man/man1

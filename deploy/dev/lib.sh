@@ -71,3 +71,30 @@ inside() {
   alive machine || die "the cluster in $DEV is not up: make up"
   nsenter --net="/proc/$PID/ns/net" -- "$@"
 }
+
+# cargo_tool NAME VERSION TIME: sets BIN to the folder of a program of crates.io, which is built once a machine, usually in that
+# time, into ~/.cache/koco/tools/NAME-<version and compiler>.
+cargo_tool() {
+  local name=$1 version=$2 work started key
+  key=$({ echo "$version" && rustc -vV; } | sha256sum | cut -c1-16)
+  BIN=$KOCO_CACHE/tools/$name-$key/bin
+  [[ ! -d $BIN ]] || return 0
+  mkdir -p "$KOCO_CACHE/tools"
+  exec 9>"$KOCO_CACHE/tools/$name.lock" # its own: the servers take a quarter of an hour
+  flock --nonblock 9 || { say "waiting for another clone, which is building $name"; flock 9; }
+  [[ ! -d $BIN ]] || return 0
+  say "building $name (usually $3, once)"
+  started=$SECONDS
+  work=$(mktemp -d "$KOCO_CACHE/tools/.build-$name-XXXXXX")
+  # It runs for a second: its release profile, with LTO, would take longer to build than ever is saved.
+  if ! CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+    cargo install --locked --version "=$version" --target-dir "$work/target" --root "$work" "$name" >"$work/log" 2>&1; then
+    tail -n 30 "$work/log" >&2
+    die "$name doesn't build; all of it in $work/log"
+  fi
+  rm -rf "$work/target"
+  chmod 755 "$work"
+  mv "$work" "${BIN%/bin}"
+  exec 9>&-
+  say "built $name in $((SECONDS - started)) s"
+}

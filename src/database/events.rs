@@ -45,6 +45,15 @@ impl Database {
         })
     }
 
+    /// The namespace of an execution, also of one that was deleted.
+    pub async fn namespace(&self, fid: Fid) -> Result<Option<String>, DatabaseError> {
+        let text = "SELECT namespace FROM executions WHERE fid = $1 AND cluster = $2";
+        reading!(self, |pool| {
+            let query = sqlx::query_scalar(text).bind(fid.0.as_slice()).bind(&self.inner.cluster);
+            Ok(query.fetch_optional(pool).await?)
+        })
+    }
+
     /// How far these executions have come. Those that are not there, or were deleted, are left out.
     pub async fn heads(&self, fids: &[Fid]) -> Result<Vec<(Fid, Head)>, DatabaseError> {
         let mut found = Vec::with_capacity(fids.len());

@@ -52,11 +52,13 @@ type Question = (String, Verb, Option<String>, Option<String>);
 pub struct Access {
     client: Client,
     known: Recent<Question, bool>,
+    /// The UIDs of namespaces.
+    uids: Recent<String, Option<String>>,
 }
 
 impl Access {
     pub fn new(client: Client) -> Self {
-        Self { client, known: Recent::new(CAPACITY) }
+        Self { client, known: Recent::new(CAPACITY), uids: Recent::new(CAPACITY) }
     }
 
     /// Whether a user may do something to the jobs of a namespace, or to one of them. Without a namespace: to all jobs of
@@ -71,43 +73,71 @@ impl Access {
         // A `UserInfo` always serializes.
         let text = serde_json::to_string(user).map_err(|_| Unavailable)?;
         let question = (text, verb, namespace.map(String::from), name.map(String::from));
-        if let Some(answer) = self.known.get(&question) {
-            return Ok(answer);
-        }
-        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let (review, params) = (review(user, verb, namespace, name), PostParams::default());
-        let answer = match tokio::time::timeout(QUESTION, api.create(&params, &review)).await {
-            Ok(Ok(review)) => review.status.is_some_and(|status| status.allowed && status.denied != Some(true)),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the API server does not review what users may do");
-                return Err(Unavailable);
-            }
-            Err(_) => return Err(Unavailable),
+        let ask = || {
+            let (api, review) = (Api::all(self.client.clone()), review(user, verb, namespace, name));
+            async move { Some((allows(api, review).await?, CACHED)) }
         };
-        self.known.insert(question, answer, CACHED);
-        Ok(answer)
+        self.known.ask(question, ask).await.ok_or(Unavailable)
     }
 
     /// Whether a user may do something to an execution.
     pub async fn may_one(&self, user: &UserInfo, verb: Verb, execution: &Summary) -> Result<bool, Unavailable> {
+        self.may_of(user, verb, execution, self.namespace_uid(&execution.namespace)).await
+    }
+
+    /// Whether a user who could do something to an execution a short while ago still may. Namespaces that were created
+    /// anew are noticed a little later than by [`Self::may_one`], so that many who go on cost few questions.
+    pub async fn may_still(&self, user: &UserInfo, verb: Verb, execution: &Summary) -> Result<bool, Unavailable> {
+        let namespace = &execution.namespace;
+        let ask = || {
+            let (client, namespace) = (self.client.clone(), namespace.clone());
+            async move { Some((uid(client, &namespace).await.ok()?, CACHED)) }
+        };
+        let uid = async { self.uids.ask(namespace.clone(), ask).await.ok_or(Unavailable) };
+        self.may_of(user, verb, execution, uid).await
+    }
+
+    async fn may_of(
+        &self,
+        user: &UserInfo,
+        verb: Verb,
+        execution: &Summary,
+        uid: impl Future<Output = Result<Option<String>, Unavailable>>,
+    ) -> Result<bool, Unavailable> {
         let (namespace, name) = (&execution.namespace, &execution.name);
         if self.may(user, verb, None, None).await? {
             return Ok(true);
         }
         Ok(self.may(user, verb, Some(namespace), Some(name)).await?
             && !execution.namespace_uid.is_empty()
-            && self.namespace_uid(namespace).await?.is_some_and(|uid| uid == execution.namespace_uid))
+            && uid.await?.is_some_and(|uid| uid == execution.namespace_uid))
     }
 
-    /// The UID that a namespace has now. Never cached: it may just have been deleted and created anew.
+    /// The UID that a namespace has now. Not cached: it may just have been deleted and created anew.
     pub async fn namespace_uid(&self, namespace: &str) -> Result<Option<String>, Unavailable> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        match tokio::time::timeout(QUESTION, api.get_metadata_opt(namespace)).await {
-            Ok(Ok(found)) => Ok(found.and_then(|found| found.metadata.uid)),
-            // A name that can't be one.
-            Ok(Err(kube::Error::Api(e))) if e.code == 404 || e.code == 400 => Ok(None),
-            _ => Err(Unavailable),
+        uid(self.client.clone(), namespace).await
+    }
+}
+
+/// What the API server says to a question; `None` if it doesn't answer.
+async fn allows(api: Api<SubjectAccessReview>, review: SubjectAccessReview) -> Option<bool> {
+    match tokio::time::timeout(QUESTION, api.create(&PostParams::default(), &review)).await {
+        Ok(Ok(review)) => Some(review.status.is_some_and(|status| status.allowed && status.denied != Some(true))),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the API server does not review what users may do");
+            None
         }
+        Err(_) => None,
+    }
+}
+
+async fn uid(client: Client, namespace: &str) -> Result<Option<String>, Unavailable> {
+    let api: Api<Namespace> = Api::all(client);
+    match tokio::time::timeout(QUESTION, api.get_metadata_opt(namespace)).await {
+        Ok(Ok(found)) => Ok(found.and_then(|found| found.metadata.uid)),
+        // A name that can't be one.
+        Ok(Err(kube::Error::Api(e))) if e.code == 404 || e.code == 400 => Ok(None),
+        _ => Err(Unavailable),
     }
 }
 
@@ -135,9 +165,76 @@ fn review(user: &UserInfo, verb: Verb, namespace: Option<&str>, name: Option<&st
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
     use serde_json::json;
 
     use super::*;
+    use crate::database::Fid;
+
+    /// An API server where everybody may do that in one namespace, and how often it was asked for the namespace.
+    fn api_server() -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let answer = move |request: Request<Body>| {
+            let count = count.clone();
+            async move {
+                let text = if request.uri().path().ends_with("/namespaces/n") {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "n", "uid": "u" } })
+                        .to_string()
+                } else {
+                    let body = request.into_body().collect_bytes().await.unwrap();
+                    let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    let namespace = review["spec"]["resourceAttributes"]["namespace"].as_str();
+                    review["status"] = json!({ "allowed": namespace == Some("n") });
+                    review.to_string()
+                };
+                Response::builder().body(Body::from(text.into_bytes()))
+            }
+        };
+        (Client::new(tower::service_fn(answer), "default"), asked)
+    }
+
+    #[tokio::test]
+    async fn streams_that_go_on_share_a_question_and_each_that_begins_asks_anew() {
+        let (client, asked) = api_server();
+        let access = Access::new(client);
+        let user: UserInfo = serde_json::from_value(json!({ "username": "ann" })).unwrap();
+        let execution = |uid: &str| Summary {
+            fid: Fid([0; 12]),
+            namespace: "n".into(),
+            namespace_uid: uid.into(),
+            name: "j".into(),
+            uid: String::new(),
+            owner: String::new(),
+            entry_point: String::new(),
+            mode: String::new(),
+            phase: String::new(),
+            attempt: 0,
+            error: String::new(),
+            created: 0,
+            started: None,
+            finished: None,
+            deleted: None,
+            last_row: 0,
+        };
+        let (ours, before) = (execution("u"), execution("before"));
+        for _ in 0..9 {
+            assert!(access.may_still(&user, Verb::Get, &ours).await.unwrap());
+            assert!(!access.may_still(&user, Verb::Get, &before).await.unwrap());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        for _ in 0..2 {
+            assert!(access.may_one(&user, Verb::Get, &ours).await.unwrap());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
 
     #[test]
     fn a_review_names_the_user_with_groups_and_the_job() {

@@ -90,6 +90,7 @@ struct Server {
     authenticator: Authenticator<UserInfo>,
     access: access::Access,
     limits: http::Limits,
+    namespaces: http::Namespaces,
     live: live::Live,
     /// Who may append events.
     gateways: Option<String>,
@@ -121,6 +122,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
         authenticator: Authenticator::new(client.clone(), names::SERVER_AUDIENCE),
         access: access::Access::new(client.clone()),
         limits: http::Limits::default(),
+        namespaces: http::namespaces(),
         live: live::Live::default(),
         gateways: settings.gateways(),
         stop: stop.clone(),

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 
@@ -71,16 +72,28 @@ impl Events {
         Ok([run, namespace])
     }
 
-    /// Room for a body of so many bytes, kept until it is handed on.
-    pub fn room(&self, run: &AgentRun, bytes: usize) -> Result<Place<String>, Refusal> {
-        if bytes > MAX_BODY_BYTES {
+    /// A body of so many bytes by its head, and its room, which is kept until it is handed on. What has not arrived takes
+    /// none, so that a client that is slow keeps it from no other.
+    pub async fn body(&self, run: &AgentRun, length: usize, body: Body) -> Result<(Bytes, Place<String>), Refusal> {
+        if length > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);
         }
-        let namespace = run.metadata.namespace.clone().unwrap_or_default();
-        let room = self.bytes.enter_with(namespace, bytes).ok_or(Refusal::TooOften)?;
-        let cost = bytes.max(LEAST) as f64 / 1024.0;
+        let cost = length.max(LEAST) as f64 / 1024.0;
         self.rates.take_many(run.uid().into(), cost, Instant::now()).map_err(|_| Refusal::TooOften)?;
-        Ok(room)
+        let namespace = run.metadata.namespace.clone().unwrap_or_default();
+        let mut room = self.bytes.enter_with(namespace, 0).ok_or(Refusal::TooOften)?;
+        let (mut chunks, mut whole) = (body.into_data_stream(), Vec::new());
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Refusal::Malformed("the body doesn't arrive".into()))?;
+            if chunk.len() > MAX_BODY_BYTES - whole.len() {
+                return Err(Refusal::TooLarge);
+            }
+            if !room.grow(chunk.len()) {
+                return Err(Refusal::TooOften);
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok((whole.into(), room))
     }
 
     /// A closed run that was read a short while ago, if this is its runner's key.
@@ -134,23 +147,55 @@ mod tests {
     use super::*;
     use crate::gateway::fixtures::{key, run, termination};
 
-    #[test]
-    fn neither_a_run_nor_a_namespace_takes_all_the_room() {
-        let (events, mut other) = (Events::default(), run());
-        let large = MAX_BODY_BYTES;
-        assert_eq!(events.room(&run(), large + 1).err(), Some(Refusal::TooLarge));
-        let first = events.room(&run(), large).unwrap();
-        assert_eq!(events.room(&run(), large).err(), Some(Refusal::TooOften), "its rate");
-        let more: Vec<_> = (0..9)
-            .map_while(|n| {
-                other.metadata.uid = Some(format!("r{n}"));
-                events.room(&other, large).ok()
-            })
-            .collect();
+    /// Another run of the same namespace.
+    fn another(n: usize) -> AgentRun {
+        let mut other = run();
+        other.metadata.uid = Some(format!("r{n}"));
+        other
+    }
+
+    #[tokio::test]
+    async fn neither_a_run_nor_a_namespace_takes_all_the_room() {
+        let events = Events::default();
+        let large = async |run: &AgentRun| {
+            let body = Body::from(vec![b' '; MAX_BODY_BYTES]);
+            events.body(run, MAX_BODY_BYTES, body).await.map(|(_, room)| room)
+        };
+        let too_large = events.body(&run(), 1, Body::from(vec![b' '; MAX_BODY_BYTES + 1])).await;
+        assert_eq!(too_large.err(), Some(Refusal::TooLarge));
+        assert_eq!(events.body(&another(9), MAX_BODY_BYTES + 1, Body::empty()).await.err(), Some(Refusal::TooLarge));
+        let first = large(&run()).await.unwrap();
+        assert_eq!(large(&run()).await.err(), Some(Refusal::TooOften), "its rate");
+        let mut more = Vec::new();
+        for n in 0..9 {
+            more.extend(large(&another(n)).await);
+        }
         assert_eq!(more.len(), 2, "the namespace's share");
+        let mut other = another(10);
         other.metadata.namespace = Some("b".into());
-        assert!(events.room(&other, large).is_ok(), "another namespace has its own");
+        assert!(large(&other).await.is_ok(), "another namespace has its own");
         drop((first, more));
+        assert_eq!(events.bytes.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_and_does_not_arrive_takes_no_room() {
+        let events = Events::default();
+        let slow: Vec<_> = (0..20).map(another).collect();
+        let slow = slow.iter().map(|run| {
+            let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+            let body = Body::from_stream(first.chain(futures::stream::pending()));
+            Box::pin(events.body(run, MAX_BODY_BYTES, body))
+        });
+        let mut slow: Vec<_> = slow.collect();
+        for body in &mut slow {
+            assert!(futures::poll!(body).is_pending());
+        }
+        assert_eq!(events.bytes.held(), 20);
+        let other = events.body(&another(20), MAX_BODY_BYTES, Body::from(vec![b' '; MAX_BODY_BYTES])).await;
+        assert!(other.is_ok());
+        drop((slow, other));
+        assert_eq!(events.bytes.held(), 0);
     }
 
     #[test]

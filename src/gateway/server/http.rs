@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    body::{Bytes, to_bytes},
+    body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -169,9 +169,8 @@ async fn end(
 /// Its body is not JSON, and may be larger than any other.
 async fn events(State(gateway): SharedState, Extension(runner): Runner, request: Request) -> Result<Response, Refusal> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|h| h.to_str().ok()?.parse().ok());
-    let _room = gateway.limits.events.room(&runner.run, length.unwrap_or(MAX_EVENTS_BYTES))?;
-    let body = timeout(BODY, to_bytes(request.into_body(), MAX_EVENTS_BYTES)).await.map_err(|_| Refusal::SlowBody)?;
-    let body = body.map_err(|_| Refusal::TooLarge)?;
+    let body = gateway.limits.events.body(&runner.run, length.unwrap_or(MAX_EVENTS_BYTES), request.into_body());
+    let (body, _room) = timeout(BODY, body).await.map_err(|_| Refusal::SlowBody)??;
     Ok(match gateway.events(&runner, body).await? {
         Answer::Stored(stored) => Json(stored).into_response(),
         Answer::Gap(stored) => (StatusCode::CONFLICT, Json(stored)).into_response(),

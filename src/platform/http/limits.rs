@@ -116,14 +116,32 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 
     /// So many places, if there are as many for this key.
     pub fn enter_with(self: &Arc<Self>, key: K, size: usize) -> Option<Place<K>> {
+        self.take(&key, size).then(|| Place { of: self.clone(), key, size })
+    }
+
+    fn take(&self, key: &K, size: usize) -> bool {
         let mut held = self.held.lock();
-        let ours = held.1.get(&key).copied().unwrap_or_default();
+        let ours = held.1.get(key).copied().unwrap_or_default();
         if size > self.total.saturating_sub(held.0) || size > self.each.saturating_sub(ours) {
-            return None;
+            return false;
         }
         held.0 += size;
         held.1.insert(key.clone(), ours + size);
-        Some(Place { of: self.clone(), key, size })
+        true
+    }
+
+    /// How many are held.
+    pub fn held(&self) -> usize {
+        self.held.lock().0
+    }
+}
+
+impl<K: Eq + Hash + Clone> Place<K> {
+    /// Takes so many more, if there are as many for its key.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let taken = self.of.take(&self.key, more);
+        self.size += if taken { more } else { 0 };
+        taken
     }
 }
 
@@ -182,6 +200,18 @@ mod tests {
         drop(c);
         assert!(shares.enter_with("b", 7).is_none() && shares.enter_with("b", 6).is_some());
         assert!(shares.enter_with("c", usize::MAX).is_none());
+        drop(b);
+        assert_eq!(*shares.held.lock(), (0, HashMap::new()));
+    }
+
+    #[test]
+    fn a_place_grows_as_far_as_there_is_room() {
+        let shares = Shares::new(10, 6);
+        let (mut a, mut b) = (shares.enter_with("a", 0).unwrap(), shares.enter_with("b", 0).unwrap());
+        assert!(a.grow(4) && !a.grow(3) && a.grow(2) && !b.grow(5) && b.grow(4));
+        assert_eq!(shares.held(), 10);
+        drop(a);
+        assert!(b.grow(2) && !b.grow(1));
         drop(b);
         assert_eq!(*shares.held.lock(), (0, HashMap::new()));
     }

@@ -49,7 +49,7 @@ pub struct Pod {
 }
 
 /// Who may hold a token.
-pub trait Holder: Clone {
+pub trait Holder: Clone + Send + Sync + 'static {
     /// The holder, by an authenticated review of the right audience.
     fn of(user: &UserInfo) -> Option<Self>;
 }
@@ -71,34 +71,37 @@ impl<H: Holder> Authenticator<H> {
     /// Who the value of an `Authorization` header proves to be its sender.
     pub async fn holder(&self, header: Option<&str>) -> Result<H, TokenError> {
         let token = bearer(header)?;
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(answer) = self.known.get(&digest) {
-            return answer.ok_or(TokenError::Refused);
-        }
-        let review = TokenReview {
-            spec: TokenReviewSpec { audiences: Some(vec![self.audience.into()]), token: Some(token.to_string()) },
-            ..Default::default()
-        };
-        let params = PostParams::default();
-        let asked = tokio::time::timeout(REVIEW, self.api.create(&params, &review)).await;
-        let answer = match asked {
-            Ok(Ok(review)) => user(review.status.as_ref(), self.audience).and_then(H::of),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the API server does not review tokens");
-                return Err(TokenError::Unavailable);
-            }
-            Err(_) => return Err(TokenError::Unavailable),
-        };
-        let lasts = if answer.is_some() { POSITIVE } else { NEGATIVE };
-        self.known.insert(digest, answer.clone(), lasts);
-        answer.ok_or(TokenError::Refused)
+        let ask = || review(self.api.clone(), self.audience, token.to_string());
+        let answer = self.known.ask(Sha256::digest(token).into(), ask).await;
+        answer.ok_or(TokenError::Unavailable)?.ok_or(TokenError::Refused)
     }
 
-    /// Whether the sender of this header was asked about already, so that to ask again costs nothing.
+    /// Whether the sender of this header was asked about already, or just is, so that to ask again costs nothing.
     pub fn knows(&self, header: Option<&str>) -> bool {
-        let known = bearer(header).ok().and_then(|token| self.known.get(&Sha256::digest(token).into()));
-        known.flatten().is_some()
+        let Ok(token) = bearer(header) else { return false };
+        let digest = Sha256::digest(token).into();
+        self.known.get(&digest).flatten().is_some() || self.known.is_asked(&digest)
     }
+}
+
+/// Has the API server review a token: who holds it, and how long that is true. `None` if it doesn't answer.
+async fn review<H: Holder>(
+    api: Api<TokenReview>,
+    audience: &'static str,
+    token: String,
+) -> Option<(Option<H>, Duration)> {
+    let spec = TokenReviewSpec { audiences: Some(vec![audience.into()]), token: Some(token) };
+    let (review, params) = (TokenReview { spec, ..TokenReview::default() }, PostParams::default());
+    let answer = match tokio::time::timeout(REVIEW, api.create(&params, &review)).await {
+        Ok(Ok(review)) => user(review.status.as_ref(), audience).and_then(H::of),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the API server does not review tokens");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let lasts = if answer.is_some() { POSITIVE } else { NEGATIVE };
+    Some((answer, lasts))
 }
 
 /// The token of a header, if it looks like one.
@@ -139,8 +142,16 @@ impl Holder for UserInfo {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
     use serde_json::{Value, json};
+
+    use super::*;
 
     fn review(change: impl Fn(&mut Value)) -> Option<Pod> {
         let mut status = json!({
@@ -153,6 +164,29 @@ mod tests {
         });
         change(&mut status);
         user(Some(&serde_json::from_value(status).unwrap()), "koco-gateway").and_then(Pod::of)
+    }
+
+    #[tokio::test]
+    async fn requests_at_the_same_time_have_a_token_reviewed_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let answer = move |_: Request<Body>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {},
+                "status": { "authenticated": true, "audiences": ["a"], "user": { "username": "u" } } });
+            async move {
+                tokio::task::yield_now().await;
+                Response::builder().body(Body::from(review.to_string().into_bytes()))
+            }
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let authenticator = Authenticator::<UserInfo>::new(client, "a");
+        let all = (0..50).map(|_| authenticator.holder(Some("Bearer a.b.c")));
+        for holder in futures::future::join_all(all).await {
+            assert_eq!(holder.unwrap().username.as_deref(), Some("u"));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(authenticator.knows(Some("Bearer a.b.c")) && !authenticator.knows(Some("Bearer a.b.d")));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{Refusal, SharedState, events::kind};
 use crate::{
     database::{Append, AppendError, Event, Fid},
     protocol::events::{MAX_BODY_BYTES, Stored, decode},
+    server::Server,
 };
 
 /// The bytes that a batch counts as, at least.
@@ -23,6 +24,8 @@ const LEAST: usize = 4 * 1024;
 const BODY: Duration = Duration::from_secs(5);
 /// How long the database may take.
 const COMMIT: Duration = Duration::from_secs(8);
+/// How long the namespace of an execution is known.
+const NAMESPACE: Duration = Duration::from_secs(3600);
 
 /// Appends a batch, and answers when it is committed.
 pub async fn append(
@@ -37,7 +40,8 @@ pub async fn append(
     if length > MAX_BODY_BYTES {
         return Err(Refusal::TooLarge);
     }
-    let place = server.limits.bytes.enter_with((), length.max(LEAST)).ok_or(Refusal::Busy)?;
+    let namespace = server.namespace(fid).await?;
+    let place = server.limits.bytes.enter_with(namespace, length.max(LEAST)).ok_or(Refusal::Busy)?;
     let body = timeout(BODY, to_bytes(request.into_body(), MAX_BODY_BYTES)).await.map_err(|_| Refusal::Timeout)?;
     let batch = batch(fid, run, body.map_err(|_| Refusal::TooLarge)?)?;
     let task = {
@@ -61,6 +65,24 @@ pub async fn append(
         Err(AppendError::Deleted(_)) => Err(Refusal::Deleted),
         Err(AppendError::Invalid(what)) => Err(Refusal::Malformed(what.into())),
         Err(AppendError::Database(error)) => Err(error.into()),
+    }
+}
+
+impl Server {
+    /// The namespace of an execution, which never changes.
+    async fn namespace(&self, fid: Fid) -> Result<String, Refusal> {
+        let ask = || {
+            let database = self.database.clone();
+            async move {
+                match database.namespace(fid).await {
+                    Ok(Some(namespace)) => Some((Ok(namespace), NAMESPACE)),
+                    // It may be there the next moment.
+                    Ok(None) => Some((Err(Refusal::NotFound), Duration::ZERO)),
+                    Err(error) => Some((Err(error.into()), Duration::ZERO)),
+                }
+            }
+        };
+        self.namespaces.ask(fid, ask).await.unwrap_or(Err(Refusal::Database))
     }
 }
 

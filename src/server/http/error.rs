@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Why a request is refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// No bearer token, or something that can't be one.
     #[error("the request carries no bearer token")]

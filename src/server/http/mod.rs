@@ -30,17 +30,23 @@ use tokio::time::timeout;
 use self::error::Refusal;
 use super::Server;
 use crate::{
-    platform::http::{
-        Connection,
-        limits::{Buckets, Shares},
+    database::Fid,
+    platform::{
+        http::{
+            Connection,
+            limits::{Buckets, Shares},
+        },
+        recent::Recent,
     },
     protocol::events::append_path,
 };
 
 /// How long a request may take.
 const REQUEST: Duration = Duration::from_secs(15);
-/// The most bytes of events that are not committed yet.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// The most bytes of events that are not committed yet, in all and of one namespace.
+const BYTES: (usize, usize) = (64 * 1024 * 1024, 32 * 1024 * 1024);
+/// How many executions' namespaces are known.
+const NAMESPACES: usize = 16_384;
 
 /// How much may be asked.
 pub struct Limits {
@@ -52,8 +58,8 @@ pub struct Limits {
     places: Arc<Shares<String>>,
     /// Streams at a time, in all and of one user.
     streams: Arc<Shares<String>>,
-    /// Bytes of events that are not committed yet.
-    bytes: Arc<Shares<()>>,
+    /// Bytes of events that are not committed yet, by their namespace.
+    bytes: Arc<Shares<String>>,
     /// Bytes of events that clients have not taken yet.
     room: room::Room,
 }
@@ -65,10 +71,18 @@ impl Default for Limits {
             users: Buckets::new(100, 20.0),
             places: Shares::new(128, 16),
             streams: Shares::new(512, 32),
-            bytes: Shares::new(MAX_BYTES, MAX_BYTES),
+            bytes: Shares::new(BYTES.0, BYTES.1),
             room: room::Room::default(),
         }
     }
+}
+
+/// The namespaces of executions.
+pub type Namespaces = Recent<Fid, Result<String, Refusal>>;
+
+/// None is known yet.
+pub fn namespaces() -> Namespaces {
+    Recent::new(NAMESPACES)
 }
 
 type SharedState = State<Arc<Server>>;
@@ -152,4 +166,20 @@ async fn authenticate(
 async fn health(State(server): SharedState) -> Result<Json<Value>, Refusal> {
     server.database.ping().await?;
     Ok(Json(json!({ "status": "ok" })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_namespace_takes_all_the_room_for_what_is_not_committed() {
+        let (limits, mib) = (Limits::default(), 1024 * 1024);
+        let take = |namespace: &str| limits.bytes.enter_with(namespace.into(), 8 * mib);
+        let ours: Vec<_> = (0..99).map_while(|_| take("a")).collect();
+        assert_eq!(ours.len(), 4);
+        assert!(take("b").is_some());
+        drop(ours);
+        assert!(take("a").is_some());
+    }
 }

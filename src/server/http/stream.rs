@@ -152,7 +152,7 @@ impl Stream {
         self.checked = Instant::now();
         let Source { server, token, summary, .. } = &self.of;
         let Ok(user) = server.authenticator.holder(token.as_deref()).await else { return false };
-        matches!(server.access.may_one(&user, Verb::Get, summary).await, Ok(true))
+        matches!(server.access.may_still(&user, Verb::Get, summary).await, Ok(true))
     }
 }
 

@@ -218,7 +218,13 @@ fn gateway(common: Common, settings: gateway::Settings, process: &Process) -> Ru
 }
 
 fn server(common: Common, settings: server::Settings, process: &Process) -> Running {
-    let parts = server::Parts { client: process.client.clone(), common, settings, ready: process.ready.role() };
+    let parts = server::Parts {
+        client: process.client.clone(),
+        common,
+        settings,
+        metrics: process.metrics.clone(),
+        ready: process.ready.role(),
+    };
     let stop = process.stop.clone();
     Box::pin(async move {
         crds(&parts.client, false, &stop).await;

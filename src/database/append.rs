@@ -1,12 +1,14 @@
 //! Adds events. One task takes the batches of all callers that wait and commits them together: a commit to the disk
 //! costs the same for one event as for thousands. Started by [`super::Database::open`].
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Instant};
 
 use sqlx::AssertSqlSafe;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Append, AppendError, Database, DatabaseError, Event, Fid, Inner, Kind, Limits, Pools, text::clean};
+use super::{
+    Append, AppendError, Committed, Database, DatabaseError, Event, Fid, Inner, Kind, Limits, Pools, text::clean,
+};
 
 /// How many batches may wait for the task.
 pub(super) const WAITING: usize = 1024;
@@ -20,8 +22,6 @@ const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 const MAX_EVENTS: usize = 65_536;
 /// What an event takes beside its payload, about.
 pub(super) const OVERHEAD: usize = 70;
-/// How long a commit to PostgreSQL may take: one whose node is gone answers nothing, and others wait for this one.
-const SILENCE: Duration = Duration::from_secs(60);
 /// The seconds of a partition in PostgreSQL.
 const WEEK: u32 = 7 * 24 * 60 * 60;
 
@@ -168,6 +168,22 @@ fn plan(batch: &Append, stored: i64, (rows, bytes): (i64, i64), limits: Limits) 
     Plan { new, to, gap: known < 0 }
 }
 
+/// Counts what is stored after the last event of its source.
+fn count(new: &[New<'_>], stored: i64, sum: &mut Committed) {
+    for New { run, seq, event } in new {
+        match event {
+            Cow::Owned(_) => {
+                sum.koco += 1;
+                // Of no run is what says that the execution is full.
+                if *run == 0 { sum.full += 1 } else { sum.lost += (seq - stored).unsigned_abs() }
+            }
+            Cow::Borrowed(event) if matches!(event.kind, Kind::Stdout | Kind::Stderr) => sum.output += 1,
+            Cow::Borrowed(_) => sum.agent += 1,
+        }
+    }
+    sum.bytes += new.iter().map(New::weight).sum::<i64>().unsigned_abs();
+}
+
 /// The statement that inserts so many events.
 fn insert(rows: usize) -> String {
     let mut text = String::from("INSERT INTO events (fid, row, run, seq, ts, kind, payload) VALUES ");
@@ -192,7 +208,7 @@ fn insert(rows: usize) -> String {
 
 /// Appends one batch within a transaction.
 macro_rules! append_one {
-    ($tx:ident, $lock:expr, $inner:expr, $batch:expr) => {{
+    ($tx:ident, $lock:expr, $inner:expr, $batch:expr, $sum:expr) => {{
         let batch: &Append = $batch;
         let fid = batch.fid.0.as_slice();
         let query = sqlx::query_as($lock).bind(fid).bind(&$inner.cluster);
@@ -206,6 +222,7 @@ macro_rules! append_one {
                 let read = "SELECT seq FROM sources WHERE fid = $1 AND run = $2";
                 let stored: i64 = sqlx::query_scalar(read).bind(fid).bind(batch.run).fetch_one(&mut *$tx).await?;
                 let Plan { new, to, gap } = plan(batch, stored, (last_row, bytes), $inner.limits);
+                count(&new, stored, $sum);
                 let mut done = 0;
                 for rows in ROWS {
                     let text = insert(rows);
@@ -242,12 +259,12 @@ impl Inner {
     /// Commits a group of batches, and what to answer to each. If it fails nothing of them is stored, or it is not
     /// known.
     async fn commit(&self, group: &[Request]) -> Result<Vec<Result<i64, AppendError>>, DatabaseError> {
-        let mut answers = Vec::with_capacity(group.len());
+        let (mut answers, mut sum, began) = (Vec::with_capacity(group.len()), Committed::default(), Instant::now());
         match &self.pools {
             Pools::Sqlite { write, .. } => {
                 let mut tx = write.begin_with("BEGIN IMMEDIATE").await?;
                 for request in group {
-                    answers.push(append_one!(tx, FIND, self, &request.batch));
+                    answers.push(append_one!(tx, FIND, self, &request.batch, &mut sum));
                 }
                 tx.commit().await?;
             }
@@ -258,12 +275,15 @@ impl Inner {
                     }
                     let mut tx = pool.begin().await?;
                     for request in group {
-                        answers.push(append_one!(tx, LOCK, self, &request.batch));
+                        answers.push(append_one!(tx, LOCK, self, &request.batch, &mut sum));
                     }
                     tx.commit().await.map_err(DatabaseError::from)
                 };
-                tokio::time::timeout(SILENCE, committed).await.map_err(|_| DatabaseError::Silent)??;
+                tokio::time::timeout(self.limits.silence, committed).await.map_err(|_| DatabaseError::Silent)??;
             }
+        }
+        if let Some(observer) = self.observer.get() {
+            observer(&Committed { took: began.elapsed(), ..sum });
         }
         Ok(answers)
     }
@@ -317,6 +337,26 @@ mod tests {
         Append { fid: Fid([0; 12]), run: 1, from, oldest, events: vec![event; events] }
     }
 
+    #[test]
+    fn what_is_stored_is_counted() {
+        let limits = Limits { rows: 7, bytes: 1 << 20, ..Limits::default() };
+        let (mut sum, mut batch) = (Committed::default(), batch(4, 4, 3));
+        batch.events[0].kind = Kind::Result;
+        batch.events[1].payload = "x".repeat(30);
+        count(&plan(&batch, 1, (0, 0), limits).new, 1, &mut sum);
+        assert_eq!((sum.agent, sum.output, sum.koco, sum.lost, sum.full), (1, 2, 1, 2, 0), "2 and 3 are lost");
+        count(&plan(&batch, 3, (4, 0), limits).new, 3, &mut sum);
+        assert_eq!((sum.agent, sum.output, sum.koco, sum.lost, sum.full), (2, 4, 2, 2, 1), "it is full");
+        assert_eq!(
+            sum.bytes,
+            8 * 70 + 2 * 30 + r#"{"koco":{"lost":{"from":2,"to":3}}}"#.len() as u64 + {
+                r#"{"koco":{"full":{"rows":7,"bytes":240}}}"#.len() as u64
+            }
+        );
+        count(&plan(&batch, 6, (4, 0), limits).new, 6, &mut sum);
+        assert_eq!((sum.agent, sum.output), (2, 4), "all is stored already");
+    }
+
     /// Numbers and payloads of what is stored, the last number, and whether there is a gap.
     fn planned(batch: &Append, stored: i64, has: (i64, i64), limits: Limits) -> (Vec<(i64, i64, String)>, i64, bool) {
         let Plan { new, to, gap } = plan(batch, stored, has, limits);
@@ -346,7 +386,7 @@ mod tests {
 
     #[test]
     fn an_execution_that_is_full_says_so_once_and_takes_no_more() {
-        let limits = Limits { rows: 5, bytes: 1000 };
+        let limits = Limits { rows: 5, bytes: 1000, ..Limits::default() };
         let of = |rows, bytes| planned(&batch(1, 1, 2), 0, (rows, bytes), limits);
         let plain = vec![(1, 1, String::new()), (1, 2, String::new())];
         assert_eq!(of(2, 0), (plain.clone(), 2, false));

@@ -103,15 +103,16 @@ impl Conditions {
 }
 
 impl Database {
-    /// Writes executions. One that is stored in a newer version stays as it is.
-    pub async fn upsert(&self, executions: Vec<Execution>) -> Result<(), DatabaseError> {
+    /// Writes executions. One that is stored in a newer version stays as it is. Returns those that reached their final
+    /// phase by this.
+    pub async fn upsert(&self, executions: Vec<Execution>) -> Result<Vec<Fid>, DatabaseError> {
         let database = self.clone();
         // In a task of its own: a transaction is not to be left in the middle because its caller has gone.
         let task = tokio::spawn(async move { database.upsert_all(executions).await });
         task.await.map_err(|_| DatabaseError::Closed)?
     }
 
-    async fn upsert_all(&self, mut executions: Vec<Execution>) -> Result<(), DatabaseError> {
+    async fn upsert_all(&self, mut executions: Vec<Execution>) -> Result<Vec<Fid>, DatabaseError> {
         // All processes lock them in the same order.
         executions.sort_by_key(|e| (e.summary.fid, e.version));
         let executions: Vec<Execution> = executions.into_iter().map(Execution::cleaned).collect();
@@ -127,18 +128,29 @@ impl Database {
                 ended = COALESCE(excluded.finished, executions.deleted), version = excluded.version,
                 size = excluded.size, search = excluded.search, object = excluded.object
             WHERE executions.version < excluded.version AND executions.uid = excluded.uid";
+        let known = "SELECT finished FROM executions WHERE fid = $1";
+        let mut finished = Vec::new();
         writing!(self, |tx| {
             for Execution { summary: s, version, search, object } in &executions {
+                let mut finishes = s.finished.is_some();
+                if finishes {
+                    let known = sqlx::query_scalar(known).bind(s.fid.0.as_slice());
+                    let known: Option<Option<i64>> = known.fetch_optional(&mut *tx).await?;
+                    finishes = known.flatten().is_none();
+                }
                 let size = i64::try_from(search.len() + object.len()).unwrap_or(i64::MAX);
                 let query = sqlx::query(text).bind(s.fid.0.as_slice()).bind(&self.inner.cluster);
                 let query = query.bind(&s.namespace).bind(&s.namespace_uid).bind(&s.name).bind(&s.uid).bind(&s.owner);
                 let query = query.bind(&s.entry_point).bind(&s.mode).bind(&s.phase).bind(s.attempt).bind(&s.error);
                 let query = query.bind(s.created).bind(s.started).bind(s.finished).bind(s.finished);
-                query.bind(version).bind(size).bind(search).bind(object).execute(&mut *tx).await?;
+                let written = query.bind(version).bind(size).bind(search).bind(object).execute(&mut *tx).await?;
+                if finishes && written.rows_affected() > 0 {
+                    finished.push(s.fid);
+                }
             }
             tx.commit().await?;
         });
-        Ok(())
+        Ok(finished)
     }
 
     /// Records that the AgentJobs of these executions are gone. The first time counts.

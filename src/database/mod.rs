@@ -3,7 +3,8 @@
 //!
 //! Each statement is written once, for both: parameters are `$1`, `$2`, and types are those that both have.
 //! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`events`] reads events,
-//! [`append`] adds them, from one task that commits those of many callers together; [`retention`] removes what is old.
+//! [`append`] adds them, from one task that commits those of many callers together; [`retention`] removes what is old,
+//! and [`volume`] bounds what SQLite takes.
 //!
 //! What holds whatever happens:
 //! - An older write of an execution never replaces a newer one, in whichever order they come.
@@ -19,13 +20,14 @@ mod model;
 mod retention;
 mod schema;
 mod text;
+mod volume;
 
 use std::{
     collections::HashSet,
     fs::{File, TryLockError},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -40,9 +42,10 @@ use tokio::sync::mpsc;
 pub use self::{
     error::{AppendError, DISK_FULL, DatabaseError},
     model::{
-        Append, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention, StoredEvent,
-        Summary,
+        Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention,
+        StoredEvent, Summary,
     },
+    volume::Volume,
 };
 
 /// The oldest PostgreSQL that is served.
@@ -57,8 +60,9 @@ const BOUNDS: &str =
     "SET lock_timeout = '5s'; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'";
 /// The file in SQLite's folder that a process locks.
 const LOCK: &str = "lock";
-/// SQLite's file.
+/// SQLite's file, and what it has not taken over yet.
 const FILE: &str = "koco.db";
+const WAL: &str = "koco.db-wal";
 
 /// Where the database is.
 #[derive(Clone)]
@@ -84,6 +88,7 @@ enum Pools {
         /// One connection: SQLite has one writer.
         write: SqlitePool,
         read: SqlitePool,
+        folder: Arc<Path>,
         /// Locked while this is open.
         _lock: File,
     },
@@ -137,7 +142,11 @@ struct Inner {
     limits: Limits,
     /// PostgreSQL's partitions of events that were there, by their week.
     weeks: Mutex<HashSet<u32>>,
+    /// What counts commits.
+    observer: OnceLock<Observer>,
 }
+
+type Observer = Box<dyn Fn(&Committed) + Send + Sync>;
 
 impl Database {
     /// Opens it, and creates or raises its schema. Must be called within a Tokio runtime.
@@ -151,12 +160,24 @@ impl Database {
             Location::Sqlite(folder) => sqlite(folder.clone()).await?,
             Location::Postgres(url) => postgres(url).await?,
         };
-        let inner = Arc::new(Inner { pools, cluster: cluster.into(), limits, weeks: Mutex::default() });
+        let inner = Arc::new(Inner {
+            pools,
+            cluster: cluster.into(),
+            limits,
+            weeks: Mutex::default(),
+            observer: OnceLock::new(),
+        });
         let (appends, requests) = mpsc::channel(append::WAITING);
         let database = Self { inner: inner.clone(), appends };
         schema::prepare(&database).await?;
         tokio::spawn(append::write(inner, requests));
         Ok(database)
+    }
+
+    /// Has each commit of events told to an observer from now on; the first one stays.
+    pub fn observe(&self, observer: impl Fn(&Committed) + Send + Sync + 'static) {
+        // There is one already.
+        let _ = self.inner.observer.set(Box::new(observer));
     }
 
     /// Whether it answers.
@@ -177,15 +198,20 @@ impl Database {
     }
 }
 
-async fn sqlite(folder: PathBuf) -> Result<Pools, DatabaseError> {
-    let failed = |source| DatabaseError::Folder { path: folder.clone(), source };
-    std::fs::create_dir_all(&folder).map_err(failed)?;
+/// Takes a folder for this process alone, until the file is closed.
+fn lock(folder: &Path) -> Result<File, DatabaseError> {
+    let failed = |source| DatabaseError::Folder { path: folder.into(), source };
+    std::fs::create_dir_all(folder).map_err(failed)?;
     let lock = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(DatabaseError::Locked(folder)),
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DatabaseError::Locked(folder.into())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+async fn sqlite(folder: PathBuf) -> Result<Pools, DatabaseError> {
+    let lock = lock(&folder)?;
     let options = SqliteConnectOptions::new()
         .filename(folder.join(FILE))
         .create_if_missing(true)
@@ -194,9 +220,17 @@ async fn sqlite(folder: PathBuf) -> Result<Pools, DatabaseError> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(ACQUIRE);
     let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
-    let write = pool(1).connect_with(options.clone()).await?;
+    let folder: Arc<Path> = folder.into();
+    let bounded = folder.clone();
+    let write = pool(1).after_connect(move |connection, _| {
+        let folder = bounded.clone();
+        Box::pin(async move {
+            volume::bound(connection, &folder).await.map(drop).map_err(|error| sqlx::Error::Configuration(error.into()))
+        })
+    });
+    let write = write.connect_with(options.clone()).await?;
     let read = pool(CONNECTIONS).connect_with(options.pragma("query_only", "on")).await?;
-    Ok(Pools::Sqlite { write, read, _lock: lock })
+    Ok(Pools::Sqlite { write, read, folder, _lock: lock })
 }
 
 async fn postgres(url: &str) -> Result<Pools, DatabaseError> {

@@ -1,6 +1,6 @@
 //! What the database holds. No I/O. Used by everything in this module and by its callers.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use super::text::clean;
 
@@ -216,7 +216,7 @@ pub struct Append {
     pub events: Vec<Event>,
 }
 
-/// How much is kept of the events of one execution. The batch that reaches it is stored, and after it one event of kind
+/// How much is kept of the events of one execution, and how long that may take. The batch that reaches it is stored, and after it one event of kind
 /// [`Kind::Debug`] that belongs to no run, `{"koco":{"full":{"rows":N,"bytes":M}}}`. What comes later is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -224,12 +224,33 @@ pub struct Limits {
     pub rows: i64,
     /// Bytes, about.
     pub bytes: i64,
+    /// How long a commit to PostgreSQL may take: one whose node is gone answers nothing, and others wait for this one.
+    pub silence: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows: 10_000_000, bytes: 2 << 30 }
+        Self { rows: 10_000_000, bytes: 2 << 30, silence: Duration::from_secs(60) }
     }
+}
+
+/// What a commit of events has done, for those who count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// How long it took.
+    pub took: Duration,
+    /// Events that it stored, of lines of standard output and error.
+    pub output: u64,
+    /// Others that runs have sent.
+    pub agent: u64,
+    /// Those that koco has added.
+    pub koco: u64,
+    /// Bytes of them all, about.
+    pub bytes: u64,
+    /// Events that were lost on their way.
+    pub lost: u64,
+    /// Executions that became full.
+    pub full: u64,
 }
 
 /// How far an execution has come, for those who wait for more of it.
@@ -305,7 +326,8 @@ pub struct Retention {
     pub events: Option<i64>,
     /// Executions, after their end, in milliseconds.
     pub executions: Option<i64>,
-    /// The most bytes of all. Of executions that have ended, the oldest lose their events first, then go.
+    /// The most bytes of all. Of executions that have ended, the oldest of the namespace that has the most lose their events
+    /// first, then go.
     pub max_bytes: Option<i64>,
 }
 

@@ -15,7 +15,7 @@ impl Database {
     pub async fn expire(&self, retention: &Retention, now: i64) -> Result<Expired, DatabaseError> {
         let mut done = Expired::default();
         if let Some(age) = retention.events {
-            while let found @ [_, ..] = &self.ended(now.saturating_sub(age), true).await?[..] {
+            while let found @ [_, ..] = &self.ended(now.saturating_sub(age), true, None).await?[..] {
                 for (fid, ..) in found {
                     self.delete_events(*fid).await?;
                     done.events += 1;
@@ -23,7 +23,7 @@ impl Database {
             }
         }
         if let Some(age) = retention.executions {
-            while let found @ [_, ..] = &self.ended(now.saturating_sub(age), false).await?[..] {
+            while let found @ [_, ..] = &self.ended(now.saturating_sub(age), false, None).await?[..] {
                 for (fid, ..) in found {
                     self.remove(*fid).await?;
                     done.executions += 1;
@@ -37,30 +37,45 @@ impl Database {
         Ok(done)
     }
 
-    /// Removes the oldest until all is small enough: first events, then executions.
+    /// Removes the oldest of the namespace that has the most, until all is small enough: first events, then executions.
     async fn shrink(&self, most: i64, now: i64, done: &mut Expired) -> Result<(), DatabaseError> {
-        let mut bytes = self.bytes().await?;
         for with_events in [true, false] {
-            while bytes > most
-                && let found @ [_, ..] = &self.ended(now, with_events).await?[..]
-            {
+            // Those that may have something to lose, the largest last.
+            let mut left = self.sizes().await?;
+            let mut total: i64 = left.iter().map(|(_, bytes)| bytes).sum();
+            while total > most {
+                left.sort_by(|(a, x), (b, y)| (x, a).cmp(&(y, b)));
+                let next = left.len().checked_sub(2).map_or(0, |n| left[n].1);
+                let Some((namespace, bytes)) = left.last_mut() else { break };
+                let found = self.ended(now, with_events, Some(namespace.as_str())).await?;
+                if found.is_empty() {
+                    left.pop();
+                    continue;
+                }
                 for (fid, events, size) in found {
-                    if bytes <= most {
-                        return Ok(());
-                    }
-                    bytes -= events;
+                    let goes = if with_events { events } else { events + size };
                     if with_events {
-                        self.delete_events(*fid).await?;
+                        self.delete_events(fid).await?;
                         done.events += 1;
                     } else {
-                        bytes -= size;
-                        self.remove(*fid).await?;
+                        self.remove(fid).await?;
                         done.executions += 1;
+                    }
+                    (total, *bytes) = (total - goes, *bytes - goes);
+                    if total <= most || *bytes < next {
+                        break;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// How many bytes the executions of each namespace take with their events, about.
+    async fn sizes(&self) -> Result<Vec<(String, i64)>, DatabaseError> {
+        let text = "SELECT namespace, CAST(SUM(bytes + size) AS BIGINT) FROM executions WHERE cluster = $1
+            GROUP BY namespace";
+        reading!(self, |pool| Ok(sqlx::query_as(text).bind(&self.inner.cluster).fetch_all(pool).await?))
     }
 
     /// How many bytes all executions take with their events, about.
@@ -69,16 +84,23 @@ impl Database {
         reading!(self, |pool| Ok(sqlx::query_scalar(text).bind(&self.inner.cluster).fetch_one(pool).await?))
     }
 
-    /// Some executions that have ended before a time, the first to end first, with the bytes of their events and their own.
-    async fn ended(&self, before: i64, with_events: bool) -> Result<Vec<(Fid, i64, i64)>, DatabaseError> {
+    /// Some executions that have ended before a time, of one namespace or of all, the first to end first, with the bytes of
+    /// their events and their own.
+    async fn ended(
+        &self,
+        before: i64,
+        with_events: bool,
+        namespace: Option<&str>,
+    ) -> Result<Vec<(Fid, i64, i64)>, DatabaseError> {
         let events = if with_events { "AND bytes > 0" } else { "" };
         let text = format!(
-            "SELECT fid, bytes, size FROM executions WHERE ended < $1 AND cluster = $2 {events} ORDER BY ended LIMIT {BATCH}"
+            "SELECT fid, bytes, size FROM executions
+            WHERE ended < $1 AND cluster = $2 AND ($3 = '' OR namespace = $3) {events} ORDER BY ended LIMIT {BATCH}"
         );
         reading!(self, |pool| {
             let query = sqlx::query(AssertSqlSafe(text)).bind(before).bind(&self.inner.cluster);
             let mut found = Vec::new();
-            for row in query.fetch_all(pool).await? {
+            for row in query.bind(namespace.unwrap_or_default()).fetch_all(pool).await? {
                 let fid: Vec<u8> = row.try_get(0)?;
                 found.push((Fid::of(&fid), row.try_get(1)?, row.try_get(2)?));
             }

@@ -123,9 +123,13 @@ impl Gateway {
         metrics.before_scrapes(move || {
             open.set(i64::try_from(STREAMS.saturating_sub(free.available_permits())).unwrap_or(i64::MAX));
         });
+        let archive = archive::Archive::new(client.clone(), &common.namespace, &settings);
+        if archive.is_configured() {
+            metrics.keeps_events.of([]).set(1);
+        }
         Self {
             runs: runs::RunCache::new(client.clone()),
-            archive: archive::Archive::new(client.clone(), &common.namespace, &settings),
+            archive,
             authenticator: Authenticator::new(client.clone(), names::GATEWAY_AUDIENCE),
             peers: sessions::peers::Peers::new(client.clone(), &common.namespace, &common.identity),
             client,

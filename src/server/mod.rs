@@ -5,6 +5,7 @@
 //!   the database keeps the newest version, in whatever order they come.
 //! - [`http`] answers requests, and takes events from gateways. [`access`] asks the API server who sends one and what they
 //!   may read. [`live`] wakes streams of events.
+//! - [`retention`] removes what is old.
 //!
 //! Of the cluster it writes one thing: an annotation on a job that has ended and has a time to live, which says that it
 //! is in the archive. Called by the command line alone.
@@ -13,6 +14,7 @@ mod access;
 mod archive;
 mod http;
 mod live;
+mod retention;
 mod settings;
 
 use std::{
@@ -25,16 +27,17 @@ use std::{
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::Settings;
 use crate::{
     api::names,
-    database::{Database, DatabaseError},
+    database::Database,
     platform::{
-        clock,
         http::{Authenticator, CertificateManager, ServerNames, serve},
         kubernetes,
+        metrics::{Metrics, ServerMetrics},
         settings::Common,
     },
 };
@@ -43,8 +46,6 @@ use crate::{
 const CONNECTIONS: (usize, usize) = (1024, 256);
 /// How often a database is tried that can't be used.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often what is old is removed.
-const EXPIRE: Duration = Duration::from_secs(600);
 
 /// Why the server can't run.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,8 @@ pub struct Parts {
     pub common: Common,
     /// The server's own settings.
     pub settings: Settings,
+    /// What it counts in.
+    pub metrics: Metrics,
     /// Readiness.
     pub ready: Arc<AtomicBool>,
 }
@@ -92,6 +95,9 @@ struct Server {
     limits: http::Limits,
     namespaces: http::Namespaces,
     live: live::Live,
+    metrics: ServerMetrics,
+    /// Told that the database is full.
+    full: Notify,
     /// Who may append events.
     gateways: Option<String>,
     stop: CancellationToken,
@@ -99,7 +105,7 @@ struct Server {
 
 /// Runs a server until `stop`; then it turns unready, takes no new connection, and finishes what it has begun.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerError> {
-    let Parts { client, common, settings, ready } = parts;
+    let Parts { client, common, settings, metrics, ready } = parts;
     let addr = settings.server_addr;
     let listen = |e| ServerError::Listen(addr, e);
     // First, so that a port in use is reported immediately.
@@ -124,6 +130,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
         limits: http::Limits::default(),
         namespaces: http::namespaces(),
         live: live::Live::default(),
+        metrics: metrics.server.clone(),
+        full: Notify::new(),
         gateways: settings.gateways(),
         stop: stop.clone(),
         client,
@@ -133,8 +141,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
         let server = server.clone();
         async move { server.live.ask(&server.database, &server.stop).await }
     });
-    follow(&server, &common, &ready, &stop);
-    tokio::spawn(expire(database.clone(), settings, stop.clone()));
+    let writing = follow(&server, &common, &ready, &stop);
+    count(&server, &metrics, writing);
+    tokio::spawn(retention::keep(server.clone(), settings));
 
     let serving = axum_server::from_tcp(listener).map_err(listen)?;
     tracing::info!(%addr, "the server listens");
@@ -169,13 +178,43 @@ async fn open(
     }
 }
 
-/// Follows the jobs of all watched namespaces; ready once all that there are have been written.
-fn follow(server: &Arc<Server>, common: &Common, ready: &Arc<AtomicBool>, stop: &CancellationToken) {
+/// Has commits counted, and streams and what waits for the database at each scrape.
+fn count(server: &Arc<Server>, metrics: &Metrics, writing: Vec<archive::Writing>) {
+    let ours = server.metrics.clone();
+    server.database.observe(move |committed| {
+        for (kind, count) in [("output", committed.output), ("agent", committed.agent), ("koco", committed.koco)] {
+            ours.events.of([kind]).inc_by(count);
+        }
+        ours.event_bytes.inc_by(committed.bytes);
+        ours.lost.inc_by(committed.lost);
+        ours.full.inc_by(committed.full);
+        ours.commit_seconds.observe(committed.took.as_secs_f64());
+        ours.commit_events.observe((committed.output + committed.agent + committed.koco) as f64);
+    });
+    let server = server.clone();
+    metrics.before_scrapes(move || {
+        server.metrics.streams.of([]).set(i64::try_from(server.limits.streams()).unwrap_or(i64::MAX));
+        let longest = writing.iter().map(archive::Writing::took).max().unwrap_or_default();
+        server.metrics.waiting.of([]).set(longest.as_secs_f64());
+    });
+}
+
+/// Follows the jobs of all watched namespaces; ready once all that there are have been written. Returns since when each
+/// waits for the database.
+fn follow(
+    server: &Arc<Server>,
+    common: &Common,
+    ready: &Arc<AtomicBool>,
+    stop: &CancellationToken,
+) -> Vec<archive::Writing> {
+    let mut writing = Vec::new();
     let namespaces = common.namespaces();
     let missing = Arc::new(AtomicUsize::new(namespaces.len()));
     for namespace in namespaces {
         let (missing, ready, stop) = (missing.clone(), ready.clone(), stop.clone());
-        let archive = archive::Archive::new(server.client.clone(), server.database.clone(), namespace);
+        let archive =
+            archive::Archive::new(server.client.clone(), server.database.clone(), namespace, server.metrics.clone());
+        writing.push(archive.writing());
         tokio::spawn(async move {
             let ended = stop.clone();
             let synced = move || {
@@ -186,18 +225,5 @@ fn follow(server: &Arc<Server>, common: &Common, ready: &Arc<AtomicBool>, stop: 
             tokio::select! { () = ended.cancelled() => {}, () = archive.follow(synced) => {} }
         });
     }
-}
-
-/// Removes what is old, now and then.
-async fn expire(database: Database, settings: Settings, stop: CancellationToken) {
-    let retention = settings.retention();
-    loop {
-        match database.expire(&retention, clock::now().as_millisecond()).await {
-            Ok(expired) if expired == Default::default() => {}
-            Ok(expired) => tracing::info!(?expired, "what was old was removed"),
-            Err(DatabaseError::Closed) => return,
-            Err(error) => tracing::warn!(%error, reason = error.reason(), "removing what is old"),
-        }
-        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(EXPIRE) => {} }
-    }
+    writing
 }

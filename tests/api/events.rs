@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// An operator and a server that keeps its agents' events, started.
-async fn roles(test: &Test, temporal: Server<'_>) -> Roles {
+pub async fn roles(test: &Test, temporal: Server<'_>) -> Roles {
     let mut roles = Roles::of(test, temporal, &["operator", "server"]);
     account(test, &test.namespace, "gateway", &[], &[]).await;
     let file = test.cluster.dev.join(format!("data/tests/{}-token", test.namespace));
@@ -34,12 +34,12 @@ async fn roles(test: &Test, temporal: Server<'_>) -> Roles {
     roles
 }
 
-fn lines(from: u64, to: u64) -> Vec<String> {
+pub fn lines(from: u64, to: u64) -> Vec<String> {
     (from..=to).map(|n| format!("line {n}")).collect()
 }
 
 /// Sends lines until they are taken: what is stored then.
-async fn told(runner: &Runner, from: u64, oldest: u64, lines: &[String]) -> u64 {
+pub async fn told(runner: &Runner, from: u64, oldest: u64, lines: &[String]) -> u64 {
     let what = format!("events {from} of {} to be stored", runner.run);
     let answer = within(DEADLINE, &what, async || match runner.tell(from, oldest, lines).await {
         Ok((200, stored)) => Ok(stored),
@@ -49,7 +49,7 @@ async fn told(runner: &Runner, from: u64, oldest: u64, lines: &[String]) -> u64 
 }
 
 /// All events that are read page by page: row, run, number and payload.
-async fn read(reader: &Reader, fid: &str, token: &str) -> Vec<(i64, i64, i64, String)> {
+pub async fn read(reader: &Reader, fid: &str, token: &str) -> Vec<(i64, i64, i64, String)> {
     let (mut all, mut after) = (Vec::new(), 0);
     loop {
         let (status, page) = reader.get(&format!("/api/v1/executions/{fid}/events?after={after}&limit=2"), token).await;
@@ -69,13 +69,13 @@ async fn read(reader: &Reader, fid: &str, token: &str) -> Vec<(i64, i64, i64, St
 }
 
 /// Server-sent events, one by one.
-struct Frames {
+pub struct Frames {
     response: reqwest::Response,
     buffer: String,
 }
 
 impl Frames {
-    async fn of(reader: &Reader, fid: &str, token: &str, after: Option<&str>) -> Self {
+    pub async fn of(reader: &Reader, fid: &str, token: &str, after: Option<&str>) -> Self {
         let response = reader.stream(fid, token, after).await;
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -104,7 +104,7 @@ impl Frames {
     }
 
     /// The payload of the next, which is a line of output.
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         let (kind, _, data) = self.next().await.expect("an event");
         assert_eq!(kind, "stdout", "{data}");
         data["payload"].as_str().expect("a text").to_string()

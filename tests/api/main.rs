@@ -31,6 +31,7 @@ mod metrics;
 mod network;
 mod new_leader;
 mod no_worker;
+mod operations;
 mod paused_early;
 mod plugin;
 mod repair;

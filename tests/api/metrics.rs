@@ -43,7 +43,7 @@ fn reference() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// The sum of all series of a metric that have these labels.
-fn sum(text: &str, name: &str, labels: &str) -> f64 {
+pub fn sum(text: &str, name: &str, labels: &str) -> f64 {
     let wanted = |line: &&str| sample(line).0 == name && labels.split(',').all(|label| line.contains(label));
     text.lines().filter(|l| !l.starts_with('#')).filter(wanted).map(|line| sample(line).2).sum()
 }
@@ -134,7 +134,7 @@ async fn top(test: &Test, by: &str) -> Vec<Value> {
 }
 
 /// Each sample is in the reference, with its labels.
-fn as_in_the_reference(text: &str) {
+pub fn as_in_the_reference(text: &str) {
     let known = reference();
     for line in text.lines().filter(|l| !l.starts_with('#') && !l.starts_with("temporal_")) {
         let (name, mut labels, _) = sample(line);

@@ -214,7 +214,7 @@ async fn what_its_source_has_lost_holds_up_nothing() {
 #[tokio::test]
 async fn an_execution_has_only_so_many_events() {
     for location in locations().await {
-        let limits = Limits { rows: 5, bytes: 10_000 };
+        let limits = Limits { rows: 5, bytes: 10_000, ..Limits::default() };
         let database = Database::open_with(&location, CLUSTER, limits).await.unwrap();
         database.upsert(vec![execution(1), execution(2)]).await.unwrap();
         for (from, to) in [(1, 3), (4, 6), (7, 9)] {

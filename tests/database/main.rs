@@ -4,6 +4,7 @@
 mod crash;
 mod events;
 mod executions;
+mod full;
 mod harness;
 mod opening;
 mod retention;

@@ -73,6 +73,29 @@ async fn if_all_is_too_large_the_oldest_goes_first_events_before_executions() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_has_the_most_loses_the_most() {
+    for store in both().await {
+        let now = 1000 * DAY;
+        // Those of another namespace are older, and fewer.
+        for (n, namespace) in [(1, "b"), (2, "a"), (3, "a"), (4, "a")] {
+            let mut write = execution(n);
+            (write.summary.namespace, write.summary.finished) = (namespace.into(), Some(now - DAY + i64::from(n)));
+            store.database.upsert(vec![write]).await.unwrap();
+            let mut batch = super::harness::batch(fid(n), 1, 20);
+            batch.events.iter_mut().for_each(|e| e.payload = "x".repeat(1000));
+            store.database.append(batch).await.unwrap();
+        }
+        let retention = |bytes| Retention { max_bytes: Some(bytes), ..Retention::default() };
+        store.database.expire(&retention(45_000), now).await.unwrap();
+        assert_eq!(left(&store).await, [(4, 20), (3, 0), (2, 0), (1, 20)], "{}", store.name());
+        store.database.expire(&retention(25_000), now).await.unwrap();
+        assert_eq!(left(&store).await.iter().map(|(_, events)| events).sum::<usize>(), 20, "{}", store.name());
+        store.database.expire(&retention(1), now).await.unwrap();
+        assert_eq!(left(&store).await, []);
+    }
+}
+
+#[tokio::test]
 async fn a_week_without_events_takes_its_partition_along() {
     for store in both().await {
         let koco::database::Location::Postgres(url) = &store.location else { continue };

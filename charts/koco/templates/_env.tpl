@@ -148,8 +148,10 @@
   value: {{ .retention.events | quote }}
 - name: KOCO_RETAIN_EXECUTIONS
   value: {{ .retention.executions | quote }}
+{{- if not (kindIs "invalid" .retention.maxBytes) }}
 - name: KOCO_RETAIN_BYTES
   value: {{ int64 .retention.maxBytes | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 

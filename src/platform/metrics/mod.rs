@@ -9,6 +9,7 @@ mod jobs;
 mod labelled;
 mod process;
 mod requests;
+mod server;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -24,6 +25,7 @@ pub use exposition::Format;
 pub use jobs::JobMetrics;
 pub use labelled::Labelled;
 pub use requests::RequestMetrics;
+pub use server::ServerMetrics;
 
 const PREFIX: &str = "koco";
 
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub refused: Labelled<Counter, 1>,
     /// Runners that have a stream open at this gateway. Only where a gateway runs.
     pub streams: Labelled<Gauge, 0>,
+    /// 1 where this gateway hands events on to a server. Only then.
+    pub keeps_events: Labelled<Gauge, 0>,
     /// Pods that were created.
     pub pods_created: Counter,
     /// What doesn't fit and lasts, by kind.
@@ -88,6 +92,8 @@ pub struct Metrics {
     pub jobs: JobMetrics,
     /// Of requests to the API server.
     pub requests: RequestMetrics,
+    /// Of the archive.
+    pub server: ServerMetrics,
 }
 
 impl Default for Metrics {
@@ -104,7 +110,8 @@ impl Metrics {
         let reconcile_seconds = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]);
         let (reconciles, status_writes, heartbeats) = (Counter::default(), Counter::default(), Counter::default());
         let [reconcile_errors, signals, refused] = [(); 3].map(|()| Labelled::new(["reason"], Counter::default));
-        let (streams, pods_created) = (Labelled::new([], Gauge::default), Counter::default());
+        let [streams, keeps_events] = [(); 2].map(|()| Labelled::new([], Gauge::default));
+        let pods_created = Counter::default();
         let leaks = Labelled::new(["kind"], Gauge::default);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         all.add("build", "The build of this process", &["version"], build);
@@ -117,12 +124,15 @@ impl Metrics {
         all.plain("heartbeats", "Heartbeats of runners", &heartbeats);
         all.labelled("gateway_refused", "Requests that the gateway refused", &refused);
         all.labelled("gateway_streams", "Runners that have a stream open at this gateway", &streams);
+        all.labelled("gateway_keeps_events", "1 where this gateway hands events on to a server", &keeps_events);
         all.plain("pods_created", "Runner pods created", &pods_created);
         all.labelled("leaks", "What does not fit and lasts, as kubectl koco audit names it", &leaks);
         let jobs = JobMetrics::default();
         jobs.register(&mut all);
         let requests = RequestMetrics::default();
         requests.register(&mut all);
+        let server = ServerMetrics::default();
+        server.register(&mut all);
         all.described.extend(process::described());
         all.others.register_collector(Box::new(process::Process));
         for collector in collectors {
@@ -141,10 +151,12 @@ impl Metrics {
             heartbeats,
             refused,
             streams,
+            keeps_events,
             pods_created,
             leaks,
             jobs,
             requests,
+            server,
         }
     }
 

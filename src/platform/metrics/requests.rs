@@ -107,16 +107,19 @@ fn verb(method: &Method, uri: &Uri) -> &'static str {
     }
 }
 
-/// The codes that API servers answer with.
-const CODES: [(u16, &str); 13] = [
+/// The codes that API servers and koco's server answer with.
+const CODES: [(u16, &str); 16] = [
     (200, "200"),
     (201, "201"),
+    (204, "204"),
     (400, "400"),
     (401, "401"),
     (403, "403"),
     (404, "404"),
+    (405, "405"),
     (409, "409"),
     (410, "410"),
+    (413, "413"),
     (422, "422"),
     (429, "429"),
     (500, "500"),
@@ -124,7 +127,8 @@ const CODES: [(u16, &str); 13] = [
     (504, "504"),
 ];
 
-fn code(status: StatusCode) -> &'static str {
+/// The word for a code.
+pub(super) fn code(status: StatusCode) -> &'static str {
     let known = CODES.into_iter().find(|(code, _)| *code == status.as_u16());
     known.map_or("other", |(_, word)| word)
 }

@@ -7,15 +7,21 @@
 mod namespaces;
 mod record;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
+use parking_lot::Mutex;
 use serde_json::json;
 
 use self::namespaces::Namespaces;
@@ -24,6 +30,7 @@ use crate::{
     database::{Database, DatabaseError, Execution, Fid},
     platform::{
         clock,
+        metrics::ServerMetrics,
         notices::Notices,
         watch::{Item, config, items},
     },
@@ -50,13 +57,56 @@ pub struct Archive {
     namespace: Option<String>,
     namespaces: Namespaces,
     notices: Notices,
+    metrics: ServerMetrics,
+    writing: Writing,
+    /// Jobs that ended before that are no measure of how late the archive is.
+    began: Timestamp,
     batch: Batch,
 }
 
+/// Since when the database is waited for, if it is.
+#[derive(Clone, Default)]
+pub struct Writing(Arc<Mutex<Option<Instant>>>);
+
+/// Ends it.
+struct Begun<'a>(&'a Writing);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}
+
+impl Writing {
+    fn begin(&self) -> Begun<'_> {
+        *self.0.lock() = Some(Instant::now());
+        Begun(self)
+    }
+
+    /// How long it has taken so far.
+    pub fn took(&self) -> Duration {
+        self.0.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 impl Archive {
-    pub fn new(client: Client, database: Database, namespace: Option<String>) -> Self {
-        let namespaces = Namespaces::new(client.clone());
-        Self { client, database, namespace, namespaces, notices: Notices::default(), batch: Batch::default() }
+    pub fn new(client: Client, database: Database, namespace: Option<String>, metrics: ServerMetrics) -> Self {
+        Self {
+            namespaces: Namespaces::new(client.clone()),
+            client,
+            database,
+            namespace,
+            notices: Notices::default(),
+            metrics,
+            writing: Writing::default(),
+            began: clock::now(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Since when the database is waited for.
+    pub fn writing(&self) -> Writing {
+        self.writing.clone()
     }
 
     /// For ever. Calls `synced` once all jobs that there are have been written.
@@ -118,21 +168,37 @@ impl Archive {
     /// Writes what was taken, however long that takes.
     async fn flush(&mut self) {
         let Batch { executions, gone, waiting } = std::mem::take(&mut self.batch);
+        let waits = self.writing.begin();
         if !executions.is_empty() {
-            tried("writing executions", DatabaseError::reason, || self.database.upsert(executions.clone())).await;
+            let write = || self.database.upsert(executions.clone());
+            let finished = tried("writing executions", DatabaseError::reason, write).await;
+            self.observe(&executions, &finished);
         }
         if !gone.is_empty() {
             let at = clock::now().as_millisecond();
             tried("recording that jobs are gone", DatabaseError::reason, || self.database.mark_deleted(&gone, at))
                 .await;
         }
+        drop(waits);
         let annotations = waiting.into_iter().map(|job| annotate(self.client.clone(), job));
         futures::stream::iter(annotations).buffer_unordered(ANNOTATIONS).collect::<Vec<()>>().await;
+    }
+
+    /// Measures how late those are that the archive now has as they ended.
+    fn observe(&self, executions: &[Execution], finished: &[Fid]) {
+        let now = clock::now().as_millisecond();
+        for fid in finished {
+            let found = executions.iter().filter(|e| e.summary.fid == *fid).find_map(|e| e.summary.finished);
+            if let Some(ended) = found.filter(|ended| *ended >= self.began.as_millisecond()) {
+                self.metrics.archive.observe((now - ended).max(0) as f64 / 1000.0);
+            }
+        }
     }
 
     /// The executions whose jobs are not known to be gone, by the jobs' UIDs.
     async fn live(&self) -> HashMap<String, Fid> {
         let (mut all, mut after) = (HashMap::new(), Fid([0; 12]));
+        let _waits = self.writing.begin();
         loop {
             let page = || self.database.live(self.namespace.as_deref(), after);
             let page = tried("reading executions", DatabaseError::reason, page).await;
@@ -161,8 +227,8 @@ async fn tried<T, E: std::fmt::Display, Fut: Future<Output = Result<T, E>>>(
 
 fn backoff() -> ExponentialBuilder {
     ExponentialBuilder::default()
-        .with_min_delay(std::time::Duration::from_millis(200))
-        .with_max_delay(std::time::Duration::from_secs(5))
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(5))
         .with_jitter()
 }
 

@@ -1,6 +1,6 @@
 //! Takes events from gateways, which have authorised the runner that sends them. Used by [`super::router`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -33,6 +33,22 @@ pub async fn append(
     Path((fid, run)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Refusal> {
+    let answer = store(&server, &fid, &run, request).await;
+    let outcome = match &answer {
+        Ok((StatusCode::CONFLICT, _)) => "Gap",
+        Ok(_) => "Stored",
+        Err(refusal) => refusal.reason(),
+    };
+    server.metrics.appends.of([outcome]).inc();
+    if answer == Err(Refusal::DiskFull) {
+        // What is old may go at once.
+        server.full.notify_one();
+    }
+    answer.map(|(status, stored)| (status, Json(Stored { stored })).into_response())
+}
+
+/// Stores a batch: the number of the last event that is stored of its run then.
+async fn store(server: &Arc<Server>, fid: &str, run: &str, request: Request) -> Result<(StatusCode, u64), Refusal> {
     let fid: Fid = fid.parse().map_err(|what: &str| Refusal::Malformed(what.into()))?;
     let run: i64 = run.parse().ok().filter(|run| *run > 0).ok_or(Refusal::Malformed("run: a number".into()))?;
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|h| h.to_str().ok()?.parse().ok());
@@ -57,10 +73,9 @@ pub async fn append(
         })
     };
     let answer = timeout(COMMIT, task).await.map_err(|_| Refusal::Timeout)?.map_err(|_| Refusal::Database)?;
-    let stored = |stored: i64| Json(Stored { stored: stored.unsigned_abs() });
     match answer {
-        Ok(to) => Ok(stored(to).into_response()),
-        Err(AppendError::Gap { stored: to }) => Ok((StatusCode::CONFLICT, stored(to)).into_response()),
+        Ok(to) => Ok((StatusCode::OK, to.unsigned_abs())),
+        Err(AppendError::Gap { stored }) => Ok((StatusCode::CONFLICT, stored.unsigned_abs())),
         Err(AppendError::Unknown(_)) => Err(Refusal::NotFound),
         Err(AppendError::Deleted(_)) => Err(Refusal::Deleted),
         Err(AppendError::Invalid(what)) => Err(Refusal::Malformed(what.into())),

@@ -1,7 +1,7 @@
 //! Why the server refuses a request. Used by everything in this folder.
 
 use axum::{
-    Json,
+    Extension, Json,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -107,10 +107,16 @@ impl Refusal {
     }
 }
 
+/// The reason of a refusal, as an extension of its response.
+#[derive(Clone, Copy)]
+pub struct Reason(pub &'static str);
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        tracing::debug!(reason = self.reason(), "a request is refused");
-        (self.status(), Json(json!({ "reason": self.reason(), "message": self.to_string() }))).into_response()
+        let reason = self.reason();
+        tracing::debug!(reason, "a request is refused");
+        let body = Json(json!({ "reason": reason, "message": self.to_string() }));
+        (self.status(), Extension(Reason(reason)), body).into_response()
     }
 }
 

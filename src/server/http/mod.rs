@@ -27,7 +27,7 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use self::error::Refusal;
+use self::error::{Reason, Refusal};
 use super::Server;
 use crate::{
     database::Fid,
@@ -77,6 +77,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// How many streams are open.
+    pub fn streams(&self) -> usize {
+        self.streams.held()
+    }
+}
+
 /// The namespaces of executions.
 pub type Namespaces = Recent<Fid, Result<String, Refusal>>;
 
@@ -102,7 +109,18 @@ pub fn router(server: Arc<Server>) -> Router {
         .fallback(|| async { Refusal::NoSuchPath })
         .layer(from_fn_with_state(server.clone(), authenticate))
         .merge(gateways)
+        .layer(from_fn_with_state(server.clone(), count))
         .with_state(server)
+}
+
+/// Counts answers, and why requests are refused.
+async fn count(State(server): SharedState, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    server.metrics.answered(response.status());
+    if let Some(Reason(reason)) = response.extensions().get() {
+        server.metrics.refused.of([reason]).inc();
+    }
+    response
 }
 
 /// Who sends a request.

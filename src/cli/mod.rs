@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
         Command::Controller(role) => roles::run(*role),
         Command::TemporalWorker(role) => roles::run(*role),
         Command::Gateway(role) => roles::run(*role),
-        Command::Server(role) => roles::run(*role),
+        Command::Server(role) => roles::serve(*role),
         Command::Operator(role) => roles::run(*role),
         Command::Crd(arguments) => crd::print(&arguments),
         Command::Man(arguments) => man::write(&arguments),

@@ -63,6 +63,8 @@ pub(super) struct Server {
     common: Common,
     #[command(flatten)]
     server: server::Settings,
+    #[command(subcommand)]
+    copy: Option<server::CopyCommand>,
 }
 
 #[derive(Args)]
@@ -282,4 +284,15 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
         trace::flush().await;
         roles.into_iter().chain([served]).collect::<anyhow::Result<Vec<()>>>().map(drop)
     })
+}
+
+/// Runs a server, or copies its database.
+pub(super) fn serve(mut role: Server) -> anyhow::Result<()> {
+    match role.copy.take() {
+        Some(copy) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(copy.run(&role.server))?)
+        }
+        None => run(role),
+    }
 }

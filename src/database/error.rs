@@ -21,6 +21,12 @@ pub enum DatabaseError {
     /// Another process has the folder.
     #[error("{}: another process has this folder; SQLite serves one at a time", .0.display())]
     Locked(PathBuf),
+    /// The folder to restore into has a database.
+    #[error("{}: there is a database already", .0.display())]
+    NotEmpty(PathBuf),
+    /// What is to be restored is not a whole copy.
+    #[error("the copy can't be used: {0}")]
+    Damaged(String),
     /// The schema is that of a later release.
     #[error("the database has schema {found}, which needs a program of schema {oldest} or later; this one has {ours}")]
     Newer {
@@ -54,6 +60,8 @@ impl DatabaseError {
         match self {
             Self::Folder { .. } => "Folder",
             Self::Locked(_) => "Locked",
+            Self::NotEmpty(_) => "NotEmpty",
+            Self::Damaged(_) => "Damaged",
             Self::Newer { .. } => "SchemaNewer",
             Self::TooOld(_) => "TooOld",
             Self::Url => "Url",

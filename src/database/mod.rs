@@ -4,7 +4,7 @@
 //! Each statement is written once, for both: parameters are `$1`, `$2`, and types are those that both have.
 //! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`events`] reads events,
 //! [`append`] adds them, from one task that commits those of many callers together; [`retention`] removes what is old,
-//! and [`volume`] bounds what SQLite takes.
+//! and [`volume`] bounds what SQLite takes. [`backup`] copies SQLite's database.
 //!
 //! What holds whatever happens:
 //! - An older write of an execution never replaces a newer one, in whichever order they come.
@@ -13,6 +13,7 @@
 //! - What was answered is committed, to the disk.
 
 mod append;
+mod backup;
 mod error;
 mod events;
 mod executions;
@@ -40,6 +41,7 @@ use sqlx::{
 use tokio::sync::mpsc;
 
 pub use self::{
+    backup::{backup, backup_unnamed, restore},
     error::{AppendError, DISK_FULL, DatabaseError},
     model::{
         Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention,
@@ -63,6 +65,7 @@ const LOCK: &str = "lock";
 /// SQLite's file, and what it has not taken over yet.
 const FILE: &str = "koco.db";
 const WAL: &str = "koco.db-wal";
+const SHM: &str = "koco.db-shm";
 
 /// Where the database is.
 #[derive(Clone)]

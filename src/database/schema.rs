@@ -45,6 +45,14 @@ fn step(found: i64, oldest: i64, ours: i64) -> Step {
     }
 }
 
+/// Whether this program works with a schema, or can change it so that it does.
+pub(super) fn usable(found: i64, oldest: i64) -> Result<(), DatabaseError> {
+    match step(found, oldest, OURS) {
+        Step::Refuse => Err(DatabaseError::Newer { found, oldest, ours: OURS }),
+        Step::Ready | Step::RaiseFrom(_) => Ok(()),
+    }
+}
+
 /// Makes the schema this program's. Of several processes one does it, the others wait.
 pub(super) async fn prepare(database: &Database) -> Result<(), DatabaseError> {
     let is_sqlite = matches!(database.inner.pools, Pools::Sqlite { .. });

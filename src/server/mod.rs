@@ -5,13 +5,14 @@
 //!   the database keeps the newest version, in whatever order they come.
 //! - [`http`] answers requests, and takes events from gateways. [`access`] asks the API server who sends one and what they
 //!   may read. [`live`] wakes streams of events.
-//! - [`retention`] removes what is old.
+//! - [`retention`] removes what is old. [`copy`] copies the database, as a command of its own.
 //!
 //! Of the cluster it writes one thing: an annotation on a job that has ended and has a time to live, which says that it
 //! is in the archive. Called by the command line alone.
 
 mod access;
 mod archive;
+mod copy;
 mod http;
 mod live;
 mod retention;
@@ -30,7 +31,10 @@ use kube::Client;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use self::settings::Settings;
+pub use self::{
+    copy::{CopyCommand, CopyError},
+    settings::Settings,
+};
 use crate::{
     api::names,
     database::Database,

@@ -1,6 +1,12 @@
-//! Operating a server: what its metrics say.
+//! Operating a server: what its metrics say, and a copy of its archive that is made while it runs.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     archive::{Reader, fid, owner},
@@ -8,10 +14,67 @@ use crate::{
     harness::{
         DEADLINE, Kubelet, Server, Test, agent,
         by_hand::{started, succeeds},
+        cluster::KOCO,
         within,
     },
     metrics::{as_in_the_reference, sum},
 };
+
+/// `koco server COMMAND` for a folder.
+async fn copies(folder: &Path, command: &str, input: Option<&[u8]>) -> Output {
+    let mut child = tokio::process::Command::new(KOCO)
+        .args(["server", command])
+        .env("KOCO_SERVER_DATA", folder)
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("koco");
+    if let Some(input) = input {
+        child.stdin.take().expect("its input").write_all(input).await.expect("to be read");
+    }
+    child.wait_with_output().await.expect("its end")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_running_archive_is_whole_and_serves_in_its_place() {
+    let test = Test::new().await;
+    let mut roles = roles(&test, Server::None).await;
+    let (reader, token, kubelet) = (Reader::of(&test, &roles).await, owner(&test).await, Kubelet::of(&test));
+    let job = test.apply(agent("anything")).await;
+    let (_, runner) = started(&kubelet, &job, 1).await;
+    let fid = fid(&job).await;
+    assert_eq!(told(&runner, 1, 1, &lines(1, 3)).await, 3);
+
+    let folder = test.cluster.dev.join("data/tests").join(&test.namespace);
+    let other = folder.with_extension("other");
+    let copy = copies(&folder, "backup", None).await;
+    assert!(copy.status.success(), "{}", String::from_utf8_lossy(&copy.stderr));
+    // What comes later is not in it.
+    assert_eq!(told(&runner, 4, 1, &lines(4, 4)).await, 4);
+    let cut = copies(&other, "restore", Some(&copy.stdout[..copy.stdout.len() - 1])).await;
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert!(!cut.status.success() && said.contains("the copy can't be used"), "{said}");
+    let restored = copies(&other, "restore", Some(&copy.stdout)).await;
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let running = copies(&folder, "restore", Some(&copy.stdout)).await;
+    let said = String::from_utf8_lossy(&running.stderr);
+    assert!(!running.status.success() && said.contains("another process has this folder"), "{said}");
+
+    roles.role("server").kill();
+    roles.role("server").process.set("KOCO_SERVER_DATA", Some(other.display().to_string()));
+    roles.start_again().await;
+    let payloads = async || {
+        let all = read(&reader, &fid, &token).await;
+        all.into_iter().map(|(_, _, _, payload)| payload).collect::<Vec<_>>()
+    };
+    assert_eq!(payloads().await, lines(1, 3));
+    // The runner no longer has what was stored in the other.
+    assert_eq!(told(&runner, 5, 5, &lines(5, 5)).await, 5);
+    let lost = json!({ "koco": { "lost": { "from": 4, "to": 4 } } }).to_string();
+    assert_eq!(payloads().await, [lines(1, 3), vec![lost], lines(5, 5)].concat());
+    assert_eq!(roles.role("server").count("koco_server_events_lost_total").await, 1);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_of_the_server_say_what_it_does() {

@@ -9,3 +9,4 @@ mod full;
 mod harness;
 mod opening;
 mod retention;
+mod silence;

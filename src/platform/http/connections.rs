@@ -116,6 +116,7 @@ impl Drop for Place {
 pub struct Acceptor<I> {
     inner: I,
     strangers: Arc<Mutex<Strangers<Socket>>>,
+    unread: Duration,
 }
 
 impl Acceptor<Tls> {
@@ -135,13 +136,13 @@ impl Acceptor<NoDelayAcceptor> {
 
 impl<I: Accept<TcpStream, Router>> Acceptor<I> {
     fn new(inner: I, total: usize, each: usize) -> Self {
-        Self { inner, strangers: Arc::new(Mutex::new(Strangers::new(total, each))) }
+        Self { inner, strangers: Arc::new(Mutex::new(Strangers::new(total, each))), unread: UNREAD }
     }
 
     fn begin(&self, stream: TcpStream, router: Router) -> io::Result<I::Future> {
         let address = stream.peer_addr()?.ip().to_canonical();
         let socket = Socket::from(stream.as_fd().try_clone_to_owned()?);
-        SockRef::from(&socket).set_tcp_user_timeout(Some(UNREAD))?;
+        SockRef::from(&socket).set_tcp_user_timeout(Some(self.unread))?;
         let entered = self.strangers.lock().enter(address, socket);
         let (number, loses) = entered.ok_or_else(|| io::Error::other("too many connections from this address"))?;
         if let Some(socket) = loses {
@@ -170,7 +171,22 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_loses_its_connection() {
+        let mut acceptor = Acceptor::plain(8, 8);
+        assert_eq!(acceptor.unread, UNREAD);
+        acceptor.unread = Duration::from_millis(200);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut stream, _) = acceptor.accept(stream, Router::new()).await.unwrap();
+        let written = async { while stream.write_all(&[0; 64 * 1024]).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(120), written).await.expect("it ends");
+    }
 
     fn address(n: u8) -> IpAddr {
         [10, 0, 0, n].into()

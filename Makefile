@@ -105,6 +105,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 python-test: deps ## checks and tests of the Python package and its examples; ARGS=filter, PYTHON=python3.13
 	@python/tests/run $(if $(ARGS),-k "$(ARGS)")
 
+.PHONY: panel-test
+panel-test: ## the server's pages in Chromium, with axe-core, and their pictures; needs Node and Chromium
+	@tests/panel/run
+
 .PHONY: chart-test
 chart-test: tools ## tests of the Helm chart
 	PATH="$(KOCO_DEV_DIR)/tools:$$PATH" charts/koco/tests/run

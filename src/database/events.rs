@@ -2,12 +2,30 @@
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Event, EventPage, Fid, Head, Kind, StoredEvent, append::OVERHEAD, reading};
+use super::{
+    Database, DatabaseError, Event, EventPage, Fid, Head, Kind, PageBefore, Part, StoredEvent, append::OVERHEAD,
+    reading,
+};
 
 /// The most events of a page, and the bytes that they take unless the first takes more.
 const MOST: (u32, i64) = (1000, 512 * 1024);
+/// How many rows are looked at for a page of some kinds.
+const WALK: i64 = 10_000;
 /// How many executions are looked up by one statement.
 const HEADS: usize = 500;
+
+impl Part {
+    /// The condition on the column `kind`.
+    fn condition(self) -> String {
+        let (first, last) = (Kind::Stdout.number(), Kind::Stderr.number());
+        let newest = Kind::Final.number();
+        match self {
+            Self::All => format!("kind <= {newest}"),
+            Self::Output => format!("kind BETWEEN {first} AND {last}"),
+            Self::Typed => format!("kind <= {newest} AND kind NOT BETWEEN {first} AND {last}"),
+        }
+    }
+}
 
 impl Database {
     /// The next page of an execution's events after a row, the oldest first and at most `limit`, without its payloads; `None`
@@ -28,13 +46,58 @@ impl Database {
         Ok(page(&sizes))
     }
 
+    /// Where the last page of an execution's events before a row begins: at most `limit` of this part. It looks at so many
+    /// rows and no more, so that a page may have few events, or none, and yet not be the first.
+    pub async fn page_before(
+        &self,
+        fid: Fid,
+        before: i64,
+        part: Part,
+        limit: u32,
+    ) -> Result<PageBefore, DatabaseError> {
+        let text = format!(
+            "SELECT row, CAST(octet_length(payload) AS BIGINT) FROM events WHERE fid = $1 AND row < $2 AND row > $3 AND {}
+            ORDER BY row DESC LIMIT $4",
+            part.condition()
+        );
+        let limit = limit.clamp(1, MOST.0);
+        let end = before.saturating_sub(WALK + 1).max(0);
+        let sizes: Vec<(i64, i64)> = reading!(self, |pool| {
+            let query = sqlx::query(AssertSqlSafe(text)).bind(fid.0.as_slice()).bind(before).bind(end);
+            let rows = query.bind(i64::from(limit)).fetch_all(pool).await?;
+            rows.iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)? + OVERHEAD as i64)))
+                .collect::<Result<_, sqlx::Error>>()?
+        });
+        let found = page(&sizes);
+        let oldest = sizes.last().map_or(0, |(row, _)| *row);
+        // Where there may be more than the page has room for, the page before it ends at its first event.
+        let cut = found.filter(|found| sizes.len() >= limit as usize || found.last > oldest);
+        let after = cut.map_or(end, |found| found.last - 1);
+        Ok(PageBefore { after, bytes: found.map_or(0, |found| found.bytes) })
+    }
+
     /// The events of a page that [`Self::page`] has found after this row.
     pub async fn read(&self, fid: Fid, after: i64, page: EventPage) -> Result<Vec<StoredEvent>, DatabaseError> {
-        let text = "SELECT row, run, seq, ts, kind, payload FROM events
-            WHERE fid = $1 AND row > $2 AND row <= $3 AND kind <= $4 ORDER BY row";
-        let (fid, newest) = (fid.0.as_slice(), Kind::Final.number());
+        self.read_part(fid, after, page, Part::All).await
+    }
+
+    /// The events of a part after a row, up to the last of the page.
+    pub async fn read_part(
+        &self,
+        fid: Fid,
+        after: i64,
+        page: EventPage,
+        part: Part,
+    ) -> Result<Vec<StoredEvent>, DatabaseError> {
+        let text = format!(
+            "SELECT row, run, seq, ts, kind, payload FROM events
+            WHERE fid = $1 AND row > $2 AND row <= $3 AND {} ORDER BY row",
+            part.condition()
+        );
+        let fid = fid.0.as_slice();
         reading!(self, |pool| {
-            let rows = sqlx::query(text).bind(fid).bind(after).bind(page.last).bind(newest).fetch_all(pool).await?;
+            let rows = sqlx::query(AssertSqlSafe(text)).bind(fid).bind(after).bind(page.last).fetch_all(pool).await?;
             let mut found = Vec::with_capacity(rows.len());
             for row in rows {
                 let kind = Kind::of(row.try_get(4)?).unwrap_or(Kind::Debug);

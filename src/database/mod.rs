@@ -44,8 +44,8 @@ pub use self::{
     backup::{backup, backup_unnamed, restore},
     error::{AppendError, DISK_FULL, DatabaseError},
     model::{
-        Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, Retention,
-        StoredEvent, Summary,
+        Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, PageBefore,
+        Part, Retention, StoredEvent, Summary,
     },
     volume::Volume,
 };

@@ -271,6 +271,27 @@ pub struct EventPage {
     pub bytes: i64,
 }
 
+/// Which of an execution's events are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    #[default]
+    All,
+    /// Lines of standard output and error.
+    Output,
+    /// All but those.
+    Typed,
+}
+
+/// A page of events before a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageBefore {
+    /// Its events come after this row: the page before it ends there. 0 if there is none.
+    pub after: i64,
+    /// About the bytes that its events take.
+    pub bytes: i64,
+}
+
 /// An event as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredEvent {

@@ -16,5 +16,6 @@ pub mod settings;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod trace;
 pub mod watch;

@@ -38,9 +38,22 @@ impl Reader {
             .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
             .resolve(names::SERVER_TLS_NAME, format!("{NODE_IP}:{}", roles.server_port).parse().expect("an address"))
             .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("a client");
         Self { client, port: roles.server_port }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A request as a browser may send it, with these headers.
+    pub async fn browse(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> reqwest::Response {
+        let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
+        let request = self.client.request(method.parse().expect("a method"), url).body(body.to_string());
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().await.expect("an answer")
     }
 
     pub async fn send(&self, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {

@@ -174,7 +174,7 @@ async fn what_an_agent_told_is_read_when_its_job_is_gone() {
 }
 
 /// The server of a test, an agent that has told something, and its runner.
-async fn with_events<'t>(test: &'t Test, kubelet: &Kubelet) -> (Roles, Reader, Job<'t>, Runner, String) {
+pub async fn with_events<'t>(test: &'t Test, kubelet: &Kubelet) -> (Roles, Reader, Job<'t>, Runner, String) {
     let roles = roles(test, Server::None).await;
     let reader = Reader::of(test, &roles).await;
     let job = test.apply(agent("anything")).await;

@@ -1,6 +1,6 @@
 //! Events are appended once, in order, and read.
 
-use koco::database::{Append, AppendError, Database, Event, Head, Kind, Limits};
+use koco::database::{Append, AppendError, Database, Event, EventPage, Head, Kind, Limits, Part};
 
 use super::harness::{CLUSTER, batch, both, event, events, execution, fid, locations};
 
@@ -257,5 +257,53 @@ async fn a_page_has_no_more_events_than_were_asked_for() {
         store.database.append(batch(fid(1), 1, 9)).await.unwrap();
         let rows = store.events(fid(1), 3, 2).await;
         assert_eq!(rows.iter().map(|e| e.row).collect::<Vec<_>>(), [4, 5], "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn pages_from_the_end_show_each_event_once() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        let kind = |n: i64| if n % 10 == 0 { Kind::Result } else { Kind::Stderr };
+        let events = (1..=95).map(|n| Event { kind: kind(n), ..event(n.to_string()) }).collect();
+        store.database.append(Append { fid: fid(1), run: 1, from: 1, oldest: 1, events }).await.unwrap();
+        for (part, limit, expected) in [
+            (Part::All, 7, (1..=95).collect::<Vec<i64>>()),
+            (Part::All, 95, (1..=95).collect()),
+            (Part::Output, 4, (1..=95).filter(|n| n % 10 != 0).collect()),
+            (Part::Typed, 3, (1..=9).map(|n| n * 10).collect()),
+        ] {
+            let (mut seen, mut before) = (Vec::new(), 96);
+            while before > 1 {
+                let page = store.database.page_before(fid(1), before, part, limit).await.unwrap();
+                let end = EventPage { last: before - 1, bytes: page.bytes };
+                let found = store.database.read_part(fid(1), page.after, end, part).await.unwrap();
+                assert!(found.len() <= limit as usize && page.after < before - 1, "{}: {page:?}", store.name());
+                let size: usize = found.iter().map(|e| e.event.payload.len()).sum();
+                assert!(page.bytes >= size as i64, "{}: {page:?}", store.name());
+                seen.splice(0..0, found.into_iter().map(|e| e.row));
+                before = page.after + 1;
+            }
+            assert_eq!(seen, expected, "{}: {part:?}", store.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_from_the_end_is_bounded_in_bytes_and_in_rows_that_it_looks_at() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1), execution(2)]).await.unwrap();
+        let large = (1..=4).map(|_| event("x".repeat(300 << 10))).collect();
+        store.database.append(Append { fid: fid(1), run: 1, from: 1, oldest: 1, events: large }).await.unwrap();
+        let page = store.database.page_before(fid(1), 5, Part::All, 100).await.unwrap();
+        assert_eq!(page.after, 3, "{}: {page:?}", store.name());
+        // One result, and so many lines after it that no page looks at both.
+        let mut events = vec![Event { kind: Kind::Result, ..event("1") }];
+        events.extend((0..12_000).map(|_| event("")));
+        store.database.append(Append { fid: fid(2), run: 1, from: 1, oldest: 1, events }).await.unwrap();
+        let page = store.database.page_before(fid(2), 12_002, Part::Typed, 100).await.unwrap();
+        assert!(page.bytes == 0 && page.after > 1, "{}: {page:?}", store.name());
+        let page = store.database.page_before(fid(2), page.after + 1, Part::Typed, 100).await.unwrap();
+        assert!(page.bytes > 0 && page.after == 0, "{}: {page:?}", store.name());
     }
 }

@@ -9,9 +9,12 @@ use super::{
     events::Happened,
     text::{self, plain},
 };
-use crate::api::{
-    Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Reason, RunnerState,
-    Termination, conditions,
+use crate::{
+    api::{
+        Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Reason, RunnerState,
+        Termination, conditions,
+    },
+    platform::text::age,
 };
 
 /// How many events are shown.
@@ -234,18 +237,6 @@ fn result(value: &RawJson) -> String {
     match text.char_indices().nth(RESULT) {
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
         None => text.into(),
-    }
-}
-
-/// How long ago, as kubectl writes it: two units at the most.
-pub(super) fn age(at: Timestamp, now: Timestamp) -> String {
-    let s = now.as_second().saturating_sub(at.as_second()).max(0);
-    match s {
-        0..120 => format!("{s}s"),
-        120..600 => format!("{}m{}s", s / 60, s % 60),
-        600..10_800 => format!("{}m", s / 60),
-        10_800..172_800 => format!("{}h", s / 3600),
-        _ => format!("{}d", s / 86_400),
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, fmt::Display, io::IsTerminal};
 
+use crate::platform::text::acts;
+
 /// Escapes a text to one harmless line: control characters (C0, C1, DEL), line breaks of any kind, and what
 /// changes the direction of writing are escaped, such as `\u{1b}` and `\n`.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
@@ -18,13 +20,6 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
         }
     }
     shown.into()
-}
-
-/// Whether a terminal interprets a character instead of showing it: controls, line and paragraph separators, and all
-/// that Unicode has as Bidi_Control.
-fn acts(c: char) -> bool {
-    let bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || bidi || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Rows as lines, in columns that are as wide as their widest cell. The first row may be a head.

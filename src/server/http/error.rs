@@ -25,6 +25,9 @@ pub enum Refusal {
     /// The user may not do that. Also said of what doesn't exist, to those who may not read everything.
     #[error("you may not {0}, or there is no such execution")]
     Forbidden(&'static str),
+    /// A form that another site's page may have sent.
+    #[error("the form was not sent by a page of this site")]
+    CrossOrigin,
     /// There is no such execution.
     #[error("there is no such execution")]
     NotFound,
@@ -73,6 +76,7 @@ impl Refusal {
             Self::NoToken => "NoToken",
             Self::BadToken => "BadToken",
             Self::Forbidden(_) => "Forbidden",
+            Self::CrossOrigin => "CrossOrigin",
             Self::NotFound => "NotFound",
             Self::Deleted => "Deleted",
             Self::JobExists => "JobExists",
@@ -89,10 +93,11 @@ impl Refusal {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    /// The answer's status.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::Deleted => StatusCode::GONE,
             Self::JobExists => StatusCode::CONFLICT,

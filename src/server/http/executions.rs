@@ -13,7 +13,7 @@ use super::{
     model::{Item, List, ListParameters, Whole},
 };
 use crate::{
-    database::{Fid, Summary},
+    database::{Fid, Filter, Page, Summary},
     platform::clock,
     server::{Server, access::Verb},
 };
@@ -25,17 +25,21 @@ pub async fn list(
     parameters: Result<Query<ListParameters>, QueryRejection>,
 ) -> Result<Json<List>, Refusal> {
     let Query(parameters) = parameters.map_err(|rejection| Refusal::Malformed(rejection.body_text()))?;
-    let mut filter = parameters.filter()?;
-    if !server.access.may(&user, Verb::Get, None, None).await? {
+    Ok(Json(listed(&server, &user, parameters.filter()?).await?.into()))
+}
+
+/// A page of executions, if the user may read them all.
+pub(super) async fn listed(server: &Server, user: &UserInfo, mut filter: Filter) -> Result<Page, Refusal> {
+    if !server.access.may(user, Verb::Get, None, None).await? {
         let forbidden = Refusal::Forbidden("get agentjobs/events in this namespace, or in all if none is named");
         let Some(namespace) = &filter.namespace else { return Err(forbidden) };
-        if !server.access.may(&user, Verb::Get, Some(namespace), None).await? {
+        if !server.access.may(user, Verb::Get, Some(namespace), None).await? {
             return Err(forbidden);
         }
         // Not what another of that name has left.
         filter.namespace_uid = Some(server.access.namespace_uid(namespace).await?.ok_or(forbidden)?);
     }
-    Ok(Json(server.database.list(&filter).await?.into()))
+    Ok(server.database.list(&filter).await?)
 }
 
 /// An execution.

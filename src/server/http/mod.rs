@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod executions;
 mod model;
+mod pages;
 mod room;
 mod stream;
 
@@ -108,6 +109,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
         .fallback(|| async { Refusal::NoSuchPath })
         .layer(from_fn_with_state(server.clone(), authenticate))
+        .merge(pages::router(&server))
         .merge(gateways)
         .layer(from_fn_with_state(server.clone(), count))
         .with_state(server)
@@ -155,14 +157,14 @@ async fn only_gateways(
 }
 
 /// Lets a request pass if its sender is known, and asks for no more than may be.
-async fn authenticate(
-    State(server): SharedState,
-    Extension(connection): Extension<Connection>,
+async fn admit(
+    server: &Server,
+    connection: &Connection,
     mut request: Request,
     next: Next,
-) -> Response {
+) -> Result<Response, Refusal> {
     let answer = async {
-        let user = sender(&server, &connection, request.headers()).await?;
+        let user = sender(server, connection, request.headers()).await?;
         let limits = &server.limits;
         let name = user.username.clone().unwrap_or_default();
         limits.users.take(name.clone(), Instant::now()).map_err(|_| Refusal::TooOften)?;
@@ -170,10 +172,19 @@ async fn authenticate(
         request.extensions_mut().insert(user);
         Ok(next.run(request).await)
     };
-    let mut response = match timeout(REQUEST, answer).await {
-        Ok(answer) => answer.unwrap_or_else(|refusal: Refusal| refusal.into_response()),
-        Err(_) => Refusal::Timeout.into_response(),
-    };
+    timeout(REQUEST, answer).await.unwrap_or(Err(Refusal::Timeout))
+}
+
+/// The same for programs, and for the scripts of pages.
+async fn authenticate(
+    State(server): SharedState,
+    Extension(connection): Extension<Connection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    pages::session::adopt(&mut request);
+    let answer = admit(&server, &connection, request, next).await;
+    let mut response = answer.unwrap_or_else(|refusal| refusal.into_response());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

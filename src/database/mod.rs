@@ -34,7 +34,7 @@ use std::{
 
 use parking_lot::Mutex;
 use sqlx::{
-    PgPool, SqlitePool,
+    Connection, PgPool, SqlitePool,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -229,6 +229,14 @@ async fn sqlite(folder: PathBuf) -> Result<Pools, DatabaseError> {
         let folder = bounded.clone();
         Box::pin(async move {
             volume::bound(connection, &folder).await.map(drop).map_err(|error| sqlx::Error::Configuration(error.into()))
+        })
+    });
+    // SQLite ends a transaction by itself when the disk is full, and what ends it then fails: for sqlx it is never over.
+    let write = write.after_release(|connection, _| {
+        Box::pin(async move {
+            // What was begun before is done then.
+            connection.ping().await?;
+            Ok(!connection.is_in_transaction())
         })
     });
     let write = write.connect_with(options.clone()).await?;

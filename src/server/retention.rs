@@ -59,7 +59,7 @@ fn removed(server: &Server, why: &'static str, expired: Expired) {
     }
     let removed = &server.metrics.removed;
     removed.of(["events", why]).inc_by(expired.events);
-    removed.of(["execution", why]).inc_by(expired.executions);
+    removed.of(["executions", why]).inc_by(expired.executions);
 }
 
 /// How many bytes may stay, as retention counts them, of so many. By default a part of what SQLite may take of its volume:

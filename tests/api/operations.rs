@@ -108,7 +108,7 @@ async fn metrics_of_the_server_say_what_it_does() {
         assert!(found >= least, "{name} {labels}: {found}\n{text}");
     }
     let has = |name: &str| text.lines().any(|line| line.starts_with(name));
-    assert!(has("koco_server_database_bytes ") && !has("koco_server_database_max_bytes "), "there is no limit: {text}");
+    assert!(has("koco_server_database_bytes") && !has("koco_server_database_max_bytes"), "there is no limit: {text}");
     assert_eq!(sum(&text, "koco_server_events_lost_total", ""), 0.0);
     assert_eq!(roles.role("operator").count("koco_gateway_keeps_events").await, 1);
 

@@ -68,7 +68,7 @@ async fn child() {
     assert!(first > 90 && room.used <= room.most && room.most as usize <= 128 * MIB, "{first} {room:?}");
     whole(&store, 1, first).await;
     assert!(
-        matches!(database.append(large(2, 1, 1)).await, Err(AppendError::Database(error)) if error.reason() == "DiskFull")
+        matches!(database.append(large(2, 1, 2)).await, Err(AppendError::Database(error)) if error.reason() == "DiskFull")
     );
     let retention = Retention { max_bytes: Some(1), ..Retention::default() };
     database.expire(&retention, now).await.unwrap();

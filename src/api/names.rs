@@ -55,7 +55,7 @@ pub const SERVER_TLS_NAME: &str = "koco-server";
 /// Annotation on an AgentJob that has ended and is to be deleted after a time, by the server: since when it is in the
 /// archive as it ended.
 pub const ANNOTATION_ARCHIVED: &str = "kodosumi.io/archived-at";
-/// Annotation on an AgentJob: who it belongs to, as its author says. The archive shows it.
+/// Annotation on an AgentJob: who created it and has it. Admission holds that it is true; the archive lists by it.
 pub const ANNOTATION_OWNER: &str = "kodosumi.io/owner";
 
 /// Annotation on koco's CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].

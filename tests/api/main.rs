@@ -32,6 +32,7 @@ mod network;
 mod new_leader;
 mod no_worker;
 mod operations;
+mod owner;
 mod panel;
 mod paused_early;
 mod plugin;

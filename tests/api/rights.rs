@@ -29,19 +29,19 @@ pub fn account(role: &str) -> String {
 }
 
 /// A client with the rights of a user.
-async fn client_as(user: &str) -> Client {
+pub async fn client_as(user: &str) -> Client {
     let mut config = Config::infer().await.expect("a kubeconfig");
     config.auth_info.impersonate = Some(user.into());
     Client::try_from(config).expect("a client")
 }
 
 /// Nothing is stored.
-fn dry_run() -> PostParams {
+pub fn dry_run() -> PostParams {
     PostParams { dry_run: true, ..PostParams::default() }
 }
 
 /// Why a request was refused.
-fn refusal<T: std::fmt::Debug>(answer: Result<T, kube::Error>) -> Result<String, T> {
+pub fn refusal<T: std::fmt::Debug>(answer: Result<T, kube::Error>) -> Result<String, T> {
     match answer {
         Ok(done) => Err(done),
         Err(kube::Error::Api(e)) if e.code == 403 || e.code == 422 => Ok(e.message.clone()),

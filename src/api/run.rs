@@ -346,6 +346,10 @@ pub struct Termination {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
+    /// How many events it has, by its runner, whether they are stored yet or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub events: Option<i64>,
     /// How many of its agent's events were not known to be stored when it ended, if any, by its runner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -104,9 +104,15 @@ fn weight(events: &[Event]) -> usize {
 }
 
 /// Finds the execution that a batch is for. In SQLite a transaction that writes is alone.
-const FIND: &str = "SELECT last_row, bytes, hidden FROM executions WHERE fid = $1 AND cluster = $2";
+const FIND: &str = "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2";
 /// The same, so that of two who append to it one waits here and then reads what the other has stored.
-const LOCK: &str = "SELECT last_row, bytes, hidden FROM executions WHERE fid = $1 AND cluster = $2 FOR UPDATE";
+const LOCK: &str =
+    "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2 FOR UPDATE";
+
+/// How far a source has come, and how many events it has if it has ended and that is known.
+const STORED: &str = "SELECT seq,
+        (SELECT events FROM runs WHERE namespace = $3 AND job_uid = $4 AND number = $2 AND ended <> 0)
+    FROM sources WHERE fid = $1 AND run = $2";
 
 /// An event that is to be stored.
 #[derive(Debug, PartialEq)]
@@ -133,13 +139,26 @@ struct Plan<'a> {
     new: Vec<New<'a>>,
     /// The number of the last event of the source that is stored then, lost or dropped.
     to: i64,
-    /// Whether the batch leaves a gap after that, so that nothing of it is taken.
-    gap: bool,
+    end: End,
 }
 
-/// What becomes of a batch, given the number of the last event that is stored of its source, and how many events, of how
-/// many bytes, its execution has.
-fn plan(batch: &Append, stored: i64, (rows, bytes): (i64, i64), limits: Limits) -> Plan<'_> {
+/// Whether the events of a batch are taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Taken,
+    /// The batch leaves a gap, so that nothing of it is.
+    Gap,
+    /// Its run has ended, and had fewer events, so that nothing of it is.
+    Past,
+}
+
+/// What becomes of a batch, given the number of the last event that is stored of its source and of the last that it has, if
+/// it has ended and that is known, and how many events, of how many bytes, its execution has.
+fn plan(batch: &Append, (stored, last): (i64, Option<i64>), (rows, bytes): (i64, i64), limits: Limits) -> Plan<'_> {
+    let ends = batch.from - 1 + i64::try_from(batch.events.len()).unwrap_or(i64::MAX);
+    if last.is_some_and(|last| ends > last) {
+        return Plan { new: Vec::new(), to: stored, end: End::Past };
+    }
     let is_full = |rows: i64, bytes: i64| rows >= limits.rows || bytes >= limits.bytes;
     let drops = is_full(rows, bytes);
     let ts = batch.events.first().map_or(0.0, |event| event.ts);
@@ -165,7 +184,7 @@ fn plan(batch: &Append, stored: i64, (rows, bytes): (i64, i64), limits: Limits) 
         let full = format!(r#"{{"koco":{{"full":{{"rows":{rows},"bytes":{bytes}}}}}}}"#);
         new.push(New::of_koco(0, 0, ts, full));
     }
-    Plan { new, to, gap: known < 0 }
+    Plan { new, to, end: if known < 0 { End::Gap } else { End::Taken } }
 }
 
 /// Counts what is stored after the last event of its source.
@@ -212,16 +231,16 @@ macro_rules! append_one {
         let batch: &Append = $batch;
         let fid = batch.fid.0.as_slice();
         let query = sqlx::query_as($lock).bind(fid).bind(&$inner.cluster);
-        let locked: Option<(i64, i64, i64)> = query.fetch_optional(&mut *$tx).await?;
+        let locked: Option<(i64, i64, i64, String, String)> = query.fetch_optional(&mut *$tx).await?;
         match locked {
             None => Err(AppendError::Unknown(batch.fid)),
-            Some((_, _, hidden)) if hidden != 0 => Err(AppendError::Deleted(batch.fid)),
-            Some((last_row, bytes, _)) => {
+            Some((_, _, hidden, ..)) if hidden != 0 => Err(AppendError::Deleted(batch.fid)),
+            Some((last_row, bytes, _, namespace, uid)) => {
                 let add = "INSERT INTO sources (fid, run, seq) VALUES ($1, $2, 0) ON CONFLICT (fid, run) DO NOTHING";
                 sqlx::query(add).bind(fid).bind(batch.run).execute(&mut *$tx).await?;
-                let read = "SELECT seq FROM sources WHERE fid = $1 AND run = $2";
-                let stored: i64 = sqlx::query_scalar(read).bind(fid).bind(batch.run).fetch_one(&mut *$tx).await?;
-                let Plan { new, to, gap } = plan(batch, stored, (last_row, bytes), $inner.limits);
+                let read = sqlx::query_as(STORED).bind(fid).bind(batch.run).bind(namespace).bind(uid);
+                let (stored, last): (i64, Option<i64>) = read.fetch_one(&mut *$tx).await?;
+                let Plan { new, to, end } = plan(batch, (stored, last), (last_row, bytes), $inner.limits);
                 count(&new, stored, $sum);
                 let mut done = 0;
                 for rows in ROWS {
@@ -249,7 +268,11 @@ macro_rules! append_one {
                     let bytes: i64 = new.iter().map(New::weight).sum();
                     sqlx::query(count).bind(fid).bind(done as i64).bind(bytes).execute(&mut *$tx).await?;
                 }
-                if gap { Err(AppendError::Gap { stored: to }) } else { Ok(to) }
+                match end {
+                    End::Taken => Ok(to),
+                    End::Gap => Err(AppendError::Gap { stored: to }),
+                    End::Past => Err(AppendError::Ended(batch.run)),
+                }
             }
         }
     }};
@@ -343,9 +366,9 @@ mod tests {
         let (mut sum, mut batch) = (Committed::default(), batch(4, 4, 3));
         batch.events[0].kind = Kind::Result;
         batch.events[1].payload = "x".repeat(30);
-        count(&plan(&batch, 1, (0, 0), limits).new, 1, &mut sum);
+        count(&plan(&batch, (1, None), (0, 0), limits).new, 1, &mut sum);
         assert_eq!((sum.agent, sum.output, sum.koco, sum.lost, sum.full), (1, 2, 1, 2, 0), "2 and 3 are lost");
-        count(&plan(&batch, 3, (4, 0), limits).new, 3, &mut sum);
+        count(&plan(&batch, (3, None), (4, 0), limits).new, 3, &mut sum);
         assert_eq!((sum.agent, sum.output, sum.koco, sum.lost, sum.full), (2, 4, 2, 2, 1), "it is full");
         assert_eq!(
             sum.bytes,
@@ -353,13 +376,14 @@ mod tests {
                 r#"{"koco":{"full":{"rows":7,"bytes":240}}}"#.len() as u64
             }
         );
-        count(&plan(&batch, 6, (4, 0), limits).new, 6, &mut sum);
+        count(&plan(&batch, (6, None), (4, 0), limits).new, 6, &mut sum);
         assert_eq!((sum.agent, sum.output), (2, 4), "all is stored already");
     }
 
     /// Numbers and payloads of what is stored, the last number, and whether there is a gap.
     fn planned(batch: &Append, stored: i64, has: (i64, i64), limits: Limits) -> (Vec<(i64, i64, String)>, i64, bool) {
-        let Plan { new, to, gap } = plan(batch, stored, has, limits);
+        let Plan { new, to, end } = plan(batch, (stored, None), has, limits);
+        let gap = end == End::Gap;
         (new.into_iter().map(|new| (new.run, new.seq, new.event.payload.clone())).collect(), to, gap)
     }
 
@@ -382,6 +406,19 @@ mod tests {
         assert_eq!(of(batch(7, 7, 1)), (vec![(1, 6, lost.clone()), (1, 7, String::new())], 7, false));
         assert_eq!(of(batch(7, 9, 1)), (vec![(1, 6, lost)], 6, true), "and 7 is still there");
         assert_eq!(of(batch(4, 4, 1)), (vec![(1, 4, String::new())], 4, false), "nothing is");
+    }
+
+    #[test]
+    fn a_run_that_has_ended_has_no_more_events_than_it_had() {
+        let of = |batch: Append, stored| {
+            let Plan { new, to, end } = plan(&batch, (stored, Some(4)), (0, 0), Limits::default());
+            (new.len(), to, end)
+        };
+        assert_eq!(of(batch(1, 2, 3), 1), (3, 4, End::Taken), "the last are late");
+        assert_eq!(of(batch(1, 2, 3), 4), (0, 4, End::Taken), "and repeated");
+        assert_eq!(of(batch(1, 2, 4), 1), (0, 1, End::Past));
+        assert_eq!(of(batch(1, 5, 1), 4), (0, 4, End::Past));
+        assert_eq!(of(batch(9, 9, 1), 4), (0, 4, End::Past), "nor has it lost any");
     }
 
     #[test]

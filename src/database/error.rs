@@ -94,6 +94,9 @@ pub enum AppendError {
     /// It was deleted.
     #[error("execution {0} was deleted")]
     Deleted(Fid),
+    /// This run has ended, and had fewer events.
+    #[error("run {0} has ended, and has no such event")]
+    Ended(i64),
     /// The batch is against the rules.
     #[error("{0}")]
     Invalid(&'static str),
@@ -115,6 +118,7 @@ impl AppendError {
             Self::Gap { .. } => "Gap",
             Self::Unknown(_) => "Unknown",
             Self::Deleted(_) => "Deleted",
+            Self::Ended(_) => "Ended",
             Self::Invalid(_) => "Invalid",
             Self::Database(error) => error.reason(),
         }

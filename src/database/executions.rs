@@ -2,15 +2,11 @@
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Execution, Fid, Filter, Page, Summary, reading, text::containing, writing};
+use super::{Database, DatabaseError, Execution, Fid, Summary, reading, writing};
 
 /// The columns of a summary.
-const SUMMARY: &str = "fid, namespace, namespace_uid, name, uid, owner, entry_point, mode, phase, attempt, error, created, \
-    started, finished, deleted, last_row";
-/// How many executions a search looks at for one page.
-const WALK: i64 = 5000;
-/// The most items of a page.
-const MOST: u32 = 500;
+pub(super) const SUMMARY: &str = "fid, namespace, namespace_uid, name, uid, owner, entry_point, mode, phase, attempt, error, created, \
+    started, finished, deleted, last_row, run";
 /// The version of one that was deleted from the archive: no write is newer.
 const FOR_EVER: i64 = i64::MAX;
 
@@ -36,71 +32,12 @@ macro_rules! summary {
             finished: row.try_get(13)?,
             deleted: row.try_get(14)?,
             last_row: row.try_get(15)?,
+            run: row.try_get(16)?,
         }
     }};
 }
 
-/// A parameter of a statement that is put together.
-enum Value {
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-/// Binds a list of [`Value`]s.
-macro_rules! bind {
-    ($query:expr, $values:expr) => {{
-        let mut query = $query;
-        for value in $values {
-            query = match value {
-                Value::Text(text) => query.bind(text.clone()),
-                Value::Bytes(bytes) => query.bind(bytes.clone()),
-            };
-        }
-        query
-    }};
-}
-
-/// The conditions of a filter, but for the search.
-struct Conditions {
-    text: String,
-    values: Vec<Value>,
-}
-
-impl Conditions {
-    fn of(filter: &Filter, cluster: &str) -> Self {
-        let mut all = Self { text: "hidden = 0".into(), values: Vec::new() };
-        all.add("cluster = ", Value::Text(cluster.into()));
-        let texts = [
-            ("namespace = ", &filter.namespace),
-            ("namespace_uid = ", &filter.namespace_uid),
-            ("phase = ", &filter.phase),
-            ("entry_point = ", &filter.entry_point),
-            ("owner = ", &filter.owner),
-        ];
-        for (condition, text) in texts {
-            if let Some(text) = text {
-                all.add(condition, Value::Text(text.clone()));
-            }
-        }
-        // A fid begins with its time.
-        let at = |seconds: u32| Value::Bytes([&seconds.to_be_bytes()[..], &[0; 8]].concat());
-        if let Some(since) = filter.since {
-            all.add("fid >= ", at(since));
-        }
-        if let Some(until) = filter.until {
-            all.add("fid < ", at(until));
-        }
-        if let Some(before) = filter.before {
-            all.add("fid < ", Value::Bytes(before.0.to_vec()));
-        }
-        all
-    }
-
-    fn add(&mut self, condition: &str, value: Value) {
-        self.values.push(value);
-        self.text.push_str(&format!(" AND {condition}${}", self.values.len()));
-    }
-}
+pub(super) use summary;
 
 impl Database {
     /// Writes executions. One that is stored in a newer version stays as it is. Returns those that reached their final
@@ -118,15 +55,15 @@ impl Database {
         let executions: Vec<Execution> = executions.into_iter().map(Execution::cleaned).collect();
         let text =
             "INSERT INTO executions (fid, cluster, namespace, namespace_uid, name, uid, owner, entry_point, mode,
-                phase, attempt, error, created, started, finished, ended, version, size, search, object)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+                phase, attempt, error, created, started, finished, ended, version, size, search, object, run)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
             ON CONFLICT (fid) DO UPDATE SET
                 namespace_uid = CASE executions.namespace_uid WHEN '' THEN excluded.namespace_uid
                     ELSE executions.namespace_uid END,
                 owner = excluded.owner, mode = excluded.mode, phase = excluded.phase, attempt = excluded.attempt,
                 error = excluded.error, started = excluded.started, finished = excluded.finished,
                 ended = COALESCE(excluded.finished, executions.deleted), version = excluded.version,
-                size = excluded.size, search = excluded.search, object = excluded.object
+                size = excluded.size, search = excluded.search, object = excluded.object, run = excluded.run
             WHERE executions.version < excluded.version AND executions.uid = excluded.uid";
         let known = "SELECT finished FROM executions WHERE fid = $1";
         let mut finished = Vec::new();
@@ -143,7 +80,8 @@ impl Database {
                 let query = query.bind(&s.namespace).bind(&s.namespace_uid).bind(&s.name).bind(&s.uid).bind(&s.owner);
                 let query = query.bind(&s.entry_point).bind(&s.mode).bind(&s.phase).bind(s.attempt).bind(&s.error);
                 let query = query.bind(s.created).bind(s.started).bind(s.finished).bind(s.finished);
-                let written = query.bind(version).bind(size).bind(search).bind(object).execute(&mut *tx).await?;
+                let query = query.bind(version).bind(size).bind(search).bind(object).bind(s.run);
+                let written = query.execute(&mut *tx).await?;
                 if finishes && written.rows_affected() > 0 {
                     finished.push(s.fid);
                 }
@@ -192,52 +130,7 @@ impl Database {
         reading!(self, |pool| {
             let query = sqlx::query(AssertSqlSafe(text)).bind(fid).bind(&self.inner.cluster);
             match query.fetch_optional(pool).await? {
-                Some(row) => Ok(Some((summary!(row), row.try_get(16)?))),
-                None => Ok(None),
-            }
-        })
-    }
-
-    /// A page of executions, the newest first.
-    pub async fn list(&self, filter: &Filter) -> Result<Page, DatabaseError> {
-        let limit = filter.limit.clamp(1, MOST);
-        let mut conditions = Conditions::of(filter, &self.inner.cluster);
-        let mut end = None;
-        if let Some(search) = filter.search.as_ref().filter(|search| !search.is_empty()) {
-            end = self.end_of_walk(&conditions).await?;
-            if let Some(end) = end {
-                conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
-            }
-            conditions.add("search LIKE ", Value::Text(containing(search)));
-            conditions.text.push_str(r" ESCAPE '\'");
-        }
-        let Conditions { text, values } = conditions;
-        let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {}", limit + 1);
-        let mut items = reading!(self, |pool| {
-            let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
-            let mut items = Vec::with_capacity(rows.len());
-            for row in rows {
-                items.push(summary!(row));
-            }
-            items
-        });
-        let more = items.len() > limit as usize;
-        items.truncate(limit as usize);
-        let next = if more { items.last().map(|last| last.fid) } else { end };
-        Ok(Page { items, next })
-    }
-
-    /// The last execution that a search looks at, if there are more.
-    async fn end_of_walk(&self, conditions: &Conditions) -> Result<Option<Fid>, DatabaseError> {
-        let text = &conditions.text;
-        let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT 1 OFFSET {}", WALK - 1);
-        let values = &conditions.values;
-        reading!(self, |pool| {
-            match bind!(sqlx::query(AssertSqlSafe(text)), values).fetch_optional(pool).await? {
-                Some(row) => {
-                    let fid: Vec<u8> = row.try_get(0)?;
-                    Ok(Some(Fid::of(&fid)))
-                }
+                Some(row) => Ok(Some((summary!(row), row.try_get(17)?))),
                 None => Ok(None),
             }
         })
@@ -249,7 +142,10 @@ impl Database {
         let hide = "UPDATE executions SET hidden = 1, version = $3, owner = '', entry_point = '', error = '',
                 search = '', object = '{}', size = 0, ended = COALESCE(ended, $4)
             WHERE fid = $1 AND cluster = $2 AND hidden = 0";
+        let runs = "DELETE FROM runs WHERE (namespace, job_uid) IN
+            (SELECT namespace, uid FROM executions WHERE fid = $1 AND cluster = $2)";
         let there = writing!(self, |tx| {
+            sqlx::query(runs).bind(fid.0.as_slice()).bind(&self.inner.cluster).execute(&mut *tx).await?;
             let query = sqlx::query(hide).bind(fid.0.as_slice()).bind(&self.inner.cluster).bind(FOR_EVER).bind(at);
             let done = query.execute(&mut *tx).await?.rows_affected();
             tx.commit().await?;

@@ -2,9 +2,10 @@
 //! nothing about who may read. Used by the role `server` alone.
 //!
 //! Each statement is written once, for both: parameters are `$1`, `$2`, and types are those that both have.
-//! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`events`] reads events,
-//! [`append`] adds them, from one task that commits those of many callers together; [`retention`] removes what is old,
-//! and [`volume`] bounds what SQLite takes. [`backup`] copies SQLite's database.
+//! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`runs`] their runs, [`list`] lists
+//! and searches them, by the index that [`search`] knows; [`events`] reads events, [`append`] adds them, from one task that
+//! commits those of many callers together; [`retention`] removes what is old, and [`volume`] bounds what SQLite takes.
+//! [`backup`] copies SQLite's database.
 //!
 //! What holds whatever happens:
 //! - An older write of an execution never replaces a newer one, in whichever order they come.
@@ -17,9 +18,12 @@ mod backup;
 mod error;
 mod events;
 mod executions;
+mod list;
 mod model;
 mod retention;
+mod runs;
 mod schema;
+mod search;
 mod text;
 mod volume;
 
@@ -28,7 +32,10 @@ use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,7 +52,7 @@ pub use self::{
     error::{AppendError, DISK_FULL, DatabaseError},
     model::{
         Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, PageBefore,
-        Part, Retention, StoredEvent, Summary,
+        Part, Retention, Run, StoredEvent, Summary, Tail,
     },
     volume::Volume,
 };
@@ -147,6 +154,8 @@ struct Inner {
     weeks: Mutex<HashSet<u32>>,
     /// What counts commits.
     observer: OnceLock<Observer>,
+    /// Whether there is an index of texts.
+    is_indexed: AtomicBool,
 }
 
 type Observer = Box<dyn Fn(&Committed) + Send + Sync>;
@@ -169,10 +178,12 @@ impl Database {
             limits,
             weeks: Mutex::default(),
             observer: OnceLock::new(),
+            is_indexed: AtomicBool::default(),
         });
         let (appends, requests) = mpsc::channel(append::WAITING);
         let database = Self { inner: inner.clone(), appends };
         schema::prepare(&database).await?;
+        inner.is_indexed.store(search::prepare(&inner).await?, Ordering::Relaxed);
         tokio::spawn(append::write(inner, requests));
         Ok(database)
     }

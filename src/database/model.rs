@@ -78,6 +78,8 @@ pub struct Summary {
     pub deleted: Option<i64>,
     /// The number of its last event.
     pub last_row: i64,
+    /// The number of its newest run; 0 if there is none.
+    pub run: i64,
 }
 
 impl Summary {
@@ -122,6 +124,36 @@ impl Execution {
         clean(&mut self.search);
         self
     }
+}
+
+/// A run of an execution, as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Its namespace.
+    pub namespace: String,
+    /// The UID of its AgentJob.
+    pub job_uid: String,
+    /// Its number.
+    pub number: i64,
+    /// The object's resourceVersion: an older write never replaces a newer one.
+    pub version: i64,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// How many events it has, if that is known. Then no more are taken of it.
+    pub events: Option<i64>,
+    /// What is kept of its AgentRun, as JSON.
+    pub object: String,
+}
+
+/// What is still to come of the events of an execution that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing: all are stored.
+    Complete,
+    /// So many of those that its runs have.
+    Missing(i64),
+    /// How many events one of its runs has is not known.
+    Unknown,
 }
 
 /// What an event is. The numbers are stored: they never change.

@@ -33,6 +33,7 @@ impl Database {
         if let Some(most) = retention.max_bytes {
             self.shrink(most, now, &mut done).await?;
         }
+        self.remove_runs(now).await?;
         self.drop_partitions().await?;
         Ok(done)
     }
@@ -133,7 +134,9 @@ impl Database {
     async fn remove(&self, fid: Fid) -> Result<(), DatabaseError> {
         self.delete_events(fid).await?;
         writing!(self, |tx| {
-            for text in ["DELETE FROM sources WHERE fid = $1", "DELETE FROM executions WHERE fid = $1"] {
+            let runs =
+                "DELETE FROM runs WHERE (namespace, job_uid) IN (SELECT namespace, uid FROM executions WHERE fid = $1)";
+            for text in [runs, "DELETE FROM sources WHERE fid = $1", "DELETE FROM executions WHERE fid = $1"] {
                 sqlx::query(text).bind(fid.0.as_slice()).execute(&mut *tx).await?;
             }
             tx.commit().await?;

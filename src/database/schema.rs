@@ -17,11 +17,19 @@ struct Migration {
 }
 
 /// All changes, the first is number 1.
-const MIGRATIONS: [Migration; 1] = [Migration {
-    sqlite: include_str!("migrations/sqlite/0001.sql"),
-    postgres: include_str!("migrations/postgres/0001.sql"),
-    oldest: 1,
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        sqlite: include_str!("migrations/sqlite/0001.sql"),
+        postgres: include_str!("migrations/postgres/0001.sql"),
+        oldest: 1,
+    },
+    // Runs, and an index of texts.
+    Migration {
+        sqlite: include_str!("migrations/sqlite/0002.sql"),
+        postgres: include_str!("migrations/postgres/0002.sql"),
+        oldest: 1,
+    },
+];
 
 /// The schema of this program.
 const OURS: i64 = MIGRATIONS.len() as i64;

@@ -225,6 +225,9 @@ pub struct EndReport {
     pub generation: i64,
     /// How it ended.
     pub end: AgentEnd,
+    /// How many events the run has: none comes after these. `None` if none are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
     /// How many of its agent's events are not known to be stored, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events_missing: Option<u64>,

@@ -176,6 +176,7 @@ impl Runner {
             let report = EndReport {
                 generation: self.snapshot.borrow().1,
                 end: end.ending.clone(),
+                events: self.events.count(),
                 events_missing: self.events.missing().filter(|missing| *missing > 0),
             };
             report::deliver(&self.gateway, &report, omitted, &mut self.incoming).await;

@@ -223,6 +223,7 @@ mod tests {
             finished: None,
             deleted: None,
             last_row: 0,
+            run: 0,
         };
         let (ours, before) = (execution("u"), execution("before"));
         for _ in 0..9 {

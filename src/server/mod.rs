@@ -203,7 +203,7 @@ fn count(server: &Arc<Server>, metrics: &Metrics, writing: Vec<archive::Writing>
     });
 }
 
-/// Follows the jobs of all watched namespaces; ready once all that there are have been written. Returns since when each
+/// Follows the jobs and runs of all watched namespaces; ready once all that there are have been written. Returns since when each
 /// waits for the database.
 fn follow(
     server: &Arc<Server>,
@@ -213,20 +213,26 @@ fn follow(
 ) -> Vec<archive::Writing> {
     let mut writing = Vec::new();
     let namespaces = common.namespaces();
-    let missing = Arc::new(AtomicUsize::new(namespaces.len()));
-    for namespace in namespaces {
+    let missing = Arc::new(AtomicUsize::new(2 * namespaces.len()));
+    let synced = || {
         let (missing, ready, stop) = (missing.clone(), ready.clone(), stop.clone());
+        move || {
+            if missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+                ready.store(!stop.is_cancelled(), Ordering::Relaxed);
+            }
+        }
+    };
+    for namespace in namespaces {
+        let (client, database) = (server.client.clone(), server.database.clone());
         let archive =
-            archive::Archive::new(server.client.clone(), server.database.clone(), namespace, server.metrics.clone());
+            archive::Archive::new(client.clone(), database.clone(), namespace.clone(), server.metrics.clone());
         writing.push(archive.writing());
+        let jobs = archive.follow(synced());
+        let runs = archive::runs::follow(client, database, namespace, synced());
+        let ended = stop.clone();
         tokio::spawn(async move {
-            let ended = stop.clone();
-            let synced = move || {
-                if missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    ready.store(!stop.is_cancelled(), Ordering::Relaxed);
-                }
-            };
-            tokio::select! { () = ended.cancelled() => {}, () = archive.follow(synced) => {} }
+            let both = async { tokio::join!(jobs, runs) };
+            tokio::select! { () = ended.cancelled() => {}, _ = both => {} }
         });
     }
     writing

@@ -165,6 +165,11 @@ async fn what_became_of_a_job_is_read_when_it_is_gone() {
         assert_eq!(found["job"]["spec"]["inputs"], json!({ "text": "a needle" }));
         assert_eq!(found["job"]["spec"]["containers"][0]["env"], json!(["TOKEN"]));
         assert!(!found.to_string().contains("s3cret"), "{found}");
+        let [run] = found["runs"].as_array().expect("runs").as_slice() else { panic!("one run: {found}") };
+        assert_eq!((&run["number"], &run["attempt"], &run["outcome"]), (&json!(1), &json!(1), &json!("Succeeded")));
+        for field in ["pod", "podUID", "startTime", "completionTime"] {
+            assert!(run[field].is_string(), "{field}: {run}");
+        }
     }
     let failed =
         test.apply(agent("fail-until?attempt=9").with(json!({ "retryPolicy": { "maximumAttempts": 1 } }))).await;
@@ -172,6 +177,10 @@ async fn what_became_of_a_job_is_read_when_it_is_gone() {
     let failed_fid = fid(&failed).await;
     let found = reader.until(&failed_fid, &token, "its end", |found| found["phase"] == "Failed").await;
     assert_eq!(found["job"]["status"]["error"]["type"], found["errorType"], "{found}");
+    let ended = |found: &Value| found["runs"][0]["outcome"].is_string();
+    let found = reader.until(&failed_fid, &token, "its run's end", ended).await;
+    let run = &found["runs"][0];
+    assert_eq!((&run["error"]["type"], &run["outcome"]), (&found["errorType"], &json!("Failed")), "{run}");
     let ns = &test.namespace;
     for (parameters, count) in [
         ("", 3),

@@ -1,5 +1,6 @@
 //! Agents' events: on their way through a real gateway into a real server, and back to those who may read them.
 
+use k8s_openapi::jiff::Timestamp;
 use koco::{
     api::{RunnerState, TerminationType, names},
     protocol::events::{CONTENT_TYPE, append_path},
@@ -10,12 +11,13 @@ use serde_json::{Value, json};
 use crate::{
     archive::{Reader, account, fid, owner, token},
     harness::{
-        DEADLINE, Job, Kubelet, MODES, Roles, Runner, Server, Test, agent,
+        DEADLINE, Job, Kubelet, MODES, Phase, Roles, Runner, Server, Test, agent,
         by_hand::{started, succeeds},
         cluster::NODE_IP,
         gateway_client::token_of,
-        job::{With, condition},
-        runner::{Refused, failed},
+        job::{With, condition, pod_name},
+        kubelet::End,
+        runner::{Refused, failed, succeeded},
         within,
     },
 };
@@ -171,6 +173,42 @@ async fn what_an_agent_told_is_read_when_its_job_is_gone() {
         });
         late.await;
     }
+}
+
+/// What a runner still has when the server comes back is not missing in a stream, however long the job has been over; and
+/// when all that the run has is there, no more is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_waits_for_what_is_late_and_nothing_comes_after_the_last() {
+    let test = Test::new().await;
+    let mut roles = roles(&test, Server::None).await;
+    let (reader, token, kubelet) = (Reader::of(&test, &roles).await, owner(&test).await, Kubelet::of(&test));
+    let job = test.apply(agent("anything")).await;
+    let (pod, runner) = started(&kubelet, &job, 1).await;
+    let fid = fid(&job).await;
+    assert_eq!(told(&runner, 1, 1, &lines(1, 2)).await, 2);
+    roles.role("server").kill();
+    runner.outcome_of(0, succeeded(json!(1)), Some(4), Some(2)).await.expect("204");
+    kubelet.end(&pod_name(&pod), &End::exit(0, None)).await;
+    let ended = job.phase(Phase::Succeeded).await.completion_time.expect("a time").0;
+    roles.start_again().await;
+    let run_ended = |found: &Value| found["phase"] == "Succeeded" && found["runs"][0]["events"] == 4;
+    reader.until(&fid, &token, "the run's end", run_ended).await;
+    // So long that nothing would be waited for if it were not known how many events the run has.
+    within(DEADLINE, "the end to be long ago", async || {
+        let ago = Timestamp::now().duration_since(ended);
+        if ago.as_secs() > 10 { Ok(()) } else { Err(ago) }
+    })
+    .await;
+    let mut stream = Frames::of(&reader, &fid, &token, None).await;
+    assert_eq!((stream.line().await.as_str(), stream.line().await.as_str()), ("line 1", "line 2"));
+    for n in 3..=4 {
+        assert_eq!(told(&runner, n, n, &lines(n, n)).await, n);
+        assert_eq!(stream.line().await, format!("line {n}"));
+    }
+    assert_eq!(stream.next().await, Some(("end".into(), String::new(), json!({}))));
+    assert_eq!(runner.tell(5, 5, &lines(5, 5)).await.map_err(|r| r.code()), Err(410));
+    assert_eq!(runner.tell(4, 4, &lines(4, 4)).await, Ok((200, 4)), "a repeat is no error");
+    assert_eq!(read(&reader, &fid, &token).await.len(), 4);
 }
 
 /// The server of a test, an agent that has told something, and its runner.

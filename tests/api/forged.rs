@@ -23,7 +23,7 @@ fn success() -> EndReport {
         active_millis: 0,
         result_omitted: false,
     };
-    EndReport { generation: 0, end: ending, events_missing: None }
+    EndReport { generation: 0, end: ending, events: None, events_missing: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,20 +133,6 @@ async fn pages_follow_each_other_while_others_are_added() {
 }
 
 #[tokio::test]
-async fn a_search_looks_at_so_many_for_a_page_and_goes_on_with_the_next() {
-    for store in both().await {
-        for from in [0, 2600] {
-            store.database.upsert((from..from + 2600).map(execution).collect()).await.unwrap();
-        }
-        let filter = Filter { search: Some("number 7\"".into()), limit: 10, ..Filter::default() };
-        let first = store.database.list(&filter).await.unwrap();
-        assert_eq!((first.items.len(), first.next), (0, Some(fid(200))), "{}", store.name());
-        let second = store.database.list(&Filter { before: first.next, ..filter }).await.unwrap();
-        assert_eq!((second.items[0].fid, second.next), (fid(7), None), "{}", store.name());
-    }
-}
-
-#[tokio::test]
 async fn a_job_that_is_gone_is_marked_once() {
     for store in both().await {
         store.database.upsert((1..=3).map(execution).collect()).await.unwrap();

@@ -128,6 +128,7 @@ pub fn execution(n: u32) -> Execution {
             finished: None,
             deleted: None,
             last_row: 0,
+            run: 1,
         },
         version: 10,
         search: format!("{{\"text\":\"Number {n}\"}}"),

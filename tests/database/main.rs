@@ -9,4 +9,6 @@ mod full;
 mod harness;
 mod opening;
 mod retention;
+mod runs;
+mod search;
 mod silence;

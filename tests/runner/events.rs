@@ -33,7 +33,7 @@ async fn a_runner_tells_how_its_agent_starts_and_ends() {
     assert_eq!(end["koco"]["end"]["kind"], "Succeeded");
     assert!(heard.events.is_sorted_by(|a, b| a.ts <= b.ts) && heard.events[0].ts > 1.7e9);
     assert_eq!(heard.events_before_outcome, [4], "all are stored before the end is reported");
-    assert_eq!(heard.outcomes[0].events_missing, None);
+    assert_eq!((heard.outcomes[0].events, heard.outcomes[0].events_missing), (Some(4), None));
 }
 
 #[tokio::test]
@@ -58,8 +58,8 @@ async fn where_none_are_kept_none_are_sent() {
     let mut run = Run::start(job("succeed")).await;
     run.grant();
     assert!(run.exited().await.success());
-    let missing = run.gateway.heard().outcomes[0].events_missing;
-    assert_eq!((run.gateway.heard().batches, missing), (0, None));
+    let outcome = run.gateway.heard().outcomes[0].clone();
+    assert_eq!((run.gateway.heard().batches, outcome.events, outcome.events_missing), (0, None, None));
 
     let mut run = Run::start(quiet("succeed")).await;
     run.command(DesiredState::Cancelled, 1);
@@ -73,7 +73,8 @@ async fn an_end_does_not_wait_for_a_store_that_is_away() {
     run.gateway.heard().answer_events = StatusCode::SERVICE_UNAVAILABLE;
     run.grant();
     assert_eq!(run.outcome().await.exit_code, Some(4));
-    assert_eq!(run.gateway.heard().outcomes[0].events_missing, Some(5));
+    let outcome = run.gateway.heard().outcomes[0].clone();
+    assert_eq!((outcome.events, outcome.events_missing), (Some(5), Some(5)));
     assert!(run.gateway.heard().events.is_empty());
     // And what is late is stored nevertheless.
     run.gateway.heard().answer_events = StatusCode::OK;

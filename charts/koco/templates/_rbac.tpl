@@ -209,6 +209,10 @@
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
   verbs: [get, list, watch, patch]
+# Follows their runs, to archive how each ended.
+- apiGroups: [kodosumi.io]
+  resources: [agentruns]
+  verbs: [list, watch]
 {{- end }}
 
 {{- define "koco.rules.server.cluster" -}}

@@ -131,9 +131,10 @@ pub fn end(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now:
     if new.generation > known {
         acknowledge(run, status, new);
     }
-    let missing = report.events_missing.filter(|missing| *missing > 0);
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     status.termination = Some(Termination {
-        events_missing: missing.map(|missing| i64::try_from(missing).unwrap_or(i64::MAX)),
+        events: report.events.map(number),
+        events_missing: report.events_missing.filter(|missing| *missing > 0).map(number),
         ..lifecycle::claimed(run, &report.end, now)
     });
 }

@@ -37,7 +37,7 @@ fn report(kind: TerminationType) -> EndReport {
         active_millis: 5,
         result_omitted: false,
     };
-    EndReport { generation: 0, end: ending, events_missing: None }
+    EndReport { generation: 0, end: ending, events: None, events_missing: None }
 }
 
 /// A granted run with this many commands.

@@ -181,6 +181,11 @@ impl Events {
         }
     }
 
+    /// How many events there are, stored or not; `None` if none is kept.
+    pub fn count(&self) -> Option<u64> {
+        self.recorder().map(|recorder| recorder.count())
+    }
+
     /// How many events are not known to be stored; `None` if none is kept.
     pub fn missing(&self) -> Option<u64> {
         self.recorder().map(|recorder| recorder.missing())

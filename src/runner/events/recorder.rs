@@ -185,6 +185,11 @@ impl Recorder {
         self.room.notify_waiters();
     }
 
+    /// How many events there are, stored or not.
+    pub fn count(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// How many events are not known to be stored.
     pub fn missing(&self) -> u64 {
         self.last.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))

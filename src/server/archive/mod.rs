@@ -2,10 +2,11 @@
 //! each watched namespace.
 //!
 //! One at a time: what comes from the watch is written before more is taken from it, so a database that is slow or down
-//! costs no memory. A watch that falls behind begins anew with a list.
+//! costs no memory. A watch that falls behind begins anew with a list. [`runs`] does the same with the AgentRuns.
 
 mod namespaces;
 mod record;
+pub mod runs;
 
 use std::{
     collections::HashMap,

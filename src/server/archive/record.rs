@@ -119,6 +119,7 @@ pub(super) fn execution(job: &AgentJob, namespace_uid: &str) -> Option<Execution
         finished: status.and_then(|s| s.completion_time.as_ref()).map(|t| t.0.as_millisecond()),
         deleted: None,
         last_row: 0,
+        run: status.and_then(|s| s.active_run).unwrap_or_default().into(),
     };
     let kept = Kept {
         labels: meta.labels.as_ref(),

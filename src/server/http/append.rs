@@ -78,6 +78,7 @@ async fn store(server: &Arc<Server>, fid: &str, run: &str, request: Request) -> 
         Err(AppendError::Gap { stored }) => Ok((StatusCode::CONFLICT, stored.unsigned_abs())),
         Err(AppendError::Unknown(_)) => Err(Refusal::NotFound),
         Err(AppendError::Deleted(_)) => Err(Refusal::Deleted),
+        Err(AppendError::Ended(_)) => Err(Refusal::Ended),
         Err(AppendError::Invalid(what)) => Err(Refusal::Malformed(what.into())),
         Err(AppendError::Database(error)) => Err(error.into()),
     }

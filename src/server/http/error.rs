@@ -5,13 +5,23 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
     database::{DISK_FULL, DatabaseError},
     platform::http::TokenError,
     server::access::Unavailable,
 };
+
+/// What is answered to a request that is refused.
+#[derive(Serialize, JsonSchema)]
+pub struct Problem {
+    /// Why, in one word for programs.
+    reason: &'static str,
+    /// Why, for people.
+    message: String,
+}
 
 /// Why a request is refused.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -34,6 +44,9 @@ pub enum Refusal {
     /// It was deleted from the archive.
     #[error("the execution was deleted")]
     Deleted,
+    /// The run that these events are of has ended, and had fewer.
+    #[error("the run has ended, and has no such event")]
+    Ended,
     /// Its job still exists.
     #[error("the AgentJob still exists, and would be archived again: delete it first")]
     JobExists,
@@ -79,6 +92,7 @@ impl Refusal {
             Self::CrossOrigin => "CrossOrigin",
             Self::NotFound => "NotFound",
             Self::Deleted => "Deleted",
+            Self::Ended => "Ended",
             Self::JobExists => "JobExists",
             Self::Malformed(_) => "Malformed",
             Self::TooLarge => "TooLarge",
@@ -99,7 +113,7 @@ impl Refusal {
             Self::NoToken | Self::BadToken => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) | Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
-            Self::Deleted => StatusCode::GONE,
+            Self::Deleted | Self::Ended => StatusCode::GONE,
             Self::JobExists => StatusCode::CONFLICT,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -120,8 +134,8 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let reason = self.reason();
         tracing::debug!(reason, "a request is refused");
-        let body = Json(json!({ "reason": reason, "message": self.to_string() }));
-        (self.status(), Extension(Reason(reason)), body).into_response()
+        let problem = Problem { reason, message: self.to_string() };
+        (self.status(), Extension(Reason(reason)), Json(problem)).into_response()
     }
 }
 

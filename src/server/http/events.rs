@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -27,16 +28,18 @@ const LIMIT: (u32, u32) = (100, 1000);
 pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// The parameters of a request.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// After this row.
     after: i64,
+    /// How many, 100 if it isn't said, at most 1,000. A page may have fewer: it ends after half a megabyte.
     limit: Option<u32>,
 }
 
 /// An event as it is answered.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub struct Item<'a> {
     /// Its number within the execution, from 1.
     row: i64,
@@ -46,7 +49,9 @@ pub struct Item<'a> {
     number: i64,
     /// When, in seconds since 1970, by the clock of the run's node.
     ts: f64,
+    /// What it is, such as `stdout` or `result`.
     kind: &'static str,
+    /// Its text; what it means is up to its kind.
     payload: &'a str,
 }
 
@@ -58,8 +63,10 @@ impl<'a> From<&'a StoredEvent> for Item<'a> {
 }
 
 /// A page.
-#[derive(Serialize)]
-struct List<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventList")]
+pub struct List<'a> {
+    /// The events, the oldest first.
     items: Vec<Item<'a>>,
     /// For the parameter `after` of the next page.
     after: i64,

@@ -49,8 +49,9 @@ pub async fn get(
     Path(fid): Path<String>,
 ) -> Result<Json<Whole>, Refusal> {
     let (summary, job) = find(&server, &user, Verb::Get, &fid).await?;
-    let job = RawValue::from_string(job).map_err(|_| Refusal::Database)?;
-    Ok(Json(Whole { item: Item::from(summary), job }))
+    let raw = |json| RawValue::from_string(json).map_err(|_| Refusal::Database);
+    let runs = server.database.runs(&summary).await?.into_iter().map(raw).collect::<Result<_, _>>()?;
+    Ok(Json(Whole { item: Item::from(summary), runs, job: raw(job)? }))
 }
 
 /// Deletes an execution whose job is gone.

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use k8s_openapi::jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -10,6 +11,7 @@ use super::Refusal;
 use crate::{
     api::{Phase, names},
     database::{Filter, Page, Summary},
+    server::archive::runs::Kept as KeptRun,
 };
 
 /// How many items a page has unless the request says so, and at most.
@@ -18,17 +20,26 @@ const LIMIT: (u32, u32) = (50, 500);
 const MAX_SEARCH: usize = 256;
 
 /// The parameters of a list.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, JsonSchema, Default)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListParameters {
+    /// Of this namespace. Without it of all, for those who may read all.
     pub namespace: Option<String>,
+    /// In this phase.
     phase: Option<String>,
+    /// Of this entry point.
     entry_point: Option<String>,
+    /// Whose job says that it belongs to this user.
     owner: Option<String>,
+    /// Created at this time or later, such as `2026-01-31T12:00:00Z`.
     since: Option<String>,
+    /// Created before this time.
     until: Option<String>,
+    /// Whose inputs, result or error contain this text, in small or capital letters.
     search: Option<String>,
+    /// How many, 50 if it isn't said, at most 500. A page may have fewer and yet not be the last.
     limit: Option<u32>,
+    /// What the page before has said to go on with.
     #[serde(rename = "continue")]
     next: Option<String>,
 }
@@ -76,8 +87,10 @@ impl ListParameters {
 }
 
 /// A page of a list.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionList")]
 pub struct List {
+    /// The executions, the newest first.
     items: Vec<Item>,
     /// For the parameter `continue` of the next page, if there may be one.
     #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
@@ -92,28 +105,43 @@ impl From<Page> for List {
 }
 
 /// An execution in a list.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Execution")]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
+    /// Its id.
     fid: String,
+    /// The namespace of its AgentJob.
     namespace: String,
+    /// The name of its AgentJob.
     name: String,
+    /// The UID of its AgentJob.
     uid: String,
+    /// Who it belongs to, if that is said.
     #[serde(skip_serializing_if = "String::is_empty")]
     owner: String,
+    /// What it runs.
     entry_point: String,
+    /// What runs it, once that is resolved.
     #[serde(skip_serializing_if = "String::is_empty")]
     execution_mode: String,
+    /// The phase of its AgentJob.
     #[serde(skip_serializing_if = "String::is_empty")]
     phase: String,
+    /// How many times the agent was started.
     attempt: i64,
+    /// The type of the last error, if there is one.
     #[serde(skip_serializing_if = "String::is_empty")]
     error_type: String,
+    /// When its AgentJob was created.
     creation_time: String,
+    /// When its agent first started.
     #[serde(skip_serializing_if = "Option::is_none")]
     start_time: Option<String>,
+    /// When it reached its final phase.
     #[serde(skip_serializing_if = "Option::is_none")]
     completion_time: Option<String>,
+    /// When its AgentJob was found to be gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     deletion_time: Option<String>,
 }
@@ -141,12 +169,17 @@ impl From<Summary> for Item {
 }
 
 /// An execution with all that is kept.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionDetail")]
 #[serde(rename_all = "camelCase")]
 pub struct Whole {
     #[serde(flatten)]
     pub item: Item,
+    /// Its runs, in their order: each is a pod that runs, or ran, one of its attempts.
+    #[schemars(with = "Vec<KeptRun<'static>>")]
+    pub runs: Vec<Box<RawValue>>,
     /// Labels, spec and status of the AgentJob, as far as they are kept.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub job: Box<RawValue>,
 }
 

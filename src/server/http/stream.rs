@@ -22,7 +22,7 @@ use super::{
     room::held,
 };
 use crate::{
-    database::{DatabaseError, Head, StoredEvent, Summary},
+    database::{DatabaseError, Head, StoredEvent, Summary, Tail},
     platform::{clock, http::limits::Place},
     server::{Server, access::Verb, live::Seen},
 };
@@ -37,8 +37,12 @@ const ALIVE: Duration = Duration::from_secs(15);
 const CHECK: Duration = Duration::from_secs(5);
 /// How long it waits until there is room again.
 const CROWDED: Duration = Duration::from_millis(500);
-/// How long after the end of an execution events may come, in milliseconds.
+/// How long after the end of an execution events may come, in milliseconds, if it is not known how many there are.
 const LATE: i64 = 10_000;
+/// And if some are known to be missing: a runner gives up a minute after its agent's end.
+const MISSING: i64 = 75_000;
+/// How often it is asked then whether they have come.
+const ASK: Duration = Duration::from_secs(1);
 
 /// What a stream is about.
 pub struct Source {
@@ -67,6 +71,8 @@ struct Stream {
     seen: watch::Receiver<Seen>,
     checked: Instant,
     spoke: Option<Instant>,
+    /// There was nothing to read the last time.
+    caught_up: bool,
     over: bool,
 }
 
@@ -75,7 +81,7 @@ pub fn body(source: Source) -> Body {
     let summary = &source.summary;
     let head = Head { last_row: summary.last_row, ended: summary.ended() };
     let seen = source.server.live.follow(summary.fid, head);
-    let stream = Stream { of: source, seen, checked: Instant::now(), spoke: None, over: false };
+    let stream = Stream { of: source, seen, checked: Instant::now(), spoke: None, caught_up: false, over: false };
     Body::from_stream(futures::stream::unfold(stream, async |mut stream| {
         let next = stream.next().await?;
         Some((Ok::<_, Infallible>(next), stream))
@@ -95,7 +101,7 @@ impl Stream {
             if seen.gone {
                 return None;
             }
-            let answer = match self.read().await {
+            let (left, answer) = match self.look(seen.head).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     tracing::warn!(%error, reason = error.reason(), "a stream of events ends");
@@ -105,26 +111,29 @@ impl Stream {
             let now = Instant::now();
             match answer {
                 Answer::Events(frames) => {
-                    self.spoke = Some(now);
+                    (self.spoke, self.caught_up) = (Some(now), false);
                     return Some(frames);
                 }
                 Answer::NoRoom => {
                     tokio::time::sleep(CROWDED).await;
                     continue;
                 }
+                Answer::None if seen.head.ended.is_some() && !self.caught_up => {
+                    self.caught_up = true;
+                    continue;
+                }
                 Answer::None => {}
             }
-            let left = seen.head.ended.map(|ended| ended.saturating_add(LATE) - clock::now().as_millisecond());
-            if left.is_some_and(|left| left <= 0) {
+            if let Some(Left { millis: ..=0, missing }) = left {
                 self.over = true;
-                return Some(Bytes::from_static(b"event: end\ndata: {}\n\n"));
+                return Some(end(missing));
             }
             let alive = self.spoke.map_or(now, |spoke| spoke + ALIVE);
             if alive <= now {
                 self.spoke = Some(now);
                 return Some(Bytes::from_static(b": alive\n\n"));
             }
-            let left = left.map(|left| now + Duration::from_millis(left.unsigned_abs()));
+            let left = left.map(|left| now + Duration::from_millis(left.millis.unsigned_abs()).min(ASK));
             let until = left.into_iter().fold(alive.min(self.checked + CHECK), Instant::min);
             tokio::select! {
                 changed = self.seen.changed() => changed.ok()?,
@@ -132,6 +141,20 @@ impl Stream {
                 () = stop.cancelled() => {}
             }
         }
+    }
+
+    /// How long it is still waited, and what there is to send.
+    async fn look(&mut self, head: Head) -> Result<(Option<Left>, Answer), DatabaseError> {
+        // In this order: what is said to be there is read.
+        let left = self.left(head).await?;
+        Ok((left, self.read().await?))
+    }
+
+    /// How long it is waited for events of an execution that has ended, once those that there are were read.
+    async fn left(&self, head: Head) -> Result<Option<Left>, DatabaseError> {
+        let Some(ended) = head.ended.filter(|_| self.caught_up) else { return Ok(None) };
+        let tail = self.of.server.database.tail(self.of.summary.fid).await?;
+        Ok(Some(Left::of(tail, clock::now().as_millisecond() - ended)))
     }
 
     /// The next events, if there are any and there is room for them.
@@ -156,6 +179,30 @@ impl Stream {
     }
 }
 
+/// How long it is still waited, and how many events are known to be missing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Left {
+    millis: i64,
+    missing: i64,
+}
+
+impl Left {
+    /// So many milliseconds after the execution's end.
+    fn of(tail: Tail, since: i64) -> Self {
+        match tail {
+            Tail::Complete => Self { millis: 0, missing: 0 },
+            Tail::Missing(missing) => Self { millis: MISSING - since, missing },
+            Tail::Unknown => Self { millis: LATE - since, missing: 0 },
+        }
+    }
+}
+
+/// The last event of a stream.
+fn end(missing: i64) -> Bytes {
+    let data = if missing > 0 { format!(r#"{{"missing":{missing}}}"#) } else { "{}".into() };
+    format!("event: end\ndata: {data}\n\n").into()
+}
+
 /// Events as they are sent. JSON has no line ends.
 fn frames(events: &[StoredEvent]) -> String {
     let mut text = String::new();
@@ -171,6 +218,19 @@ fn frames(events: &[StoredEvent]) -> String {
 mod tests {
     use super::*;
     use crate::database::{Event, Kind};
+
+    #[test]
+    fn a_stream_ends_when_all_has_come_and_waits_for_what_is_missing() {
+        let left = |tail, since| {
+            let left = Left::of(tail, since);
+            (left.millis <= 0, String::from_utf8(end(left.missing).to_vec()).unwrap())
+        };
+        let plain = "event: end\ndata: {}\n\n".to_string();
+        assert_eq!(left(Tail::Complete, 0), (true, plain.clone()));
+        assert_eq!((left(Tail::Unknown, 9_999).0, left(Tail::Unknown, 10_000)), (false, (true, plain)));
+        let missing = "event: end\ndata: {\"missing\":3}\n\n".to_string();
+        assert_eq!((left(Tail::Missing(3), 74_999).0, left(Tail::Missing(3), 75_000)), (false, (true, missing)));
+    }
 
     #[test]
     fn no_payload_forges_a_frame() {

@@ -154,7 +154,18 @@ impl Runner {
         end: AgentEnd,
         events_missing: Option<u64>,
     ) -> Result<(), Refused> {
-        self.post(verb::END, &EndReport { generation, end, events_missing }).await.map(drop)
+        self.outcome_of(generation, end, None, events_missing).await
+    }
+
+    /// The same, with so many events in all.
+    pub async fn outcome_of(
+        &self,
+        generation: i64,
+        end: AgentEnd,
+        events: Option<u64>,
+        events_missing: Option<u64>,
+    ) -> Result<(), Refused> {
+        self.post(verb::END, &EndReport { generation, end, events, events_missing }).await.map(drop)
     }
 
     /// Sends lines of output, of which the first has number `from`. The response's code, and what is stored.

@@ -247,6 +247,7 @@ pub mod tests {
             finished: None,
             deleted: None,
             last_row: 0,
+            run: 1,
         }
     }
 

@@ -113,7 +113,7 @@ fn title(refusal: &Refusal) -> &'static str {
         Refusal::NoToken | Refusal::BadToken => "Sign in",
         Refusal::Forbidden(_) => "A right is missing",
         Refusal::CrossOrigin => "Not from this site",
-        Refusal::NotFound | Refusal::Deleted | Refusal::NoSuchPath => "Not found",
+        Refusal::NotFound | Refusal::Deleted | Refusal::Ended | Refusal::NoSuchPath => "Not found",
         Refusal::Malformed(_) | Refusal::TooLarge | Refusal::NoSuchMethod | Refusal::JobExists => "This can't be read",
         Refusal::TooOften | Refusal::Busy | Refusal::Timeout => "Too much at a time",
         Refusal::ApiServer | Refusal::Database | Refusal::DiskFull => "Unavailable",

@@ -1,0 +1,248 @@
+//! Lists executions, the newest first, and searches them. Used by the callers of the database.
+//!
+//! A page begins where the one before has ended, at a fid: no execution is skipped or comes twice, whatever is added
+//! meanwhile. How much is looked at for a page is bounded.
+
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{
+    Database, DatabaseError, Fid, Filter, Page, Pools, Summary,
+    executions::{SUMMARY, summary},
+    reading,
+    search::{groups, lowest, place},
+    text::containing,
+};
+
+/// How many executions a search looks at before it asks the index: frequent texts are found among them, whatever else is
+/// asked for. And how many for a page, where there is no index.
+const WALK: (i64, i64) = (500, 5000);
+/// How many executions that may contain a text are looked at for a page.
+const CANDIDATES: i64 = 5000;
+/// How long PostgreSQL may take to find all that contain a text: it reads each that may.
+const PATIENCE: &str = "SET LOCAL statement_timeout = '1s'";
+/// Has PostgreSQL take the index of texts: from how often it takes a text to be, it may read all in the order of fids instead.
+const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off";
+/// PostgreSQL's code for a statement that took too long.
+const CANCELED: &str = "57014";
+/// The most items of a page.
+const MOST: u32 = 500;
+
+/// A parameter of a statement that is put together.
+enum Value {
+    Text(String),
+    Bytes(Vec<u8>),
+    Number(i64),
+}
+
+/// Binds a list of [`Value`]s.
+macro_rules! bind {
+    ($query:expr, $values:expr) => {{
+        let mut query = $query;
+        for value in $values {
+            query = match value {
+                Value::Text(text) => query.bind(text.clone()),
+                Value::Bytes(bytes) => query.bind(bytes.clone()),
+                Value::Number(number) => query.bind(*number),
+            };
+        }
+        query
+    }};
+}
+
+/// Reads the summaries of some rows.
+macro_rules! summaries {
+    ($rows:expr) => {{
+        let mut items = Vec::new();
+        for row in $rows {
+            items.push(summary!(row));
+        }
+        items
+    }};
+}
+
+/// The conditions of a filter, but for the search.
+struct Conditions {
+    text: String,
+    values: Vec<Value>,
+}
+
+/// The first bytes of the fids of this second.
+fn from_second(seconds: u32) -> Fid {
+    let mut fid = [0; 12];
+    fid.iter_mut().zip(seconds.to_be_bytes()).for_each(|(to, from)| *to = from);
+    Fid(fid)
+}
+
+impl Conditions {
+    fn of(filter: &Filter, cluster: &str) -> Self {
+        let mut all = Self { text: "hidden = 0".into(), values: Vec::new() };
+        all.add("cluster = ", Value::Text(cluster.into()));
+        let texts = [
+            ("namespace = ", &filter.namespace),
+            ("namespace_uid = ", &filter.namespace_uid),
+            ("phase = ", &filter.phase),
+            ("entry_point = ", &filter.entry_point),
+            ("owner = ", &filter.owner),
+        ];
+        for (condition, text) in texts {
+            if let Some(text) = text {
+                all.add(condition, Value::Text(text.clone()));
+            }
+        }
+        let bytes = |fid: Fid| Value::Bytes(fid.0.to_vec());
+        if let Some(since) = filter.since {
+            all.add("fid >= ", bytes(from_second(since)));
+        }
+        if let Some(until) = filter.until {
+            all.add("fid < ", bytes(from_second(until)));
+        }
+        if let Some(before) = filter.before {
+            all.add("fid < ", bytes(before));
+        }
+        all
+    }
+
+    fn add(&mut self, condition: &str, value: Value) {
+        self.values.push(value);
+        self.text.push_str(&format!(" AND {condition}${}", self.values.len()));
+    }
+
+    fn add_search(&mut self, text: &str) {
+        self.add("search LIKE ", Value::Text(containing(text)));
+        self.text.push_str(r" ESCAPE '\'");
+    }
+}
+
+/// Some executions, and the last that was looked at for them if there are more.
+type Found = (Vec<Summary>, Option<Fid>);
+
+impl Database {
+    /// A page of executions, the newest first.
+    pub async fn list(&self, filter: &Filter) -> Result<Page, DatabaseError> {
+        let limit = filter.limit.clamp(1, MOST) as usize;
+        let (mut items, end) = match filter.search.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => self.search(filter, text, limit + 1).await?,
+            None => (self.select(&Conditions::of(filter, &self.inner.cluster), limit + 1).await?, None),
+        };
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(|last| last.fid) } else { end };
+        Ok(Page { items, next })
+    }
+
+    /// Up to so many executions that contain a text.
+    async fn search(&self, filter: &Filter, text: &str, limit: usize) -> Result<Found, DatabaseError> {
+        let (mut items, end) = self.walk(filter, text, WALK.0, limit).await?;
+        let Some(last) = end.filter(|_| items.len() < limit) else { return Ok((items, end)) };
+        let rest = Filter { before: Some(last), ..filter.clone() };
+        let left = limit - items.len();
+        let (more, end) = match self.by_index(&rest, text, left).await? {
+            Some(found) => found,
+            None => self.walk(&rest, text, WALK.1 - WALK.0, left).await?,
+        };
+        items.extend(more);
+        Ok((items, end))
+    }
+
+    /// Looks at the first executions, at most so many.
+    async fn walk(&self, filter: &Filter, text: &str, most: i64, limit: usize) -> Result<Found, DatabaseError> {
+        let mut conditions = Conditions::of(filter, &self.inner.cluster);
+        let end = self.last_of(&conditions, most).await?;
+        if let Some(end) = end {
+            conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
+        }
+        conditions.add_search(text);
+        Ok((self.select(&conditions, limit).await?, end))
+    }
+
+    /// Looks at the executions that the index finds; `None` if it can't.
+    async fn by_index(&self, filter: &Filter, text: &str, limit: usize) -> Result<Option<Found>, DatabaseError> {
+        let Some(groups) = groups(text).filter(|_| self.is_indexed()) else { return Ok(None) };
+        match &self.inner.pools {
+            Pools::Sqlite { read, .. } => self.by_fts5(read, filter, text, groups, limit).await.map(Some),
+            Pools::Postgres(pool) => self.by_pg_trgm(pool, filter, text, limit).await,
+        }
+    }
+
+    async fn by_fts5(
+        &self,
+        pool: &sqlx::SqlitePool,
+        filter: &Filter,
+        text: &str,
+        groups: String,
+        limit: usize,
+    ) -> Result<Found, DatabaseError> {
+        let newest = filter.before.map_or(i64::MAX, place);
+        let oldest = filter.since.map_or(0, |since| place(from_second(since)));
+        let last = format!(
+            "SELECT rowid FROM executions_search WHERE executions_search MATCH $1 AND rowid <= $2 AND rowid >= $3
+            ORDER BY rowid DESC LIMIT 1 OFFSET {}",
+            CANDIDATES - 1
+        );
+        let last = sqlx::query_scalar(AssertSqlSafe(last)).bind(&groups).bind(newest).bind(oldest);
+        let end: Option<i64> = last.fetch_optional(pool).await?;
+        let mut conditions = Conditions::of(filter, &self.inner.cluster);
+        conditions.add("executions_search MATCH ", Value::Text(groups));
+        conditions.add("executions_search.rowid <= ", Value::Number(newest));
+        conditions.add("executions_search.rowid >= ", Value::Number(end.unwrap_or(oldest)));
+        conditions.add_search(text);
+        let Conditions { text, values } = conditions;
+        // CROSS: the index first.
+        let text = format!(
+            "SELECT {SUMMARY} FROM executions_search CROSS JOIN executions ON place = executions_search.rowid
+            WHERE {text} ORDER BY fid DESC LIMIT {limit}"
+        );
+        let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
+        Ok((summaries!(rows), end.map(lowest)))
+    }
+
+    async fn by_pg_trgm(
+        &self,
+        pool: &sqlx::PgPool,
+        filter: &Filter,
+        text: &str,
+        limit: usize,
+    ) -> Result<Option<Found>, DatabaseError> {
+        let mut conditions = Conditions::of(filter, &self.inner.cluster);
+        conditions.add_search(text);
+        let Conditions { text, values } = conditions;
+        let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {limit}");
+        let mut tx = pool.begin().await?;
+        sqlx::raw_sql(PATIENCE).execute(&mut *tx).await?;
+        sqlx::raw_sql(BY_INDEX).execute(&mut *tx).await?;
+        // Planned for this text.
+        let query = bind!(sqlx::query(AssertSqlSafe(text)).persistent(false), &values);
+        match query.fetch_all(&mut *tx).await {
+            Ok(rows) => Ok(Some((summaries!(rows), None))),
+            Err(error) if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == CANCELED) => {
+                tracing::debug!("a search takes too long by the index");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn select(&self, conditions: &Conditions, limit: usize) -> Result<Vec<Summary>, DatabaseError> {
+        let Conditions { text, values } = conditions;
+        let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {limit}");
+        reading!(self, |pool| {
+            let rows = bind!(sqlx::query(AssertSqlSafe(text)), values).fetch_all(pool).await?;
+            Ok(summaries!(rows))
+        })
+    }
+
+    /// The last of the first `most` executions, if there are so many.
+    async fn last_of(&self, conditions: &Conditions, most: i64) -> Result<Option<Fid>, DatabaseError> {
+        let Conditions { text, values } = conditions;
+        let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT 1 OFFSET {}", most - 1);
+        reading!(self, |pool| {
+            match bind!(sqlx::query(AssertSqlSafe(text)), values).fetch_optional(pool).await? {
+                Some(row) => {
+                    let fid: Vec<u8> = row.try_get(0)?;
+                    Ok(Some(Fid::of(&fid)))
+                }
+                None => Ok(None),
+            }
+        })
+    }
+}

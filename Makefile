@@ -176,6 +176,11 @@ crd: ## generate crds/ from the Rust types, a file for each
 	  cp "crds/$$kind.kodosumi.io.yaml" charts/koco/files/; \
 	done
 
+.PHONY: openapi
+openapi: ## generate docs/openapi.yaml from the Rust types
+	cargo run --quiet --bin koco -- openapi >docs/.new
+	mv docs/.new docs/openapi.yaml
+
 .PHONY: clean
 clean: ## take the clusters down, and remove all that was built here
 	deploy/dev/cluster down

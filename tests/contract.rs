@@ -171,6 +171,11 @@ fn generated_files_are_up_to_date() {
         }
         generated.insert(name);
     }
+    let openapi = fs::read_to_string(root().join("docs/openapi.yaml")).unwrap_or_default();
+    assert!(
+        openapi == koco::cli::openapi::text().unwrap(),
+        "docs/openapi.yaml is not what the types say: run `make openapi`"
+    );
     for folder in ["crds", "charts/koco/files"] {
         let there = fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         assert_eq!(there.collect::<BTreeSet<_>>(), generated, "what lies in {folder}");

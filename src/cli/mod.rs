@@ -3,6 +3,7 @@
 
 pub mod crd;
 mod man;
+pub mod openapi;
 mod plugin;
 mod roles;
 
@@ -32,6 +33,8 @@ enum Command {
     Operator(Box<roles::Operator>),
     /// Print the CustomResourceDefinitions as YAML
     Crd(crd::Arguments),
+    /// Print the description of the server's API, in OpenAPI, as YAML
+    Openapi,
     /// Write the manual pages of the kubectl plugin
     Man(man::Arguments),
     /// The kubectl plugin, which is this binary under the name kubectl-koco
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Server(role) => roles::serve(*role),
         Command::Operator(role) => roles::run(*role),
         Command::Crd(arguments) => crd::print(&arguments),
+        Command::Openapi => openapi::print(),
         Command::Man(arguments) => man::write(&arguments),
         Command::Kubectl(plugin) => return plugin::run(*plugin),
     };

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     copy::{CopyCommand, CopyError},
+    http::document as openapi,
     settings::Settings,
 };
 use crate::{

@@ -241,8 +241,9 @@ async fn nothing_is_read_without_the_right() {
     // Who asks is not known: not even which paths there are is said.
     let api_server = token_of(&test.client, &test.namespace, "reader", None, None).await;
     let gateway = token_of(&test.client, &test.namespace, "reader", Some(names::GATEWAY_AUDIENCE), None).await;
-    let (health, nowhere) = ("/health".to_string(), "/nowhere".to_string());
-    for (method, path) in paths.iter().chain(&deletes).copied().chain([("GET", &health), ("GET", &nowhere)]) {
+    let [health, nowhere, api] = ["/health", "/nowhere", "/openapi.json"].map(String::from);
+    let others = [("GET", &health), ("GET", &nowhere), ("GET", &api)];
+    for (method, path) in paths.iter().chain(&deletes).copied().chain(others) {
         for token in [None, Some("a.b.c"), Some(api_server.as_str()), Some(gateway.as_str())] {
             let (status, body) = reader.send(method, path, token).await;
             assert_eq!(status, 401, "{method} {path}: {body}");
@@ -258,6 +259,7 @@ async fn nothing_is_read_without_the_right() {
         }
         assert_eq!(reader.get("/health", &token).await, (200, json!({ "status": "ok" })));
         assert_eq!(reader.get("/nowhere", &token).await.0, 404);
+        assert_eq!(reader.get("/openapi.json", &token).await.1["openapi"], "3.1.0");
     }
 
     // Each right is for its part alone.

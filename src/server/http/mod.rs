@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod executions;
 mod model;
+mod openapi;
 mod pages;
 mod room;
 mod stream;
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use self::error::{Reason, Refusal};
+pub use self::openapi::document;
 use super::Server;
 use crate::{
     database::Fid,
@@ -103,6 +105,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route_layer(from_fn_with_state(server.clone(), only_gateways));
     Router::new()
         .route("/health", get(health))
+        .route("/openapi.json", get(|| async { Json(document()) }))
         .route("/api/v1/executions", get(executions::list))
         .route("/api/v1/executions/{fid}", get(executions::get).delete(executions::delete))
         .route("/api/v1/executions/{fid}/events", get(events::read))

@@ -92,6 +92,11 @@ bench-idle: PROFILE = release
 bench-idle: tools ## what 10,000 agents cost that run and do nothing else, and a restart beside them (release build); JOBS=10000 INPUTS=KiB
 	tests/api/run --bench idle $(ARGS)
 
+.PHONY: bench-archive
+bench-archive: PROFILE = release
+bench-archive: deps ## lists and searches of an archive of a million executions, on SQLite and PostgreSQL (release build); EXECUTIONS=10000 ROUNDS=200
+	benches/archive/run $(ARGS)
+
 .PHONY: pause-endurance
 pause-endurance: tools ## one workflow paused and resumed 20,000 times (25 min); KOCO_PAUSES=number
 	SUGGEST_CONTINUE_AS_NEW=4096 tests/workflow/run --ignored --nocapture all_the_time

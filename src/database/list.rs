@@ -80,6 +80,7 @@ impl Conditions {
         let texts = [
             ("namespace = ", &filter.namespace),
             ("namespace_uid = ", &filter.namespace_uid),
+            ("name = ", &filter.name),
             ("phase = ", &filter.phase),
             ("entry_point = ", &filter.entry_point),
             ("owner = ", &filter.owner),

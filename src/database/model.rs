@@ -344,6 +344,8 @@ pub struct Filter {
     pub namespace: Option<String>,
     /// Of the namespace of this UID.
     pub namespace_uid: Option<String>,
+    /// Of AgentJobs of this name.
+    pub name: Option<String>,
     /// In this phase.
     pub phase: Option<String>,
     /// Of this entry point.

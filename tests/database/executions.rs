@@ -98,6 +98,7 @@ async fn lists_are_filtered() {
         assert_eq!(of(Filter { namespace: some("b"), ..Filter::default() }).await, ["job-1"]);
         let anew = Filter { namespace: some("a"), namespace_uid: some("u-a"), ..Filter::default() };
         assert_eq!(of(anew).await, ["job-6", "job-5", "job-4", "job-3"], "not the one of its predecessor");
+        assert_eq!(of(Filter { name: some("job-2"), ..Filter::default() }).await, ["job-2"]);
         assert_eq!(of(Filter { phase: some("Failed"), ..Filter::default() }).await, ["job-3"]);
         assert_eq!(of(Filter { entry_point: some("crew"), ..Filter::default() }).await, ["job-4"]);
         assert_eq!(of(Filter { owner: some("bob"), ..Filter::default() }).await, ["job-5"]);

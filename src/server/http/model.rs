@@ -25,6 +25,8 @@ const MAX_SEARCH: usize = 256;
 pub struct ListParameters {
     /// Of this namespace. Without it of all, for those who may read all.
     pub namespace: Option<String>,
+    /// Of the job of this name.
+    name: Option<String>,
     /// In this phase.
     phase: Option<String>,
     /// Of this entry point.
@@ -71,6 +73,7 @@ impl ListParameters {
         Ok(Filter {
             namespace: self.namespace,
             namespace_uid: None,
+            name: self.name,
             phase: self.phase,
             entry_point: self.entry_point,
             owner: self.owner,
@@ -196,10 +199,11 @@ mod tests {
 
     #[test]
     fn parameters_become_a_filter() {
-        let all = json!({ "namespace": "a", "phase": "Failed", "entryPoint": "e", "owner": "o", "search": "x", "limit": 7,
+        let all = json!({ "namespace": "a", "name": "n", "phase": "Failed", "entryPoint": "e", "owner": "o", "search": "x", "limit": 7,
             "since": "2026-01-01T00:00:00Z", "until": "2026-01-01T01:00:00+01:00", "continue": "6740c100aabbccddeeff0011" });
         let found = filter(all).unwrap();
         assert_eq!((found.since, found.until, found.limit), (Some(1_767_225_600), Some(1_767_225_600), 7));
+        assert_eq!(found.name.as_deref(), Some("n"));
         assert_eq!(found.before.unwrap().to_string(), "6740c100aabbccddeeff0011");
         assert_eq!(filter(json!({})).unwrap(), Filter { limit: 50, ..Filter::default() });
     }

@@ -52,6 +52,8 @@ pub const SERVER_AUDIENCE: &str = "koco";
 pub const SERVER_CA: &str = "koco-server-ca";
 /// The server name in the server's certificate, independent of its address.
 pub const SERVER_TLS_NAME: &str = "koco-server";
+/// The service account in koco's namespace that the chart creates to read the archive as.
+pub const ARCHIVE_READER: &str = "koco-archive-reader";
 /// Annotation on an AgentJob that has ended and is to be deleted after a time, by the server: since when it is in the
 /// archive as it ended.
 pub const ANNOTATION_ARCHIVED: &str = "kodosumi.io/archived-at";

@@ -36,6 +36,7 @@ mod owner;
 mod panel;
 mod paused_early;
 mod plugin;
+mod plugin_archive;
 mod repair;
 mod reset;
 mod rights;

@@ -21,7 +21,7 @@ use crate::harness::{
 };
 
 /// Exit code and all output of a command, in the test's namespace.
-async fn plugin(test: &Test, line: &str) -> (i32, String, String) {
+pub async fn plugin(test: &Test, line: &str) -> (i32, String, String) {
     fed(test, line, "").await
 }
 
@@ -41,7 +41,7 @@ async fn fed(test: &Test, line: &str, stdin: &str) -> (i32, String, String) {
 }
 
 /// What a command prints that must succeed.
-async fn says(test: &Test, line: &str) -> String {
+pub async fn says(test: &Test, line: &str) -> String {
     let (code, out, err) = plugin(test, line).await;
     assert_eq!((code, err.as_str()), (0, ""), "{line}: {out}");
     out
@@ -269,12 +269,14 @@ async fn a_result_has_an_exit_code() {
 }
 
 /// The commands with flags for which they ask for all that they may ask for, but what only a node can answer.
-const LINES: [(&str, &str); 11] = [
+const LINES: [(&str, &str); 13] = [
     ("list", "list"),
     ("status", "status job1"),
     ("result", "result job1 --wait"),
     ("wait", "wait job1"),
     ("logs", "logs job1 -f"),
+    ("events", "events job1 --server https://127.0.0.1:9 --token-file none"),
+    ("archive", "archive get job1 --server https://127.0.0.1:9 --token-file none"),
     ("create", "create -f - --wait --timeout 1s"),
     ("run", "run image --wait --timeout 1s -- /agent"),
     ("pause, resume, cancel", "pause -l team=b --wait"),

@@ -5,12 +5,14 @@ use std::{
     process::{Output, Stdio},
 };
 
+use koco::api::names;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent,
-    cluster::{AGENT_IMAGE, KOCO},
+    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Server, Test, agent,
+    cluster::{AGENT_IMAGE, KOCO, NODE_IP, feed},
+    gateway_client::token_of,
     job::With,
     temporal, within,
 };
@@ -276,4 +278,68 @@ async fn many_stand_still_once_the_wait_says_so() {
     for job in &jobs {
         assert_eq!(job.status().await.phase, Some(Phase::Cancelled), "{}", job.name);
     }
+}
+
+/// What leads to the test's server as the chart's objects lead to one: a Service's slice, and the account that reads. The server
+/// is a process on the node, so a pod with the node's network stands for its pod: a port-forward to it ends there.
+fn way_to_the_server(test: &Test, port: u16) {
+    let ns = &test.namespace;
+    let (reader, rbac) = (names::ARCHIVE_READER, "rbac.authorization.k8s.io");
+    let labels = json!({ "app.kubernetes.io/part-of": "koco", "app.kubernetes.io/component": "server" });
+    let objects = json!([
+        { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "gateway", "namespace": ns } },
+        { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": reader, "namespace": ns } },
+        { "apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": { "name": reader, "namespace": ns },
+            "rules": [{ "apiGroups": ["kodosumi.io"], "resources": ["agentjobs/events"], "verbs": ["get"] }] },
+        { "apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": { "name": reader, "namespace": ns },
+            "roleRef": { "apiGroup": rbac, "kind": "Role", "name": reader },
+            "subjects": [{ "kind": "ServiceAccount", "name": reader, "namespace": ns }] },
+        { "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "server", "namespace": ns },
+            "spec": { "hostNetwork": true, "terminationGracePeriodSeconds": 0,
+                "containers": [{ "name": "server", "image": "localhost/busybox:dev", "command": ["sleep", "600"] }] } },
+        { "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": "server", "namespace": ns, "labels": labels },
+            "addressType": "IPv4", "ports": [{ "name": "server", "port": port }],
+            "endpoints": [{ "addresses": [NODE_IP], "conditions": { "ready": true },
+                "targetRef": { "kind": "Pod", "name": "server", "namespace": ns } }] },
+    ]);
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string();
+    feed(&test.cluster.dev, "kubectl", &["apply", "-f", "-"], list.as_bytes()).expect("kubectl apply");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_and_the_archive_come_through_a_port_forward() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::None, &["operator", "server"]);
+    let (ns, port) = (&test.namespace, roles.server_port);
+    way_to_the_server(&test, port);
+    let file = test.log.with_extension("token");
+    std::fs::write(&file, token_of(&test.client, ns, "gateway", Some(names::SERVER_AUDIENCE), None).await)
+        .expect("a file");
+    roles.set("KOCO_SERVER_ADDR", &format!("0.0.0.0:{port}"));
+    roles.set("KOCO_SERVER_URL", &format!("https://{NODE_IP}:{port}"));
+    roles.set("KOCO_SERVER_TOKEN_FILE", &file.display().to_string());
+    roles.set("KOCO_SERVER_GATEWAYS", &format!("system:serviceaccount:{ns}:gateway"));
+    roles.start().await;
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(test.client.clone(), ns);
+    within(DEADLINE, "the pod that stands for the server's", async || {
+        let phase = pods.get("server").await.expect("a pod").status.and_then(|status| status.phase);
+        if phase.as_deref() == Some("Running") { Ok(()) } else { Err(phase) }
+    })
+    .await;
+    let plugin = Plugin::new(&test);
+    let way = format!("--operator-namespace {ns}");
+    let job = test.apply(agent("count?every_ms=50&until=40").mode(ExecutionMode::Direct)).await;
+    job.counts().await;
+    // It follows from amidst the run to the job's end.
+    let events = plugin.says(&format!("events {} -f {way}", job.name)).await;
+    assert!(events.lines().filter(|line| line.contains("  1  stdout  ")).count() >= 40, "{events}");
+    let shown = plugin.says(&format!("archive get {} {way}", job.name)).await;
+    assert!(shown.contains("Phase:       Succeeded\n"), "{shown}");
+    let found = plugin.says(&format!("archive list -o name {way}")).await;
+    assert_eq!((found.lines().count(), found.starts_with("execution/")), (1, true), "{found}");
+    // Where nothing listens it says so, and doesn't hang.
+    roles.kill_all();
+    let (code, out, err) = plugin.run(&format!("archive list {way}")).await;
+    assert!(code == 1 && out.is_empty() && err.contains("can't be reached"), "{code}: {out}{err}");
 }

@@ -258,3 +258,26 @@
   resourceNames: [koco-server-ca]
   verbs: [get, update]
 {{- end }}
+
+{{- define "koco.rules.archive-reader" -}}
+# What the server asks for before it shows what is in the archive. There is no such subresource.
+- apiGroups: [kodosumi.io]
+  resources: [agentjobs/events]
+  verbs: [get]
+{{- end }}
+
+{{- define "koco.rules.archive-access" -}}
+# The certificate authority that the server's certificate is checked against.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [koco-server-ca]
+  verbs: [get]
+# Which of the server's pods are ready.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+# The way to them; the pods' names change, so it leads to each pod of this namespace.
+- apiGroups: [""]
+  resources: [pods/portforward]
+  verbs: [get, create]
+{{- end }}

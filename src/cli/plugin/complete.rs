@@ -110,24 +110,23 @@ fn wanted(before: &[String], last: &str) -> (Wanted, Target) {
         } else if word.starts_with('-') {
             let takes = |f: &&clap::Arg| f.get_action().takes_values() && !f.is_require_equals_set();
             pending = flag(&root, command, word).filter(takes).map(|_| word.as_str());
-        } else if command.get_name() == root.get_name() {
-            command = root.find_subcommand(word).unwrap_or(&root);
+        } else if command.has_subcommands() {
+            command = command.find_subcommand(word).unwrap_or(command);
         } else {
             names += 1;
         }
     }
-    let at_root = command.get_name() == root.get_name();
     let wanted = match pending {
         Some("-n" | "--namespace") => Wanted::Namespace,
         Some("--context") => Wanted::Context,
         Some("--kubeconfig") => Wanted::File,
-        Some("-f" | "--filename") => Wanted::File,
+        Some("-f" | "--filename" | "--token-file" | "--server-ca") => Wanted::File,
         Some("--for") => words(["finished", "paused"]),
         Some("--phase") => words(Phase::ALL.map(Phase::as_str)),
         Some(name) => Wanted::Words(flag(&root, command, name).map(values).unwrap_or_default()),
         None if last.starts_with('-') => Wanted::Words(flags(&root, command)),
-        None if at_root => {
-            let all = root.get_subcommands().filter(|c| !c.is_hide_set());
+        None if command.has_subcommands() => {
+            let all = command.get_subcommands().filter(|c| !c.is_hide_set());
             Wanted::Words(all.map(|c| (c.get_name().into(), about(c.get_about()))).collect())
         }
         None => match command.get_positionals().find(|p| names == 0 || p.get_num_args().is_some_and(many)) {
@@ -205,6 +204,14 @@ mod tests {
         assert_eq!(outputs.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>(), ["name", "json", "yaml"]);
         assert_eq!(after("wait x --for ").0, words(["finished", "paused"]));
         assert_eq!(after("audit ").0, words([]));
+        let Wanted::Words(commands) = after("archive ").0 else { panic!() };
+        assert_eq!(commands.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>(), ["list", "get", "delete"]);
+        let Wanted::Words(flags) = after("archive list --").0 else { panic!() };
+        assert!(["--search", "--namespace"].iter().all(|f| flags.iter().any(|(name, _)| name == f)), "{flags:?}");
+        assert_eq!(after("archive list --token-file ").0, Wanted::File);
+        assert_eq!(after("events -f ").0, Wanted::Job("events".into()), "of events it follows");
+        let Wanted::Words(kinds) = after("events x --kind ").0 else { panic!() };
+        assert!(kinds.iter().any(|(kind, _)| kind == "final"), "{kinds:?}");
         let Wanted::Words(outputs) = after("audit -o ").0 else { panic!() };
         assert_eq!(outputs.len(), 2, "{outputs:?}");
         assert_eq!(after("status -n ").0, Wanted::Namespace);

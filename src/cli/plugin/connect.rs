@@ -13,9 +13,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use secrecy::ExposeSecret;
 use tower::{BoxError, util::MapFutureLayer};
 
-use super::Usage;
+use super::{Usage, server::OwnToken};
 use crate::{
     api::{AgentJob, AgentRun, Seconds, names},
     platform::clock,
@@ -71,6 +72,10 @@ pub(super) struct Session {
     pub namespace: String,
     /// Whether that was asked for, and not just the kubeconfig's.
     pub chosen: bool,
+    /// The token of the kubeconfig's user, if it has one and acts as that user.
+    pub token: Option<OwnToken>,
+    /// How long to wait for the answer to a request.
+    pub limit: Option<Duration>,
 }
 
 impl Target {
@@ -90,9 +95,10 @@ impl Target {
         self.impersonate(&mut config)?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let limit = Some(self.request_timeout).filter(|limit| !limit.is_zero());
+        let token = own_token(&config);
         let limited = MapFutureLayer::new(move |answer| in_time(answer, limit));
         let client = ClientBuilder::try_from(config)?.with_layer(&clock::reader()).with_layer(&limited).build();
-        Ok(Session { client, namespace, chosen: self.namespace.is_some() })
+        Ok(Session { client, namespace, chosen: self.namespace.is_some(), token, limit })
     }
 
     /// Acts as another user, instead of one that the kubeconfig may name.
@@ -109,6 +115,16 @@ impl Target {
     }
 }
 
+/// The token of the kubeconfig's user, unless it acts as another.
+fn own_token(config: &Config) -> Option<OwnToken> {
+    let user = &config.auth_info;
+    if user.impersonate.is_some() {
+        return None;
+    }
+    let file = user.token_file.as_ref().map(|file| OwnToken::File(file.into()));
+    file.or_else(|| user.token.as_ref().map(|token| OwnToken::Text(token.expose_secret().to_string())))
+}
+
 type Answer<R> = Pin<Box<dyn Future<Output = Result<R, BoxError>> + Send>>;
 
 /// A request's answer, if it begins in time.
@@ -121,7 +137,7 @@ async fn in_time<R>(answer: Answer<R>, limit: Option<Duration>) -> Result<R, Box
 impl Session {
     /// The same cluster, in this namespace.
     pub fn within(&self, namespace: &str) -> Self {
-        Self { client: self.client.clone(), namespace: namespace.into(), chosen: true }
+        Self { namespace: namespace.into(), chosen: true, ..self.clone() }
     }
 
     pub fn jobs(&self) -> Api<AgentJob> {

@@ -1,7 +1,10 @@
 //! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig. The same binary under the name
 //! `kubectl-koco`, and `kubectl_complete-koco` for completion. It talks to the API server, and needs just
-//! the CRDs; only `audit` talks to Temporal, too, if it is told to. Called by [`super::main`] alone.
+//! the CRDs; `events` and `archive` ask koco's server, and `audit` talks to Temporal, too, if it is told to. Called by
+//! [`super::main`] alone.
 
+mod agent_events;
+mod archive;
 mod audit;
 mod complete;
 mod connect;
@@ -19,6 +22,7 @@ mod result;
 mod retry;
 mod rights;
 mod select;
+mod server;
 mod settle;
 mod status;
 mod tables;
@@ -100,6 +104,12 @@ enum Command {
     Status(status::Arguments),
     /// Print the agent's log
     Logs(logs::Arguments),
+    /// Print what agents tell while they run: their output and their results, also of jobs that are gone
+    #[command(after_help = agent_events::HELP)]
+    Events(Box<agent_events::Arguments>),
+    /// What became of jobs, also of those that are gone
+    #[command(subcommand, after_help = archive::HELP)]
+    Archive(Box<archive::Command>),
     /// Wait until a job has finished, is paused, or has reached a phase
     #[command(after_help = wait::EXIT_CODES)]
     Wait(wait::Arguments),
@@ -111,7 +121,7 @@ enum Command {
     Audit(audit::Arguments),
     /// Show whether koco can work, what you may do, and what to do about what is wrong
     #[command(after_help = doctor::HELP)]
-    Doctor(doctor::Arguments),
+    Doctor(Box<doctor::Arguments>),
     /// Print a completion script
     #[command(after_help = COMPLETION)]
     Completion {
@@ -138,8 +148,11 @@ struct Usage(&'static str);
 impl Command {
     /// Whether it changes jobs: who doesn't read to the end can't know that all went well.
     fn changes(&self) -> bool {
-        use Command::{Cancel, Create, Pause, Resume, Retry, Run};
-        matches!(self, Create(_) | Run(_) | Pause(_) | Resume(_) | Cancel(_) | Retry(_))
+        use Command::{Archive, Cancel, Create, Pause, Resume, Retry, Run};
+        match self {
+            Archive(command) => command.changes(),
+            command => matches!(command, Create(_) | Run(_) | Pause(_) | Resume(_) | Cancel(_) | Retry(_)),
+        }
     }
 }
 
@@ -183,6 +196,8 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
         Command::Result(arguments) => return result::run(&session, &arguments).await,
         Command::Status(arguments) => status::run(&session, &arguments).await?,
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
+        Command::Events(arguments) => agent_events::run(&session, &arguments).await?,
+        Command::Archive(command) => return archive::run(&session, &command).await,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,
         Command::Top(arguments) => top::run(&session, &arguments).await?,
         Command::Audit(arguments) => return audit::run(&session, &arguments).await,

@@ -22,12 +22,14 @@ const LIST_EVENTS: Right = ("list", "", "events");
 const WATCH_EVENTS: Right = ("watch", "", "events");
 
 /// The commands, and what each may ask for with any of its flags.
-pub(super) const RIGHTS: [(&str, &[Right]); 11] = [
+pub(super) const RIGHTS: [(&str, &[Right]); 13] = [
     ("list", &[LIST_JOBS]),
     ("status", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, LIST_EVENTS, WATCH_EVENTS]),
     ("result", &[READ_JOB, LIST_JOBS, WATCH_JOBS]),
     ("wait", &[READ_JOB, LIST_JOBS, WATCH_JOBS]),
     ("logs", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
+    ("events", &[READ_JOB]),
+    ("archive", &[READ_JOB]),
     ("create", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
     ("run", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
     ("pause, resume, cancel", &[READ_JOB, PATCH_JOB, LIST_JOBS, WATCH_JOBS]),
@@ -57,6 +59,18 @@ pub(super) fn words(rights: &[Right]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::names;
+
+    /// What `events` and `archive` ask for in koco's namespace: where the server is and what its certificate is checked
+    /// against, the way to it, and a token for the account that is asked as. With the object's name, where there is one.
+    const REACH: [(Right, Option<&str>); 5] = [
+        (("get", "", "configmaps"), Some(names::SERVER_CA)),
+        (("list", "discovery.k8s.io", "endpointslices"), None),
+        // As a GET; API servers from 1.35 on ask for the other, too.
+        (("get", "", "pods/portforward"), None),
+        (("create", "", "pods/portforward"), None),
+        (("create", "", "serviceaccounts/token"), Some(names::ARCHIVE_READER)),
+    ];
 
     #[test]
     fn the_documents_name_the_rights_of_each_command() {
@@ -65,6 +79,38 @@ mod tests {
             let line = format!("| {command} | {} |", words(rights));
             let shown = text.lines().any(|row| row.replace('`', "") == line);
             assert!(shown, "docs/plugin.md lacks: {line}");
+        }
+    }
+
+    #[test]
+    fn the_documents_name_what_reaching_the_server_takes() {
+        let text = include_str!("../../../docs/plugin.md").replace('`', "");
+        for ((verb, _, resource), name) in REACH {
+            let of = name.map(|name| format!(" {name}")).unwrap_or_default();
+            let line = format!("| {verb} {resource}{of} |");
+            assert!(text.lines().any(|row| row.starts_with(&line)), "docs/plugin.md lacks: {line}");
+        }
+    }
+
+    /// The chart's roles are what users are told to have bound.
+    #[test]
+    fn the_chart_gives_what_reaching_the_server_takes() {
+        let text = include_str!("../../../charts/koco/tests/golden/server.yaml");
+        let role = text.split("---").find(|o| o.contains("kind: Role\n") && o.contains("name: koco-archive-reader\n"));
+        let role: serde_json::Value = serde_yaml_ng::from_str(role.expect("a role")).unwrap();
+        let rules = role["rules"].as_array().unwrap();
+        let has =
+            |list: &serde_json::Value, word: &str| list.as_array().is_some_and(|all| all.iter().any(|w| w == word));
+        for ((verb, group, resource), name) in REACH {
+            let gives = |rule: &&serde_json::Value| {
+                has(&rule["apiGroups"], group)
+                    && has(&rule["resources"], resource)
+                    && has(&rule["verbs"], verb)
+                    && rule["resourceNames"]
+                        .as_array()
+                        .is_none_or(|_| name.is_some_and(|n| has(&rule["resourceNames"], n)))
+            };
+            assert!(rules.iter().any(|rule| gives(&rule)), "{verb} {resource}: {role}");
         }
     }
 

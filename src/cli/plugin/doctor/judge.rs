@@ -1,7 +1,7 @@
 //! What the observations mean, and what to do. Pure.
 
 use super::{
-    super::rights,
+    super::{rights, server::Trouble},
     look::{Leader, Observed, Policy, Role, Seen},
 };
 use crate::api::SCHEMA_VERSION;
@@ -58,7 +58,7 @@ fn hidden(subject: &str, why: &str) -> Line {
 
 /// All lines, in the order in which one thing needs the other.
 pub(super) fn all(seen: &Observed) -> Vec<Line> {
-    let mut lines = vec![server(seen), clock(seen)];
+    let mut lines = vec![api_server(seen), clock(seen)];
     lines.extend(crds(seen));
     lines.extend(roles(seen));
     lines.push(leader(seen));
@@ -66,11 +66,12 @@ pub(super) fn all(seen: &Observed) -> Vec<Line> {
     lines.push(authority(seen));
     lines.extend(policies(seen));
     lines.push(temporal(seen));
+    lines.push(server(seen));
     lines.extend(caller(seen));
     lines
 }
 
-fn server(seen: &Observed) -> Line {
+fn api_server(seen: &Observed) -> Line {
     let (major, minor) = seen.version;
     let version = format!("version {major}.{minor}");
     match seen.version >= KUBERNETES {
@@ -252,6 +253,43 @@ fn temporal(seen: &Observed) -> Line {
             line(Verdict::Wrong, "Temporal", format!("no worker is connected to {address}"), advice)
         }
         Some(_) => well("Temporal", format!("workers are connected to {address}")),
+    }
+}
+
+fn server(seen: &Observed) -> Line {
+    const SUBJECT: &str = "server";
+    let (operator, namespace) = (&seen.operator, &seen.namespace);
+    let look = || {
+        let pods = "-l app.kubernetes.io/component=server";
+        format!(
+            "kubectl -n {operator} describe pods {pods}; kubectl -n {operator} logs {pods}. Jobs don't depend on it"
+        )
+    };
+    let trouble = match &seen.server {
+        None => {
+            return well(
+                SUBJECT,
+                "not installed: nothing is kept of jobs that are gone. For an archive set server.enabled",
+            );
+        }
+        Some(Ok(user)) => {
+            let finding = format!("reached, its database answers, and {user} may read the archive of {namespace}");
+            return well(SUBJECT, finding);
+        }
+        Some(Err(trouble)) => trouble,
+    };
+    match trouble {
+        Trouble::Forbidden(words) => line(Verdict::Unknown, SUBJECT, "you may not reach it", words),
+        Trouble::Refused { status: 401 | 403, words } => {
+            line(Verdict::Warning, SUBJECT, format!("reached, and it shows you nothing of {namespace}"), words)
+        }
+        Trouble::Refused { words, .. } => line(Verdict::Wrong, SUBJECT, format!("reached, but {words}"), look()),
+        Trouble::Away(words) => line(Verdict::Wrong, SUBJECT, format!("not reached: {words}"), look()),
+        // Without a sight of the roles there is no telling whether it should be there.
+        Trouble::Missing(words) if matches!(seen.roles, Seen::Hidden(_)) => {
+            line(Verdict::Unknown, SUBJECT, "not found", words)
+        }
+        Trouble::Missing(words) | Trouble::Final(words) => line(Verdict::Wrong, SUBJECT, "not reached", words),
     }
 }
 

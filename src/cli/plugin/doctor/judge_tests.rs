@@ -27,6 +27,7 @@ fn healthy() -> Observed {
         gateways: Seen::Is(2),
         authority: Seen::Is(true),
         policies: Seen::Is(vec![Policy { name: "p".into(), bound: true }]),
+        server: Some(Ok("the service account koco-system/koco-archive-reader".into())),
         rights: rights::all().into_iter().map(|right| (right, Seen::Is(true))).collect(),
     }
 }
@@ -35,7 +36,7 @@ fn healthy() -> Observed {
 fn nothing_is_said_against_a_healthy_installation() {
     let lines = all(&healthy());
     assert!(lines.iter().all(|line| line.verdict == Verdict::Well && line.advice.is_none()), "{lines:?}");
-    assert_eq!(lines.len(), 2 + 1 + 3 + 4 + 1 + rights::RIGHTS.len());
+    assert_eq!(lines.len(), 2 + 1 + 3 + 4 + 1 + 1 + rights::RIGHTS.len());
 }
 
 /// What one change makes of a healthy installation: the lines that are not well.
@@ -119,6 +120,33 @@ fn temporal_is_judged_by_its_workers() {
     });
     assert!(found.1 == "Temporal" && found.2.contains("there is no worker"), "{found:?}");
     assert_eq!(after(|o| drop(roles_of(o).remove(2))), [], "Direct mode alone is fine");
+}
+
+#[test]
+fn a_server_is_judged_by_what_it_answers() {
+    use Verdict::{Unknown, Warning, Wrong};
+    let words = || "the words".to_string();
+    let refused = |status| Trouble::Refused { status, words: words() };
+    let cases = [
+        (Trouble::Away(words()), Wrong, "not reached: the words: kubectl -n koco-system describe pods"),
+        (refused(503), Wrong, "reached, but the words: kubectl"),
+        (refused(403), Warning, "it shows you nothing of default: the words"),
+        (refused(401), Warning, "it shows you nothing of default: the words"),
+        (Trouble::Forbidden(words()), Unknown, "you may not reach it: the words"),
+        (Trouble::Missing(words()), Wrong, "not reached: the words"),
+        (Trouble::Final(words()), Wrong, "not reached: the words"),
+    ];
+    for (trouble, verdict, said) in cases {
+        let found = one(|o| o.server = Some(Err(trouble)));
+        assert_eq!((found.0, found.1.as_str()), (verdict, "server"), "{}", found.2);
+        assert!(found.2.contains(said), "{said}: {}", found.2);
+    }
+    assert_eq!(after(|o| o.server = None), [], "it need not be there");
+    let hidden = after(|o| {
+        o.roles = Seen::Hidden("you may not read it".into());
+        o.server = Some(Err(Trouble::Missing(words())));
+    });
+    assert!(hidden.iter().all(|found| found.0 == Unknown), "{hidden:?}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use kube::{
 use super::super::{
     connect::Session,
     rights::{self, Right},
+    server::{Access, Server, Trouble},
 };
 use crate::{
     api::names,
@@ -33,6 +34,8 @@ use crate::{
 const OURS: &str = "app.kubernetes.io/part-of=koco";
 const COMPONENT: &str = "app.kubernetes.io/component";
 const VERSION: &str = "app.kubernetes.io/version";
+/// The component of the server.
+const SERVER: &str = "server";
 /// The lease of the controllers.
 const LEASE: &str = "koco-controller";
 /// How many rights are asked for at a time.
@@ -87,6 +90,8 @@ pub(super) struct Observed {
     /// Whether the gateway has published its certificate authority.
     pub authority: Seen<bool>,
     pub policies: Seen<Vec<Policy>>,
+    /// As whom the server was asked for the caller's namespace, or what is in the way; `None`: there is no server.
+    pub server: Option<Result<String, Trouble>>,
     /// What the caller may do in that namespace.
     pub rights: Vec<(Right, Seen<bool>)>,
 }
@@ -121,11 +126,16 @@ pub(super) struct Policy {
 }
 
 /// Looks at everything. An error only if the API server can't be reached.
-pub(super) async fn all(session: &Session, operator: &str) -> anyhow::Result<Observed> {
-    let client = session.client();
+pub(super) async fn all(session: &Session, access: &Access) -> anyhow::Result<Observed> {
+    let (client, operator) = (session.client(), access.operator_namespace.as_str());
     let version = client.apiserver_version().await.context("the API server can't be reached")?;
     let (now, machine) = (clock::now(), clock::machine());
     let crds = join_all(names::CRDS.map(async |name| (name, crd(&client, name).await))).await;
+    let roles = Seen::of(roles(&client, operator).await);
+    let server = match &roles {
+        Seen::Is(roles) if !access.is_direct() && roles.iter().all(|role| role.role != SERVER) => None,
+        _ => Some(server(session, access).await),
+    };
     Ok(Observed {
         operator: operator.into(),
         namespace: session.namespace.clone(),
@@ -134,11 +144,12 @@ pub(super) async fn all(session: &Session, operator: &str) -> anyhow::Result<Obs
         now,
         crds,
         served: served(&client).await,
-        roles: Seen::of(roles(&client, operator).await),
+        roles,
         lease: Seen::of(Api::<Lease>::namespaced(client.clone(), operator).get_opt(LEASE).await).map(|l| l.map(leader)),
         gateways: Seen::of(gateways(&client, operator).await),
         authority: Seen::of(authority(&client, operator).await),
         policies: Seen::of(policies(&client).await),
+        server,
         rights: rights(&client, &session.namespace).await,
     })
 }
@@ -207,6 +218,15 @@ async fn authority(client: &Client, operator: &str) -> Result<bool, kube::Error>
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), operator);
     let found = api.get_opt(names::GATEWAY_CA).await?;
     Ok(found.and_then(|map| map.data).is_some_and(|data| data.get("ca.crt").is_some_and(|text| !text.is_empty())))
+}
+
+/// Asks the server whether its database answers, and for the archive of the caller's namespace. Returns as whom.
+async fn server(session: &Session, access: &Access) -> Result<String, Trouble> {
+    let mut server = Server::find(session, access).await?;
+    server.get("/health", &[]).await?;
+    let parameters = [("namespace", session.namespace.clone()), ("limit", "1".to_string())];
+    server.get("/api/v1/executions", &parameters).await?;
+    Ok(server.asks_as())
 }
 
 async fn policies(client: &Client) -> Result<Vec<Policy>, kube::Error> {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{
     connect::Session,
+    server::Access,
     text::{self, Colour, Progress, padded, paint},
 };
 use judge::{Line, Verdict};
@@ -28,12 +29,11 @@ pub(super) const TROUBLE: u8 = 2;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Namespace that koco runs in
-    #[arg(long, value_name = "NAMESPACE", env = "KOCO_NAMESPACE", default_value = "koco-system")]
-    operator_namespace: String,
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+    #[command(flatten)]
+    access: Access,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -45,7 +45,7 @@ enum Output {
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new();
     progress.show("looking at the installation");
-    let seen = look::all(session, &arguments.operator_namespace).await?;
+    let seen = look::all(session, &arguments.access).await?;
     progress.clear();
     let lines = judge::all(&seen);
     let mut out = std::io::stdout().lock();

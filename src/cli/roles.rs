@@ -23,7 +23,7 @@ use crate::{
     },
     pods::{PodConfig, PodSettings},
     server,
-    temporal::{self, Temporal},
+    temporal::{self, Codec, Temporal},
     worker,
 };
 
@@ -87,6 +87,7 @@ pub(super) struct Operator {
 pub(super) struct Process {
     client: kube::Client,
     temporal: Temporal,
+    codec: Option<Codec>,
     metrics: Metrics,
     ready: Ready,
     stop: CancellationToken,
@@ -225,6 +226,7 @@ fn server(common: Common, settings: server::Settings, process: &Process) -> Runn
         common,
         settings,
         metrics: process.metrics.clone(),
+        codec: process.codec.clone(),
         ready: process.ready.role(),
     };
     let stop = process.stop.clone();
@@ -253,13 +255,18 @@ pub(super) fn run(roles: impl Roles) -> anyhow::Result<()> {
         trace::init(&common.identity);
         let settings = temporal::Settings::from_env(&common.identity)
             .map_err(|e| anyhow::anyhow!("Temporal's settings in the environment: {e}"))?;
+        let codec = match (&common.payload_keys, &common.payload_key) {
+            (Some(keys), Some(key)) => Some(Codec::read(keys, key).context("the keys of Temporal's payloads")?),
+            _ => None,
+        };
         let sdk = temporal::SdkMetrics::default();
         let metrics = Metrics::new(vec![Box::new(sdk.clone())]);
         let process = Process {
             client: kubernetes::client(&metrics.requests)
                 .await
                 .context("no way to reach Kubernetes: neither in a pod nor a kubeconfig")?,
-            temporal: Temporal::new(settings.map(|settings| settings.with_metrics(&sdk))),
+            temporal: Temporal::new(settings.map(|settings| settings.with_metrics(&sdk).with_codec(codec.clone()))),
+            codec,
             metrics,
             ready: Ready::default(),
             stop: stop.clone(),

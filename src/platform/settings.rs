@@ -1,6 +1,6 @@
 //! Settings: flags and environment, the same for every role that has them. `docs/settings.md` has the table.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
@@ -33,6 +33,13 @@ pub struct Common {
     /// The cluster's id in workflow ids and in the task queue; unset: from the UID of kube-system
     #[arg(long, env = "KOCO_CLUSTER", value_parser = set)]
     pub cluster: Option<String>,
+    /// Folder of the keys that encrypt what Temporal gets: each file is one, 32 bytes in Base64, its name the key's id.
+    /// Unset: nothing is encrypted
+    #[arg(long, env = "KOCO_PAYLOAD_KEYS", requires = "payload_key")]
+    pub payload_keys: Option<PathBuf>,
+    /// The id of the key that encrypts; the others decrypt what they have encrypted
+    #[arg(long, env = "KOCO_PAYLOAD_KEY", requires = "payload_keys")]
+    pub payload_key: Option<String>,
 }
 
 impl Common {

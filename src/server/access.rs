@@ -1,5 +1,5 @@
-//! Who may do what with executions: Kubernetes' RBAC says it, for `agentjobs/events`, which exists for that alone. Used
-//! by [`super::http`].
+//! Who may do what with executions: Kubernetes' RBAC says it, for `agentjobs/events` and `agentjobs/payloads`, which exist
+//! for that alone. Used by [`super::http`].
 //!
 //! A right in a namespace holds for the jobs of that namespace, not for those of one before it that had the same name:
 //! the namespace's UID is compared. A right in all namespaces holds for all.
@@ -29,13 +29,23 @@ pub enum Verb {
     Get,
     /// To delete them from the archive.
     Delete,
+    /// To read what is encrypted in Temporal.
+    GetPayloads,
 }
 
 impl Verb {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Get => "get",
+            Self::Get | Self::GetPayloads => "get",
             Self::Delete => "delete",
+        }
+    }
+
+    /// What of an AgentJob the right is for.
+    fn subresource(self) -> &'static str {
+        match self {
+            Self::Get | Self::Delete => "events",
+            Self::GetPayloads => "payloads",
         }
     }
 }
@@ -151,7 +161,7 @@ fn review(user: &UserInfo, verb: Verb, namespace: Option<&str>, name: Option<&st
             resource_attributes: Some(ResourceAttributes {
                 group: Some("kodosumi.io".into()),
                 resource: Some("agentjobs".into()),
-                subresource: Some("events".into()),
+                subresource: Some(verb.subresource().into()),
                 verb: Some(verb.as_str().into()),
                 namespace: namespace.map(String::from),
                 name: name.map(String::from),

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderValue;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
 use tokio::sync::Notify;
@@ -45,6 +46,7 @@ use crate::{
         metrics::{Metrics, ServerMetrics},
         settings::Common,
     },
+    temporal::Codec,
 };
 
 /// How many connections there may be, and from one address, which may be that of a proxy.
@@ -87,6 +89,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts in.
     pub metrics: Metrics,
+    /// What decrypts payloads that Temporal has, for those who may read them.
+    pub codec: Option<Codec>,
     /// Readiness.
     pub ready: Arc<AtomicBool>,
 }
@@ -103,6 +107,9 @@ struct Server {
     metrics: ServerMetrics,
     /// Told that the database is full.
     full: Notify,
+    codec: Option<Codec>,
+    /// Whose pages may ask for decoded payloads.
+    origins: Vec<HeaderValue>,
     /// Who may append events.
     gateways: Option<String>,
     stop: CancellationToken,
@@ -110,7 +117,7 @@ struct Server {
 
 /// Runs a server until `stop`; then it turns unready, takes no new connection, and finishes what it has begun.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerError> {
-    let Parts { client, common, settings, metrics, ready } = parts;
+    let Parts { client, common, settings, metrics, codec, ready } = parts;
     let addr = settings.server_addr;
     let listen = |e| ServerError::Listen(addr, e);
     // First, so that a port in use is reported immediately.
@@ -137,6 +144,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
         live: live::Live::default(),
         metrics: metrics.server.clone(),
         full: Notify::new(),
+        codec,
+        origins: settings.server_codec_origins.iter().filter(|origin| !origin.is_empty()).cloned().collect(),
         gateways: settings.gateways(),
         stop: stop.clone(),
         client,

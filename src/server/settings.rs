@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use axum::http::HeaderValue;
 use clap::Args;
 
 use crate::{
@@ -22,6 +23,9 @@ pub struct Settings {
     /// system:serviceaccount:NAMESPACE:NAME. Without it none are taken
     #[arg(long, env = "KOCO_SERVER_GATEWAYS")]
     server_gateways: Option<String>,
+    /// Origins of the pages that may ask for decoded payloads, such as that of Temporal's UI, separated by commas
+    #[arg(long, env = "KOCO_SERVER_CODEC_ORIGINS", value_delimiter = ',')]
+    pub server_codec_origins: Vec<HeaderValue>,
     /// Folder of SQLite's file, on a local disk
     #[arg(long, env = "KOCO_SERVER_DATA", default_value = "/var/lib/koco")]
     pub server_data: PathBuf,

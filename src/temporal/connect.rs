@@ -9,7 +9,7 @@ use temporalio_client::{
 };
 use tokio::sync::watch;
 
-use super::{SdkMetrics, TemporalError};
+use super::{Codec, SdkMetrics, TemporalError};
 
 /// How to reach Temporal. Everything but the overrides comes from the SDK's own environment configuration:
 /// `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS`, `TEMPORAL_TLS_*`, or a profile file.
@@ -18,6 +18,7 @@ pub struct Settings {
     connection: ConnectionOptions,
     namespace: String,
     metrics: SdkMetrics,
+    codec: Option<Codec>,
 }
 
 impl Settings {
@@ -50,11 +51,16 @@ impl Settings {
         Self { metrics: metrics.clone(), ..self }
     }
 
+    /// Encrypts what goes to the server, and decrypts what comes from it.
+    pub fn with_codec(self, codec: Option<Codec>) -> Self {
+        Self { codec, ..self }
+    }
+
     fn read(identity: &str) -> Result<Self, ConfigError> {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
-        Ok(Self { connection, namespace: client.namespace, metrics: SdkMetrics::default() })
+        Ok(Self { connection, namespace: client.namespace, metrics: SdkMetrics::default(), codec: None })
     }
 }
 
@@ -101,6 +107,11 @@ impl Temporal {
         self.inner.as_ref().map(|i| i.settings.metrics.clone()).unwrap_or_default()
     }
 
+    /// What decrypts payloads that the SDK leaves as they are.
+    pub(super) fn codec(&self) -> Option<&Codec> {
+        self.inner.as_ref()?.settings.codec.as_ref()
+    }
+
     /// The client, if connected. It reconnects by itself from then on.
     pub fn client(&self) -> Result<Client, TemporalError> {
         let inner = self.inner.as_ref().ok_or(TemporalError::NotConfigured)?;
@@ -125,7 +136,9 @@ async fn connect(settings: Settings, tx: watch::Sender<Option<Client>>) {
         .without_max_times();
     let attempt = || async {
         let connection = Connection::connect(settings.connection.clone()).await.map_err(|e| e.to_string())?;
-        Client::new(connection, ClientOptions::new(&settings.namespace).build()).map_err(|e| e.to_string())
+        let converter = settings.codec.as_ref().map(Codec::converter).unwrap_or_default();
+        let options = ClientOptions::new(&settings.namespace).data_converter(converter).build();
+        Client::new(connection, options).map_err(|e| e.to_string())
     };
     let logged = std::sync::atomic::AtomicBool::new(false);
     let connected = attempt.retry(backoff).notify(|error, _| {

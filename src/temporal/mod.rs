@@ -1,12 +1,15 @@
 //! The only module that uses the Temporal SDK's client: the connection, and the few calls that the roles make.
-//! Used by the controller, the worker and the gateway, and by the kubectl plugin's `audit`. It decides nothing.
+//! Used by the controller, the worker and the gateway, and by the kubectl plugin's `audit`; of the server its codec alone.
+//! It decides nothing.
 
+mod codec;
 mod connect;
 mod error;
 mod metrics;
 mod open;
 mod ops;
 
+pub use codec::{Codec, CodecError};
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
 pub use metrics::SdkMetrics;

@@ -20,7 +20,7 @@ use temporalio_common::{
 };
 use temporalio_sdk::ApplicationFailure;
 
-use super::{Temporal, TemporalError, open};
+use super::{Codec, Temporal, TemporalError, open};
 use crate::{
     api::{AgentRun, ErrorStatus, names},
     lifecycle::{self, Ended},
@@ -153,7 +153,7 @@ impl Temporal {
         Ok(Described {
             closed: closed(described.status()),
             run_id: described.run_id().to_string(),
-            failing: failing(&described.raw().pending_activities),
+            failing: failing(&described.raw().pending_activities, self.codec()),
         })
     }
 
@@ -240,12 +240,14 @@ pub fn failure(error: &ErrorStatus, non_retryable: bool) -> ApplicationFailure {
 
 /// The first activity whose requests to the API server have failed several times in a row. What else makes one wait is
 /// observed in the cluster.
-fn failing(pending: &[PendingActivityInfo]) -> Option<String> {
+fn failing(pending: &[PendingActivityInfo], codec: Option<&Codec>) -> Option<String> {
     pending.iter().filter(|a| a.attempt > SEVERAL).find_map(|activity| {
         let failure = activity.last_failure.as_ref()?;
         let Some(FailureInfo::ApplicationFailureInfo(info)) = &failure.failure_info else { return None };
         let name = &activity.activity_type.as_ref()?.name;
-        (info.r#type == error_types::API_SERVER).then(|| format!("{name}: {}", failure.message))
+        let message = codec.and_then(|codec| codec.message(failure));
+        (info.r#type == error_types::API_SERVER)
+            .then(|| format!("{name}: {}", message.as_deref().unwrap_or(&failure.message)))
     })
 }
 
@@ -286,8 +288,8 @@ mod tests {
                 ..Default::default()
             }
         };
-        assert_eq!(failing(&[activity(3, "ApiServer"), activity(9, "PodNotEnded")]), None);
-        assert_eq!(failing(&[activity(4, "ApiServer")]).as_deref(), Some("cleanup: forbidden"));
-        assert_eq!(failing(&[PendingActivityInfo { attempt: 9, ..Default::default() }]), None);
+        assert_eq!(failing(&[activity(3, "ApiServer"), activity(9, "PodNotEnded")], None), None);
+        assert_eq!(failing(&[activity(4, "ApiServer")], None).as_deref(), Some("cleanup: forbidden"));
+        assert_eq!(failing(&[PendingActivityInfo { attempt: 9, ..Default::default() }], None), None);
     }
 }

@@ -12,6 +12,7 @@ mod audit;
 mod bad_cases;
 mod blast_radius;
 mod clocks;
+mod encryption;
 mod events;
 mod flood;
 mod forged;

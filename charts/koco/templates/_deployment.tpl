@@ -10,6 +10,7 @@
 {{- $client := and $tls $v.temporal.tls.clientCertSecret }}
 {{- $data := and (eq .role "server") (eq $v.server.store.type "sqlite") }}
 {{- $events := and (eq .role "gateway") $v.server.enabled }}
+{{- $keys := and $v.temporal.address $v.temporal.encryption.secretName }}
 {{- include "koco.validate" $ }}
 apiVersion: apps/v1
 kind: Deployment
@@ -136,7 +137,7 @@ spec:
             {{- toYaml . | nindent 12 }}
           {{- end }}
           {{- $mounts := concat $v.extraVolumeMounts $r.extraVolumeMounts }}
-          {{- if or $data $ca $client $events $mounts }}
+          {{- if or $data $ca $client $events $keys $mounts }}
           volumeMounts:
             {{- if $data }}
             - name: data
@@ -157,12 +158,17 @@ spec:
               mountPath: /var/run/secrets/koco/server
               readOnly: true
             {{- end }}
+            {{- if $keys }}
+            - name: payload-keys
+              mountPath: /etc/koco/payload-keys
+              readOnly: true
+            {{- end }}
             {{- with $mounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
           {{- end }}
       {{- $volumes := concat $v.extraVolumes $r.extraVolumes }}
-      {{- if or $data $ca $client $events $volumes }}
+      {{- if or $data $ca $client $events $keys $volumes }}
       volumes:
         {{- if $data }}
         - name: data
@@ -190,6 +196,12 @@ spec:
               - key: tls.key
                 path: tls.key
         {{- end }}
+        {{- end }}
+        {{- if $keys }}
+        - name: payload-keys
+          secret:
+            secretName: {{ $v.temporal.encryption.secretName }}
+            defaultMode: 0440
         {{- end }}
         {{- if $events }}
         # With it the gateway is known to the server, and to nothing else.

@@ -131,6 +131,10 @@
   value: {{ printf "%s:8445" .Values.bindAddress | quote }}
 - name: KOCO_SERVER_TLS_SECRET
   value: {{ include "koco.serverTlsSecret" . | quote }}
+{{- with .Values.temporal.encryption.origins }}
+- name: KOCO_SERVER_CODEC_ORIGINS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: KOCO_SERVER_GATEWAYS
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "koco.serviceAccount" (dict "root" . "role" "gateway")) | quote }}
 {{- with .Values.server }}
@@ -192,12 +196,25 @@
 {{- end }}
 {{- end }}
 
+{{/* The keys of what Temporal gets. */}}
+{{- define "koco.env.encryption" -}}
+{{- with .Values.temporal.encryption }}
+- name: KOCO_PAYLOAD_KEYS
+  value: /etc/koco/payload-keys
+- name: KOCO_PAYLOAD_KEY
+  value: {{ required "temporal.encryption.key: the id of the key that encrypts" .key | quote }}
+{{- end }}
+{{- end }}
+
 {{/* All of a role's environment. Takes (dict "root" $ "role" "controller"). */}}
 {{- define "koco.env" -}}
 {{- $ours := include "koco.env.common" .root }}
 {{- $ours = printf "%s\n%s" $ours (include (printf "koco.env.%s" .role) .root) }}
 {{- if and .root.Values.temporal.address (ne .role "server") }}
 {{- $ours = printf "%s\n%s" $ours (include "koco.env.temporal" .root | trim) }}
+{{- end }}
+{{- if and .root.Values.temporal.address .root.Values.temporal.encryption.secretName }}
+{{- $ours = printf "%s\n%s" $ours (include "koco.env.encryption" .root | trim) }}
 {{- end }}
 {{- $ours }}
 {{- $names := list }}

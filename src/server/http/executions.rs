@@ -81,6 +81,7 @@ pub(super) async fn find(
     let forbidden = match verb {
         Verb::Get => "get agentjobs/events of this job",
         Verb::Delete => "delete agentjobs/events of this job",
+        Verb::GetPayloads => "get agentjobs/payloads of this job",
     };
     match server.database.get(fid).await? {
         Some(found) if server.access.may_one(user, verb, &found.0).await? => Ok(found),

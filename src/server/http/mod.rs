@@ -2,6 +2,7 @@
 //! Used by [`crate::server::run`].
 
 mod append;
+mod codec;
 mod error;
 mod events;
 mod executions;
@@ -103,6 +104,9 @@ pub fn router(server: Arc<Server>) -> Router {
     let gateways = Router::new()
         .route(&append_path("{fid}", "{run}"), post(append::append))
         .route_layer(from_fn_with_state(server.clone(), only_gateways));
+    let codec = codec::router().route_layer(from_fn_with_state(server.clone(), authenticate));
+    // A browser asks first whether it may ask, without a token.
+    let codec = codec.layer(codec::cors(&server.origins));
     Router::new()
         .route("/health", get(health))
         .route("/openapi.json", get(|| async { Json(document()) }))
@@ -114,6 +118,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .layer(from_fn_with_state(server.clone(), authenticate))
         .merge(pages::router(&server))
         .merge(gateways)
+        .merge(codec)
         .layer(from_fn_with_state(server.clone(), count))
         .with_state(server)
 }

@@ -87,6 +87,16 @@ bench-fairness: export TEMPORAL_ARGUMENTS = --dynamic-config-value matching.enab
 bench-fairness: tools ## one job's start beside 5,000 of another namespace (release build); JOBS=5000
 	tests/api/run --bench fairness $(ARGS)
 
+.PHONY: bench-events
+bench-events: PROFILE = release
+bench-events: tools ## events committed a second beside bare INSERTs, time to a reader (release build); EVENTS=400000 STORE=postgresql
+	$(if $(filter postgresql,$(STORE)),POSTGRES_FSYNC=on deploy/dev/with-postgres) tests/api/run --bench events
+
+.PHONY: bench-runner
+bench-runner: PROFILE = release
+bench-runner: ## memory of a runner beside 20,000 lines a second, and how soon it pauses (release build)
+	cargo test --profile $(PROFILE) --test runner -- --ignored --nocapture beside_many_lines
+
 .PHONY: bench-idle
 bench-idle: PROFILE = release
 bench-idle: tools ## what 10,000 agents cost that run and do nothing else, and a restart beside them (release build); JOBS=10000 INPUTS=KiB
@@ -125,7 +135,7 @@ gitops-test: ## how kstatus, Argo CD and Flux read AgentJobs, by their own libra
 .PHONY: cluster-test
 cluster-test: ## tests against the cluster that is up; ARGS go to the test binary
 	cargo test --test cluster --no-run
-	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 4 $(ARGS)
+	deploy/dev/with-postgres deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 4 $(ARGS)
 
 .PHONY: soak
 soak: export DURATION ?= 300
@@ -135,12 +145,19 @@ soak: ## jobs of both modes, in the cluster that is up, while all is killed, fro
 	cargo test --test soak --no-run
 	deploy/dev/without-operator deploy/dev/enter cargo test --offline --test soak -- --include-ignored --nocapture soak
 
+.PHONY: events-torture
+events-torture: export EVENTS ?= 1000000
+events-torture: export SEED ?= 1
+events-torture: ## numbered events, in the cluster that is up, while all on their way is killed, frozen and cut off: EVENTS=number SEED=number
+	cargo test --test cluster --no-run
+	deploy/dev/with-postgres deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 1 --nocapture torture::
+
 .PHONY: bench-control
 bench-control: PROFILE = release
 bench-control: image ## how fast pause, resume and cancel take effect, in the cluster that is up (release build)
 	cargo build --profile $(PROFILE) --example bench-control
 	deploy/dev/load-image $(KOCO_DEV_DIR)/images/koco.tar $(KOCO_DEV_DIR)/images/koco-test-agent.tar
-	deploy/dev/install
+	deploy/dev/install --set server.enabled=false
 	deploy/dev/enter cargo run --offline --profile $(PROFILE) --example bench-control -- $(ARGS)
 
 .PHONY: bench-kubelet
@@ -148,7 +165,7 @@ bench-kubelet: PROFILE = release
 bench-kubelet: image ## what jobs cost on a real kubelet beside Kubernetes Jobs, in the cluster that is up (release build); JOBS=40 ROUNDS=5
 	cargo build --profile $(PROFILE) --example bench-kubelet
 	deploy/dev/load-image $(KOCO_DEV_DIR)/images/koco.tar $(KOCO_DEV_DIR)/images/koco-test-agent.tar
-	deploy/dev/install
+	deploy/dev/install --set server.enabled=false
 	deploy/dev/enter cargo run --offline --profile $(PROFILE) --example bench-kubelet -- $(ARGS)
 
 

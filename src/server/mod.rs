@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How many connections there may be, and from one address, which may be that of a proxy.
-const CONNECTIONS: (usize, usize) = (1024, 256);
+const CONNECTIONS: (usize, usize) = (2560, 256);
 /// How often a database is tried that can't be used.
 const RETRY: Duration = Duration::from_secs(1);
 

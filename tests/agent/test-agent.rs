@@ -22,15 +22,17 @@
 //! | `listen?port=N` | takes connections |
 //! | `reach?to=NAME@IP:PORT,NAME@IP:PORT` | says again and again whom it can connect to |
 //! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
+//! | `tell?lines=N&each=10&every_ms=20&failures=N` | prints numbers, and sends them as events; fails in its first attempts |
+//! | `print?each=10&every_ms=20` | prints so many lines again and again |
 //! | `ledger?file=F&ticks=N&failures=N&bytes=N&ignoreTerm=true` | enters what it does into a file outside of the pod |
 
 use std::{
     collections::HashMap,
     env,
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Command, Stdio, exit},
     sync::atomic::{AtomicU64, Ordering},
@@ -161,6 +163,12 @@ fn main() {
         "reach" => reach(&args.text("to", "")),
         "checkpoint" => checkpoint(&args),
         "ledger" => ledger(&args),
+        "tell" => tell(&args),
+        "print" => loop {
+            (0..args.number("each", 10))
+                .for_each(|n| say(&format!("{n} what an agent prints is about as long as this is")));
+            thread::sleep(args.every());
+        },
         unknown => {
             eprintln!("no such behaviour: {unknown}");
             exit(2);
@@ -356,4 +364,34 @@ fn ledger(args: &Args) {
     let nonce = format!("{}-{}", getpid(), now());
     result(&json!({ "nonce": nonce, "filler": "x".repeat(args.number("bytes", 0) as usize) }));
     enter(&format!("done {nonce}"));
+}
+
+/// Prints numbers, and tells them on the runner's socket. It goes on when the runner has them.
+fn tell(args: &Args) {
+    let socket = UnixStream::connect(env::var_os("KODO_RUNNER_SOCK").expect("KODO_RUNNER_SOCK")).expect("the socket");
+    let mut answers = BufReader::new(socket.try_clone().expect("the socket"));
+    let mut socket = socket;
+    let (lines, each) = (args.number("lines", 10), args.number("each", 10));
+    let mut n = 0;
+    while n < lines {
+        let (first, last) = (n + 1, lines.min(n + each));
+        let (mut printed, mut told) = (String::new(), String::new());
+        for n in first..=last {
+            printed.push_str(&format!("line {n}\n"));
+            told.push_str(&format!("{}\n", json!({ "seq": n, "kind": "action", "payload": n.to_string() })));
+        }
+        std::io::stdout().write_all(printed.as_bytes()).expect("stdout");
+        socket.write_all(told.as_bytes()).expect("the socket");
+        while n < last {
+            let mut answer = String::new();
+            answers.read_line(&mut answer).expect("the socket");
+            let answer: Value = serde_json::from_str(&answer).expect("an answer");
+            n = answer["ack"].as_u64().unwrap_or_else(|| panic!("{answer}"));
+        }
+        thread::sleep(args.every());
+    }
+    if attempt() <= args.number("failures", 0) {
+        exit(1);
+    }
+    result(&json!({ "lines": lines }));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::Namespace;
 use koco::api::names;
 use kube::{
     Api,
@@ -10,6 +10,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+pub use crate::harness::archive::{Reader, account, fid, owner, token};
 use crate::harness::{
     DEADLINE, Job, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{event, logged, patch_status},
@@ -18,128 +19,6 @@ use crate::harness::{
     job::With,
     within,
 };
-
-/// A client of the test's server.
-pub struct Reader {
-    client: reqwest::Client,
-    port: u16,
-}
-
-impl Reader {
-    pub async fn of(test: &Test, roles: &Roles) -> Self {
-        let maps: Api<ConfigMap> = Api::namespaced(test.client.clone(), &test.namespace);
-        let map = within(DEADLINE, "the server's CA", async || {
-            maps.get_opt(names::SERVER_CA).await.expect("get").ok_or("none")
-        })
-        .await;
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let ca = map.data.expect("data")["ca.crt"].clone();
-        let client = reqwest::Client::builder()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes()).expect("a certificate"))
-            .resolve(names::SERVER_TLS_NAME, format!("{NODE_IP}:{}", roles.server_port).parse().expect("an address"))
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .expect("a client");
-        Self { client, port: roles.server_port }
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// A request as a browser may send it, with these headers.
-    pub async fn browse(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> reqwest::Response {
-        let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
-        let request = self.client.request(method.parse().expect("a method"), url).body(body.to_string());
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        request.send().await.expect("an answer")
-    }
-
-    pub async fn send(&self, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {
-        let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
-        let request = self.client.request(method.parse().expect("a method"), url);
-        let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
-        let answer = request.send().await.expect("an answer");
-        let status = answer.status().as_u16();
-        let body = answer.bytes().await.expect("a body");
-        (status, serde_json::from_slice(&body).unwrap_or_default())
-    }
-
-    /// Sends a body.
-    pub async fn post(&self, path: &str, token: Option<&str>, kind: &str, body: String) -> (u16, Value) {
-        let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);
-        let request = self.client.post(url).header("content-type", kind).body(body);
-        let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
-        let answer = request.send().await.expect("an answer");
-        let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.bytes().await.expect("a body")).unwrap_or_default())
-    }
-
-    /// All events of an execution as they come, after one of them.
-    pub async fn stream(&self, fid: &str, token: &str, after: Option<&str>) -> reqwest::Response {
-        let url = format!("https://{}:{}/api/v1/executions/{fid}/events", names::SERVER_TLS_NAME, self.port);
-        let request = self.client.get(url).bearer_auth(token).header("accept", "text/event-stream");
-        let request = after.into_iter().fold(request, |request, id| request.header("last-event-id", id));
-        request.send().await.expect("an answer")
-    }
-
-    pub async fn get(&self, path: &str, token: &str) -> (u16, Value) {
-        self.send("GET", path, Some(token)).await
-    }
-
-    /// An execution once it is so.
-    pub async fn until(&self, fid: &str, token: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let path = format!("/api/v1/executions/{fid}");
-        within(DEADLINE, &format!("{what} ({fid} in the archive)"), async || match self.get(&path, token).await {
-            (200, found) if holds(&found) => Ok(found),
-            other => Err(other),
-        })
-        .await
-    }
-}
-
-/// An account with these rights in a namespace: verbs of `agentjobs/events`, for jobs of these names or all.
-pub async fn account(test: &Test, namespace: &str, name: &str, verbs: &[&str], jobs: &[&str]) {
-    let accounts: Api<ServiceAccount> = Api::namespaced(test.client.clone(), &test.namespace);
-    let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("an account");
-    if accounts.get_opt(name).await.expect("get").is_none() {
-        accounts.create(&PostParams::default(), &account).await.expect("an account");
-    }
-    if verbs.is_empty() {
-        return;
-    }
-    let mut rule = json!({ "apiGroups": ["kodosumi.io"], "resources": ["agentjobs/events"], "verbs": verbs });
-    if !jobs.is_empty() {
-        rule["resourceNames"] = json!(jobs);
-    }
-    let meta = json!({ "name": name });
-    let role = json!({ "metadata": meta, "rules": [rule] });
-    let binding = json!({ "metadata": meta,
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-        "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": test.namespace }] });
-    let roles: Api<k8s_openapi::api::rbac::v1::Role> = Api::namespaced(test.client.clone(), namespace);
-    roles.create(&PostParams::default(), &serde_json::from_value(role).expect("a role")).await.expect("a role");
-    let bindings: Api<k8s_openapi::api::rbac::v1::RoleBinding> = Api::namespaced(test.client.clone(), namespace);
-    let binding = serde_json::from_value(binding).expect("a binding");
-    bindings.create(&PostParams::default(), &binding).await.expect("a binding");
-}
-
-pub async fn token(test: &Test, account: &str) -> String {
-    token_of(&test.client, &test.namespace, account, Some(names::SERVER_AUDIENCE), None).await
-}
-
-/// The token of an account that may read and delete the executions of the test's namespace.
-pub async fn owner(test: &Test) -> String {
-    account(test, &test.namespace, "owner", &["get", "delete"], &[]).await;
-    token(test, "owner").await
-}
-
-pub async fn fid(job: &Job<'_>) -> String {
-    let job = job.get().await;
-    let created = job.metadata.creation_timestamp.as_ref().expect("a time").0.as_second();
-    koco::api::fid(created, job.uid())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_became_of_a_job_is_read_when_it_is_gone() {

@@ -8,30 +8,22 @@ use koco::{
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
 
-use crate::{
-    archive::{Reader, account, fid, owner, token},
-    harness::{
-        DEADLINE, Job, Kubelet, MODES, Phase, Roles, Runner, Server, Test, agent,
-        by_hand::{started, succeeds},
-        cluster::NODE_IP,
-        gateway_client::token_of,
-        job::{With, condition, pod_name},
-        kubelet::End,
-        runner::{Refused, failed, succeeded},
-        within,
-    },
+pub use crate::harness::archive::Frames;
+use crate::harness::{
+    DEADLINE, Job, Kubelet, MODES, Phase, Roles, Runner, Server, Test, agent,
+    archive::{Reader, account, fid, keep_events, owner, token},
+    by_hand::{started, succeeds},
+    gateway_client::token_of,
+    job::{With, condition, pod_name},
+    kubelet::End,
+    runner::{Refused, failed, succeeded},
+    within,
 };
 
 /// An operator and a server that keeps its agents' events, started.
 pub async fn roles(test: &Test, temporal: Server<'_>) -> Roles {
     let mut roles = Roles::of(test, temporal, &["operator", "server"]);
-    account(test, &test.namespace, "gateway", &[], &[]).await;
-    let file = test.cluster.dev.join(format!("data/tests/{}-token", test.namespace));
-    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
-    std::fs::write(&file, token(test, "gateway").await).expect("the token");
-    roles.set("KOCO_SERVER_URL", &format!("https://{NODE_IP}:{}", roles.server_port));
-    roles.set("KOCO_SERVER_TOKEN_FILE", &file.display().to_string());
-    roles.set("KOCO_SERVER_GATEWAYS", &format!("system:serviceaccount:{}:gateway", test.namespace));
+    keep_events(test, &mut roles).await;
     roles.start().await;
     roles
 }
@@ -67,49 +59,6 @@ pub async fn read(reader: &Reader, fid: &str, token: &str) -> Vec<(i64, i64, i64
             (number(i, "row"), number(i, "run"), number(i, "number"), payload)
         }));
         after = number(&page, "after");
-    }
-}
-
-/// Server-sent events, one by one.
-pub struct Frames {
-    response: reqwest::Response,
-    buffer: String,
-}
-
-impl Frames {
-    pub async fn of(reader: &Reader, fid: &str, token: &str, after: Option<&str>) -> Self {
-        let response = reader.stream(fid, token, after).await;
-        assert_eq!(response.status().as_u16(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, buffer: String::new() }
-    }
-
-    /// Kind, id and data of the next one; `None` once the stream has ended.
-    async fn next(&mut self) -> Option<(String, String, Value)> {
-        let next = async {
-            loop {
-                if let Some((frame, rest)) = self.buffer.split_once("\n\n") {
-                    let (frame, rest) = (frame.to_string(), rest.to_string());
-                    self.buffer = rest;
-                    if frame.starts_with(':') {
-                        continue;
-                    }
-                    let field = |name: &str| frame.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
-                    let data = serde_json::from_str(field("data: ")).expect("JSON");
-                    return Some((field("event: ").to_string(), field("id: ").to_string(), data));
-                }
-                let chunk = self.response.chunk().await.ok()??;
-                self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
-            }
-        };
-        tokio::time::timeout(DEADLINE, next).await.expect("an event in time")
-    }
-
-    /// The payload of the next, which is a line of output.
-    pub async fn line(&mut self) -> String {
-        let (kind, _, data) = self.next().await.expect("an event");
-        assert_eq!(kind, "stdout", "{data}");
-        data["payload"].as_str().expect("a text").to_string()
     }
 }
 

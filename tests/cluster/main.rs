@@ -6,6 +6,7 @@
 mod cancel;
 mod deletion;
 mod direct;
+mod events;
 mod examples;
 mod failures;
 mod harness;
@@ -25,3 +26,4 @@ mod rights;
 mod roles;
 mod secrets;
 mod temporal_mode;
+mod torture;

@@ -32,12 +32,12 @@ pub async fn locations() -> Vec<Location> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let folder: PathBuf =
-        std::env::var_os("KOCO_DATABASE_DIR").map(PathBuf::from).expect("run it by `make database-test`");
-    let server = std::env::var("KOCO_DATABASE_POSTGRES").expect("run it by `make database-test`");
+        std::env::var_os("KOCO_TEST_FOLDER").map(PathBuf::from).expect("run it by `make database-test`");
+    let server = std::env::var("KOCO_TEST_POSTGRES").expect("run it by `make database-test`");
     let admin = sqlx::PgPool::connect(&server).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await.unwrap();
     let url = server.replace("/postgres?", &format!("/{name}?"));
-    vec![Location::Sqlite(folder.join(&name)), Location::Postgres(url)]
+    vec![Location::Sqlite(folder.join("sqlite").join(&name)), Location::Postgres(url)]
 }
 
 /// Opens a database whose last process may only just have ended.

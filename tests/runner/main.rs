@@ -1,5 +1,6 @@
 //! The built runner against a fake gateway: the life of a run, as the gateway observes it.
 
+mod busy;
 mod capture;
 mod control;
 mod events;

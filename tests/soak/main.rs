@@ -28,7 +28,6 @@ use self::{
 };
 use crate::harness::{Test, cluster::KOCO, node, temporal};
 
-mod cable;
 #[path = "../cluster/harness/mod.rs"]
 #[allow(dead_code, unused_imports)] // the cluster tests use more of it
 mod harness;

@@ -17,12 +17,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
 
-use super::{
-    cable::Cable,
-    plan::{Disturbance, Kind},
-};
+use super::plan::{Disturbance, Kind};
 use crate::harness::{
-    Roles, Server, TemporalServer, Test,
+    Cable, Roles, Server, TemporalServer, Test,
     cluster::{NODE_IP, feed, kubectl, port},
     job::pod_uid,
     node,

@@ -74,7 +74,7 @@ impl Default for Limits {
             strangers: Buckets::new(100, 20.0),
             users: Buckets::new(100, 20.0),
             places: Shares::new(128, 16),
-            streams: Shares::new(512, 32),
+            streams: Shares::new(2048, 32),
             bytes: Shares::new(BYTES.0, BYTES.1),
             room: room::Room::default(),
         }

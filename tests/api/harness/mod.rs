@@ -25,6 +25,9 @@ pub mod service;
 #[path = "../../cluster/harness/agent_log.rs"]
 #[allow(dead_code)]
 pub mod agent_log;
+#[path = "../../cluster/harness/archive.rs"]
+#[allow(dead_code)]
+pub mod archive;
 #[path = "../../cluster/harness/audit.rs"]
 #[allow(dead_code)]
 pub mod audit;

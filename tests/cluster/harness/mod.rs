@@ -6,7 +6,10 @@
 
 pub mod agent_log;
 #[allow(dead_code)] // tests/api uses more
+pub mod archive;
+#[allow(dead_code)] // tests/api uses more
 pub mod audit;
+pub mod cable;
 pub mod chart;
 pub mod cluster;
 mod dump;
@@ -24,6 +27,7 @@ mod tools;
 pub mod wait;
 
 pub use agent_log::{Tick, ticks};
+pub use cable::Cable;
 pub use job::{Job, agent};
 pub use koco::api::{AgentJob, DesiredState, ExecutionMode, Phase};
 pub use roles::{Roles, Server};

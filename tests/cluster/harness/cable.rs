@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::harness::cluster::NODE_IP;
+use super::cluster::NODE_IP;
 
 /// Leads to one address, from one of its own, while it is kept.
 pub struct Cable {

@@ -1,0 +1,219 @@
+//! An agent's events on the whole way: from its output and its socket through its runner and the gateway into the server,
+//! and what is read there of each course of a job. Both modes must tell the same.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use kube::api::DeleteParams;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Server, Test, agent,
+    archive::{Frames, Reader, Stored, fid, keep_events, owner},
+    job::{With, pod_uid},
+    node, within,
+};
+
+/// How many lines the agents print that come to their end.
+const LINES: u64 = 40;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Succeeds,
+    Retries,
+    Pauses,
+    Evicted,
+    Cancelled,
+    Deleted,
+    RunnerLost,
+}
+
+const COURSES: [Course; 7] = [
+    Course::Succeeds,
+    Course::Retries,
+    Course::Pauses,
+    Course::Evicted,
+    Course::Cancelled,
+    Course::Deleted,
+    Course::RunnerLost,
+];
+
+impl Course {
+    fn spec(self) -> Value {
+        let entry_point = match self {
+            Self::Succeeds => format!("tell?lines={LINES}"),
+            Self::Retries => format!("tell?lines={LINES}&failures=2"),
+            Self::Pauses | Self::Evicted | Self::RunnerLost => format!("tell?lines={LINES}&each=2&every_ms=100"),
+            Self::Cancelled | Self::Deleted => "tell?lines=1000000&each=2&every_ms=50".into(),
+        };
+        let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "100ms" } });
+        let policy = if self == Self::Evicted { json!({ "pausePolicy": "Evict" }) } else { json!({}) };
+        agent(&entry_point).with(retries).with(policy)
+    }
+
+    /// What is done while the agent runs.
+    async fn run(self, job: &Job<'_>) {
+        if !matches!(self, Self::Succeeds | Self::Retries) {
+            job.until_log("some lines", |log| log.contains("line 4\n").then_some(())).await;
+        }
+        match self {
+            Self::Succeeds | Self::Retries => {}
+            Self::Pauses | Self::Evicted => {
+                job.want(DesiredState::Paused).await;
+                job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
+                job.want(DesiredState::Running).await;
+            }
+            Self::Cancelled => job.want(DesiredState::Cancelled).await,
+            Self::Deleted => {
+                job.delete(DeleteParams::default()).await;
+                job.gone(DEADLINE).await;
+            }
+            Self::RunnerLost => {
+                let pid = node::runner(&pod_uid(&job.running_pod().await)).await;
+                node::signal(pid, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// What of a run is told, but for times: each kind by itself, for they come from several places at once.
+fn told(events: &[&Stored]) -> BTreeMap<String, String> {
+    let numbers: Vec<i64> = events.iter().map(|e| e.number).collect();
+    assert_eq!(numbers, (1..=events.len() as i64).collect::<Vec<_>>(), "nothing is missing, and nothing twice");
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for event in events {
+        told.entry(event.kind.clone()).or_default().push(event.payload.clone());
+    }
+    let summary = |(kind, payloads): (String, Vec<String>)| {
+        let counted = |text: &dyn Fn(u64) -> String| {
+            assert!((1..).zip(&payloads).all(|(n, payload)| *payload == text(n)), "{kind}: {payloads:?}");
+            if payloads.len() as u64 == LINES { "all".to_string() } else { "the first".to_string() }
+        };
+        let said = match kind.as_str() {
+            "stdout" => counted(&|n| format!("line {n}")),
+            "action" => counted(&|n| n.to_string()),
+            "debug" => payloads.iter().map(|payload| end(payload)).collect::<Vec<_>>().join(", "),
+            _ => payloads.join(", "),
+        };
+        (kind, said)
+    };
+    told.into_iter().map(summary).collect()
+}
+
+/// How a run ended, of what its runner said last.
+fn end(payload: &str) -> String {
+    let told: Value = serde_json::from_str(payload).expect("JSON");
+    let end = &told["koco"]["end"];
+    assert!(end.is_object(), "{payload}");
+    format!("{} {}", end["kind"], end["error"]["type"])
+}
+
+/// An execution as it is in the archive in the end: what it says of itself, and what its runs told.
+async fn transcript(reader: &Reader, token: &str, fid: &str, course: Course) -> (Value, Vec<BTreeMap<String, String>>) {
+    let end = if course == Course::Deleted { "deletionTime" } else { "completionTime" };
+    let over = |found: &Value| found[end].is_string();
+    let found = reader.until(fid, token, "its end", over).await;
+    let what = format!("all events ({course:?})");
+    let runs = within(DEADLINE, &what, async || {
+        let events = reader.events(fid, token).await;
+        assert!((1..).zip(&events).all(|(row, event)| event.row == row), "rows have no gap");
+        let mut runs: BTreeMap<i64, Vec<&Stored>> = BTreeMap::new();
+        events.iter().for_each(|event| runs.entry(event.run).or_default().push(event));
+        let runs: Vec<_> = runs.values().map(|events| told(events)).collect();
+        let ended = course == Course::Deleted || runs.last().is_some_and(|run| run.contains_key("debug"));
+        if ended { Ok(runs) } else { Err(runs) }
+    });
+    let mut runs = runs.await;
+    if course == Course::Deleted {
+        // Whether its end is told depends on whether its run is gone by then.
+        runs.iter_mut().for_each(|run| _ = run.remove("debug"));
+    }
+    // A job that was deleted before its end is kept as it was seen last.
+    let phase = if course == Course::Deleted { &Value::Null } else { &found["phase"] };
+    (json!({ "phase": phase, "attempt": found["attempt"], "error": found["errorType"] }), runs)
+}
+
+async fn roles(test: &Test) -> Roles {
+    let mut roles = Roles::of(test, Server::Shared, &["operator", "server"]);
+    keep_events(test, &mut roles).await;
+    roles.start().await;
+    roles
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_modes_tell_the_same() {
+    let test = Test::new().await;
+    let roles = roles(&test).await;
+    let (reader, token) = (Reader::of(&test, &roles).await, owner(&test).await);
+    let follow = async |course: Course, mode: ExecutionMode| {
+        let job = test.apply(course.spec().mode(mode)).await;
+        let fid = fid(&job).await;
+        course.run(&job).await;
+        transcript(&reader, &token, &fid, course).await
+    };
+    for course in COURSES {
+        let found = join_all(MODES.map(|mode| follow(course, mode))).await;
+        let [(direct, direct_told), (temporal, temporal_told)] = &found[..] else { panic!("two modes") };
+        assert_eq!(direct, temporal, "{course:?}");
+        assert_eq!(direct_told, temporal_told, "{course:?}");
+        let runs = direct_told.len();
+        let expected = match course {
+            Course::Succeeds | Course::Pauses => (1, "Succeeded", 1),
+            Course::Retries => (3, "Succeeded", 3),
+            Course::Evicted => (2, "Succeeded", 1),
+            Course::RunnerLost => (2, "Succeeded", 2),
+            Course::Cancelled => (1, "Cancelled", 1),
+            Course::Deleted => (1, "", 1),
+        };
+        let phase = direct["phase"].as_str().unwrap_or_default();
+        assert_eq!((runs, phase, &direct["attempt"]), (expected.0, expected.1, &json!(expected.2)), "{course:?}");
+        let last = direct_told.last().expect("a run");
+        for kind in ["stdout", "action"] {
+            let how_much = if expected.1 == "Succeeded" { "all" } else { "the first" };
+            assert_eq!(last[kind], how_much, "{course:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_also_where_it_always_was_and_a_stream_outlives_retries() {
+    let test = Test::new().await;
+    let roles = roles(&test).await;
+    let (reader, token) = (Reader::of(&test, &roles).await, owner(&test).await);
+    for mode in MODES {
+        let job = test.apply(Course::Retries.spec().mode(mode)).await;
+        let fid = fid(&job).await;
+        reader.until(&fid, &token, "the job", |_| true).await;
+        let mut stream = Frames::of(&reader, &fid, &token, None).await;
+        let mut streamed = Vec::new();
+        while let Some((kind, _, data)) = stream.next().await
+            && kind != "end"
+        {
+            streamed.push(serde_json::from_value::<Stored>(data).expect("an event"));
+        }
+        assert_eq!(streamed, reader.events(&fid, &token).await, "{mode:?}: three runs in one stream");
+        let last = streamed.iter().filter(|e| e.run == 3 && e.kind == "stdout");
+        let lines: Vec<&str> = last.map(|e| e.payload.as_str()).collect();
+        assert_eq!(printed(&job).await, lines, "what kubectl logs shows");
+    }
+}
+
+/// Events that are off take nothing from a log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_is_kept_only_where_it_is_to_be() {
+    let test = Test::new().await;
+    let roles = roles(&test).await;
+    let (reader, token) = (Reader::of(&test, &roles).await, owner(&test).await);
+    let spec = Course::Succeeds.spec().with(json!({ "events": { "stdio": false } }));
+    let job = test.apply(spec).await;
+    let fid = fid(&job).await;
+    let (_, runs) = transcript(&reader, &token, &fid, Course::Succeeds).await;
+    assert_eq!((runs[0].get("stdout"), runs[0]["action"].as_str()), (None, "all"));
+    assert_eq!(printed(&job).await.len() as u64, LINES);
+}
+
+/// The agent's own lines in the log of its last pod.
+async fn printed(job: &Job<'_>) -> Vec<String> {
+    job.log().await.lines().filter(|line| !line.starts_with("koco-runner: ")).map(String::from).collect()
+}

@@ -80,7 +80,8 @@ machine_up() {
   cgroup_kill
   rm -rf "$RUN" "$DEV/run"
   [[ -d $DEV/data ]] || rm -rf "$DEV/log" # a new cluster's logs hold nothing of an earlier one's
-  mkdir -p "$RUN/containerd" "$DEV"/{run,log} "$DEV"/data/{kubelet,containerd,cni,pod-logs,log-links}
+  mkdir -p "$RUN/containerd" "$DEV"/{run,log} "$DEV"/data/{kubelet,containerd,cni,pod-logs,log-links,archive}
+  chmod 777 "$DEV/data/archive" # the server's, which is not root
   rm -rf "$DEV"/data/cni/* # addresses that pods of the lost machine held
   network_outside >"$DEV/log/network-before"
   give_back "$DEV" "$DEV/log"

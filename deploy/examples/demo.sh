@@ -181,11 +181,29 @@ if ! wait "$PAUSE"; then
 fi
 ((failed == 0)) || exit 1
 
+# Where the server is installed, and the plugin is there to ask it.
+server=$(kubectl get services --all-namespaces --selector app.kubernetes.io/part-of=koco,app.kubernetes.io/component=server \
+  --output jsonpath='{.items[0].metadata.namespace}' 2>/dev/null) || server=''
+if [[ -n $server ]] && command -v kubectl-koco >/dev/null; then
+  gone=${JOBS[0]}
+  title "Deleted, and still known: kubectl delete agentjob $gone"
+  kube delete agentjob "$gone" --wait --timeout=120s
+  kube koco archive get "$gone" --operator-namespace "$server"
+  kube koco events "$gone" --operator-namespace "$server" >"$WORK/told"
+  head -n 12 "$WORK/told"
+  echo "… $(wc -l <"$WORK/told") events in all: kubectl koco events $gone -n $NAMESPACE"
+  lines=$(kubectl koco events "$gone" --namespace "$NAMESPACE" --operator-namespace "$server" --kind stdout | wc -l)
+  ((lines > 0)) || { echo "none of what $gone printed is in the archive" >&2; exit 1; }
+fi
+
 title "To try next"
 cat <<TEXT
   export PATH=$(realpath --canonicalize-missing "$DEV")/bin:\$PATH
   kubectl describe agentjob flaky-temporal -n $NAMESPACE     # its status and its events
   kubectl logs -n $NAMESPACE -c agent --prefix --tail 4 -l kodosumi.io/job-name=flaky-temporal   # a pod for each attempt
+  kubectl koco archive list -n $NAMESPACE                     # what became of all jobs, also of those that are deleted
+  kubectl port-forward -n koco-system service/koco-server 8445   # the panel, https://localhost:8445/; a token to sign in with:
+  kubectl create token koco-archive-reader -n koco-system --audience koco
   temporal workflow list --query 'WorkflowType="AgentWorkflow"'
   make load-image FILE=image.tar                          # an agent of your own: see docs/agent-contract.md
 TEXT

@@ -187,10 +187,11 @@ impl Archive {
 
     /// Measures how late those are that the archive now has as they ended.
     fn observe(&self, executions: &[Execution], finished: &[Fid]) {
-        let now = clock::now().as_millisecond();
+        // Kubernetes' times are whole seconds.
+        let (now, began) = (clock::now().as_millisecond(), self.began.as_second() * 1000);
         for fid in finished {
             let found = executions.iter().filter(|e| e.summary.fid == *fid).find_map(|e| e.summary.finished);
-            if let Some(ended) = found.filter(|ended| *ended >= self.began.as_millisecond()) {
+            if let Some(ended) = found.filter(|ended| *ended >= began) {
                 self.metrics.archive.observe((now - ended).max(0) as f64 / 1000.0);
             }
         }

@@ -11,6 +11,8 @@ use super::{
 const MOST: (u32, i64) = (1000, 512 * 1024);
 /// How many rows are looked at for a page of some kinds.
 const WALK: i64 = 10_000;
+/// Among how many events the last of a kind is looked for: the end of a run.
+const TAIL: i64 = 1000;
 /// How many executions are looked up by one statement.
 const HEADS: usize = 500;
 
@@ -114,6 +116,23 @@ impl Database {
         reading!(self, |pool| {
             let query = sqlx::query_scalar(text).bind(fid.0.as_slice()).bind(&self.inner.cluster);
             Ok(query.fetch_optional(pool).await?)
+        })
+    }
+
+    /// The last event of a kind that a run has sent, if it is near the end: a page of it.
+    pub async fn last(&self, fid: Fid, run: i64, kind: Kind) -> Result<Option<EventPage>, DatabaseError> {
+        let text =
+            "SELECT row, CAST(octet_length(payload) AS BIGINT) FROM events WHERE fid = $1 AND run = $2 AND kind = $3
+            AND row > (SELECT last_row FROM executions WHERE fid = $1) - $4 ORDER BY row DESC LIMIT 1";
+        reading!(self, |pool| {
+            let query = sqlx::query(text).bind(fid.0.as_slice()).bind(run).bind(kind.number()).bind(TAIL);
+            match query.fetch_optional(pool).await? {
+                Some(row) => {
+                    let bytes = row.try_get::<i64, _>(1)? + OVERHEAD as i64;
+                    Ok(Some(EventPage { last: row.try_get(0)?, bytes }))
+                }
+                None => Ok(None),
+            }
         })
     }
 

@@ -1,12 +1,16 @@
 //! Writes and reads executions. Used by the callers of the database.
 
+use std::collections::HashMap;
+
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Execution, Fid, Summary, reading, writing};
+use super::{Database, DatabaseError, Execution, Fid, Summary, list::MOST, reading, writing};
 
 /// The columns of a summary.
 pub(super) const SUMMARY: &str = "fid, namespace, namespace_uid, name, uid, owner, entry_point, mode, phase, attempt, error, created, \
     started, finished, deleted, last_row, run";
+/// The largest object that lists show something of.
+const LISTED: usize = 32 * 1024;
 /// The version of one that was deleted from the archive: no write is newer.
 const FOR_EVER: i64 = i64::MAX;
 
@@ -134,6 +138,31 @@ impl Database {
                 None => Ok(None),
             }
         })
+    }
+
+    /// What is kept of these executions' AgentJobs, but for what is large.
+    pub async fn objects(&self, fids: &[Fid]) -> Result<HashMap<Fid, String>, DatabaseError> {
+        let mut found = HashMap::with_capacity(fids.len());
+        for fids in fids.chunks(MOST as usize) {
+            let places: Vec<String> = (2..).take(fids.len()).map(|n| format!("${n}")).collect();
+            let text = format!(
+                "SELECT fid, object FROM executions WHERE cluster = $1 AND hidden = 0 AND octet_length(object) <= {LISTED}
+                AND fid IN ({})",
+                places.join(", ")
+            );
+            reading!(self, |pool| {
+                // Each number of them is another statement: none is kept.
+                let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false).bind(&self.inner.cluster);
+                for fid in fids {
+                    query = query.bind(fid.0.as_slice());
+                }
+                for row in query.fetch_all(pool).await? {
+                    let fid: Vec<u8> = row.try_get(0)?;
+                    found.insert(Fid::of(&fid), row.try_get(1)?);
+                }
+            });
+        }
+        Ok(found)
     }
 
     /// Deletes an execution and its events for good: later writes of its AgentJob don't bring it back. Returns whether it

@@ -25,7 +25,7 @@ const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexsc
 /// PostgreSQL's code for a statement that took too long.
 const CANCELED: &str = "57014";
 /// The most items of a page.
-const MOST: u32 = 500;
+pub(super) const MOST: u32 = 500;
 
 /// A parameter of a statement that is put together.
 enum Value {
@@ -123,12 +123,47 @@ impl Database {
         let limit = filter.limit.clamp(1, MOST) as usize;
         let (mut items, end) = match filter.search.as_deref().filter(|text| !text.is_empty()) {
             Some(text) => self.search(filter, text, limit + 1).await?,
+            None if filter.changed.is_some() => self.changed(filter, limit + 1).await?,
             None => (self.select(&Conditions::of(filter, &self.inner.cluster), limit + 1).await?, None),
         };
         let more = items.len() > limit;
         items.truncate(limit);
         let next = if more { items.last().map(|last| last.fid) } else { end };
         Ok(Page { items, next })
+    }
+
+    /// Up to so many of the newest executions that have changed since the filter's time.
+    async fn changed(&self, filter: &Filter, limit: usize) -> Result<Found, DatabaseError> {
+        let mut conditions = Conditions::of(filter, &self.inner.cluster);
+        let end = self.last_of(&conditions, WALK.1).await?;
+        if let Some(end) = end {
+            conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
+        }
+        if let Some(changed) = filter.changed {
+            conditions.add("(ended IS NULL OR ended >= ", Value::Number(changed));
+            conditions.text.push(')');
+        }
+        Ok((self.select(&conditions, limit).await?, end))
+    }
+
+    /// Those that were deleted from the archive, among the newest that a filter has.
+    pub async fn hidden(&self, filter: &Filter) -> Result<Vec<Fid>, DatabaseError> {
+        let shown = Conditions::of(filter, &self.inner.cluster);
+        let end = self.last_of(&shown, WALK.1).await?.unwrap_or(Fid([0; 12]));
+        let Conditions { text, mut values } = shown;
+        let text = text.replacen("hidden = 0", "hidden = 1", 1);
+        values.push(Value::Bytes(end.0.to_vec()));
+        let n = values.len();
+        let text = format!("SELECT fid FROM executions WHERE {text} AND fid >= ${n} ORDER BY fid DESC LIMIT {MOST}");
+        reading!(self, |pool| {
+            let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
+            let mut found = Vec::with_capacity(rows.len());
+            for row in rows {
+                let fid: Vec<u8> = row.try_get(0)?;
+                found.push(Fid::of(&fid));
+            }
+            Ok(found)
+        })
     }
 
     /// Up to so many executions that contain a text.

@@ -360,6 +360,8 @@ pub struct Filter {
     pub search: Option<String>,
     /// Older than this one: the last of the page before.
     pub before: Option<Fid>,
+    /// Among the newest, those that have not ended, or at this time or later, in milliseconds since 1970.
+    pub changed: Option<i64>,
     /// At most so many.
     pub limit: u32,
 }
@@ -369,7 +371,7 @@ pub struct Filter {
 pub struct Page {
     /// The executions.
     pub items: Vec<Summary>,
-    /// Where the next page begins, if there may be one. A search looks at so many executions for a page and no more, so
+    /// Where the next page begins, if there may be one. A search, or a question for changes, looks at so many executions for a page and no more, so
     /// that a page may have few items, or none, and yet not be the last.
     pub next: Option<Fid>,
 }

@@ -136,7 +136,8 @@ async fn nothing_is_read_without_the_right() {
             let (status, body) = reader.send(method, path, Some(&token)).await;
             assert_eq!((status, &body["reason"]), (403, &json!("Forbidden")), "{account}: {method} {path}: {body}");
         }
-        assert_eq!(reader.get("/health", &token).await, (200, json!({ "status": "ok" })));
+        let (status, health) = reader.get("/health", &token).await;
+        assert_eq!((status, &health["status"]), (200, &json!("ok")), "{health}");
         assert_eq!(reader.get("/nowhere", &token).await.0, 404);
         assert_eq!(reader.get("/openapi.json", &token).await.1["openapi"], "3.1.0");
     }

@@ -21,6 +21,7 @@ mod gitops;
 mod harness;
 mod held;
 mod injected;
+mod kodosumi;
 mod large_result;
 mod large_template;
 mod leader;

@@ -307,3 +307,23 @@ async fn a_page_from_the_end_is_bounded_in_bytes_and_in_rows_that_it_looks_at() 
         assert!(page.bytes > 0 && page.after == 0, "{}: {page:?}", store.name());
     }
 }
+
+#[tokio::test]
+async fn the_last_event_of_a_kind_is_found_near_the_end() {
+    for store in both().await {
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        let event = |kind, payload: &str| Event { ts: 1.5, kind, payload: payload.into() };
+        let append = |run, from, events| store.database.append(Append { fid: fid(1), run, from, oldest: 1, events });
+        append(1, 1, vec![event(Kind::Final, "one"), event(Kind::Final, "two")]).await.unwrap();
+        append(2, 1, vec![event(Kind::Final, "three"), event(Kind::Stdout, "x")]).await.unwrap();
+        let last = async |run, kind| store.database.last(fid(1), run, kind).await.unwrap();
+        let row = async |run, kind| last(run, kind).await.map(|page| page.last);
+        assert_eq!((row(1, Kind::Final).await, row(2, Kind::Final).await), (Some(2), Some(3)), "{}", store.name());
+        assert_eq!((row(2, Kind::Error).await, row(3, Kind::Final).await), (None, None));
+        let page = last(1, Kind::Final).await.unwrap();
+        let found = store.database.read(fid(1), page.last - 1, page).await.unwrap();
+        assert_eq!(found.iter().map(|found| found.event.payload.as_str()).collect::<Vec<_>>(), ["two"]);
+        append(2, 3, vec![event(Kind::Stdout, "x"); 999]).await.unwrap();
+        assert_eq!((row(1, Kind::Final).await, row(2, Kind::Final).await), (None, None), "a thousand later");
+    }
+}

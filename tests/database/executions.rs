@@ -187,3 +187,37 @@ async fn clusters_that_share_a_database_see_nothing_of_each_other() {
         assert_eq!(refused.reason(), "Unknown");
     }
 }
+
+#[tokio::test]
+async fn what_has_changed_is_what_has_not_ended_or_only_now() {
+    for store in both().await {
+        let mut all: Vec<_> = (1..=4).map(execution).collect();
+        for (execution, finished) in all.iter_mut().zip([Some(10), Some(20), None, None]) {
+            execution.summary.finished = finished;
+        }
+        store.database.upsert(all).await.unwrap();
+        store.database.mark_deleted(&[fid(4)], 5).await.unwrap();
+        let changed = |since| names(&store, Filter { changed: Some(since), ..Filter::default() });
+        assert_eq!(changed(0).await, ["job-4", "job-3", "job-2", "job-1"]);
+        assert_eq!(changed(20).await, ["job-3", "job-2"], "{}", store.name());
+        let elsewhere = Filter { namespace: Some("b".into()), ..Filter::default() };
+        assert_eq!(store.database.hidden(&Filter::default()).await.unwrap(), []);
+        store.database.delete(fid(1), 30).await.unwrap();
+        assert_eq!(store.database.hidden(&Filter::default()).await.unwrap(), [fid(1)]);
+        assert_eq!(store.database.hidden(&elsewhere).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn objects_are_read_of_many_at_once_but_for_large_ones() {
+    for store in both().await {
+        let mut all: Vec<_> = (1..=3).map(execution).collect();
+        all[0].object = r#"{"spec":{}}"#.into();
+        all[1].object = format!(r#"{{"spec":"{}"}}"#, "x".repeat(40_000));
+        store.database.upsert(all).await.unwrap();
+        store.database.delete(fid(3), 1).await.unwrap();
+        let found = store.database.objects(&[1, 2, 3, 4].map(fid)).await.unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(fid(1), r#"{"spec":{}}"#.to_string())], "{}", store.name());
+        assert!(store.database.objects(&[]).await.unwrap().is_empty());
+    }
+}

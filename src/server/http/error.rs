@@ -126,16 +126,13 @@ impl Refusal {
     }
 }
 
-/// The reason of a refusal, as an extension of its response.
-#[derive(Clone, Copy)]
-pub struct Reason(pub &'static str);
-
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let reason = self.reason();
         tracing::debug!(reason, "a request is refused");
         let problem = Problem { reason, message: self.to_string() };
-        (self.status(), Extension(Reason(reason)), Json(problem)).into_response()
+        // With itself, for those who count it or put it in another form.
+        (self.status(), Extension(self), Json(problem)).into_response()
     }
 }
 

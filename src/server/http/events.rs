@@ -13,7 +13,7 @@ use super::{
     Refusal, SharedState, User,
     executions::find,
     room::held,
-    stream::{self, Source},
+    stream::{self, Client, EVENT_STREAM, JsonFrames},
 };
 use crate::{
     database::{Kind, StoredEvent},
@@ -24,8 +24,6 @@ use crate::{
 
 /// How many events a page has unless the request says so, and at most.
 const LIMIT: (u32, u32) = (100, 1000);
-/// The type of a stream.
-pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// The parameters of a request.
 #[derive(Deserialize, JsonSchema, Default)]
@@ -103,20 +101,9 @@ pub async fn read(
     let text = |name| headers.get(name).and_then(|h: &HeaderValue| h.to_str().ok());
     let (summary, _) = find(&server, &user, Verb::Get, &fid).await?;
     if text(header::ACCEPT).is_some_and(|types| types.contains(EVENT_STREAM)) {
-        // What a client says that comes back is newer than what its address says.
-        let after = match headers.get("Last-Event-ID") {
-            Some(id) => id.to_str().ok().and_then(|id| id.parse().ok()).filter(|after| *after >= 0),
-            None => Some(parameters.after),
-        };
-        let after = after.ok_or(Refusal::Malformed("Last-Event-ID: the number of an event".into()))?;
-        let name = user.username.clone().unwrap_or_default();
-        let place = server.limits.streams.enter(name.clone()).ok_or(Refusal::TooOften)?;
-        // From now on it counts among the streams.
-        connection.is_known();
-        let token = text(header::AUTHORIZATION).map(String::from);
-        let body = stream::body(Source { server, token, user: name, summary, after, _place: place });
-        let headers = [(header::CONTENT_TYPE, EVENT_STREAM), (stream::UNBUFFERED, "no")];
-        return Ok((headers, body).into_response());
+        let after = stream::begin(&headers, parameters.after)?;
+        let client = Client { user, connection: &connection, headers: &headers };
+        return stream::open(server, client, summary, after, JsonFrames);
     }
     let ended = summary.ended().is_some();
     let Some(page) = server.database.page(summary.fid, parameters.after, limit).await? else {

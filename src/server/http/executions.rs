@@ -30,16 +30,23 @@ pub async fn list(
 
 /// A page of executions, if the user may read them all.
 pub(super) async fn listed(server: &Server, user: &UserInfo, mut filter: Filter) -> Result<Page, Refusal> {
-    if !server.access.may(user, Verb::Get, None, None).await? {
-        let forbidden = Refusal::Forbidden("get agentjobs/events in this namespace, or in all if none is named");
-        let Some(namespace) = &filter.namespace else { return Err(forbidden) };
-        if !server.access.may(user, Verb::Get, Some(namespace), None).await? {
-            return Err(forbidden);
-        }
-        // Not what another of that name has left.
-        filter.namespace_uid = Some(server.access.namespace_uid(namespace).await?.ok_or(forbidden)?);
-    }
+    confine(server, user, &mut filter).await?;
     Ok(server.database.list(&filter).await?)
+}
+
+/// Leaves of a list what the user may read, or refuses it.
+pub(super) async fn confine(server: &Server, user: &UserInfo, filter: &mut Filter) -> Result<(), Refusal> {
+    if server.access.may(user, Verb::Get, None, None).await? {
+        return Ok(());
+    }
+    let forbidden = Refusal::Forbidden("get agentjobs/events in this namespace, or in all if none is named");
+    let Some(namespace) = &filter.namespace else { return Err(forbidden) };
+    if !server.access.may(user, Verb::Get, Some(namespace), None).await? {
+        return Err(forbidden);
+    }
+    // Not what another of that name has left.
+    filter.namespace_uid = Some(server.access.namespace_uid(namespace).await?.ok_or(forbidden)?);
+    Ok(())
 }
 
 /// An execution.

@@ -6,6 +6,7 @@ mod codec;
 mod error;
 mod events;
 mod executions;
+mod kodosumi;
 mod model;
 mod openapi;
 mod pages;
@@ -27,10 +28,9 @@ use axum::{
     routing::{get, post},
 };
 use k8s_openapi::api::authentication::v1::UserInfo;
-use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use self::error::{Reason, Refusal};
+use self::error::Refusal;
 pub use self::openapi::document;
 use super::Server;
 use crate::{
@@ -108,7 +108,6 @@ pub fn router(server: Arc<Server>) -> Router {
     // A browser asks first whether it may ask, without a token.
     let codec = codec.layer(codec::cors(&server.origins));
     Router::new()
-        .route("/health", get(health))
         .route("/openapi.json", get(|| async { Json(document()) }))
         .route("/api/v1/executions", get(executions::list))
         .route("/api/v1/executions/{fid}", get(executions::get).delete(executions::delete))
@@ -117,6 +116,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .fallback(|| async { Refusal::NoSuchPath })
         .layer(from_fn_with_state(server.clone(), authenticate))
         .merge(pages::router(&server))
+        .merge(kodosumi::router(server.clone()))
         .merge(gateways)
         .merge(codec)
         .layer(from_fn_with_state(server.clone(), count))
@@ -127,8 +127,8 @@ pub fn router(server: Arc<Server>) -> Router {
 async fn count(State(server): SharedState, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     server.metrics.answered(response.status());
-    if let Some(Reason(reason)) = response.extensions().get() {
-        server.metrics.refused.of([reason]).inc();
+    if let Some(refusal) = response.extensions().get::<Refusal>() {
+        server.metrics.refused.of([refusal.reason()]).inc();
     }
     response
 }
@@ -197,12 +197,6 @@ async fn authenticate(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// Whether the database answers.
-async fn health(State(server): SharedState) -> Result<Json<Value>, Refusal> {
-    server.database.ping().await?;
-    Ok(Json(json!({ "status": "ok" })))
 }
 
 #[cfg(test)]

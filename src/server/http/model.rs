@@ -1,4 +1,4 @@
-//! What requests ask for and what is answered, as JSON. Pure. Used by [`super::executions`].
+//! What requests ask for and what is answered, as JSON. Pure. Used by [`super::executions`] and [`super::kodosumi`].
 
 use std::str::FromStr;
 
@@ -63,9 +63,7 @@ impl ListParameters {
         if self.phase.as_ref().is_some_and(|phase| Phase::ALL.iter().all(|known| known.as_str() != phase)) {
             return Err(malformed("phase: no phase of an AgentJob"));
         }
-        if self.search.as_ref().is_some_and(|search| search.chars().count() > MAX_SEARCH) {
-            return Err(malformed("search: at most 256 characters"));
-        }
+        check_search(self.search.as_deref())?;
         let limit = self.limit.unwrap_or(LIMIT.0);
         if !(1..=LIMIT.1).contains(&limit) {
             return Err(malformed("limit: from 1 to 500"));
@@ -84,8 +82,17 @@ impl ListParameters {
                 Some(text) => Some(text.parse().map_err(|_| malformed("continue: not what a page said"))?),
                 None => None,
             },
+            changed: None,
             limit,
         })
+    }
+}
+
+/// Refuses what is too long to be searched for.
+pub fn check_search(search: Option<&str>) -> Result<(), Refusal> {
+    match search.is_some_and(|search| search.chars().count() > MAX_SEARCH) {
+        true => Err(Refusal::Malformed("search: at most 256 characters".into())),
+        false => Ok(()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Bounds the bytes of events that were read and that clients have not taken, so that those who don't read take no memory
-//! from others. Used by [`super::events`] and [`super::stream`].
+//! from others. Used by [`super::events`], [`super::stream`] and [`super::kodosumi`].
 
 use std::sync::Arc;
 

@@ -183,7 +183,12 @@ impl Runner {
     ) -> Result<(u16, u64), Refused> {
         let event = |line: &String| Event { ts: 1_800_000_000.5, kind: Kind::Stdout, payload: line.clone() };
         let all: Vec<Event> = lines.iter().map(event).collect();
-        let body = events::encode(Batch { from, oldest }, &all).expect("a body");
+        self.tell_events(run, Batch { from, oldest }, &all).await
+    }
+
+    /// The same, with events of any kind.
+    pub async fn tell_events(&self, run: &RunPath, batch: Batch, all: &[Event]) -> Result<(u16, u64), Refused> {
+        let body = events::encode(batch, all).expect("a body");
         let request = self.client.post(format!("{}{}", self.url, run.path(verb::EVENTS))).body(body);
         let request = request.header("content-type", events::CONTENT_TYPE);
         // Longer than a gateway waits for a server.

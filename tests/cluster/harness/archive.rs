@@ -77,6 +77,13 @@ impl Reader {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
+    /// The answer to a request with these headers, whatever it is.
+    pub async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let request = self.client.get(format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().await.expect("an answer")
+    }
+
     /// Sends a body.
     pub async fn post(&self, path: &str, token: Option<&str>, kind: &str, body: String) -> (u16, Value) {
         let url = format!("https://{}:{}{path}", names::SERVER_TLS_NAME, self.port);

@@ -32,7 +32,7 @@ use self::{
     problem::Problem,
     session::{Form, SignedIn},
 };
-use super::{REQUEST, Reason, Refusal, SharedState, admit, sender};
+use super::{REQUEST, Refusal, SharedState, admit, sender};
 use crate::{platform::http::Connection, server::Server};
 
 /// What browsers are told about each answer.
@@ -109,7 +109,7 @@ fn rendered(status: StatusCode, page: &impl Template) -> Response {
 /// A page that says why another one is refused.
 fn refused(refusal: &Refusal, page: &impl Template) -> Response {
     let mut response = rendered(refusal.status(), page);
-    response.extensions_mut().insert(Reason(refusal.reason()));
+    response.extensions_mut().insert(refusal.clone());
     response
 }
 

@@ -188,8 +188,8 @@ if [[ -n $server ]] && command -v kubectl-koco >/dev/null; then
   gone=${JOBS[0]}
   title "Deleted, and still known: kubectl delete agentjob $gone"
   kube delete agentjob "$gone" --wait --timeout=120s
-  kube koco archive get "$gone" --operator-namespace "$server"
-  kube koco events "$gone" --operator-namespace "$server" >"$WORK/told"
+  kubectl koco archive get "$gone" --namespace "$NAMESPACE" --operator-namespace "$server"
+  kubectl koco events "$gone" --namespace "$NAMESPACE" --operator-namespace "$server" >"$WORK/told"
   head -n 12 "$WORK/told"
   echo "… $(wc -l <"$WORK/told") events in all: kubectl koco events $gone -n $NAMESPACE"
   lines=$(kubectl koco events "$gone" --namespace "$NAMESPACE" --operator-namespace "$server" --kind stdout | wc -l)

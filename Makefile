@@ -54,9 +54,9 @@ unit: ## tests that need no server
 
 .PHONY: fuzz
 fuzz: export KOCO_FUZZ_SECONDS = $(or $(DURATION),60)
-fuzz: ## each property a minute of random inputs; DURATION=seconds, ARGS=filter
-	cargo test --profile $(PROFILE) --test fuzz -- --nocapture --test-threads 1 $(ARGS)
-	cargo test --profile $(PROFILE) --lib fuzz -- --nocapture --test-threads 1 $(ARGS)
+fuzz: ## each property a minute of random inputs; DURATION=seconds, THREADS=at a time, ARGS=filter
+	cargo test --profile $(PROFILE) --test fuzz -- --nocapture --test-threads $(or $(THREADS),1) $(ARGS)
+	cargo test --profile $(PROFILE) --lib fuzz -- --nocapture --test-threads $(or $(THREADS),1) $(ARGS)
 
 .PHONY: workflow-test
 workflow-test: tools ## tests of the workflow, on a Temporal server of their own

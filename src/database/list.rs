@@ -25,7 +25,7 @@ const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexsc
 /// PostgreSQL's code for a statement that took too long.
 const CANCELED: &str = "57014";
 /// The most items of a page.
-pub(super) const MOST: u32 = 500;
+const MOST: u32 = 500;
 
 /// A parameter of a statement that is put together.
 enum Value {
@@ -121,10 +121,10 @@ impl Database {
     /// A page of executions, the newest first.
     pub async fn list(&self, filter: &Filter) -> Result<Page, DatabaseError> {
         let limit = filter.limit.clamp(1, MOST) as usize;
-        let (mut items, end) = match filter.search.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => self.search(filter, text, limit + 1).await?,
-            None if filter.changed.is_some() => self.changed(filter, limit + 1).await?,
-            None => (self.select(&Conditions::of(filter, &self.inner.cluster), limit + 1).await?, None),
+        let (mut items, end) = match (filter.search.as_deref().filter(|text| !text.is_empty()), filter.changed) {
+            (text, Some(since)) => self.changed(filter, text, since, limit + 1).await?,
+            (Some(text), None) => self.search(filter, text, limit + 1).await?,
+            (None, None) => (self.select(&Conditions::of(filter, &self.inner.cluster), limit + 1).await?, None),
         };
         let more = items.len() > limit;
         items.truncate(limit);
@@ -132,29 +132,28 @@ impl Database {
         Ok(Page { items, next })
     }
 
-    /// Up to so many of the newest executions that have changed since the filter's time.
-    async fn changed(&self, filter: &Filter, limit: usize) -> Result<Found, DatabaseError> {
-        let mut conditions = Conditions::of(filter, &self.inner.cluster);
-        let end = self.last_of(&conditions, WALK.1).await?;
-        if let Some(end) = end {
-            conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
+    /// Up to so many of the newest executions that have changed since this time, and contain a text if there is one.
+    async fn changed(
+        &self,
+        filter: &Filter,
+        text: Option<&str>,
+        since: i64,
+        limit: usize,
+    ) -> Result<Found, DatabaseError> {
+        let (mut conditions, end) = self.first(filter, WALK.1).await?;
+        if let Some(text) = text {
+            conditions.add_search(text);
         }
-        if let Some(changed) = filter.changed {
-            conditions.add("(ended IS NULL OR ended >= ", Value::Number(changed));
-            conditions.text.push(')');
-        }
+        conditions.add("(ended IS NULL OR ended >= ", Value::Number(since));
+        conditions.text.push(')');
         Ok((self.select(&conditions, limit).await?, end))
     }
 
     /// Those that were deleted from the archive, among the newest that a filter has.
     pub async fn hidden(&self, filter: &Filter) -> Result<Vec<Fid>, DatabaseError> {
-        let shown = Conditions::of(filter, &self.inner.cluster);
-        let end = self.last_of(&shown, WALK.1).await?.unwrap_or(Fid([0; 12]));
-        let Conditions { text, mut values } = shown;
+        let (Conditions { text, values }, _) = self.first(filter, WALK.1).await?;
         let text = text.replacen("hidden = 0", "hidden = 1", 1);
-        values.push(Value::Bytes(end.0.to_vec()));
-        let n = values.len();
-        let text = format!("SELECT fid FROM executions WHERE {text} AND fid >= ${n} ORDER BY fid DESC LIMIT {MOST}");
+        let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT {MOST}");
         reading!(self, |pool| {
             let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
             let mut found = Vec::with_capacity(rows.len());
@@ -182,13 +181,19 @@ impl Database {
 
     /// Looks at the first executions, at most so many.
     async fn walk(&self, filter: &Filter, text: &str, most: i64, limit: usize) -> Result<Found, DatabaseError> {
+        let (mut conditions, end) = self.first(filter, most).await?;
+        conditions.add_search(text);
+        Ok((self.select(&conditions, limit).await?, end))
+    }
+
+    /// The conditions for the first so many executions, and the last of these if there are so many.
+    async fn first(&self, filter: &Filter, most: i64) -> Result<(Conditions, Option<Fid>), DatabaseError> {
         let mut conditions = Conditions::of(filter, &self.inner.cluster);
         let end = self.last_of(&conditions, most).await?;
         if let Some(end) = end {
             conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
         }
-        conditions.add_search(text);
-        Ok((self.select(&conditions, limit).await?, end))
+        Ok((conditions, end))
     }
 
     /// Looks at the executions that the index finds; `None` if it can't.

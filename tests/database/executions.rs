@@ -194,12 +194,16 @@ async fn what_has_changed_is_what_has_not_ended_or_only_now() {
         let mut all: Vec<_> = (1..=4).map(execution).collect();
         for (execution, finished) in all.iter_mut().zip([Some(10), Some(20), None, None]) {
             execution.summary.finished = finished;
+            execution.search = format!("needle of {}", execution.summary.name);
         }
         store.database.upsert(all).await.unwrap();
         store.database.mark_deleted(&[fid(4)], 5).await.unwrap();
         let changed = |since| names(&store, Filter { changed: Some(since), ..Filter::default() });
         assert_eq!(changed(0).await, ["job-4", "job-3", "job-2", "job-1"]);
         assert_eq!(changed(20).await, ["job-3", "job-2"], "{}", store.name());
+        let found = |text: &str| Filter { changed: Some(20), search: Some(text.into()), ..Filter::default() };
+        assert_eq!(names(&store, found("needle")).await, ["job-3", "job-2"], "a text doesn't bring back what is old");
+        assert_eq!(names(&store, found("job-2")).await, ["job-2"]);
         let elsewhere = Filter { namespace: Some("b".into()), ..Filter::default() };
         assert_eq!(store.database.hidden(&Filter::default()).await.unwrap(), []);
         store.database.delete(fid(1), 30).await.unwrap();

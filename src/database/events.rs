@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::{
     Database, DatabaseError, Event, EventPage, Fid, Head, Kind, PageBefore, Part, StoredEvent, append::OVERHEAD,
-    reading,
+    executions::by_fids, reading,
 };
 
 /// The most events of a page, and the bytes that they take unless the first takes more.
@@ -13,8 +13,6 @@ const MOST: (u32, i64) = (1000, 512 * 1024);
 const WALK: i64 = 10_000;
 /// Among how many events the last of a kind is looked for: the end of a run.
 const TAIL: i64 = 1000;
-/// How many executions are looked up by one statement.
-const HEADS: usize = 500;
 
 impl Part {
     /// The condition on the column `kind`.
@@ -139,24 +137,10 @@ impl Database {
     /// How far these executions have come. Those that are not there, or were deleted, are left out.
     pub async fn heads(&self, fids: &[Fid]) -> Result<Vec<(Fid, Head)>, DatabaseError> {
         let mut found = Vec::with_capacity(fids.len());
-        for fids in fids.chunks(HEADS) {
-            let places: Vec<String> = (2..).take(fids.len()).map(|n| format!("${n}")).collect();
-            let text = format!(
-                "SELECT fid, last_row, ended FROM executions WHERE cluster = $1 AND hidden = 0 AND fid IN ({})",
-                places.join(", ")
-            );
-            reading!(self, |pool| {
-                // Each number of them is another statement: none is kept.
-                let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false).bind(&self.inner.cluster);
-                for fid in fids {
-                    query = query.bind(fid.0.as_slice());
-                }
-                for row in query.fetch_all(pool).await? {
-                    let fid: Vec<u8> = row.try_get(0)?;
-                    found.push((Fid::of(&fid), Head { last_row: row.try_get(1)?, ended: row.try_get(2)? }));
-                }
-            });
-        }
+        let text = "SELECT fid, last_row, ended FROM executions WHERE cluster = $1 AND hidden = 0";
+        by_fids!(self, fids, text, |fid, row| {
+            found.push((fid, Head { last_row: row.try_get(1)?, ended: row.try_get(2)? }));
+        });
         Ok(found)
     }
 }

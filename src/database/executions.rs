@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Database, DatabaseError, Execution, Fid, Summary, list::MOST, reading, writing};
+use super::{Database, DatabaseError, Execution, Fid, Summary, reading, writing};
 
 /// The columns of a summary.
 pub(super) const SUMMARY: &str = "fid, namespace, namespace_uid, name, uid, owner, entry_point, mode, phase, attempt, error, created, \
@@ -41,6 +41,33 @@ macro_rules! summary {
     }};
 }
 
+/// How many executions a statement reads by their fids.
+pub(super) const FIDS: usize = 500;
+
+/// Reads executions by their fids: runs a piece of code with the fid and the row of each. The statement has the cluster as its
+/// first parameter, the fid as its first column, and a condition, to which that of the fids is added.
+macro_rules! by_fids {
+    ($database:expr, $fids:expr, $text:expr, |$fid:ident, $row:ident| $take:expr) => {
+        for fids in $fids.chunks($crate::database::executions::FIDS) {
+            let places: Vec<String> = (2..).take(fids.len()).map(|n| format!("${n}")).collect();
+            let text = format!("{} AND fid IN ({})", $text, places.join(", "));
+            $crate::database::reading!($database, |pool| {
+                // Each number of them is another statement: none is kept.
+                let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false).bind(&$database.inner.cluster);
+                for fid in fids {
+                    query = query.bind(fid.0.as_slice());
+                }
+                for $row in query.fetch_all(pool).await? {
+                    let $fid: Vec<u8> = $row.try_get(0)?;
+                    let $fid = Fid::of(&$fid);
+                    $take;
+                }
+            });
+        }
+    };
+}
+
+pub(super) use by_fids;
 pub(super) use summary;
 
 impl Database {
@@ -143,25 +170,10 @@ impl Database {
     /// What is kept of these executions' AgentJobs, but for what is large.
     pub async fn objects(&self, fids: &[Fid]) -> Result<HashMap<Fid, String>, DatabaseError> {
         let mut found = HashMap::with_capacity(fids.len());
-        for fids in fids.chunks(MOST as usize) {
-            let places: Vec<String> = (2..).take(fids.len()).map(|n| format!("${n}")).collect();
-            let text = format!(
-                "SELECT fid, object FROM executions WHERE cluster = $1 AND hidden = 0 AND octet_length(object) <= {LISTED}
-                AND fid IN ({})",
-                places.join(", ")
-            );
-            reading!(self, |pool| {
-                // Each number of them is another statement: none is kept.
-                let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false).bind(&self.inner.cluster);
-                for fid in fids {
-                    query = query.bind(fid.0.as_slice());
-                }
-                for row in query.fetch_all(pool).await? {
-                    let fid: Vec<u8> = row.try_get(0)?;
-                    found.insert(Fid::of(&fid), row.try_get(1)?);
-                }
-            });
-        }
+        let text = format!(
+            "SELECT fid, object FROM executions WHERE cluster = $1 AND hidden = 0 AND octet_length(object) <= {LISTED}"
+        );
+        by_fids!(self, fids, text, |fid, row| _ = found.insert(fid, row.try_get(1)?));
         Ok(found)
     }
 

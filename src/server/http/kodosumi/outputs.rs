@@ -123,6 +123,20 @@ pub async fn status(
     Ok(json(execution.told(last.as_deref()), room.flatten()))
 }
 
+/// An execution, its result or what stands for it, and the room that this takes.
+async fn whole(
+    server: &Server,
+    user: &UserInfo,
+    fid: &str,
+    parameters: Asked,
+) -> Result<(Execution, String, Option<Place<String>>), Refusal> {
+    let extended = Parameters::of(parameters)?.flag("extended", true)?;
+    let execution = find(server, user, fid, extended).await?;
+    let (last, room) = result(server, user, &execution).await?.unzip();
+    let last = last.unwrap_or_else(|| execution.without_result());
+    Ok((execution, last, room.flatten()))
+}
+
 /// `/outputs/raw/FID`: the result, or what stands for it.
 pub async fn raw(
     State(server): SharedState,
@@ -130,11 +144,8 @@ pub async fn raw(
     Path(fid): Path<String>,
     parameters: Asked,
 ) -> Result<Response, Refusal> {
-    let extended = Parameters::of(parameters)?.flag("extended", true)?;
-    let execution = find(&server, &user, &fid, extended).await?;
-    let (last, room) = result(&server, &user, &execution).await?.unzip();
-    let last = last.unwrap_or_else(|| execution.without_result());
-    Ok(json(last, room.flatten()))
+    let (_, last, room) = whole(&server, &user, &fid, parameters).await?;
+    Ok(json(last, room))
 }
 
 /// `/outputs/html/FID`: the same as a page.
@@ -144,17 +155,14 @@ pub async fn html(
     Path(fid): Path<String>,
     parameters: Asked,
 ) -> Result<Response, Refusal> {
-    let extended = Parameters::of(parameters)?.flag("extended", true)?;
-    let execution = find(&server, &user, &fid, extended).await?;
-    let (last, room) = result(&server, &user, &execution).await?.unzip();
-    let last = last.unwrap_or_else(|| execution.without_result());
+    let (execution, last, room) = whole(&server, &user, &fid, parameters).await?;
     let page = page::document(&execution, &render::html(Kind::Final, &last));
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    Ok((headers, body(page, room.flatten())).into_response())
+    Ok((headers, body(page, room)).into_response())
 }
 
 /// What a stream is opened with.

@@ -21,7 +21,7 @@ async fn a_paused_job_does_not_start_and_holds_before_the_grant() {
     let held = job.stage(Stage::Held).await;
     assert_eq!((held.is_paused, held.run), (true, 0));
     job.ask(SIGNAL_RESUME).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.ask(SIGNAL_PAUSE).await;
     job.signal(SIGNAL_RUNNER_READY, &RunnerReady { run: 1 }).await;
     let held = job.stage(Stage::Held).await;
@@ -84,7 +84,7 @@ async fn an_evicted_agent_goes_on_in_the_same_attempt() {
     assert_eq!((evicted.attempt, evicted.is_paused), (1, true));
     assert_eq!(job.record(|r| r.starts.len()), 1);
     job.ask(SIGNAL_RESUME).await;
-    job.seen("start_runner", |r| r.starts.len() == 2).await;
+    job.seen("start_runner", |r| r.starts.len() >= 2).await;
     assert_eq!(job.record(|r| (r.starts[1].run, r.starts[1].attempt, r.starts[1].resumed)), (2, 1, true));
     let bound = job.run(2, 2).await;
     assert_eq!(job.status().await.attempt, 1);
@@ -104,7 +104,7 @@ async fn cancelled_before_anything_started() {
 #[tokio::test]
 async fn cancelled_while_the_pod_is_made() {
     let job = Job::prepare("cancelled while starting", |_| {}, |r| r.stuck = true).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
     assert_eq!(job.record(|r| r.stopped), 1, "no pod may be created after the cleanup");
@@ -113,13 +113,13 @@ async fn cancelled_while_the_pod_is_made() {
 #[tokio::test]
 async fn cancelled_before_the_grant() {
     let job = Job::start("cancelled while pending", |_| {}).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.stage(Stage::Pending).await;
     job.ask(SIGNAL_CANCEL).await;
     assert_eq!(job.closed().await, Closed::Cancelled);
 
     let job = Job::start("cancelled at the grant", |_| {}).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.ask(SIGNAL_PAUSE).await;
     job.ready(1).await;
     job.stage(Stage::Held).await;
@@ -208,7 +208,7 @@ async fn a_command_that_cannot_be_written_blocks_nothing() {
     let job = Job::prepare("commands fail", |_| {}, |r| r.command_fails = true).await;
     let bound = job.run(1, 1).await;
     job.ask(SIGNAL_PAUSE).await;
-    job.seen("the command", |r| r.controls.len() == 1).await;
+    job.seen("the command", |r| !r.controls.is_empty()).await;
     job.ask(SIGNAL_RESUME).await;
     // The newer one isn't delayed by the back-off of the older, which failed.
     job.seen("the newer command", |r| r.controls.iter().any(|c| c.generation == 2)).await;

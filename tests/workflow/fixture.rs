@@ -1,7 +1,7 @@
 //! The steps of a simulated runner, gateway and controller, and the workers that the tests share, with a real Temporal
 //! server.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{fmt::Display, sync::OnceLock, time::Duration};
 
 use koco::{
     api::*,
@@ -12,10 +12,13 @@ use koco::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use temporalio_client::{
-    UntypedSignal, UntypedWorkflow, WorkflowExecutionInfo, WorkflowFetchHistoryOptions, WorkflowHandle,
-    WorkflowSignalOptions,
+    UntypedSignal, UntypedWorkflow, WorkflowDescribeOptions, WorkflowExecutionInfo, WorkflowFetchHistoryOptions,
+    WorkflowHandle, WorkflowSignalOptions,
 };
-use temporalio_common::{data_converters::RawValue, protos::temporal::api::history::v1::HistoryEvent};
+use temporalio_common::{
+    data_converters::RawValue,
+    protos::temporal::api::{history::v1::HistoryEvent, workflow::v1::PendingWorkflowTaskInfo},
+};
 use temporalio_sdk::{
     Runtime, Worker, WorkerOptions,
     runtime::{
@@ -32,12 +35,12 @@ struct Environment {
     records: Records,
 }
 
-/// A worker that keeps next to nothing in its cache: most tasks replay the whole history, so that code that isn't
+/// A worker that keeps little in its cache: most tasks replay the whole history, so that code that isn't
 /// deterministic fails. Not without any: a workflow that falls from it while a local activity runs has to begin its
-/// task again, after the task's time-out.
+/// task again, after the task's time-out. And more than the worker's five polls, each of which takes one of as many places.
 fn uncached_worker() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    ENVIRONMENT.get_or_init(|| start_worker(4))
+    ENVIRONMENT.get_or_init(|| start_worker(8))
 }
 
 /// A worker with a cache, for long histories.
@@ -131,14 +134,22 @@ pub fn seconds(text: &str) -> Seconds {
     text.parse().unwrap()
 }
 
+/// How long a test waits for anything. No machine is so slow that what takes longer would come.
+const PATIENCE: Duration = Duration::from_secs(150);
+
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    until_ok(what, || async { look().await.ok_or("not yet") }).await
+}
+
+/// The same, which says at the end what it saw last.
+async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str, look: impl Fn() -> F) -> T {
     let since = std::time::Instant::now();
     loop {
-        if let Some(found) = look().await {
-            return found;
+        match look().await {
+            Ok(found) => return found,
+            Err(last) if since.elapsed() > PATIENCE => panic!("it never came to this: {what}: {last}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
-        assert!(since.elapsed() < Duration::from_secs(60), "it never came to this: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -245,14 +256,20 @@ impl Job {
 
     pub async fn query<T: DeserializeOwned + 'static>(&self, query: &'static str) -> T {
         // The worker may be busy replaying; a query waits 3 s at most.
-        until("the query is answered", || async {
+        until_ok("the query is answered", || async {
             match self.environment.temporal.query(&self.id, query).await {
-                Ok(answer) => Some(answer),
+                Ok(answer) => Ok(answer),
                 Err(e @ TemporalError::Answer(_)) => panic!("{e}"),
-                Err(_) => None,
+                Err(e) => Err(format!("{e}, with the workflow task {:?}", self.workflow_task().await)),
             }
         })
         .await
+    }
+
+    /// The pending workflow task, as the server knows it.
+    async fn workflow_task(&self) -> Option<PendingWorkflowTaskInfo> {
+        let described = self.handle().describe(WorkflowDescribeOptions::default()).await.ok()?;
+        described.raw().pending_workflow_task
     }
 
     pub async fn status(&self) -> StatusAnswer {
@@ -287,7 +304,18 @@ impl Job {
 
     /// Completes the activity of a run by its number, whichever try is pending.
     pub async fn deliver(&self, bound: &Bound, kind: TerminationType, error: Option<&str>) {
-        self.environment.temporal.complete(&self.id, &ended(bound.number, kind, error)).await.unwrap();
+        let end = ended(bound.number, kind, error);
+        until_ok("the end is taken", || async {
+            match self.environment.temporal.complete(&self.id, &end).await {
+                // It is continuing as new, and has no activity yet: a gateway tries again, too.
+                Err(e @ TemporalError::NotFound(_)) => Err(e),
+                other => {
+                    other.unwrap();
+                    Ok::<_, TemporalError>(())
+                }
+            }
+        })
+        .await;
     }
 
     pub async fn succeed(&self, bound: &Bound) {

@@ -39,7 +39,8 @@ async fn what_a_job_costs() {
     assert_eq!((count(&events, EventType::WorkflowTaskCompleted), events.len()), (3, 16));
 }
 
-/// Each further attempt has its start and its agent as activities, and its timer: fifteen events, four tasks.
+/// Each further attempt has its start and its agent as activities, its timer, and four tasks, or three where the signal of
+/// its runner is as soon as the end of its start.
 #[tokio::test]
 async fn what_another_attempt_costs() {
     let job = Job::long("one failure", |i| i.retry_policy.maximum_attempts = 2, |_| {}).await;
@@ -51,14 +52,16 @@ async fn what_another_attempt_costs() {
     let events = job.history().await;
     assert_eq!(activities(&events), ["execute_agent", "start_runner", "execute_agent"]);
     assert_eq!(job.record(|r| (r.local, r.starts.len())), (1, 2));
-    assert!(count(&events, EventType::WorkflowTaskCompleted) <= 7 && events.len() <= 16 + 18, "{}", events.len());
+    let tasks = count(&events, EventType::WorkflowTaskCompleted);
+    assert!((6..=7).contains(&tasks), "{tasks}");
+    assert_eq!(events.len(), 16 + 9 + 3 * (tasks - 3));
 }
 
 /// It goes on meanwhile, and may still write.
 #[tokio::test]
 async fn a_start_that_takes_too_long_is_left_to_the_server() {
     let job = Job::long("local start timed out", |_| {}, |r| r.hangs = true).await;
-    job.seen("the activity", |r| r.starts.len() == 1).await;
+    job.seen("the activity", |r| !r.starts.is_empty()).await;
     let bound = job.run(1, 1).await;
     job.record(|r| r.hangs = false);
     job.succeed(&bound).await;
@@ -79,7 +82,7 @@ async fn a_start_that_is_refused_locally_is_left_to_the_server() {
 #[tokio::test]
 async fn a_pause_that_comes_while_starting_waits_for_the_start() {
     let job = Job::long("paused while starting", |_| {}, |r| r.hangs = true).await;
-    job.seen("the local start", |r| r.local == 1).await;
+    job.seen("the local start", |r| r.local >= 1).await;
     job.ask(SIGNAL_PAUSE).await;
     job.record(|r| r.hangs = false);
     let held = job.stage(Stage::Held).await;
@@ -96,13 +99,13 @@ async fn a_pause_that_comes_while_starting_waits_for_the_start() {
 #[tokio::test]
 async fn a_cancel_that_comes_while_starting_waits_for_the_start() {
     let job = Job::long("cancelled while starting locally", |_| {}, |r| r.hangs = true).await;
-    job.seen("the local start", |r| r.local == 1).await;
+    job.seen("the local start", |r| r.local >= 1).await;
     job.ask(SIGNAL_CANCEL).await;
     job.record(|r| r.hangs = false);
     assert_eq!(job.closed().await, Closed::Cancelled);
     assert_eq!(activities(&job.history().await), ["cleanup"]);
     let job = Job::long("cancelled natively while starting", |_| {}, |r| r.hangs = true).await;
-    job.seen("the local start", |r| r.local == 1).await;
+    job.seen("the local start", |r| r.local >= 1).await;
     job.native_cancel().await;
     job.record(|r| r.hangs = false);
     assert_eq!(job.closed().await, Closed::Cancelled);

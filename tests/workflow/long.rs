@@ -50,7 +50,7 @@ async fn a_running_agent_is_bound_anew_by_the_next_run() {
 #[tokio::test]
 async fn a_job_that_is_held_goes_on_being_held() {
     let job = Job::long("continued while held", |_| {}, |_| {}).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.ask(SIGNAL_PAUSE).await;
     job.stage(Stage::Held).await;
     toggle_until_continued(&job, "continues while held", SIGNAL_PAUSE).await;
@@ -67,7 +67,7 @@ async fn a_job_that_is_held_goes_on_being_held() {
 #[tokio::test]
 async fn a_runner_that_waits_for_its_grant_is_remembered() {
     let job = Job::long("continued at the grant", |_| {}, |_| {}).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     job.ask(SIGNAL_PAUSE).await;
     job.ready(1).await;
     let first = job.run_id().await;
@@ -89,9 +89,9 @@ async fn a_runner_that_waits_for_its_grant_is_remembered() {
 #[tokio::test]
 async fn a_pod_that_is_being_made_is_made_once() {
     let job = Job::long("continued while starting", |_| {}, |r| r.stuck = true).await;
-    job.seen("start_runner", |r| r.starts.len() == 1).await;
+    job.seen("start_runner", |r| !r.starts.is_empty()).await;
     toggle_until_continued(&job, "continues while starting", SIGNAL_RESUME).await;
-    job.seen("start_runner, again", |r| r.starts.len() == 2).await;
+    job.seen("start_runner, again", |r| r.starts.len() >= 2).await;
     assert!(job.record(|r| r.starts.iter().all(|s| s.run == 1)), "the same run");
     assert_eq!(job.record(|r| r.local), 1, "the next execution asks the server at once");
     job.record(|r| r.stuck = false);

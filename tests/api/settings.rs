@@ -72,7 +72,7 @@ async fn inputs_beyond_the_limit_fail_a_job_before_anything_is_started() {
     }
 }
 
-/// Each runner sends four heartbeats in its time-out: the operator says how many that may be.
+/// Each runner sends three heartbeats in its time-out: the operator says how many that may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_time_out_below_the_least_is_raised() {
     let test = Test::new().await;

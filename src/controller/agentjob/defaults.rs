@@ -46,7 +46,7 @@ pub struct Defaults {
     /// timeouts.pending
     #[arg(long, env = "KOCO_DEFAULT_PENDING_TIMEOUT", default_value = "10m", value_parser = Seconds::parse)]
     pub default_pending_timeout: Duration,
-    /// The least timeouts.heartbeat: a lower one is raised to it. A runner sends four heartbeats in that time
+    /// The least timeouts.heartbeat: a lower one is raised to it. A runner sends three heartbeats in that time
     #[arg(long, env = "KOCO_MINIMUM_HEARTBEAT_TIMEOUT", default_value = "1s", value_parser = Seconds::parse)]
     pub minimum_heartbeat_timeout: Duration,
     /// The most bytes of JSON in inputs, and in extra: a job with more fails before anything is started. 0: no limit

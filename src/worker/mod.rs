@@ -42,6 +42,9 @@ const RENEW: Duration = Duration::from_secs(12 * 3600);
 /// After this time without a failure a worker counts as ready: it first reads its namespace, and fails if there is
 /// none.
 const SETTLED: Duration = Duration::from_secs(1);
+/// How many polls for workflow tasks a worker has open, by the SDK's default. Each takes a slot: with no more slots than
+/// polls, those of one task queue could leave the other's tasks waiting until a poll's minute is over.
+const POLLS: usize = 5;
 /// The wait before a failed worker is replaced.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -156,11 +159,12 @@ fn options_of(
     task_queue: &str,
     activities: &Activities,
 ) -> Result<WorkerOptions, WorkerError> {
+    let workflow_slots = settings.worker_workflow_slots.max(POLLS + 1);
     let slots = TunerHolder::builder()
-        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_workflow_slots))
+        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(workflow_slots))
         .activity_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_activity_slots))
         // None waits for one of these: a task that waits holds up its workflow.
-        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(settings.worker_workflow_slots))
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(workflow_slots))
         .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .build();
     let options = match queue {
@@ -171,7 +175,7 @@ fn options_of(
         .register_activities(activities.clone())
         .tuner(slots)
         // One that falls from the cache while its local activity runs begins its task again, ten seconds later.
-        .max_cached_workflows(settings.worker_cached_workflows.max(2 * settings.worker_workflow_slots))
+        .max_cached_workflows(settings.worker_cached_workflows.max(2 * workflow_slots))
         .graceful_shutdown_period(GRACE)
         .build())
 }

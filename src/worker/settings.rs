@@ -8,7 +8,7 @@ pub struct WorkerSettings {
     /// Activities at a time, and as many starts of runners. They are short: none waits for an agent or a pod
     #[arg(long, env = "KOCO_WORKER_ACTIVITY_SLOTS", default_value_t = 100)]
     pub worker_activity_slots: usize,
-    /// Workflow tasks at a time
+    /// Workflow tasks at a time, at least six, as each of five polls takes a slot, too
     #[arg(long, env = "KOCO_WORKER_WORKFLOW_SLOTS", default_value_t = 100)]
     pub worker_workflow_slots: usize,
     /// First starts of runners at a time within workflow tasks, fewer than those; any more use the slots of starts

@@ -42,9 +42,10 @@ test: ## all the checks, in a cluster of their own that is taken down again
 	@deploy/dev/test
 
 .PHONY: lint
-lint: ## formatting, clippy, shellcheck, licences and sources of dependencies
+lint: ## formatting, clippy, shellcheck, actionlint, licences and sources of dependencies
 	cargo fmt --check
 	deploy/dev/lint-scripts
+	deploy/dev/lint-workflows
 	cargo clippy --all-targets -- -D warnings
 	deploy/dev/tools/cargo-deny check bans licenses sources
 

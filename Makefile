@@ -182,6 +182,10 @@ tools: deps ## build the pinned servers and clients, once a machine
 image: ## build the container images
 	@deploy/dev/images/build
 
+.PHONY: release
+release: deps ## what a release has, in dist/release-VERSION, the same bytes from the same commit: VERSION=1.2.3; see docs/releases.md
+	@deploy/release/build "$(or $(VERSION),$(error VERSION=1.2.3 is missing))" $(PART)
+
 .PHONY: docs
 docs: ## make a book of the documents: target/docs/book/index.html
 	@deploy/dev/docs

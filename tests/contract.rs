@@ -2,6 +2,8 @@
 
 #[path = "contract/documents.rs"]
 mod documents;
+#[path = "contract/releases.rs"]
+mod releases;
 
 use std::{
     collections::BTreeSet,

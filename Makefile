@@ -183,7 +183,7 @@ image: ## build the container images
 	@deploy/dev/images/build
 
 .PHONY: release
-release: deps ## what a release has, in dist/release-VERSION, the same bytes from the same commit: VERSION=1.2.3; see docs/releases.md
+release: deps ## what a release has, in dist/release-VERSION: VERSION=1.2.3; see docs/releases.md
 	@deploy/release/build "$(or $(VERSION),$(error VERSION=1.2.3 is missing))" $(PART)
 
 .PHONY: docs

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Generous: it is only ever used up by a test that fails.
-pub const DEADLINE: Duration = Duration::from_secs(90);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 /// The first wait between two looks, and the longest.
 const EVERY: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
 /// Between two looks at what must not happen.

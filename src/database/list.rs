@@ -75,7 +75,12 @@ fn from_second(seconds: u32) -> Fid {
 
 impl Conditions {
     fn of(filter: &Filter, cluster: &str) -> Self {
-        let mut all = Self { text: "hidden = 0".into(), values: Vec::new() };
+        Self::among("hidden = 0", filter, cluster)
+    }
+
+    /// Among those that fulfil a condition without parameters.
+    fn among(condition: &str, filter: &Filter, cluster: &str) -> Self {
+        let mut all = Self { text: condition.into(), values: Vec::new() };
         all.add("cluster = ", Value::Text(cluster.into()));
         let texts = [
             ("namespace = ", &filter.namespace),
@@ -106,6 +111,13 @@ impl Conditions {
     fn add(&mut self, condition: &str, value: Value) {
         self.values.push(value);
         self.text.push_str(&format!(" AND {condition}${}", self.values.len()));
+    }
+
+    /// Not those that are older than this one.
+    fn add_end(&mut self, end: Option<Fid>) {
+        if let Some(end) = end {
+            self.add("fid >= ", Value::Bytes(end.0.to_vec()));
+        }
     }
 
     fn add_search(&mut self, text: &str) {
@@ -151,8 +163,10 @@ impl Database {
 
     /// Those that were deleted from the archive, among the newest that a filter has.
     pub async fn hidden(&self, filter: &Filter) -> Result<Vec<Fid>, DatabaseError> {
-        let (Conditions { text, values }, _) = self.first(filter, WALK.1).await?;
-        let text = text.replacen("hidden = 0", "hidden = 1", 1);
+        let (_, end) = self.first(filter, WALK.1).await?;
+        let mut conditions = Conditions::among("hidden = 1", filter, &self.inner.cluster);
+        conditions.add_end(end);
+        let Conditions { text, values } = conditions;
         let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT {MOST}");
         reading!(self, |pool| {
             let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
@@ -190,9 +204,7 @@ impl Database {
     async fn first(&self, filter: &Filter, most: i64) -> Result<(Conditions, Option<Fid>), DatabaseError> {
         let mut conditions = Conditions::of(filter, &self.inner.cluster);
         let end = self.last_of(&conditions, most).await?;
-        if let Some(end) = end {
-            conditions.add("fid >= ", Value::Bytes(end.0.to_vec()));
-        }
+        conditions.add_end(end);
         Ok((conditions, end))
     }
 

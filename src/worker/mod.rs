@@ -42,8 +42,8 @@ const RENEW: Duration = Duration::from_secs(12 * 3600);
 /// After this time without a failure a worker counts as ready: it first reads its namespace, and fails if there is
 /// none.
 const SETTLED: Duration = Duration::from_secs(1);
-/// How many polls for workflow tasks a worker has open, by the SDK's default. Each takes a slot: with no more slots than
-/// polls, those of one task queue could leave the other's tasks waiting until a poll's minute is over.
+/// How many polls for workflow tasks a worker has open, by the SDK's default. Each takes a slot, so that with no more slots
+/// than polls these and tasks wait for each other.
 const POLLS: usize = 5;
 /// The wait before a failed worker is replaced.
 const AGAIN: Duration = Duration::from_secs(5);

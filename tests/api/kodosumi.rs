@@ -1,5 +1,6 @@
 //! What Kodosumi's clients read: one execution's status, events and result, and lists, by those alone who may.
 
+use k8s_openapi::api::core::v1::Pod;
 use koco::protocol::events::{Batch, Event, Kind};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -98,19 +99,34 @@ impl Clients {
     }
 }
 
-async fn with_inputs(test: &Test, attempts: i32) -> Job<'_> {
-    let retry = json!({ "maximumAttempts": attempts, "initialInterval": "100ms" });
-    test.apply(agent("anything").with(json!({ "inputs": { "text": "<b>" }, "retryPolicy": retry }))).await
+/// A job with inputs, whose first agent was started.
+struct Started<'a> {
+    roles: Roles,
+    clients: Clients,
+    kubelet: Kubelet,
+    job: Job<'a>,
+    pod: Pod,
+    runner: Runner,
+    fid: String,
+}
+
+impl<'a> Started<'a> {
+    async fn of(test: &'a Test, attempts: i32) -> Self {
+        let roles = events::roles(test, Server::None).await;
+        let (clients, kubelet) = (Clients::of(test, &roles).await, Kubelet::of(test));
+        let retry = json!({ "maximumAttempts": attempts, "initialInterval": "100ms" });
+        let job = agent("anything").with(json!({ "inputs": { "text": "<b>" }, "retryPolicy": retry }));
+        let job = test.apply(job).await;
+        let (pod, runner) = started(&kubelet, &job, 1).await;
+        let fid = fid(&job).await;
+        Self { roles, clients, kubelet, job, pod, runner, fid }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finished_execution_is_read_as_from_kodosumi() {
     let test = Test::new().await;
-    let roles = events::roles(&test, Server::None).await;
-    let (clients, kubelet) = (Clients::of(&test, &roles).await, Kubelet::of(&test));
-    let job = with_inputs(&test, 1).await;
-    let (pod, runner) = started(&kubelet, &job, 1).await;
-    let fid = fid(&job).await;
+    let Started { roles: _roles, clients, kubelet, job, pod, runner, fid } = Started::of(&test, 1).await;
     let printed = "\u{1b}[31ma\u{1b}[0m <c>\nid: 9\n\nevent: eof";
     let result = r##"{"Markdown":{"body":"# A\n<script>x</script>"}}"##;
     let last = r#"{"HTML":{"body":"<b onclick=x>done</b>"}}"#;
@@ -179,11 +195,7 @@ async fn a_finished_execution_is_read_as_from_kodosumi() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_ends_no_stream_of_kodosumis() {
     let test = Test::new().await;
-    let roles = events::roles(&test, Server::None).await;
-    let (clients, kubelet) = (Clients::of(&test, &roles).await, Kubelet::of(&test));
-    let job = with_inputs(&test, 2).await;
-    let (pod, runner) = started(&kubelet, &job, 1).await;
-    let fid = fid(&job).await;
+    let Started { roles: _roles, clients, kubelet, job, pod, runner, fid } = Started::of(&test, 2).await;
     let error = "AgentFailed: exit code 1";
     let early = (Kind::Final, r#"{"str":"of an attempt that fails"}"#);
     tell(&runner, &[&BEGIN[..], &[early, (Kind::Error, error), END]].concat()).await;
@@ -206,11 +218,7 @@ async fn a_retry_ends_no_stream_of_kodosumis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_an_execution_without_events_is_told_by_its_job() {
     let test = Test::new().await;
-    let roles = events::roles(&test, Server::None).await;
-    let (clients, kubelet) = (Clients::of(&test, &roles).await, Kubelet::of(&test));
-    let job = with_inputs(&test, 1).await;
-    let (pod, runner) = started(&kubelet, &job, 1).await;
-    let fid = fid(&job).await;
+    let Started { roles: _roles, clients, kubelet, job: _, pod, runner, fid } = Started::of(&test, 1).await;
     let stream = clients.ask(&format!("/outputs/main/{fid}?raw")).await;
     runner.outcome(0, failed("AgentFailed", 1)).await.expect("204");
     kubelet.end(&pod_name(&pod), &End::exit(1, None)).await;

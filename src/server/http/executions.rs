@@ -30,22 +30,29 @@ pub async fn list(
 
 /// A page of executions, if the user may read them all.
 pub(super) async fn listed(server: &Server, user: &UserInfo, mut filter: Filter) -> Result<Page, Refusal> {
-    confine(server, user, &mut filter).await?;
+    confine(server, user, &mut filter, None).await?;
     Ok(server.database.list(&filter).await?)
 }
 
-/// Leaves of a list what the user may read, or refuses it.
-pub(super) async fn confine(server: &Server, user: &UserInfo, filter: &mut Filter) -> Result<(), Refusal> {
+/// Leaves of a list what the user may read, or refuses it. Who may not read all of it and names no namespace is asked for
+/// the one that is given here.
+pub(super) async fn confine(
+    server: &Server,
+    user: &UserInfo,
+    filter: &mut Filter,
+    otherwise: Option<&str>,
+) -> Result<(), Refusal> {
     if server.access.may(user, Verb::Get, None, None).await? {
         return Ok(());
     }
     let forbidden = Refusal::Forbidden("get agentjobs/events in this namespace, or in all if none is named");
-    let Some(namespace) = &filter.namespace else { return Err(forbidden) };
-    if !server.access.may(user, Verb::Get, Some(namespace), None).await? {
+    let Some(namespace) = filter.namespace.take().or(otherwise.map(String::from)) else { return Err(forbidden) };
+    if !server.access.may(user, Verb::Get, Some(&namespace), None).await? {
         return Err(forbidden);
     }
     // Not what another of that name has left.
-    filter.namespace_uid = Some(server.access.namespace_uid(namespace).await?.ok_or(forbidden)?);
+    filter.namespace_uid = Some(server.access.namespace_uid(&namespace).await?.ok_or(forbidden)?);
+    filter.namespace = Some(namespace);
     Ok(())
 }
 

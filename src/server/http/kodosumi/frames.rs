@@ -134,7 +134,7 @@ impl Framing for Frames {
                 Found::NoRoom => return Ok(Answer::NoRoom),
             }
         }
-        let told = server.database.last(self.fid, run, Kind::Error).await?.is_some();
+        let told = execution.error().is_some() && server.database.last(self.fid, run, Kind::Error).await?.is_some();
         let added = ending(&execution, self.begun, told, stored);
         let text = self.write_added(&added);
         Ok(match (text.is_empty(), room) {

@@ -56,11 +56,14 @@ async fn health(State(server): SharedState) -> Result<Json<Value>, Refusal> {
     })))
 }
 
+/// The query of a request.
+type Asked = Result<Query<HashMap<String, String>>, QueryRejection>;
+
 /// The parameters of a request. Those that are not known are ignored, as by Kodosumi.
 struct Parameters(HashMap<String, String>);
 
 impl Parameters {
-    fn of(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<Self, Refusal> {
+    fn of(query: Asked) -> Result<Self, Refusal> {
         let Query(all) = query.map_err(|rejection| Refusal::Malformed(rejection.body_text()))?;
         Ok(Self(all))
     }

@@ -1,7 +1,6 @@
 //! `/outputs`: one execution's status, events and result. Used by [`super::router`].
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +8,7 @@ use std::{
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Path, State},
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
@@ -21,7 +20,7 @@ use super::{
         room::held,
         stream::{self, Client},
     },
-    Parameters,
+    Asked, Parameters,
     execution::{Execution, Status},
     frames::{Frames, View},
     page, render,
@@ -39,8 +38,6 @@ const WAIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// What a page of an agent's HTML may do: nothing. Neither scripts nor forms, no requests, and no origin of ours.
 const POLICY: &str = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'";
-
-type Asked = Result<Query<HashMap<String, String>>, QueryRejection>;
 
 /// An execution that the user may read. With `extended`, one that may not be there yet: who may not read it waits as long,
 /// and so doesn't learn whether it is.

@@ -1,25 +1,20 @@
 //! `/timeline`: executions as they come and go. Used by [`super::router`].
 
-use std::collections::HashMap;
-
-use axum::{
-    Extension, Json,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Extension, Json, extract::State};
 use k8s_openapi::{api::authentication::v1::UserInfo, jiff::Timestamp};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
     super::{Refusal, SharedState, User, executions::confine, model::check_search},
-    Parameters,
+    Asked, Parameters,
     execution::{Execution, seconds},
 };
 use crate::{
     api::names,
     database::{Fid, Filter, Summary},
     platform::clock,
-    server::{Server, access::Verb},
+    server::Server,
 };
 
 /// How many items a page has unless the request says so, and at most.
@@ -28,8 +23,6 @@ const LIMIT: (u32, u32) = (10, 100);
 const CHANGES: u32 = 100;
 /// How much older than asked for changes may be, in milliseconds: the archive learns of an end after it.
 const LATE: f64 = 60_000.0;
-
-type Asked = Result<Query<HashMap<String, String>>, QueryRejection>;
 
 /// An execution in a list.
 #[derive(Serialize)]
@@ -131,10 +124,7 @@ async fn filter(server: &Server, user: &UserInfo, parameters: &Parameters) -> Re
         return Err(Refusal::Malformed("namespace: no name of a namespace".into()));
     }
     check_search(filter.search.as_deref())?;
-    if filter.namespace.is_none() && !server.access.may(user, Verb::Get, None, None).await? {
-        filter.namespace = own_namespace(user).map(String::from);
-    }
-    confine(server, user, &mut filter).await?;
+    confine(server, user, &mut filter, own_namespace(user)).await?;
     Ok(filter)
 }
 

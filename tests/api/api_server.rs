@@ -7,9 +7,10 @@ use std::{
 
 use crate::harness::{
     MODES, Node, Phase, Roles, Server, Service, Test, agent,
-    api_proxy::{ApiProxy, Fault, creates_pod, watches_pods},
+    api_proxy::{ApiProxy, Fault, creates_pod, watches},
     audit,
     job::With,
+    wait::always,
 };
 
 async fn through(test: &Test, proxy: &ApiProxy) -> Roles {
@@ -59,7 +60,7 @@ async fn a_pod_whose_creation_was_not_answered_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_is_late_makes_no_second_pod() {
     let test = Test::new().await;
-    let late = |request: &axum::http::request::Parts| match watches_pods(request) {
+    let late = |request: &axum::http::request::Parts| match watches(request, "pods") {
         true => Fault::Late(Duration::from_secs(15)),
         false => Fault::None,
     };
@@ -67,6 +68,29 @@ async fn a_watch_that_is_late_makes_no_second_pod() {
     let _roles = through(&test, &proxy).await;
     all_succeed(&test, 8).await;
     assert!(proxy.faults() >= 1, "no watch of pods came this way");
+}
+
+/// As when the API server is overloaded: a job is read rather than written on the strength of an old copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_jobs_that_is_late_makes_no_conflicts() {
+    let test = Test::new().await;
+    const LATE: Duration = Duration::from_secs(10);
+    let late = |request: &axum::http::request::Parts| match watches(request, "agentjobs") {
+        true => Fault::Late(LATE),
+        false => Fault::None,
+    };
+    let proxy = ApiProxy::start(&test, late).await;
+    let _roles = through(&test, &proxy).await;
+    all_succeed(&test, 4).await;
+    assert!(proxy.faults() >= 1, "no watch of jobs came this way");
+    // Old copies still come after the end.
+    always(LATE + Duration::from_secs(2), "no conflicts", async || {
+        let written = proxy.written();
+        let of_jobs = written.iter().filter(|(asked, answer)| asked.resource == "agentjobs" && *answer == 409);
+        let conflicts: Vec<_> = of_jobs.map(|(asked, _)| asked.words()).collect();
+        if conflicts.is_empty() { Ok(()) } else { Err(conflicts) }
+    })
+    .await;
 }
 
 /// As when a load balancer forgets them, or the API server's node loses its power.

@@ -74,9 +74,10 @@ pub(super) struct Memory {
     pub sent: Option<SentRequest>,
     /// The pod that was created last: the watch may not show it yet.
     pub created: Option<CreatedPod>,
-    /// When the status was written last, and the version that came of it.
+    /// When the status was written last.
     pub written: Option<Instant>,
-    pub version: Option<u64>,
+    /// The newest version that is known of, and since when: the watch may not show it yet.
+    pub newest: Option<(u64, Instant)>,
     /// How many reconciles in a row have failed.
     pub failures: u32,
 }
@@ -95,9 +96,12 @@ const LATELY: Duration = Duration::from_secs(1);
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
 impl Memory {
-    /// What is kept of a job that has ended: what is left to do for it may fail again and again.
-    fn after_the_end(&self) -> Option<Self> {
-        (self.failures > 0).then(|| Self { job: self.job.clone(), failures: self.failures, ..Self::default() })
+    /// What is kept of a job that has ended: what is left to do for it may fail again and again, and the cached copy, of this
+    /// version, may be one from before its end.
+    fn after_the_end(&self, cached: Option<u64>) -> Option<Self> {
+        let newest = self.newest.filter(|(version, _)| Some(*version) > cached);
+        let is_kept = self.failures > 0 || newest.is_some();
+        is_kept.then(|| Self { job: self.job.clone(), failures: self.failures, newest, ..Self::default() })
     }
 
     /// The UID of the pod of a run that was created so recently that the watch may not show it yet.
@@ -168,9 +172,23 @@ impl Context {
         change(entry);
     }
 
-    /// The job was written: the watch will show this version.
+    /// The job was written, and has this version now.
     pub fn wrote(&self, job: &JobRef, version: Option<u64>) {
-        self.remember(job, |m| (m.version, m.written) = (version, Some(Instant::now())));
+        self.remember(job, |m| m.written = Some(Instant::now()));
+        self.has_version(job, version);
+    }
+
+    /// The API server has the job in this version, or in a newer one.
+    pub fn has_version(&self, job: &JobRef, version: Option<u64>) {
+        self.remember(job, |m| m.newest = version.map(|version| (version, Instant::now())));
+    }
+
+    /// The API server has the job in a newer version than this one.
+    pub fn conflicted(&self, job: &JobRef, version: Option<u64>) {
+        self.remember(job, |m| {
+            let known = m.newest.map(|(version, _)| version);
+            m.newest = known.max(version.map(|version| version + 1)).map(|version| (version, Instant::now()));
+        });
     }
 
     /// The watch has a pod, or its deletion: drops the record of its creation.
@@ -184,8 +202,8 @@ impl Context {
     }
 
     /// Drops what is of no use for a job that has ended.
-    pub fn has_ended(&self, uid: &str) {
-        let left = self.memory(uid).after_the_end();
+    pub fn has_ended(&self, uid: &str, cached: Option<u64>) {
+        let left = self.memory(uid).after_the_end(cached);
         self.forget(uid);
         if let Some(left) = left {
             self.memory.lock().insert(uid.into(), left);
@@ -215,10 +233,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fails_after_a_jobs_end_is_counted_on() {
+    fn of_a_job_that_has_ended_is_kept_what_is_still_of_use() {
         let blocked = Some((Reason::other("x"), "y".into()));
-        let left = Memory { failures: 3, open: true, blocked, ..Memory::default() }.after_the_end().unwrap();
+        let left = Memory { failures: 3, open: true, blocked, ..Memory::default() }.after_the_end(Some(1)).unwrap();
         assert_eq!((left.failures, left.open, left.blocked), (3, false, None));
-        assert!(Memory { open: true, ..Memory::default() }.after_the_end().is_none());
+        assert!(Memory { open: true, ..Memory::default() }.after_the_end(Some(1)).is_none());
+        let written = Memory { newest: Some((7, Instant::now())), ..Memory::default() };
+        assert_eq!(written.after_the_end(Some(6)).unwrap().newest, written.newest, "the watch is to show it yet");
+        assert!(written.after_the_end(Some(7)).is_none());
     }
 }

@@ -109,7 +109,7 @@ pub(super) async fn all(target: &Target, context: &Context, actions: &[Action]) 
     Ok(calls)
 }
 
-async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
+pub(super) async fn read(job: &AgentJob, context: &Context) -> Result<AgentJob, ControllerError> {
     let of = job.reference();
     Ok(store::read(&jobs(job, context), &of.name, &of.uid).await?)
 }
@@ -390,7 +390,9 @@ pub(super) async fn add_finalizer(job: &AgentJob, context: &Context) -> Result<A
     list.push(names::FINALIZER.into());
     let (api, name) = (jobs(job, context), &job.reference().name);
     let written = api.patch(name, &PatchParams::default(), &finalizers(job, &list)).await;
-    written.map_err(|e| StoreError::of(store::what("patch finalizers of", job), e).into())
+    let written = written.map_err(|e| StoreError::of(store::what("patch finalizers of", job), e))?;
+    context.has_version(&job.reference(), store::version(&written));
+    Ok(written)
 }
 
 /// Removes it; succeeds if the job is gone. Reads only metadata of the response: the rest may be unreadable.

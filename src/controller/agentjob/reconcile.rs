@@ -30,7 +30,8 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
 const COALESCE: Duration = Duration::from_secs(5);
-/// How long the watch may take to show a write of ours.
+/// How long the watch may take to show a newer version of a job before it is read instead: longer than it takes unless the
+/// API server or this process is overloaded.
 const WATCH_LAG: Duration = Duration::from_secs(4);
 /// After so many failures in a row one speaks of it.
 const SEVERAL: u32 = 3;
@@ -78,6 +79,9 @@ async fn in_turn(item: &JobItem, context: &Context) -> Result<controller::Action
     let done = work.await.unwrap_or(Err(ControllerError::TimedOut));
     context.metrics.reconciles.inc();
     context.metrics.reconcile_seconds.observe(began.elapsed().as_secs_f64());
+    if matches!(&done, Err(ControllerError::Store(e)) if e.is_conflict()) {
+        context.conflicted(&of, store::version(item));
+    }
     if done.is_ok() && context.memory(&of.uid).failures > 0 {
         context.remember(&of, |m| m.failures = 0);
     }
@@ -134,13 +138,40 @@ fn is_told(error: &ControllerError, failures: u32) -> bool {
     error.is_refused() && (failures == SEVERAL || failures.is_multiple_of(ONE_HOUR))
 }
 
-async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
-    let memory = context.memory(job.uid());
-    if memory.version > store::version(job) && memory.written.is_some_and(|at| at.elapsed() < WATCH_LAG) {
-        // The watch has not shown our own last write yet, and a write now would conflict with it. Not for ever: in a
-        // cluster that was restored from a backup, versions begin anew.
-        return Ok(controller::Action::requeue(WATCH_LAG / 4));
+/// The newest known version of a job, seen from its cached copy.
+#[derive(Debug, PartialEq)]
+enum Newest {
+    /// It is the cached one.
+    Cached,
+    /// The watch is to show it soon.
+    Expected,
+    /// The watch should have shown it.
+    Overdue,
+}
+
+fn newest(known: Option<(u64, Instant)>, cached: Option<u64>) -> Newest {
+    match known {
+        Some((version, since)) if Some(version) > cached => match since.elapsed() < WATCH_LAG {
+            true => Newest::Expected,
+            false => Newest::Overdue,
+        },
+        _ => Newest::Cached,
     }
+}
+
+async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, ControllerError> {
+    let read = match newest(context.memory(job.uid()).newest, store::version(job)) {
+        Newest::Cached => None,
+        // A write now would conflict.
+        Newest::Expected => return Ok(controller::Action::requeue(WATCH_LAG / 4)),
+        Newest::Overdue => Some(execute::read(job, context).await?),
+    };
+    if let Some(job) = &read {
+        // Also if it is lower: in a cluster that was restored from a backup versions begin anew.
+        context.has_version(&job.reference(), store::version(job));
+    }
+    let (cached, job) = (store::version(job), read.as_ref().unwrap_or(job));
+    let mut target = Target { job: job.clone(), whole: read.is_some() };
     if repair::is_requested(job) {
         repair::job(job, context).await?;
         // What was written comes back through the watch.
@@ -149,7 +180,6 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
     let start = trace::now();
     let mut observed = observe(job, context).await?;
     let mut plan = decide(job, &mut observed, context).await?;
-    let mut target = Target { job: job.clone(), whole: false };
     if plan.actions.contains(&Action::AddFinalizer) {
         target = Target { job: execute::add_finalizer(job, context).await?, whole: true };
         plan = decide(&target.job, &mut observed, context).await?;
@@ -182,7 +212,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         measure::status(&context.metrics.jobs, &target.job, &old, &plan.status, &observed.runs);
         publish::transitions(context, &target.job, &plan.status, plan.events);
     }
-    remember(&target.job, context, &plan.status, wrote);
+    remember(&target.job, cached, context, &plan.status, wrote);
     calls = calls.and(execute::all(&target, context, &plan.actions).await?);
     spans::reconciled(job, start, wrote, done + plan.actions.len());
     // The write comes back through the watch.
@@ -260,11 +290,11 @@ fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     status
 }
 
-/// Tracks the jobs whose workflows may be closed from outside, and drops the others.
-fn remember(job: &AgentJob, context: &Context, status: &AgentJobStatus, wrote: bool) {
+/// Tracks the jobs whose workflows may be closed from outside, and drops the others. `cached`: the version of the cached copy.
+fn remember(job: &AgentJob, cached: Option<u64>, context: &Context, status: &AgentJobStatus, wrote: bool) {
     let ended = status.phase.is_some_and(|p| p.is_terminal());
     if ended {
-        context.has_ended(job.uid());
+        context.has_ended(job.uid(), cached);
     }
     if wrote {
         context.wrote(&job.reference(), store::version(job));
@@ -292,6 +322,17 @@ mod tests {
 
     fn plan(status: AgentJobStatus) -> Plan {
         Plan { status, actions: vec![], events: vec![], requeue: None }
+    }
+
+    #[test]
+    fn a_job_is_read_once_the_watch_is_overdue_with_its_newest_version() {
+        let now = Instant::now();
+        assert_eq!(newest(None, Some(3)), Newest::Cached);
+        assert_eq!(newest(Some((3, now)), Some(3)), Newest::Cached);
+        assert_eq!(newest(Some((4, now)), Some(3)), Newest::Expected);
+        let long_ago = now.checked_sub(WATCH_LAG).unwrap();
+        assert_eq!(newest(Some((4, long_ago)), Some(3)), Newest::Overdue);
+        assert_eq!(newest(Some((4, long_ago)), Some(5)), Newest::Cached);
     }
 
     #[test]

@@ -198,7 +198,8 @@ pub fn creates_pod(request: &Parts) -> bool {
     request.method == Method::POST && request.uri.path().ends_with("/pods")
 }
 
-/// Whether it watches pods.
-pub fn watches_pods(request: &Parts) -> bool {
-    request.uri.path().ends_with("/pods") && request.uri.query().is_some_and(|q| q.contains("watch=true"))
+/// Whether it watches objects of this kind.
+pub fn watches(request: &Parts, plural: &str) -> bool {
+    let path = request.uri.path();
+    path.ends_with(&format!("/{plural}")) && request.uri.query().is_some_and(|q| q.contains("watch=true"))
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    AgentJobStatus, DesiredState, DisruptionPolicy, Events, ExecutionMode, JobRef, PauseNotice, PausePolicy, RawJson,
-    RetryPolicy, Timeouts, names, schema,
+    AgentJobStatus, Budget, DesiredState, DisruptionPolicy, Events, ExecutionMode, JobRef, PauseNotice, PausePolicy,
+    RawJson, RetryPolicy, Timeouts, names, schema,
 };
 
 /// What to run: an entry point, inputs, and the pod to run it in.
@@ -27,11 +27,12 @@ use super::{
     label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "4"),
+    annotation("kodosumi.io/schema-version", "5"),
     selectable = ".status.phase",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Succeeded')].reason"),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+    printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress.percent", description = "Percent, as the agent reports it"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".status.resolved.executionMode", priority = 1),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startTime", priority = 1),
@@ -48,6 +49,7 @@ use super::{
     validation = Rule::new("has(self.executionMode) == has(oldSelf.executionMode) && (!has(self.executionMode) || self.executionMode == oldSelf.executionMode)").message("spec.executionMode is immutable"),
     validation = Rule::new("has(self.retryPolicy) == has(oldSelf.retryPolicy) && (!has(self.retryPolicy) || self.retryPolicy == oldSelf.retryPolicy)").message("spec.retryPolicy is immutable"),
     validation = Rule::new("has(self.timeouts) == has(oldSelf.timeouts) && (!has(self.timeouts) || self.timeouts == oldSelf.timeouts)").message("spec.timeouts is immutable"),
+    validation = Rule::new("has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget)").message("spec.budget is immutable"),
     validation = Rule::new("has(self.pauseNotice) == has(oldSelf.pauseNotice) && (!has(self.pauseNotice) || self.pauseNotice == oldSelf.pauseNotice)").message("spec.pauseNotice is immutable"),
     validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].livenessProbe)").message("spec.template.spec.containers[0].livenessProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"),
     validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
@@ -112,7 +114,7 @@ pub struct AgentJobSpec {
         // As the kubelet reads a path: relative to /, whatever slashes and dots are in it.
         validation = Rule::new("!has(self.spec.containers[0].volumeMounts) || self.spec.containers[0].volumeMounts.all(m, !has(m.mountPath) || !m.mountPath.matches('^/*([.]/+)*koco(/|$)'))").message("spec.template.spec.containers[0].volumeMounts[*].mountPath: /koco is the operator's"),
         validation = Rule::new("!has(self.spec.containers[0].volumeMounts) || self.spec.containers[0].volumeMounts.all(m, !has(m.mountPath) || !m.mountPath.matches('(^|/)[.][.](/|$)'))").message("spec.template.spec.containers[0].volumeMounts[*].mountPath: must not contain .., which could lead to /koco"),
-        validation = Rule::new("!has(self.spec.containers[0].env) || self.spec.containers[0].env.all(e, !has(e.name) || !(e.name in ['KODO_FID', 'KODO_ENTRY_POINT', 'KODO_ATTEMPT', 'KODO_RESUMED', 'KODO_INPUTS_FILE', 'KODO_EXTRA_FILE', 'KODO_RESULT_FILE', 'KODO_ERROR_FILE']))").message("spec.template.spec.containers[0].env: KODO_FID, KODO_ENTRY_POINT, KODO_ATTEMPT, KODO_RESUMED and KODO_*_FILE are set by the runner")
+        validation = Rule::new("!has(self.spec.containers[0].env) || self.spec.containers[0].env.all(e, !has(e.name) || !(e.name in ['KODO_FID', 'KODO_ENTRY_POINT', 'KODO_ATTEMPT', 'KODO_RESUMED', 'KODO_INPUTS_FILE', 'KODO_EXTRA_FILE', 'KODO_RESULT_FILE', 'KODO_ERROR_FILE', 'KODO_PROGRESS_FILE']))").message("spec.template.spec.containers[0].env: KODO_FID, KODO_ENTRY_POINT, KODO_ATTEMPT, KODO_RESUMED and KODO_*_FILE are set by the runner")
     )]
     pub template: RawJson,
 
@@ -123,6 +125,11 @@ pub struct AgentJobSpec {
     /// Time-outs. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+
+    /// How much the job's agents may use, over all attempts. Once it is exceeded, the agent gets SIGTERM and its grace
+    /// period, and the job fails with `BudgetExceeded`, which is never retried. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 
     /// How a drain, a lost node or a deleted pod affects an agent that had started. Immutable.
     #[serde(default)]

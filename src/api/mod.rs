@@ -6,6 +6,7 @@ mod duration;
 mod fid;
 mod job;
 pub mod names;
+mod progress;
 mod raw;
 mod reference;
 mod run;
@@ -16,12 +17,13 @@ mod trace;
 
 /// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
 /// store.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 pub use conditions::Reason;
 pub use duration::Seconds;
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
+pub use progress::{AgentProgress, Budget, BudgetLimit, MAX_PROGRESS_MESSAGE_BYTES, Spent, Usage};
 pub use raw::{RawJson, depth, json_object};
 pub use reference::JobRef;
 pub use run::{

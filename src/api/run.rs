@@ -12,7 +12,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJson, Seconds, schema};
+use super::{
+    AgentProgress, DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJson, Seconds, Spent, Usage,
+    schema,
+};
 
 /// Which run of which job it is, the grant with which its agent may start, and the newest command for it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -31,7 +34,7 @@ use super::{DesiredState, ErrorStatus, ExecutionMode, JobRef, PausePolicy, RawJs
     label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "4"),
+    annotation("kodosumi.io/schema-version", "5"),
     selectable = ".spec.identity.jobName",
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),
@@ -95,6 +98,9 @@ pub struct RunIdentity {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
+    /// What the agents of the job's earlier runs have used up, of all attempts: what counts against `spec.budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
     /// The name of its pod. It has a random part, so that a pod of this name can't be created beforehand.
     pub pod_name: String,
     /// What runs the job's attempts.
@@ -216,6 +222,9 @@ pub struct AgentRunStatus {
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub paused_millis: i64,
+    /// What its agent has reported of its progress; written at most once a minute, and with the run's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<AgentProgress>,
     /// The last contact with the runner, once a gateway deems it unresponsive. The next contact removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_time")]
@@ -346,6 +355,9 @@ pub struct Termination {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub active_millis: i64,
+    /// What the agent has reported to have used in this run, by its runner.
+    #[serde(default, skip_serializing_if = "Usage::is_empty")]
+    pub usage: Usage,
     /// How many events it has, by its runner, whether they are stored yet or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

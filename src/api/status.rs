@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, schema};
+use super::{AgentProgress, DesiredState, ExecutionMode, RawJson, RunnerState, Seconds, Spent, schema};
 
 /// A summary of the conditions, for users and for `kubectl get`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
@@ -101,6 +101,13 @@ pub struct AgentJobStatus {
     /// The Temporal workflow, and the results of its queries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowStatus>,
+    /// How far the newest agent is, as it reports itself, and what the job's agents report to have used in all attempts.
+    /// Written at most once a minute, and with the job's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<AgentProgress>,
+    /// What the agents of runs that have ended have used up, in all attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
     /// The agent's result, if small; else an object with `truncated: true`, `size` in bytes and `digest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any")]

@@ -134,6 +134,7 @@ pub fn termination() -> Termination {
         exit_code: Some(0),
         result: None,
         active_millis: 0,
+        usage: Default::default(),
         events: None,
         events_missing: None,
         pod_vanished: false,

@@ -333,6 +333,26 @@ async fn a_new_binding_is_acknowledged_by_a_heartbeat() {
 }
 
 #[tokio::test]
+async fn progress_is_written_once_a_minute_and_with_the_end() {
+    let world = World::granted().await;
+    let told = |percent: i32| json!({ "percent": percent, "usage": { "inputTokens": percent } });
+    let between = |percent| json!({ "state": "Running", "generation": 0, "between": true, "progress": told(percent) });
+    assert_eq!(world.status_of(HEARTBEAT, between(1)).await, StatusCode::NO_CONTENT);
+    within("progress", || world.fake.status()["progress"]["percent"] == 1).await;
+    let writes = world.fake.writes();
+    for percent in 2..5 {
+        assert_eq!(world.status_of(HEARTBEAT, between(percent)).await, StatusCode::NO_CONTENT);
+    }
+    let mut end = ended("Failed");
+    end["progress"] = told(7);
+    assert_eq!(world.status_of(END, end).await, StatusCode::NO_CONTENT);
+    let progress = world.fake.status()["progress"].clone();
+    assert_eq!((&progress["percent"], &progress["usage"]["inputTokens"]), (&json!(7), &json!(7)));
+    assert_eq!(world.fake.writes(), writes + 1, "the end's");
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_run_that_another_gateway_registered_is_found_although_the_watch_is_late() {
     let world = World::start().await;
     world.fake.hold_watch(true);

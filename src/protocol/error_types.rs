@@ -13,6 +13,8 @@ pub const START_FAILED: &str = "StartFailed";
 pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
 /// The attempt took longer than `timeouts.execution`.
 pub const EXECUTION_TIMEOUT: &str = "ExecutionTimeout";
+/// The job's agents have used more than its `spec.budget` allows. Never retried.
+pub const BUDGET_EXCEEDED: &str = "BudgetExceeded";
 /// The pod was not ready within `timeouts.pending`. Uses up no attempt; fails the job.
 pub const PENDING_TIMEOUT: &str = "PendingTimeout";
 /// Inputs are larger than the operator allows. Nothing was started.
@@ -52,11 +54,12 @@ pub const NOT_LOCAL: &str = "NotLocal";
 pub const API_SERVER: &str = "ApiServer";
 
 /// The types that a runner reports, besides its agent's own.
-const OF_RUNNERS: [&str; 9] = [
+const OF_RUNNERS: [&str; 10] = [
     AGENT_KILLED,
     OOM_KILLED,
     START_FAILED,
     EXECUTION_TIMEOUT,
+    BUDGET_EXCEEDED,
     DISRUPTED,
     RUNNER_LOST,
     INVALID_RESULT,

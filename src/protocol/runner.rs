@@ -26,7 +26,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::events::EventsConfig;
-use crate::api::{DesiredState, ErrorStatus, PauseNotice, PausePolicy, RawJson, RunnerState, TerminationType};
+use crate::api::{
+    Budget, DesiredState, ErrorStatus, PauseNotice, PausePolicy, RawJson, RunnerState, Spent, TerminationType, Usage,
+};
 
 /// What a runner may ask of its run, as the last part of a path.
 pub mod verb {
@@ -163,6 +165,12 @@ pub struct Job {
     /// How long the agent may still be active, in milliseconds, if that is limited.
     #[serde(default)]
     pub execution_limit_millis: Option<u64>,
+    /// How much the job's agents may use, over all attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// What they have used up of it in earlier runs.
+    #[serde(default, skip_serializing_if = "Spent::is_empty")]
+    pub spent: Spent,
     /// What to do with the agent's events; `None` if this installation keeps none.
     #[serde(default)]
     pub events: Option<EventsConfig>,
@@ -203,6 +211,26 @@ pub struct Heartbeat {
     pub state: RunnerState,
     /// The highest command that it has carried out.
     pub generation: i64,
+    /// What its agent has reported last of its progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Whether it comes between two of the regular heartbeats, because of its progress alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub between: bool,
+}
+
+/// What an agent reports of its progress.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// How much of its work is done, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i32>,
+    /// What it is doing, already cut to the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What it has used since it started.
+    #[serde(default, skip_serializing_if = "Usage::is_empty")]
+    pub usage: Usage,
 }
 
 /// A command was carried out, the agent has started, or a command cannot be carried out.
@@ -225,6 +253,9 @@ pub struct EndReport {
     pub generation: i64,
     /// How it ended.
     pub end: AgentEnd,
+    /// What its agent has reported last of its progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// How many events the run has: none comes after these. `None` if none are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<u64>,
@@ -256,6 +287,9 @@ pub struct AgentEnd {
     /// How long the agent was active in this run, in milliseconds.
     #[serde(default)]
     pub active_millis: i64,
+    /// What the agent has reported to have used in this run.
+    #[serde(default, skip_serializing_if = "Usage::is_empty")]
+    pub usage: Usage,
     /// Whether a termination message has only the result's size and digest, because it does not fit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_omitted: bool,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::machine::Stopped;
 use crate::{
-    api::{ErrorStatus, TerminationType},
+    api::{BudgetLimit, ErrorStatus, TerminationType, Usage},
     protocol::{
         error_types,
         runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
@@ -69,11 +69,15 @@ pub struct ExitFacts {
     pub result: FileContents<Value>,
     pub active: Duration,
     pub limit: Option<Duration>,
+    /// What the agent has reported to have used.
+    pub usage: Usage,
+    /// Which limit of the job's budget is exceeded, if one is.
+    pub over: Option<BudgetLimit>,
 }
 
 /// Derives the agent's end.
 pub fn classify(facts: ExitFacts) -> AgentEnd {
-    let ExitFacts { exit, stopped, oom, error, result, active, limit } = facts;
+    let ExitFacts { exit, stopped, oom, error, result, active, limit, usage, over } = facts;
     let mut ending = AgentEnd {
         kind: TerminationType::Failed,
         started: true,
@@ -85,6 +89,7 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
         },
         result: None,
         active_millis: i64::try_from(active.as_millis()).unwrap_or(i64::MAX),
+        usage,
         result_omitted: false,
     };
     let how = match &exit {
@@ -111,6 +116,11 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
             let limit = limit.unwrap_or(active).as_secs_f64();
             let message = format!("the agent was active for longer than timeouts.execution ({limit} s): {how}");
             failed(ending, error_types::EXECUTION_TIMEOUT, message)
+        }
+        (Some(Stopped::Budget), ..) => {
+            ending.non_retryable = true;
+            let over = over.map_or_else(|| "the job's budget is exceeded".into(), |over| over.to_string());
+            failed(ending, error_types::BUDGET_EXCEEDED, format!("{over}: {how}"))
         }
         (_, Exit::Code(0), FileContents::Something(value)) => succeeded(ending, Some(value)),
         // On SIGTERM many programs exit with 0 in any case: only a result shows that the work was done.
@@ -158,6 +168,13 @@ pub fn not_started(why: &str) -> AgentEnd {
     failed(blank(false), error_types::NOT_STARTED, why.to_owned())
 }
 
+/// Nothing is left of the job's budget, so its agent was not started.
+pub fn budget_used_up(left: Option<BudgetLimit>) -> AgentEnd {
+    let which = left.map_or_else(|| "the job's budget is used up".into(), |limit| format!("{limit}: it is used up"));
+    let message = format!("{which}, and the agent is not started");
+    AgentEnd { non_retryable: true, ..failed(blank(false), error_types::BUDGET_EXCEEDED, message) }
+}
+
 /// The job was cancelled before its agent started.
 pub fn cancelled_before_start() -> AgentEnd {
     AgentEnd { kind: TerminationType::Cancelled, ..blank(false) }
@@ -194,6 +211,7 @@ fn blank(started: bool) -> AgentEnd {
         exit_code: None,
         result: None,
         active_millis: 0,
+        usage: Usage::default(),
         result_omitted: false,
     }
 }

@@ -23,6 +23,8 @@ use crate::{
 /// The largest result that is read; of a larger one only the size is reported.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
+/// The longest report of progress.
+pub const MAX_PROGRESS_BYTES: u64 = 4 * 1024;
 /// The folder that the agent writes to.
 const OUT: &str = "out";
 
@@ -53,6 +55,10 @@ impl Files {
         self.dir.join(OUT).join("error.json")
     }
 
+    pub fn progress(&self) -> PathBuf {
+        self.dir.join(OUT).join("progress.json")
+    }
+
     /// Where the agent sends events to.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("runner.sock")
@@ -68,7 +74,7 @@ impl Files {
         fs::create_dir_all(&out)?;
         // An agent may start as root, and write its result as another user.
         fs::set_permissions(&out, Permissions::from_mode(0o777))?;
-        for path in [self.result(), self.error()] {
+        for path in [self.result(), self.error(), self.progress()] {
             match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -96,15 +102,15 @@ impl Files {
 
     /// The agent's error file.
     pub fn read_error(&self) -> FileContents<AgentError> {
-        let read = |file: File| -> io::Result<AgentError> {
-            let mut text = Vec::new();
-            file.take(MAX_ERROR_BYTES + 1).read_to_end(&mut text)?;
-            if text.len() as u64 > MAX_ERROR_BYTES {
-                return Err(io::Error::other(format!("more than {MAX_ERROR_BYTES} bytes")));
-            }
-            Ok(serde_json::from_slice(&text)?)
-        };
+        let read =
+            |file| -> io::Result<AgentError> { Ok(serde_json::from_slice(&read_short(file, MAX_ERROR_BYTES)?)?) };
         open(&self.error()).map_or_else(|contents| contents, |(file, _)| contents(read(file)))
+    }
+
+    /// The bytes of the agent's progress file.
+    pub fn read_progress(&self) -> FileContents<Vec<u8>> {
+        let read = |file| contents(read_short(file, MAX_PROGRESS_BYTES));
+        open(&self.progress()).map_or_else(|contents| contents, |(file, _)| read(file))
     }
 
     /// The agent's result file; of a large one size and digest.
@@ -115,6 +121,16 @@ impl Files {
 
 fn contents<T>(read: io::Result<T>) -> FileContents<T> {
     read.map_or_else(|e| FileContents::Unreadable(e.to_string()), FileContents::Something)
+}
+
+/// The whole of a file, if it has no more than so many bytes.
+fn read_short(file: File, most: u64) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(most + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::other(format!("more than {most} bytes")));
+    }
+    Ok(text)
 }
 
 /// Opens a regular file, never waiting for a pipe's other end.
@@ -240,6 +256,19 @@ mod tests {
         fs::remove_file(&result).unwrap();
         fs::create_dir(&result).unwrap();
         assert!(matches!(files.read_result(), FileContents::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_progress_file_is_short() {
+        let files = files("progress");
+        assert_eq!(files.read_progress(), FileContents::Nothing);
+        let longest = vec![b' '; MAX_PROGRESS_BYTES as usize];
+        fs::write(files.progress(), &longest).unwrap();
+        assert_eq!(files.read_progress(), FileContents::Something(longest.clone()));
+        fs::write(files.progress(), [longest, vec![b' ']].concat()).unwrap();
+        assert_eq!(files.read_progress(), FileContents::Unreadable("more than 4096 bytes".into()));
+        files.prepare(&RawJson::default(), &RawJson::default()).unwrap();
+        assert_eq!(files.read_progress(), FileContents::Nothing, "that of an earlier agent");
     }
 
     #[test]

@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ending::{Exit, ExitFacts, FileContents, classify},
-    files::Files,
+    files::{Files, MAX_PROGRESS_BYTES},
     identity::Identity,
     machine::Stopped,
     report::termination_message,
 };
 use crate::{
-    api::{RawJson, TerminationType, depth},
+    api::{RawJson, TerminationType, Usage, depth},
     fuzz::{check, json, nearly},
     protocol::{
         error_types,
@@ -122,7 +122,7 @@ fn exit() -> impl Strategy<Value = (Exit, Option<Stopped>, bool)> {
         4 => any::<i32>().prop_map(Exit::Code),
         1 => (1..65).prop_map(|number| Exit::Signal { name: "SIGX".into(), number }),
     ];
-    let why = vec![Stopped::Timeout, Stopped::Evict, Stopped::Cancel, Stopped::Sigterm, Stopped::Gone];
+    let why = vec![Stopped::Timeout, Stopped::Budget, Stopped::Evict, Stopped::Cancel, Stopped::Sigterm, Stopped::Gone];
     (exit, prop::option::weighted(0.2, prop::sample::select(why)), any::<bool>())
 }
 
@@ -140,9 +140,12 @@ fn whatever_an_agent_leaves_is_read_and_reported() {
         |(result, error, (exit, stopped, oom), limit)| {
             leave(&files.result(), &result);
             leave(&files.error(), &error);
-            let read = (files.read_result(), files.read_error());
-            remove(&files.result());
-            remove(&files.error());
+            leave(&files.progress(), &error);
+            let (read, reported) = ((files.read_result(), files.read_error()), files.read_progress());
+            [files.result(), files.error(), files.progress()].iter().for_each(|path| remove(path));
+            if let FileContents::Something(bytes) = reported {
+                prop_assert!(bytes.len() as u64 <= MAX_PROGRESS_BYTES);
+            }
             if let Left::Bytes(bytes) = &result {
                 is_right(bytes, &read.0)?;
             }
@@ -155,10 +158,12 @@ fn whatever_an_agent_leaves_is_read_and_reported() {
                 result: read.0.clone(),
                 active,
                 limit: None,
+                usage: Usage { input_tokens: i64::MAX, output_tokens: i64::MAX, cost_micros: i64::MAX },
+                over: None,
             };
             let end = classify(facts);
-            let taken =
-                exit == gone && matches!(read.0, FileContents::Something(_)) && stopped != Some(Stopped::Timeout);
+            let over = matches!(stopped, Some(Stopped::Timeout | Stopped::Budget));
+            let taken = exit == gone && matches!(read.0, FileContents::Something(_)) && !over;
             prop_assert!(!taken || end.kind == TerminationType::Succeeded, "{end:?}");
             prop_assert!(end.kind != TerminationType::Succeeded || exit == gone);
             if let Some(result) = &end.result {

@@ -110,12 +110,8 @@ impl Gateway {
         Ok(ControlStream { response, buffer: Vec::new() })
     }
 
-    pub async fn heartbeat(
-        &self,
-        (state, generation): (RunnerState, i64),
-        limit: Duration,
-    ) -> Result<(), GatewayError> {
-        send(self.post(verb::HEARTBEAT, &Heartbeat { state, generation }, limit)).await.map(drop)
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat, limit: Duration) -> Result<(), GatewayError> {
+        send(self.post(verb::HEARTBEAT, heartbeat, limit)).await.map(drop)
     }
 
     pub async fn confirm(

@@ -12,12 +12,13 @@ use tokio::{
 };
 
 use super::{
+    ending::FileContents,
     gateway::{Gateway, GatewayError},
     log::{causes, say},
 };
 use crate::{
     api::RunnerState,
-    protocol::runner::{ControlMessage, Job},
+    protocol::runner::{ControlMessage, Heartbeat, Job, Progress},
 };
 
 /// How many heartbeats may be in flight.
@@ -26,12 +27,14 @@ const HEARTBEATS: usize = 4;
 /// The agent's state, and the highest command carried out.
 pub type RunnerSnapshot = (RunnerState, i64);
 
-/// A message from the gateway.
+/// A message from the gateway, or something new in the agent's progress file.
 #[derive(Debug)]
 pub enum Incoming {
     /// The response to the first registration.
     Job(Box<Job>),
     Message(ControlMessage),
+    /// The agent's progress file, as it is now.
+    Progress(FileContents<Vec<u8>>),
     /// The job has ended, or the run is another pod's; with the gateway's reason.
     Gone(String),
 }
@@ -105,11 +108,12 @@ fn log_once(failing: &mut bool, what: &str, error: Option<&GatewayError>) {
     }
 }
 
-/// Sends heartbeats. Each has its own task and time-out: a slow one delays none.
+/// Sends heartbeats, and one more whenever there is progress. Each has its own task and time-out: a slow one delays none.
 pub async fn beat(
     gateway: Gateway,
     every: Duration,
     snapshot: watch::Receiver<RunnerSnapshot>,
+    mut progress: watch::Receiver<Option<Progress>>,
     to: mpsc::UnboundedSender<Incoming>,
 ) {
     let every = every.max(Duration::from_millis(100));
@@ -118,15 +122,22 @@ pub async fn beat(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut in_flight = JoinSet::new();
     loop {
-        ticks.tick().await;
+        let between = tokio::select! {
+            _ = ticks.tick() => false,
+            Ok(()) = progress.changed() => true,
+        };
         while in_flight.try_join_next().is_some() {}
-        if in_flight.len() >= HEARTBEATS {
+        // Progress alone takes no place from a regular heartbeat: it comes with the next.
+        let places = if between { 1 } else { HEARTBEATS };
+        if in_flight.len() >= places {
             continue;
         }
-        let (gateway, to, now) = (gateway.clone(), to.clone(), *snapshot.borrow());
+        let (state, generation) = *snapshot.borrow();
+        let heartbeat = Heartbeat { state, generation, progress: progress.borrow_and_update().clone(), between };
+        let (gateway, to) = (gateway.clone(), to.clone());
         in_flight.spawn(async move {
             // The next registration handles all other errors.
-            if let Err(error) = gateway.heartbeat(now, limit).await
+            if let Err(error) = gateway.heartbeat(&heartbeat, limit).await
                 && error.is(&[StatusCode::GONE])
             {
                 drop(to.send(Incoming::Gone(error.to_string())));

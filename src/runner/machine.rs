@@ -41,6 +41,10 @@ pub struct Policy {
     pub grace: Duration,
     /// The limit of the agent's active time.
     pub limit: Option<Duration>,
+    /// What the job's budget has left of active time.
+    pub budget: Option<Duration>,
+    /// Whether nothing is left of the job's budget, so that no agent is started.
+    pub used_up: bool,
     /// Why this runner can't freeze, if so.
     pub freeze_refusal: Option<String>,
 }
@@ -59,6 +63,8 @@ pub enum Event {
     Gone,
     /// The kubelet terminates the pod.
     Terminate,
+    /// By the agent's own report the job's budget is exceeded.
+    OverBudget,
     /// The results of [`Action::Start`].
     Started,
     NotStarted,
@@ -112,6 +118,7 @@ pub enum Stopped {
     Cancel,
     Evict,
     Timeout,
+    Budget,
     Sigterm,
     Gone,
 }
@@ -170,9 +177,10 @@ pub struct Machine {
 impl Machine {
     pub fn new(policy: Policy) -> Self {
         let short = |time: Duration| time.min(LONGEST);
-        let (grace, notice, limit) = (short(policy.grace), policy.notice.map(short), policy.limit.map(short));
+        let (grace, notice) = (short(policy.grace), policy.notice.map(short));
+        let (limit, budget) = (policy.limit.map(short), policy.budget.map(short));
         Self {
-            policy: Policy { grace, notice, limit, ..policy },
+            policy: Policy { grace, notice, limit, budget, ..policy },
             phase: Phase::Waiting { grant: None },
             desired: DesiredState::Running,
             generation: -1,
@@ -202,7 +210,7 @@ impl Machine {
             Phase::Stopping { kill_at, give_up_at, .. } => [kill_at, give_up_at].into_iter().flatten().min(),
             _ => None,
         };
-        [step, self.limit_at()].into_iter().flatten().min()
+        [step, self.limit_at().map(|(at, _)| at)].into_iter().flatten().min()
     }
 
     /// Handles an event and returns the actions to carry out, in this message.
@@ -235,6 +243,8 @@ impl Machine {
             Event::NotStarted => self.finish(now, false, None, &mut actions),
             Event::Gone => self.end(now, Stopped::Gone, &mut actions),
             Event::Terminate => self.end(now, Stopped::Sigterm, &mut actions),
+            Event::OverBudget if self.has_agent() => self.stop(now, Stopped::Budget, &mut actions),
+            Event::OverBudget => {}
             Event::Scanned(outcome) => self.scanned(now, outcome, &mut actions),
             Event::AgentStopped => match self.phase {
                 Phase::Noticed { .. } => self.freeze(now, &mut actions),
@@ -265,6 +275,9 @@ impl Machine {
         match (&mut self.phase, self.desired) {
             (Phase::Done | Phase::Starting, _) => {}
             (Phase::Waiting { .. }, Cancelled) => self.finish(now, false, Some(Stopped::Cancel), actions),
+            (Phase::Waiting { grant: Some(_) }, Running) if self.policy.used_up => {
+                self.finish(now, false, Some(Stopped::Budget), actions)
+            }
             (Phase::Waiting { grant: Some(attempt) }, Running) => {
                 actions.push(Action::Start { attempt: *attempt });
                 self.phase = Phase::Starting;

@@ -2,7 +2,7 @@
 //! commands, and reports its end. It knows neither Kubernetes nor Temporal, only [`crate::protocol::runner`].
 //!
 //! Called by `bin/koco-runner.rs` alone. Decisions are pure and tested without a process: [`machine`] (events to
-//! actions) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
+//! actions), [`progress`] (an agent's reports against its budget) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
 //! [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`events`] delivers what the agent prints and tells,
 //! beside all that. [`supervisor`] joins them.
 
@@ -20,6 +20,7 @@ mod log;
 mod machine;
 mod process;
 mod procfs;
+mod progress;
 mod report;
 mod signals;
 mod supervisor;

@@ -22,7 +22,9 @@ use super::{
     link::{self, Answer, Incoming, RunnerSnapshot},
     log::{self, causes, say},
     process::Processes,
-    procfs, report,
+    procfs,
+    progress::Reports,
+    report,
     signals::{self, StopSignals},
 };
 use crate::{
@@ -101,6 +103,7 @@ async fn run(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> Resul
     let (tell, incoming) = mpsc::unbounded_channel();
     let (snapshot, snapshot_seen) = watch::channel((RunnerState::Waiting, 0));
     let (answers, answers_seen) = watch::channel(None);
+    let (progress, progress_seen) = watch::channel(None);
     let runner = Runner {
         files,
         command: (program, arguments),
@@ -110,8 +113,10 @@ async fn run(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> Resul
         children,
         stops,
         incoming,
+        tell: tell.clone(),
         snapshot,
         answers,
+        reports: Reports::new(progress),
         oom_kills: procfs::oom_kills(),
         events: Events::default(),
         grace: Duration::ZERO,
@@ -121,7 +126,7 @@ async fn run(program: OsString, arguments: Vec<OsString>, mask: SigSet) -> Resul
     };
     tokio::spawn(link::listen(gateway.clone(), snapshot_seen.clone(), tell.clone()));
     tokio::spawn(link::confirm(gateway.clone(), answers_seen));
-    Ok(runner.run(|every| drop(tokio::spawn(link::beat(gateway, every, snapshot_seen, tell)))).await)
+    Ok(runner.run(|every| drop(tokio::spawn(link::beat(gateway, every, snapshot_seen, progress_seen, tell)))).await)
 }
 
 struct Runner {
@@ -134,8 +139,11 @@ struct Runner {
     children: Arrivals,
     stops: StopSignals,
     incoming: mpsc::UnboundedReceiver<Incoming>,
+    /// The other end, for tasks that begin with the agent.
+    tell: mpsc::UnboundedSender<Incoming>,
     snapshot: watch::Sender<RunnerSnapshot>,
     answers: watch::Sender<Answer>,
+    reports: Reports,
     oom_kills: Option<u64>,
     gateway: Gateway,
     events: Events,
@@ -176,6 +184,7 @@ impl Runner {
             let report = EndReport {
                 generation: self.snapshot.borrow().1,
                 end: end.ending.clone(),
+                progress: self.reports.latest(),
                 events: self.events.count(),
                 events_missing: self.events.missing().filter(|missing| *missing > 0),
             };
@@ -210,7 +219,7 @@ impl Runner {
                         let ending = ending::not_started(&format!("the gateway rejects this pod's runner: {why}"));
                         return Err(End::unstarted(ending, false));
                     }
-                    Some(Incoming::Message(_)) => {}
+                    Some(Incoming::Message(_) | Incoming::Progress(_)) => {}
                     None => return Err(End::unstarted(ending::not_started("the connection's task ended"), true)),
                 },
                 () = self.stops.recv() => {

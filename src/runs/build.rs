@@ -6,7 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::RunError;
 use crate::api::{
-    AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, StartGrant, TraceContext, names,
+    AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, Spent, StartGrant, TraceContext,
+    Usage, names,
 };
 
 /// The parameters of a new run.
@@ -20,6 +21,8 @@ pub struct NewRun {
     pub resumed: bool,
     /// How long the agent was active in earlier runs of that attempt, in milliseconds.
     pub active_millis: i64,
+    /// What the agents of the job's earlier runs have used up.
+    pub spent: Spent,
     /// The grant, if it is created with one.
     pub grant: Option<StartGrant>,
     /// The command that it is created with, if any.
@@ -36,6 +39,7 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
         attempt: new.attempt.max(1),
         resumed: new.resumed,
         active_millis: new.active_millis.max(0),
+        spent: Some(new.spent).filter(|spent| !spent.is_empty()),
         pod_name: names::pod(&of.name, &of.uid, new.number, &random()?),
         execution_mode: resolved.execution_mode,
         pause_policy: job.spec.pause_policy,
@@ -49,10 +53,19 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
 /// A run that is created closed, in place of one that never existed or was deleted: nothing can start under its number
 /// any more.
 pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32) -> Result<AgentRun, RunError> {
-    let new = NewRun { number, attempt, resumed: false, active_millis: 0, grant: None, command: None };
+    let spent = spent_by_status(job);
+    let new = NewRun { number, attempt, resumed: false, active_millis: 0, spent, grant: None, command: None };
     let mut run = build(job, resolved, new)?;
     run.spec.identity.tombstone = true;
     Ok(run)
+}
+
+/// What the agents of a job have used up by its status, which may lag behind the newest run.
+pub fn spent_by_status(job: &AgentJob) -> Spent {
+    let Some(status) = &job.status else { return Spent::default() };
+    let spent = status.spent.unwrap_or_default();
+    let reported = status.progress.as_ref().map_or_else(Usage::default, |progress| progress.usage);
+    Spent { usage: spent.usage.at_least(reported), ..spent }
 }
 
 fn object(job: &JobRef, trace: TraceContext, spec: AgentRunSpec) -> AgentRun {

@@ -5,7 +5,7 @@
 mod build;
 mod client;
 
-pub use build::{NewRun, build, tombstone};
+pub use build::{NewRun, build, spent_by_status, tombstone};
 pub use client::{RunError, Runs};
 
 use crate::api::{AgentRun, TraceContext};

@@ -84,6 +84,10 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (agent("succeed").with(json!({ "timeouts": { "heartbeat": "100ms" } })), "spec.timeouts.heartbeat"),
         (agent("succeed").with(json!({ "timeouts": { "execution": "0s" } })), "spec.timeouts.execution"),
         (agent("succeed").with(json!({ "timeouts": { "pending": "10ms" } })), "spec.timeouts.pending"),
+        (agent("succeed").with(json!({ "budget": { "activeTime": "0s" } })), "spec.budget.activeTime"),
+        (agent("succeed").with(json!({ "budget": { "inputTokens": 0 } })), "spec.budget.inputTokens"),
+        (agent("succeed").with(json!({ "budget": { "outputTokens": -1 } })), "spec.budget.outputTokens"),
+        (agent("succeed").with(json!({ "budget": { "costMicros": 1.5 } })), "spec.budget.costMicros"),
         (
             agent("succeed").with(json!({ "pauseNotice": { "signal": "SIGKILL", "seconds": 1 } })),
             "spec.pauseNotice.signal",
@@ -197,6 +201,7 @@ async fn what_is_immutable_does_not_change() {
         "extra": { "labels": ["a", "b"], "nested": { "deep": { "er": true } } },
         "retryPolicy": { "maximumAttempts": 2, "nonRetryableErrorTypes": ["A"] },
         "timeouts": { "heartbeat": "30s" },
+        "budget": { "inputTokens": 5 },
         "pauseNotice": { "signal": "SIGUSR1", "seconds": 2 },
         "template": {
             "metadata": { "labels": { "team": "x" }, "annotations": { "a": "b" } },
@@ -232,6 +237,9 @@ async fn what_is_immutable_does_not_change() {
         (set("/timeouts/heartbeat", json!("31s")), "spec.timeouts"),
         (spec.clone().with(json!({ "timeouts": { "pending": "1m" } })), "spec.timeouts"),
         (spec.clone().with(json!({ "timeouts": null })), "spec.timeouts"),
+        (set("/budget/inputTokens", json!(6)), "spec.budget"),
+        (spec.clone().with(json!({ "budget": { "activeTime": "1h" } })), "spec.budget"),
+        (spec.clone().with(json!({ "budget": null })), "spec.budget"),
         (set("/pauseNotice/seconds", json!(3)), "spec.pauseNotice"),
         (spec.clone().with(json!({ "pausePolicy": "Evict" })), "spec.pausePolicy"),
         (spec.clone().with(json!({ "disruptionPolicy": "Ignore" })), "spec.disruptionPolicy"),

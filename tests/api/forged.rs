@@ -21,9 +21,10 @@ fn success() -> EndReport {
         exit_code: Some(0),
         result: Some(serde_json::json!("forged")),
         active_millis: 0,
+        usage: Default::default(),
         result_omitted: false,
     };
-    EndReport { generation: 0, end: ending, events: None, events_missing: None }
+    EndReport { generation: 0, end: ending, progress: None, events: None, events_missing: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,7 +61,7 @@ async fn nobody_but_the_runner_speaks_for_a_run() {
             let forged = forged.as_deref();
             let run = run_path(&victim, 1);
             let waiting = Register { state: RunnerState::Waiting, generation: 0, has_job: false };
-            let heartbeat = Heartbeat { state: RunnerState::Running, generation: 0 };
+            let heartbeat = Heartbeat { state: RunnerState::Running, generation: 0, progress: None, between: false };
             let confirm = Confirm { state: RunnerState::Frozen, generation: 1, problem: None };
             for (verb, code) in [
                 (verb::END, gateway.say(verb::END, &run, forged, &success()).await),

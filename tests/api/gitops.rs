@@ -51,7 +51,7 @@ async fn kubectl_shows_phase_and_reason_and_explains_each_field() {
     let time = "2026-01-01T00:00:00Z";
     let condition = json!({ "type": "Succeeded", "status": "False", "reason": "OOMKilled", "message": "m",
         "lastTransitionTime": time });
-    let status = json!({ "phase": "Failed", "attempt": 3, "startTime": time, "completionTime": time,
+    let status = json!({ "phase": "Failed", "attempt": 3, "progress": { "percent": 42, "time": time }, "startTime": time, "completionTime": time,
         "runnerPod": "a-pod", "conditions": [condition] });
     patch_status(&test, "agentjob", &job.name, status).await;
     let shown = |format: &str| {
@@ -63,10 +63,12 @@ async fn kubectl_shows_phase_and_reason_and_explains_each_field() {
     let wide = shown("wide");
     assert_eq!(
         wide[0],
-        ["NAME", "PHASE", "REASON", "ATTEMPT", "AGE", "MODE", "STARTED", "FINISHED", "POD", "WORKFLOW"]
+        ["NAME", "PHASE", "REASON", "ATTEMPT", "PROGRESS", "AGE", "MODE", "STARTED", "FINISHED", "POD", "WORKFLOW"]
     );
-    assert_eq!(wide[1][1..4], ["Failed", "OOMKilled", "3"]);
+    assert_eq!(wide[1][1..5], ["Failed", "OOMKilled", "3", "42"]);
     assert!(wide[1].contains(&"a-pod".to_string()), "{wide:?}");
     let text = kubectl(&["explain", "agentjob.spec.template.spec.hostPID"]).expect("an explanation");
     assert!(text.contains("Must be false"), "{text}");
+    let text = kubectl(&["explain", "agentjob.spec.budget.activeTime"]).expect("an explanation");
+    assert!(text.contains("How long agents may be active in all"), "{text}");
 }

@@ -39,6 +39,7 @@ mod panel;
 mod paused_early;
 mod plugin;
 mod plugin_archive;
+mod progress;
 mod repair;
 mod reset;
 mod rights;

@@ -168,7 +168,7 @@ async fn a_list_is_the_servers_and_has_what_is_asked_for() {
     let failed = job_of(&test, "a", Some("Failed")).await;
     let out = says(&test, "list").await;
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "AGE"]);
+    assert_eq!(rows[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "PROGRESS", "AGE"]);
     assert_eq!((rows.len(), &rows[1][..2]), (4, &[running.name.as_str(), "Running"][..]));
     assert!(says(&test, "list -o wide").await.lines().next().is_some_and(|head| head.contains("WORKFLOW")));
     for (flags, wanted) in [

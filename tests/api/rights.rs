@@ -213,6 +213,7 @@ async fn each_role_writes_only_its_part_of_jobs_and_runs() {
         json!({ "publicKey": format!("ed25519:{}", "0".repeat(64)) }),
         json!({ "pausedSince": time }),
         json!({ "pausedMillis": 5 }),
+        json!({ "progress": { "percent": 5, "time": time } }),
         json!({ "acknowledged": acknowledged }),
         json!({ "unresponsiveSince": time }),
     ] {

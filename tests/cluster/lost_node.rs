@@ -62,7 +62,7 @@ async fn no_second_runner_before_the_first_has_ended() {
     let (run, hello) = (run_path(&job, 1), Register { state: RunnerState::Waiting, generation: 0, has_job: false });
     assert_eq!(gateway.say(verb::REGISTER, &run, Some(&token), &hello).await, 200);
     job.until_run("the start grant", |r| r.spec.grant.is_some()).await;
-    let beat = Heartbeat { state: RunnerState::Running, generation: 0 };
+    let beat = Heartbeat { state: RunnerState::Running, generation: 0, progress: None, between: false };
     assert_eq!(gateway.say(verb::HEARTBEAT, &run, None, &beat).await, 204);
     job.until("the agent to start", |s| s.attempt == Some(1)).await;
 

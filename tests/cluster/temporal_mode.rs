@@ -88,12 +88,13 @@ async fn kubectl_shows_it() {
 
     let short = kubectl(&["get", "aj", "hello", "-n", &ns]).expect("get");
     let lines: Vec<Vec<&str>> = short.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "AGE"]);
+    // Without a report of progress its cell is blank.
+    assert_eq!(lines[0], ["NAME", "PHASE", "REASON", "ATTEMPT", "PROGRESS", "AGE"]);
     assert_eq!(&lines[1][..4], ["hello", "Succeeded", "Succeeded", "1"]);
     let wide = kubectl(&["get", "kodosumi", "-n", &ns, "-o", "wide"]).expect("get by category");
     let wide: Vec<Vec<&str>> = wide.lines().map(|l| l.split_whitespace().collect()).collect();
     let more = ["MODE", "STARTED", "FINISHED", "POD", "WORKFLOW"];
-    assert_eq!((&wide[0][..5], &wide[0][5..]), (&lines[0][..], &more[..]));
+    assert_eq!((&wide[0][..6], &wide[0][6..]), (&lines[0][..], &more[..]));
     assert_eq!(wide[1][5], "Temporal");
     assert_eq!(wide[1][8..], [pod.as_str(), status.workflow.expect("a workflow").id.as_str()]);
 

@@ -2,10 +2,11 @@
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use koco::{
-    api::{AgentRun, TerminationSource, TerminationType, depth},
+    api::{AgentRun, TerminationSource, TerminationType, Usage, depth},
     lifecycle,
     pods::{AgentContainer, PodView, ending},
     protocol::{
+        error_types,
         key::PublicKey,
         runner::{AgentEnd, EndReport, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, MAX_RESULT_DEPTH},
         termination,
@@ -48,8 +49,9 @@ fn end() -> impl Strategy<Value = AgentEnd> {
     let large = (0_usize..60_000).prop_map(|length| json!("x".repeat(length)));
     let deep = (0_usize..120).prop_map(|levels| (0..levels).fold(json!(1), |inner, _| json!([inner])));
     let result = prop::option::of(prop_oneof![6 => json(), 1 => large, 1 => deep]);
-    (kind, any::<bool>(), error, any::<bool>(), any::<Option<i32>>(), result, any::<i64>()).prop_map(
-        |(kind, started, error, non_retryable, exit_code, result, active_millis)| AgentEnd {
+    let numbers = (any::<i64>(), any::<i64>());
+    (kind, any::<bool>(), error, any::<bool>(), any::<Option<i32>>(), result, numbers).prop_map(
+        |(kind, started, error, non_retryable, exit_code, result, (active_millis, used))| AgentEnd {
             kind,
             started,
             error: error.map(|(kind, message)| koco::api::ErrorStatus { kind, message }),
@@ -57,6 +59,7 @@ fn end() -> impl Strategy<Value = AgentEnd> {
             exit_code,
             result,
             active_millis,
+            usage: Usage { input_tokens: used, ..Usage::default() },
             result_omitted: false,
         },
     )
@@ -173,7 +176,9 @@ fn what_is_recorded_of_an_end_is_bounded() {
         let now = Time(Timestamp::from_second(seconds).expect("a time"));
         let run = run(granted, evicts, command, None);
         let recorded = lifecycle::claimed(&run, &end, &now);
-        prop_assert!(recorded.active_millis >= 0);
+        prop_assert!(recorded.active_millis >= 0 && recorded.usage.input_tokens >= 0);
+        let over = recorded.error.as_ref().is_some_and(|e| e.kind == error_types::BUDGET_EXCEEDED);
+        prop_assert!(!over || recorded.non_retryable);
         prop_assert!(granted || !recorded.started, "a run that can't have started");
         let evicted = recorded.kind == TerminationType::Evicted;
         prop_assert!(!evicted || (evicts && command == Some("Paused")), "never commanded");

@@ -69,6 +69,8 @@ pub fn job(entry_point: &str) -> Job {
         grace_seconds: 20,
         heartbeat_interval_millis: 100,
         execution_limit_millis: None,
+        budget: None,
+        spent: Default::default(),
         events: None,
         environment: Default::default(),
     }

@@ -6,6 +6,7 @@ mod control;
 mod events;
 mod gateway;
 mod harness;
+mod progress;
 
 use std::{ffi::OsString, io::Read, time::Duration};
 

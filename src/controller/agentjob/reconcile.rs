@@ -22,6 +22,7 @@ use super::{
 use crate::{
     api::{AgentJob, AgentJobStatus, DesiredState, ExecutionMode, JobRef, Phase, WorkflowStatus, names},
     controller::ControllerError,
+    lifecycle,
     platform::{clock, metrics::Metrics, store, trace},
     pods::node,
 };
@@ -30,6 +31,8 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
 const COALESCE: Duration = Duration::from_secs(5);
+/// How long an agent's progress isn't written again, unless something else is.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// How long the watch may take to show a newer version of a job before it is read instead: longer than it takes unless the
 /// API server or this process is overloaded.
 const WATCH_LAG: Duration = Duration::from_secs(4);
@@ -197,7 +200,7 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         plan = again;
     }
     let old = target.job.status.clone().unwrap_or_default();
-    if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written) {
+    if let Some(wait) = may_wait(&old, &plan, context.memory(job.uid()).written, &now()) {
         calls = calls.and(execute::all(&target, context, &plan.actions).await?);
         spans::reconciled(job, start, false, done + plan.actions.len());
         return Ok(again(plan::sooner(plan.requeue, Some(wait)), calls, job, context));
@@ -265,17 +268,26 @@ async fn decide(job: &AgentJob, observed: &mut ObservedState, context: &Context)
     Ok(plan::plan(job, observed, &operator))
 }
 
-/// How long the write may be delayed, if all changes are informative and the last write was recent.
-fn may_wait(old: &AgentJobStatus, plan: &Plan, written: Option<Instant>) -> Option<Duration> {
-    let left = COALESCE.checked_sub(written?.elapsed())?;
-    (plan.status != *old && plan.events.is_empty() && without_progress(&plan.status) == without_progress(old))
-        .then_some(left)
+/// How long the write may be delayed, if all changes are informative and the last write was recent: of the agent's progress,
+/// if nothing else has changed, the last write of progress.
+fn may_wait(old: &AgentJobStatus, plan: &Plan, written: Option<Instant>, now: &Time) -> Option<Duration> {
+    let is_new = plan.status != *old && plan.events.is_empty();
+    if !is_new || without_progress(&plan.status) != without_progress(old) {
+        return None;
+    }
+    let any = written.and_then(|at| COALESCE.checked_sub(at.elapsed()));
+    let progress = old.progress.as_ref().and_then(|known| {
+        let alone = AgentJobStatus { progress: plan.status.progress.clone(), ..old.clone() } == plan.status;
+        PROGRESS.checked_sub(lifecycle::elapsed(&known.time, now)).filter(|left| alone && !left.is_zero())
+    });
+    any.max(progress)
 }
 
 /// A status without the purely informative fields.
 fn without_progress(status: &AgentJobStatus) -> AgentJobStatus {
     let mut status = status.clone();
     (status.runner_pod, status.runner_pod_uid, status.pending_since) = (None, None, None);
+    status.progress = None;
     if let Some(workflow) = &mut status.workflow {
         (workflow.status, workflow.run_id, workflow.namespace_id) = (None, None, None);
         // In Direct mode it is the intent.
@@ -318,7 +330,7 @@ fn remember(job: &AgentJob, cached: Option<u64>, context: &Context, status: &Age
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Phase;
+    use crate::api::{AgentProgress, Phase};
 
     fn plan(status: AgentJobStatus) -> Plan {
         Plan { status, actions: vec![], events: vec![], requeue: None }
@@ -353,10 +365,35 @@ mod tests {
         let pod = AgentJobStatus { runner_pod: Some("p".into()), ..old.clone() };
         let running = AgentJobStatus { phase: Some(Phase::Running), ..pod.clone() };
         let now = Some(Instant::now());
-        assert!(may_wait(&old, &plan(pod.clone()), now).is_some());
-        assert!(may_wait(&old, &plan(running), now).is_none());
-        assert!(may_wait(&old, &plan(old.clone()), now).is_none());
-        assert!(may_wait(&old, &plan(pod.clone()), None).is_none());
-        assert!(may_wait(&old, &plan(pod), Instant::now().checked_sub(COALESCE)).is_none());
+        let may_wait = |new: &AgentJobStatus, written| super::may_wait(&old, &plan(new.clone()), written, &at(0));
+        assert!(may_wait(&pod, now).is_some());
+        assert!(may_wait(&running, now).is_none());
+        assert!(may_wait(&old, now).is_none());
+        assert!(may_wait(&pod, None).is_none());
+        assert!(may_wait(&pod, Instant::now().checked_sub(COALESCE)).is_none());
+    }
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn progress_alone_is_written_once_a_minute_and_the_first_at_once() {
+        let with = |percent: i32, second: i64| {
+            let progress =
+                AgentProgress { percent: Some(percent), message: None, usage: Default::default(), time: at(second) };
+            AgentJobStatus { phase: Some(Phase::Running), progress: Some(progress), ..Default::default() }
+        };
+        let none = AgentJobStatus { progress: None, ..with(0, 0) };
+        let wait = |old: &AgentJobStatus, new: &AgentJobStatus, now: i64| {
+            may_wait(old, &plan(new.clone()), None, &at(now)).map(|left| left.as_secs())
+        };
+        assert_eq!(wait(&none, &with(1, 100), 100), None);
+        assert_eq!(wait(&with(1, 100), &with(2, 110), 110), Some(50));
+        assert_eq!(wait(&with(1, 100), &with(2, 160), 160), None);
+        let ended = AgentJobStatus { phase: Some(Phase::Succeeded), ..with(2, 110) };
+        assert_eq!(wait(&with(1, 100), &ended, 110), None, "with what is written anyway");
+        let pod = AgentJobStatus { runner_pod: Some("p".into()), ..with(2, 110) };
+        assert_eq!(wait(&with(1, 100), &pod, 110), None);
     }
 }

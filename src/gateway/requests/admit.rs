@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use super::events::Events;
+use super::{events::Events, progress::Writes};
 use crate::{
     api::{AgentRun, names},
     gateway::{Gateway, server::Refusal},
@@ -58,6 +58,8 @@ pub struct Limits {
     reads: Buckets<IpAddr>,
     /// Those of events.
     pub events: Events,
+    /// That of writes of agents' progress.
+    pub progress: Writes,
 }
 
 impl Default for Limits {
@@ -68,6 +70,7 @@ impl Default for Limits {
             strangers: Shares::new(STRANGERS, ADDRESS),
             reads: Buckets::new(READS.0, READS.1),
             events: Events::default(),
+            progress: Writes::default(),
         }
     }
 }

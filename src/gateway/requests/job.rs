@@ -58,6 +58,8 @@ pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool, otlp_endpoint:
         grace_seconds: job.grace_seconds(),
         heartbeat_interval_millis: heartbeat_interval(run).as_millis() as u64,
         execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
+        budget: job.spec.budget.clone(),
+        spent: identity.spent.unwrap_or_default(),
         events: keeps_events.then_some(EventsConfig { stdio: job.spec.events.stdio }),
         environment: environment(run, otlp_endpoint),
     })
@@ -101,6 +103,10 @@ mod tests {
         assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: true }));
         job.spec.events.stdio = false;
         assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: false }));
+        run.spec.identity.spent = serde_json::from_value(serde_json::json!({ "activeMillis": 5 })).unwrap();
+        job.spec.budget = serde_json::from_value(serde_json::json!({ "activeTime": "1h" })).unwrap();
+        let told = answer(&job, &run, false, None).unwrap();
+        assert_eq!((told.budget, told.spent.active_millis), (job.spec.budget.clone(), 5));
         job.status.as_mut().unwrap().resolved = None;
         assert_eq!(answer(&job, &run, false, None), Err(Refusal::NotAccepted));
     }

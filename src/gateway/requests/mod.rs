@@ -3,6 +3,7 @@
 mod admit;
 mod events;
 mod job;
+mod progress;
 mod updates;
 mod writer;
 
@@ -36,7 +37,7 @@ use crate::{
     api::{AgentJob, AgentRun, AgentRunStatus, JobRef, RunnerState},
     platform::{clock, store},
     protocol::{
-        runner::{Confirm, EndReport, Heartbeat, Job, Register},
+        runner::{Confirm, EndReport, Heartbeat, Job, Progress, Register},
         workflow::RunnerConfirmed,
     },
 };
@@ -131,7 +132,7 @@ impl Gateway {
     }
 
     /// Handles a heartbeat. Answered from the caches: neither Temporal nor the API server delays it.
-    pub(super) async fn heartbeat(self: &Arc<Self>, runner: &Admitted, _heartbeat: &Heartbeat) -> Result<(), Refusal> {
+    pub(super) async fn heartbeat(self: &Arc<Self>, runner: &Admitted, heartbeat: &Heartbeat) -> Result<(), Refusal> {
         let run = runner.open()?;
         let session = self.session(run)?;
         self.metrics.heartbeats.inc();
@@ -139,13 +140,24 @@ impl Gateway {
         let mut new = old.clone();
         updates::contact(run, &mut new);
         // Its stream may be at another gateway, which would deem it unresponsive if all heartbeats came here.
-        let all_here = session.hears_all(heartbeat_interval(run), Instant::now());
+        let all_here = !heartbeat.between && session.hears_all(heartbeat_interval(run), Instant::now());
+        let progress = heartbeat.progress.as_ref().and_then(|said| self.progress_to_write(&old, said));
         let gateway = all_here && run.spec.grant.is_some() && self.is_named_elsewhere(run);
-        if gateway || new != old {
-            self.write_later(run, &session, News { gateway, ..News::default() });
+        if gateway || progress.is_some() || new != old {
+            self.write_later(run, &session, News { gateway, progress, ..News::default() });
         }
-        self.forward_heartbeat(run, &session);
+        // Temporal gets the regular ones.
+        if !heartbeat.between {
+            self.forward_heartbeat(run, &session);
+        }
         Ok(())
+    }
+
+    /// An agent's progress and the time, if it is to be written now.
+    fn progress_to_write(&self, status: &AgentRunStatus, said: &Progress) -> Option<(Progress, Time)> {
+        let now = now();
+        let may = progress::is_due(status, said, &now) && self.limits.progress.take(self.peers.count(), Instant::now());
+        may.then(|| (said.clone(), now))
     }
 
     /// Handles a confirmation: a command was carried out, or can't be. Signals the workflow concurrently.

@@ -3,7 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::admit::Admitted;
+use super::{admit::Admitted, progress};
 use crate::{
     api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState, Termination},
     gateway::server::Refusal,
@@ -130,6 +130,9 @@ pub fn end(run: &AgentRun, status: &mut AgentRunStatus, report: &EndReport, now:
     let known = status.acknowledged.as_ref().map_or(0, |old| old.generation);
     if new.generation > known {
         acknowledge(run, status, new);
+    }
+    if let Some(said) = &report.progress {
+        progress::record(status, said, now);
     }
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     status.termination = Some(Termination {

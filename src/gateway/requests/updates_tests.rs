@@ -5,12 +5,12 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{DesiredState, RunCommand, TerminationSource, TerminationType},
+    api::{DesiredState, RunCommand, TerminationSource, TerminationType, Usage},
     gateway::{
         fixtures::{self, command, fresh_run, grant, key, pod, run},
         requests::Admitted,
     },
-    protocol::runner::AgentEnd,
+    protocol::runner::{AgentEnd, Progress},
 };
 
 /// Its runner as it registers.
@@ -35,9 +35,10 @@ fn report(kind: TerminationType) -> EndReport {
         exit_code: Some(0),
         result: None,
         active_millis: 5,
+        usage: Usage::default(),
         result_omitted: false,
     };
-    EndReport { generation: 0, end: ending, events: None, events_missing: None }
+    EndReport { generation: 0, end: ending, progress: None, events: None, events_missing: None }
 }
 
 /// A granted run with this many commands.
@@ -231,10 +232,13 @@ fn what_is_recorded_is_cut_whatever_the_runner_says() {
     let mut big = report(TerminationType::Failed);
     big.end.result = Some(json!({ "text": "x".repeat(100_000) }));
     big.end.active_millis = -5;
+    big.progress = Some(Progress { percent: Some(101), ..Progress::default() });
+    status.progress = serde_json::from_value(json!({ "percent": 7, "time": at(0) })).unwrap();
     end(&run, &mut status, &big, &at(1));
     let termination = status.termination.unwrap();
     assert!(termination.result.unwrap().get().contains("\"truncated\":true"));
     assert_eq!(termination.active_millis, 0);
+    assert_eq!(status.progress.unwrap().percent, Some(100), "the last report, however soon after another");
 }
 
 #[test]

@@ -3,7 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::updates::{self, Heard};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    progress,
+    updates::{self, Heard},
+};
 use crate::{
     api::{AgentRun, AgentRunStatus},
     gateway::{
@@ -11,6 +16,7 @@ use crate::{
         server::Refusal,
         sessions::{PendingUpdate, Session},
     },
+    protocol::runner::Progress,
 };
 
 /// The wait before a failed write is retried.
@@ -21,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct News {
     /// The runner's reported state.
     pub heard: Option<Heard>,
+    /// Its agent's progress, and when it was received.
+    pub progress: Option<(Progress, Time)>,
     /// That it is connected to this gateway.
     pub gateway: bool,
 }
@@ -28,6 +36,7 @@ pub struct News {
 fn merge(pending: &mut PendingUpdate, news: News) {
     pending.contact = true;
     pending.gateway |= news.gateway;
+    pending.progress = news.progress.or(pending.progress.take());
     let order = |heard: &Heard| heard.generation;
     if news.heard.as_ref().map(order) >= pending.heard.as_ref().map(order) {
         pending.heard = news.heard;
@@ -45,17 +54,19 @@ fn has_news(session: &Session) -> bool {
 fn take(session: &Session) -> News {
     let mut pending = session.update.lock();
     pending.contact = false;
-    News { heard: pending.heard.take(), gateway: std::mem::take(&mut pending.gateway) }
+    let gateway = std::mem::take(&mut pending.gateway);
+    News { heard: pending.heard.take(), progress: pending.progress.take(), gateway }
 }
 
 /// Puts back what could not be written, unless something newer has come meanwhile.
 fn put_back(session: &Session, news: News) {
     let mut pending = session.update.lock();
-    let newer = pending.heard.take();
+    let (newer, progress) = (pending.heard.take(), pending.progress.take());
     merge(&mut pending, news);
     if newer.is_some() {
         pending.heard = newer;
     }
+    pending.progress = progress.or(pending.progress.take());
 }
 
 impl Gateway {
@@ -88,6 +99,11 @@ impl Gateway {
                 if let Some(heard) = &news.heard {
                     updates::confirm(run, status, heard);
                 }
+                if let Some((said, time)) = &news.progress
+                    && progress::is_due(status, said, time)
+                {
+                    progress::record(status, said, time);
+                }
                 Ok(())
             };
             match self.runs.modify_status(&run, change).await {
@@ -118,7 +134,7 @@ fn drop_news(session: &Session) {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::api::RunnerState;
@@ -127,6 +143,11 @@ mod tests {
         let time = Time(Timestamp::UNIX_EPOCH);
         let heard = Heard { generation, state: RunnerState::Frozen, problem: None, time };
         News { heard: Some(heard), ..News::default() }
+    }
+
+    fn reported(second: i64) -> News {
+        let time = Time(Timestamp::from_second(second).unwrap());
+        News { progress: Some((Progress::default(), time)), ..News::default() }
     }
 
     fn note(session: &Session, news: News) {
@@ -146,8 +167,12 @@ mod tests {
         note(&session, said(2));
         note(&session, News { gateway: true, ..News::default() });
         assert!(has_news(&session) && session.update.lock().writing);
+        for second in [1, 2] {
+            note(&session, reported(second));
+        }
         let news = take(&session);
         assert_eq!((generation(&news), news.gateway), (Some(3), true));
+        assert_eq!(news.progress.map(|(_, time)| time.0.as_second()), Some(2));
         assert!(!has_news(&session) && !session.update.lock().writing);
     }
 
@@ -157,7 +182,11 @@ mod tests {
         put_back(&session, said(1));
         assert_eq!(generation(&take(&session)), Some(1));
         note(&session, said(2));
+        note(&session, reported(2));
         put_back(&session, said(1));
-        assert_eq!(generation(&take(&session)), Some(2));
+        put_back(&session, reported(1));
+        let news = take(&session);
+        assert_eq!(generation(&news), Some(2));
+        assert_eq!(news.progress.map(|(_, time)| time.0.as_second()), Some(2));
     }
 }

@@ -12,11 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{requests::Heard, temporal_bridge::PendingSignals};
-use crate::platform::http::limits::{TokenBucket, due};
+use crate::{
+    platform::http::limits::{TokenBucket, due},
+    protocol::runner::Progress,
+};
 
 /// How long Temporal isn't asked about the same workflow again.
 const DESCRIBE: Duration = Duration::from_secs(2);
@@ -50,6 +54,8 @@ pub struct Session {
 pub struct PendingUpdate {
     /// The runner's reported state.
     pub heard: Option<Heard>,
+    /// Its agent's progress, and when it was received.
+    pub progress: Option<(Progress, Time)>,
     /// That there was contact.
     pub contact: bool,
     /// That it is connected to this gateway.

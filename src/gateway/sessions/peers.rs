@@ -1,6 +1,6 @@
 //! Which gateways are there: each renews its mark in one Lease, and reads the others'. A gateway is gone once its mark
-//! has not changed for a while, by the reader's own clock. Used by [`super::liveness`] alone; nothing is gone for a
-//! gateway that can't read the Lease, or was suspended.
+//! has not changed for a while, by the reader's own clock. Used by [`super::liveness`], and for limits that all gateways
+//! share; nothing is gone for a gateway that can't read the Lease, or was suspended.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -59,6 +59,11 @@ impl Board {
             && passed(since) >= limit
             && self.seen.get(name).is_none_or(|(_, since)| passed(*since) >= limit)
     }
+
+    /// How many others there are beside this gateway.
+    fn others(&self, identity: &str, now: Instant) -> usize {
+        self.seen.keys().filter(|name| *name != identity && !self.unchanged_for(name, GONE, now)).count()
+    }
 }
 
 /// The other gateways.
@@ -77,6 +82,12 @@ impl Peers {
     /// Whether a gateway of this name is gone.
     pub fn is_gone(&self, name: &str) -> bool {
         self.board.lock().unchanged_for(name, GONE, Instant::now())
+    }
+
+    /// How many gateways there are, with this one, as far as it knows.
+    pub fn count(&self) -> u32 {
+        let others = self.board.lock().others(&self.identity, Instant::now());
+        u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// Renews this gateway's mark and reads the others', for ever.
@@ -140,5 +151,8 @@ mod tests {
         board.read(&marks(&[("a", 2)]), at(4030));
         board.read(&marks(&[("a", 2)]), at(4060));
         assert!(!gone(&board, "a", 4060) && gone(&board, "b", 4060));
+        assert_eq!([board.others("a", at(4060)), board.others("me", at(4060))], [0, 1]);
+        board.read(&marks(&[("a", 3), ("b", 1), ("c", 1)]), at(4070));
+        assert_eq!([board.others("a", at(4070)), board.others("me", at(4070))], [2, 3]);
     }
 }

@@ -11,6 +11,8 @@ fn facts(exit: Exit) -> ExitFacts {
         result: FileContents::Nothing,
         active: Duration::from_millis(1500),
         limit: Some(Duration::from_secs(60)),
+        usage: Usage { input_tokens: 3, ..Usage::default() },
+        over: None,
     }
 }
 
@@ -39,7 +41,7 @@ fn fails_as(facts: ExitFacts, kind: &str, message: &str) {
 fn exit_0_is_success_with_or_without_a_result() {
     let ending = classify(facts(Exit::Code(0)));
     assert_eq!((ending.kind, ending.exit_code, ending.result), (TerminationType::Succeeded, Some(0), None));
-    assert_eq!(ending.active_millis, 1500);
+    assert_eq!((ending.active_millis, ending.usage.input_tokens), (1500, 3));
     let ending = classify(ExitFacts { result: FileContents::Something(json!({"a": 1})), ..facts(Exit::Code(0)) });
     assert_eq!(ending.result, Some(json!({"a": 1})));
     let deep = ExitFacts { result: FileContents::TooDeep(101), ..facts(Exit::Code(0)) };
@@ -131,6 +133,12 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
     fails_as(stopped(Stopped::Timeout, term()), error_types::EXECUTION_TIMEOUT, "60 s");
     fails_as(stopped(Stopped::Timeout, Exit::Code(0)), error_types::EXECUTION_TIMEOUT, "exit code 0");
 
+    let over = BudgetLimit { field: "inputTokens", limit: 5, used: 6 };
+    let budget = |exit| ExitFacts { over: Some(over), result: result(), ..stopped(Stopped::Budget, exit) };
+    fails_as(budget(Exit::Code(0)), error_types::BUDGET_EXCEEDED, "budget.inputTokens is 5");
+    fails_as(budget(term()), error_types::BUDGET_EXCEEDED, "have reported 6: killed by SIGTERM");
+    assert!(classify(budget(term())).non_retryable && classify(budget(term())).started);
+
     fails_as(stopped(Stopped::Gone, Exit::Code(0)), error_types::DISRUPTED, "exit code 0");
     assert_eq!(
         kind(ExitFacts { result: result(), ..stopped(Stopped::Gone, Exit::Code(0)) }),
@@ -144,6 +152,15 @@ fn why_it_was_stopped_decides_unless_it_had_finished() {
         kind(ExitFacts { result: result(), ..stopped(Stopped::Sigterm, Exit::Code(0)) }),
         TerminationType::Succeeded
     );
+}
+
+#[test]
+fn an_agent_without_a_budget_left_is_not_started_and_not_retried() {
+    let end = budget_used_up(Some(BudgetLimit { field: "activeTime", limit: 60_000, used: 61_000 }));
+    assert_eq!((end.kind, end.started, end.non_retryable), (TerminationType::Failed, false, true));
+    let error = end.error.unwrap();
+    assert_eq!(error.kind, error_types::BUDGET_EXCEEDED);
+    assert_eq!(error.message, "budget.activeTime is 60 s: it is used up, and the agent is not started");
 }
 
 #[test]

@@ -109,17 +109,26 @@ impl Machine {
         actions.push(Action::Finish { started, stopped });
     }
 
-    /// When the agent exceeds its limit; `None` while its clock is stopped.
-    pub(super) fn limit_at(&self) -> Option<Duration> {
+    /// Whether there is an agent that is not being stopped.
+    pub(super) fn has_agent(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Noticed { .. } | Phase::Freezing(_) | Phase::Frozen { .. })
+    }
+
+    /// When the agent exceeds a limit of its active time, and which; `None` while its clock is stopped.
+    pub(super) fn limit_at(&self) -> Option<(Duration, Stopped)> {
         if !matches!(self.phase, Phase::Running | Phase::Noticed { .. } | Phase::Freezing(_)) {
             return None;
         }
-        Some(self.active_since? + self.policy.limit?.saturating_sub(self.active))
+        let since = self.active_since?;
+        let at = |limit: Option<Duration>, why| Some((since + limit?.saturating_sub(self.active), why));
+        // The first of equals: an end that is final counts.
+        let limits = [at(self.policy.budget, Stopped::Budget), at(self.policy.limit, Stopped::Timeout)];
+        limits.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if self.limit_at().is_some_and(|limit| limit <= now) {
-            return self.stop(now, Stopped::Timeout, actions);
+        if let Some((_, why)) = self.limit_at().filter(|(at, _)| *at <= now) {
+            return self.stop(now, why, actions);
         }
         match &mut self.phase {
             Phase::Noticed { until } if *until <= now => self.freeze(now, actions),

@@ -11,6 +11,8 @@ fn policy() -> Policy {
         notice: None,
         grace: Duration::from_secs(GRACE),
         limit: None,
+        budget: None,
+        used_up: false,
         freeze_refusal: None,
     }
 }
@@ -72,6 +74,55 @@ fn a_grant_starts_once() {
     assert_eq!(m.on(s(3), Event::Grant { attempt: 2 }), []);
     assert_eq!(m.on(s(9), Event::AgentEnded), [finish(true, None)]);
     assert_eq!(m.active(s(99)), s(9));
+}
+
+#[test]
+fn a_budget_ends_an_agent_once_it_was_active_for_what_is_left() {
+    let mut m = frozen(Policy { budget: Some(s(10)), limit: Some(s(10)), ..policy() });
+    assert_eq!(m.deadline(), None, "paused time doesn't count");
+    assert_eq!(m.on(s(100), running(2)), [Thaw, confirm(RunnerState::Running, 2)]);
+    assert_eq!(m.deadline(), Some(s(109)));
+    assert_eq!(m.on(s(108), Event::Tick), []);
+    assert_eq!(m.on(s(109), Event::Tick), [Term]);
+    assert_eq!(m.on(s(109 + GRACE), Event::Tick), [Kill]);
+    assert_eq!(m.on(s(140), Event::AgentEnded), [finish(true, Some(Stopped::Budget))]);
+
+    let mut m = started(Policy { budget: Some(s(20)), limit: Some(s(10)), ..policy() });
+    assert_eq!(m.on(s(10), Event::Tick), [Term]);
+    assert_eq!(m.on(s(11), Event::AgentEnded), [finish(true, Some(Stopped::Timeout))]);
+}
+
+#[test]
+fn an_agent_over_its_budget_is_stopped_once_also_while_it_is_frozen() {
+    let mut m = frozen(policy());
+    assert_eq!(m.on(s(5), Event::OverBudget), [Term, Thaw]);
+    assert_eq!(m.deadline(), Some(s(5 + GRACE)));
+    assert_eq!(m.on(s(6), Event::OverBudget), []);
+    assert_eq!(m.on(s(7), Event::AgentEnded), [finish(true, Some(Stopped::Budget))]);
+    assert_eq!(m.on(s(8), Event::OverBudget), []);
+
+    let mut m = started(policy());
+    assert_eq!(m.on(s(5), Event::OverBudget), [Term]);
+    assert_eq!(m.on(s(6), cancelled(1)), [confirm(RunnerState::Stopping, 1)]);
+    assert_eq!(m.on(s(7), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))], "somebody wants no more of it");
+
+    let mut m = started(policy());
+    m.on(s(1), cancelled(1));
+    assert_eq!(m.on(s(2), Event::OverBudget), []);
+    assert_eq!(m.on(s(3), Event::AgentEnded), [finish(true, Some(Stopped::Cancel))]);
+}
+
+#[test]
+fn nothing_starts_when_nothing_is_left_of_the_budget() {
+    let none_left = || Machine::new(Policy { used_up: true, ..policy() });
+    let mut m = none_left();
+    assert_eq!(m.on(s(0), Event::OverBudget), []);
+    assert_eq!(m.on(s(1), Event::Grant { attempt: 2 }), [finish(false, Some(Stopped::Budget))]);
+    assert_eq!(m.on(s(2), running(1)), []);
+    let mut m = none_left();
+    assert_eq!(m.on(s(0), paused(1)), [confirm(RunnerState::Waiting, 1)]);
+    assert_eq!(m.on(s(1), Event::Grant { attempt: 2 }), []);
+    assert_eq!(m.on(s(2), running(2)), [finish(false, Some(Stopped::Budget))]);
 }
 
 #[test]

@@ -4,20 +4,22 @@
 use std::{collections::VecDeque, ffi::OsString, io, time::Duration};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::{End, Runner};
 use crate::{
     protocol::runner::{ControlMessage, Job},
     runner::{
-        ending::{self, Exit, ExitFacts},
+        ending::{self, AgentError, Exit, ExitFacts, FileContents},
         events::Events,
+        files::Files,
         gateway::Gateway,
         link::Incoming,
         log::say,
         machine::{Action, Event, Machine, Policy, Stopped},
         process::{Reaped, notice_signal},
-        procfs,
+        procfs, progress,
     },
 };
 
@@ -25,11 +27,14 @@ impl Runner {
     /// Waits for the grant, runs the agent and returns its end.
     pub(super) async fn run_agent(&mut self, job: Job) -> End {
         let notice = job.pause_notice.as_ref();
+        self.reports.begin(&job);
         let mut machine = Machine::new(Policy {
             pause: job.pause_policy,
             notice: notice.map(|n| Duration::from_secs(u64::try_from(n.seconds).unwrap_or(0))),
             grace: self.grace,
             limit: job.execution_limit_millis.map(Duration::from_millis),
+            budget: self.reports.active_left(),
+            used_up: self.reports.used_up().is_some(),
             freeze_refusal: self.processes.freeze_refusal(),
         });
         say(format_args!("waiting for the grant"));
@@ -78,6 +83,11 @@ impl Runner {
                 Incoming::Message(ControlMessage::Stop { why }) | Incoming::Gone(why) => {
                     say(format_args!("stopped by the gateway, without a report: {why}"));
                     vec![Event::Gone]
+                }
+                Incoming::Progress(found) => {
+                    self.reports.take(found);
+                    let over = self.reports.over(machine.active(self.begun.elapsed()));
+                    over.map(|_| Event::OverBudget).into_iter().collect()
                 }
                 Incoming::Message(ControlMessage::Ping {}) | Incoming::Job(_) => vec![],
             },
@@ -146,6 +156,7 @@ impl Runner {
             ("KODO_EXTRA_FILE", files.extra().into()),
             ("KODO_RESULT_FILE", files.result().into()),
             ("KODO_ERROR_FILE", files.error().into()),
+            ("KODO_PROGRESS_FILE", files.progress().into()),
             ("KODO_RUNNER_SOCK", files.socket().into()),
         ];
         let unset = |name: &&String| std::env::var_os(name).is_none();
@@ -167,6 +178,7 @@ impl Runner {
             Exit::NotStarted(why)
         })?;
         self.events.running();
+        tokio::spawn(progress::follow(self.files.clone(), self.tell.clone()));
         Ok(started)
     }
 
@@ -183,6 +195,7 @@ impl Runner {
         if !started && exit == Exit::None {
             let ending = match stopped {
                 Some(Stopped::Cancel) => ending::cancelled_before_start(),
+                Some(Stopped::Budget) => ending::budget_used_up(self.reports.used_up()),
                 Some(Stopped::Gone) => ending::not_started("the gateway stopped the runner before its agent started"),
                 _ => ending::not_started("the pod was terminated before its agent started"),
             };
@@ -192,18 +205,27 @@ impl Runner {
         self.processes.kill_remaining().await;
         let files = self.files.clone();
         // Up to 64 MiB to read: must not delay heartbeats.
-        let left = tokio::task::spawn_blocking(move || (files.read_error(), files.read_result())).await;
-        let (error, result) = left.unwrap_or_else(|e| {
+        let left = tokio::task::spawn_blocking(move || read_all(&files)).await;
+        let (error, result, reported) = left.unwrap_or_else(|e| {
             let why = e.to_string();
-            (ending::FileContents::Unreadable(why.clone()), ending::FileContents::Unreadable(why))
+            (FileContents::Unreadable(why.clone()), FileContents::Unreadable(why), FileContents::Nothing)
         });
+        self.reports.take(reported);
+        let (usage, over) = (self.reports.usage(), self.reports.over(active));
         let limit = job.execution_limit_millis.map(Duration::from_millis);
         let oom = procfs::oom_kills() > self.oom_kills;
-        let ending = ending::classify(ExitFacts { exit: exit.clone(), stopped, oom, error, result, active, limit });
+        let exited = exit.clone();
+        let facts = ExitFacts { exit: exited, stopped, oom, error, result, active, limit, usage, over };
+        let ending = ending::classify(facts);
         let why = ending.error.as_ref().map(|e| format!(": {}", e.kind)).unwrap_or_default();
         say(format_args!("agent ended ({exit:?}): {:?}{why}", ending.kind));
         End { ending, exit, report }
     }
+}
+
+/// What the agent has left: its error, its result, its last report.
+fn read_all(files: &Files) -> (FileContents<AgentError>, FileContents<Value>, FileContents<Vec<u8>>) {
+    (files.read_error(), files.read_result(), files.read_progress())
 }
 
 /// Says whether a signal was sent.

@@ -5,7 +5,7 @@
 
 use super::{Activities, ActivityFailure, NO_WORKFLOW, Task, now};
 use crate::{
-    api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Resolved, RunCommand},
+    api::{AgentJob, AgentRun, DesiredState, ExecutionMode, Resolved, RunCommand, Spent},
     lifecycle,
     pods::{self, PodView, RunnerPodSettings, collect, ending},
     protocol::{
@@ -75,6 +75,7 @@ fn new_run(input: &StartRunner, number: i32, before: Option<&AgentRun>) -> NewRu
         attempt: input.attempt,
         resumed: input.resumed,
         active_millis: active,
+        spent: before.map_or_else(Spent::default, lifecycle::spent),
         grant: None,
         command: (input.generation > 0).then_some(command),
     }
@@ -111,9 +112,10 @@ impl Start<'_> {
         if newest > input.run || (input.run > 1 && before.is_none()) {
             return self.look_around().await;
         }
-        if let Some(before) = &before {
-            self.end(before.clone()).await?;
-        }
+        let before = match before {
+            Some(before) => Some(self.end(before).await?),
+            None => None,
+        };
         let (run, new) = self.create(input.run, before.as_ref()).await?;
         if new || is_to_start(&run) {
             return self.pod(run).await;
@@ -131,11 +133,12 @@ impl Start<'_> {
             RunState::Ours(run) => self.pod(run.clone()).await,
             RunState::Further(number) => Ok(number),
             RunState::Free => {
-                if let Some(last) = found.last() {
-                    self.end(last.clone()).await?;
-                }
+                let last = match found.last() {
+                    Some(last) => Some(self.end(last.clone()).await?),
+                    None => None,
+                };
                 self.end_recorded_pod().await?;
-                let (run, _) = self.create(self.input.run, found.last()).await?;
+                let (run, _) = self.create(self.input.run, last.as_ref()).await?;
                 self.pod_of_created(run).await
             }
             RunState::After(newest) => {
@@ -154,7 +157,10 @@ impl Start<'_> {
     }
 
     async fn create(&self, number: i32, before: Option<&AgentRun>) -> Result<(AgentRun, bool), ActivityFailure> {
-        let run = runs::build(self.job, self.resolved, new_run(self.input, number, before))?;
+        let new = new_run(self.input, number, before);
+        // The run before may be gone.
+        let spent = new.spent.at_least(runs::spent_by_status(self.job));
+        let run = runs::build(self.job, self.resolved, NewRun { spent, ..new })?;
         Ok(self.a.runs_in(&self.input.job).create(&run).await?)
     }
 

@@ -10,8 +10,8 @@ use koco::{
     protocol::{
         events::{self, Batch, Event, Kind, Stored},
         runner::{
-            AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Register,
-            RunPath, env, verb,
+            AgentEnd, Confirm, ControlMessage, EndReport, ErrorResponse, Heartbeat, Job, PING_SECONDS, Progress,
+            Register, RunPath, env, verb,
         },
         termination,
     },
@@ -135,7 +135,13 @@ impl Runner {
     }
 
     pub async fn heartbeat(&self, state: RunnerState, generation: i64) -> Result<(), Refused> {
-        self.post(verb::HEARTBEAT, &Heartbeat { state, generation }).await.map(drop)
+        self.post(verb::HEARTBEAT, &Heartbeat { state, generation, progress: None, between: false }).await.map(drop)
+    }
+
+    /// What its running agent reports of its progress.
+    pub async fn reports(&self, progress: &Progress) -> Result<(), Refused> {
+        let (state, progress) = (RunnerState::Running, Some(progress.clone()));
+        self.post(verb::HEARTBEAT, &Heartbeat { state, generation: 0, progress, between: true }).await.map(drop)
     }
 
     pub async fn confirm(&self, state: RunnerState, generation: i64, problem: Option<&str>) -> Result<(), Refused> {
@@ -165,7 +171,12 @@ impl Runner {
         events: Option<u64>,
         events_missing: Option<u64>,
     ) -> Result<(), Refused> {
-        self.post(verb::END, &EndReport { generation, end, events, events_missing }).await.map(drop)
+        self.ends(&EndReport { generation, end, progress: None, events, events_missing }).await
+    }
+
+    /// Reports an end.
+    pub async fn ends(&self, report: &EndReport) -> Result<(), Refused> {
+        self.post(verb::END, report).await.map(drop)
     }
 
     /// Sends lines of output, of which the first has number `from`. The response's code, and what is stored.
@@ -290,6 +301,7 @@ pub fn ending(kind: TerminationType, started: bool) -> AgentEnd {
         exit_code: None,
         result: None,
         active_millis: 0,
+        usage: Default::default(),
         result_omitted: false,
     }
 }

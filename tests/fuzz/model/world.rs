@@ -329,6 +329,7 @@ impl World {
             exit_code: None,
             result: None,
             active_millis: 0,
+            usage: Default::default(),
             result_omitted: false,
         };
         let now = self.time();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Decision, Guard, view::JobView};
 use crate::{
-    api::{AgentRun, DesiredState, ErrorStatus, Phase},
+    api::{AgentRun, DesiredState, ErrorStatus, Phase, Termination},
     lifecycle,
     pods::collect::{self, Fate},
     protocol::error_types,
@@ -63,19 +63,49 @@ fn still_ending(view: &JobView<'_>) -> Option<Duration> {
     (waited < limit).then(|| look.min(limit - waited))
 }
 
-/// The end of a run whose agent is active for much longer than `timeouts.execution`, so that its runner does not enforce
-/// it; else how long until then.
+/// A limit of an agent's active time.
+struct TimeLimit {
+    /// What is left of it at the run's begin.
+    left: Duration,
+    /// The field that sets it, and its value.
+    field: &'static str,
+    whole: Duration,
+    /// What the run ends with.
+    kind: &'static str,
+    non_retryable: bool,
+}
+
+fn time_limits(view: &JobView<'_>, run: &AgentRun) -> impl Iterator<Item = TimeLimit> {
+    let identity = &run.spec.identity;
+    let budget = view.job.spec.budget.as_ref().and_then(|budget| budget.active_time).map(|whole| {
+        let used = identity.spent.map_or(0, |spent| spent.active_millis);
+        (whole.get(), used, "budget.activeTime", error_types::BUDGET_EXCEEDED, true)
+    });
+    let execution = view.resolved.timeouts.execution.map(|whole| {
+        (whole.get(), identity.active_millis, "timeouts.execution", error_types::EXECUTION_TIMEOUT, false)
+    });
+    // The first of equals: an end that is final counts.
+    [budget, execution].into_iter().flatten().map(|(whole, used, field, kind, non_retryable)| {
+        let left = whole.saturating_sub(lifecycle::millis(used));
+        TimeLimit { left, field, whole, kind, non_retryable }
+    })
+}
+
+/// The end of a run whose agent is active for much longer than a limit of its active time, so that its runner does not
+/// enforce it; else how long until then.
 pub(super) fn over_its_limit(view: &JobView<'_>, run: &AgentRun) -> (Option<Action>, Option<Duration>) {
-    let Some(limit) = view.resolved.timeouts.execution else { return (None, None) };
-    let left = lifecycle::time_left(run, limit.get(), view.job.grace(), view.now());
+    let Some(limit) = time_limits(view, run).min_by_key(|limit| limit.left) else { return (None, None) };
+    let left = lifecycle::time_left(run, limit.left, view.job.grace(), view.now());
     if left != Some(Duration::ZERO) {
         return (None, left);
     }
     let message = format!(
-        "the agent was active for longer than timeouts.execution ({} s), and its runner did not end it",
-        limit.get().as_secs_f64()
+        "the agent was active for longer than {} ({} s) allows, and its runner did not end it",
+        limit.field,
+        limit.whole.as_secs_f64()
     );
-    let end = lifecycle::koco(run, error_types::EXECUTION_TIMEOUT, message, view.now());
+    let end = lifecycle::koco(run, limit.kind, message, view.now());
+    let end = Termination { non_retryable: limit.non_retryable, ..end };
     (Some(Action::close(run, end, Guard::Unchanged)), left)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     lifecycle::{self, Next, Upcoming},
     pods::ending,
     protocol::error_types,
-    runs::NewRun,
+    runs::{self, NewRun},
 };
 
 /// How long a runner may take beyond its agent's grace period to report its end, before its run is closed without it.
@@ -59,7 +59,8 @@ fn new_run(view: &JobView<'_>, number: i32, retry: &RetryStatus) -> Action {
     let Upcoming { attempt, resumed, active_millis } = lifecycle::upcoming(retry);
     let grant =
         StartGrant { time: view.now().clone(), binding: 0, workflow_id: None, run_id: None, activity_attempt: None };
-    let new = NewRun { number, attempt, resumed, active_millis, grant: Some(grant), command: None };
+    let spent = runs::spent_by_status(view.job);
+    let new = NewRun { number, attempt, resumed, active_millis, spent, grant: Some(grant), command: None };
     Action::CreateRun(Box::new(new))
 }
 

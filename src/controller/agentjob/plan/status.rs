@@ -3,7 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Decision, view::JobView};
-use crate::api::{AgentJobStatus, Confirmed, ControlStatus, ObservedDesiredState, Phase, RawJson, fid};
+use crate::{
+    api::{AgentJobStatus, AgentProgress, Confirmed, ControlStatus, ObservedDesiredState, Phase, RawJson, Spent, fid},
+    lifecycle,
+};
 
 /// The status without the conditions.
 pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus {
@@ -22,6 +25,8 @@ pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus
         retry: decision.retry.clone(),
         resolved: Some(view.resolved.clone()),
         workflow: decision.workflow.clone(),
+        progress: progress(view),
+        spent: spent(view, decision),
         result: if ends_now && decision.phase == Phase::Succeeded { result(view) } else { old.result.clone() },
         error: decision.error.clone(),
         start_time: old.start_time.clone().or_else(|| start_time(view)),
@@ -60,6 +65,32 @@ fn start_time(view: &JobView<'_>) -> Option<Time> {
     let granted = run.spec.grant.as_ref()?.time.clone();
     let ready = run.status.as_ref()?.ready_time.clone()?;
     Some(granted.max(ready))
+}
+
+/// How far the newest agent is; of a new attempt's agent nothing is known until it reports. What was used is that of all.
+fn progress(view: &JobView<'_>) -> Option<AgentProgress> {
+    let old = view.old.progress.clone();
+    let Some(run) = view.run.filter(|_| !view.is_terminal()) else { return old };
+    let before = run.spec.identity.spent.unwrap_or_default().usage;
+    let known = old.as_ref().map(|old| old.usage).unwrap_or_default();
+    let usage = known.at_least(before.plus(lifecycle::usage(run)));
+    let reported = run.status.as_ref().and_then(|status| status.progress.clone());
+    let starts_anew = run.may_have_started() && !run.spec.identity.resumed;
+    match (reported, old) {
+        (Some(new), _) => Some(AgentProgress { usage, ..new }),
+        (None, Some(old)) if starts_anew => {
+            Some(AgentProgress { percent: None, message: None, usage, ..old }).filter(|_| !usage.is_empty())
+        }
+        (None, old) => old,
+    }
+}
+
+/// What is used up, once the job goes on from its newest run or ends with it: no write of its own.
+fn spent(view: &JobView<'_>, decision: &Decision) -> Option<Spent> {
+    let Some(run) = view.run.filter(|_| !view.is_terminal()) else { return view.old.spent };
+    let leaves = decision.phase.is_terminal() || decision.active_run > Some(run.number());
+    let new = if leaves { lifecycle::spent(run) } else { run.spec.identity.spent.unwrap_or_default() };
+    Some(view.old.spent.unwrap_or_default().at_least(new)).filter(|spent| !spent.is_empty())
 }
 
 fn result(view: &JobView<'_>) -> Option<RawJson> {

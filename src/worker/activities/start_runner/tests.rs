@@ -59,6 +59,25 @@ fn a_resumed_attempt_has_used_up_what_its_earlier_runs_have() {
 }
 
 #[tokio::test]
+async fn the_next_run_knows_what_was_used_up_also_if_the_one_before_is_gone() {
+    let (fake, a) = fake::Fake::start().await;
+    let mut job: AgentJob = serde_json::from_value(fake::job()).unwrap();
+    let recorded: Spent = serde_json::from_value(json!({ "activeMillis": 7, "usage": { "inputTokens": 9 } })).unwrap();
+    job.status.as_mut().unwrap().spent = Some(recorded);
+    let (task, input) = (fake::task(1), input(2, 2, false));
+    let (resolved, settings) = (wanted(&job).unwrap(), a.pods.settings().unwrap());
+    let start = Start { a: &a, task: &task, input: &input, job: &job, resolved, settings };
+    let (gone, _) = start.create(2, None).await.unwrap();
+    assert_eq!(gone.spec.identity.spent, Some(recorded));
+    let mut before = run(2, Some("run"), true);
+    before.spec.identity.spent = serde_json::from_value(json!({ "usage": { "inputTokens": 20 } })).ok();
+    let (next, _) = start.create(3, Some(&before)).await.unwrap();
+    let spent = next.spec.identity.spent.unwrap();
+    assert_eq!((spent.active_millis, spent.usage.input_tokens), (lifecycle::spent(&before).active_millis.max(7), 20));
+    drop(fake);
+}
+
+#[tokio::test]
 async fn a_workflow_that_was_reset_goes_on_beyond_the_newest_run() {
     let (fake, a) = fake::Fake::start().await;
     let job: AgentJob = serde_json::from_value(fake::job()).unwrap();

@@ -10,10 +10,6 @@ fn created(plan: &Plan) -> Vec<(i32, i32, bool)> {
     created.collect()
 }
 
-fn active(number: i32) -> Value {
-    json!({ "activeRun": number, "phase": "Running" })
-}
-
 #[test]
 fn the_intent_is_written_with_what_follows_from_it() {
     let (written, first) = next(&job(json!({}), Value::Null), &ObservedState::default());

@@ -1,5 +1,6 @@
 //! The rules, each from a job and its observed state.
 
+mod budget;
 mod direct;
 mod ended;
 mod gitops;
@@ -30,6 +31,11 @@ fn job(spec: Value, status: Value) -> AgentJob {
         job.status = Some(serde_json::from_value(status).unwrap());
     }
     job
+}
+
+/// The status of a job with such a run.
+fn active(number: i32) -> Value {
+    json!({ "activeRun": number, "phase": "Running" })
 }
 
 /// Plans with the operator's defaults.

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     api::{
-        Acknowledged, AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, RawJson, Reason, RunnerState,
-        Termination, conditions,
+        Acknowledged, AgentJob, AgentJobStatus, AgentProgress, AgentRun, DesiredState, ExecutionMode, RawJson, Reason,
+        RunnerState, Termination, Usage, conditions,
     },
     platform::text::age,
 };
@@ -51,6 +51,12 @@ pub(super) fn view(job: &AgentJob, runs: &[AgentRun], events: &[Happened], now: 
     out.field("Mode", mode.map_or("-".into(), |m| format!("{m:?}, pausePolicy {:?}", job.spec.pause_policy)));
     out.field("Attempt", attempt(&status));
     out.field("Times", times(job, &status, now));
+    if let Some(told) = &status.progress {
+        out.field("Progress", progress(told, now));
+    }
+    if let Some(used) = used(&status) {
+        out.field("Used", used);
+    }
     if let Some(pod) = &status.runner_pod {
         out.field("Pod", pod);
     }
@@ -111,6 +117,28 @@ fn times(job: &AgentJob, status: &AgentJobStatus, now: Timestamp) -> String {
         parts.push(format!("ended {} ago", age(t.0, now)));
     }
     parts.join(", ")
+}
+
+/// What the agent says of itself.
+fn progress(told: &AgentProgress, now: Timestamp) -> String {
+    let percent = told.percent.map(|percent| format!("{percent}%"));
+    let message = told.message.clone().filter(|message| !message.is_empty());
+    let said: Vec<_> = percent.into_iter().chain(message).collect();
+    format!("{} ({} ago)", if said.is_empty() { "-".into() } else { said.join(", ") }, age(told.time.0, now))
+}
+
+/// What the job's agents report to have used, if anything.
+fn used(status: &AgentJobStatus) -> Option<String> {
+    let told = status.progress.as_ref().map_or_else(Usage::default, |told| told.usage);
+    let Usage { input_tokens, output_tokens, cost_micros } = told.at_least(status.spent.unwrap_or_default().usage);
+    let count = |n: i64, what: &str| (n > 0).then(|| format!("{n} {what}"));
+    // A cost of millionths is exact in a double up to nine billion.
+    let cost = (cost_micros > 0).then(|| format!("a cost of {}", cost_micros as f64 / 1e6));
+    let parts: Vec<_> = [count(input_tokens, "input tokens"), count(output_tokens, "output tokens"), cost]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!parts.is_empty()).then(|| format!("{}, by its own report", parts.join(", ")))
 }
 
 /// A row for each run: which attempt it is for, its pod, and how it ended.
@@ -247,6 +275,9 @@ pub(super) fn summary(job: &AgentJob, run: Option<&AgentRun>) -> String {
     let attempt = status.attempt.unwrap_or(0);
     // Writing to a string does not fail.
     let _ = write!(text, " attempt={attempt} pod={}", status.runner_pod.as_deref().unwrap_or("-"));
+    if let Some(percent) = status.progress.as_ref().and_then(|told| told.percent) {
+        let _ = write!(text, " progress={percent}%");
+    }
     if let Some(control) = &status.control {
         let state = |s: Option<DesiredState>| s.map_or("-", DesiredState::as_str);
         let _ = write!(text, " desired={}", state(control.desired.as_ref().map(|d| d.state)));

@@ -220,3 +220,22 @@ fn ages_are_short() {
     let of = |s: i64| age(Timestamp::from_second(0).unwrap(), Timestamp::from_second(s).unwrap());
     assert_eq!([of(-3), of(5), of(125), of(3600), of(20_000), of(200_000)], ["0s", "5s", "2m5s", "60m", "5h", "2d"]);
 }
+
+#[test]
+fn what_an_agent_reports_is_shown_and_can_forge_no_line() {
+    let mut job = job();
+    let now = at("2026-01-01T00:05:00Z");
+    assert!(!view(&job, &[], &[], now).contains("Progress:"));
+    let status = job.status.as_mut().unwrap();
+    status.progress = serde_json::from_value(json!({ "percent": 40, "message": "reads\nPhase: Failed",
+        "usage": { "inputTokens": 12, "costMicros": 1_500_000 }, "time": "2026-01-01T00:04:00Z" }))
+    .unwrap();
+    status.spent = serde_json::from_value(json!({ "activeMillis": 5, "usage": { "outputTokens": 3 } })).unwrap();
+    let text = view(&job, &[], &[], now);
+    assert!(text.contains("Progress:  40%, reads\\nPhase: Failed (60s ago)\n"), "{text}");
+    assert!(text.contains("Used:      12 input tokens, 3 output tokens, a cost of 1.5, by its own report\n"), "{text}");
+    assert!(summary(&job, None).contains(" progress=40% "), "{}", summary(&job, None));
+    job.status.as_mut().unwrap().progress =
+        serde_json::from_value(json!({ "message": "", "time": "2026-01-01T00:04:30Z" })).unwrap();
+    assert!(view(&job, &[], &[], now).contains("Progress:  - (30s ago)\n"));
+}

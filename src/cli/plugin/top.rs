@@ -23,6 +23,7 @@ use crate::{
 
 pub(super) const HELP: &str = "\
 ACTIVE is the time that agents ran, without pauses, in all AgentRuns that are kept (spec.runHistoryLimit).
+PROGRESS is what agents report of themselves.
 ATTEMPTS are those that started, of the most that the retry policy allows; LIMIT is the share of
 spec.timeouts.execution that the newest attempt has used.";
 
@@ -76,6 +77,8 @@ struct Usage {
     /// 0: without limit.
     maximum_attempts: i32,
     active: Duration,
+    /// In percent, as the agent reports it.
+    progress: Option<i32>,
     /// Of the newest attempt, and how long it may be active.
     newest: (i32, Duration),
     limit: Option<Duration>,
@@ -93,6 +96,7 @@ impl Usage {
             mode: status.execution_mode().map(|m| m.as_str()),
             attempts: status.attempt.unwrap_or(0),
             maximum_attempts: resolved.map_or(0, |r| r.retry_policy.maximum_attempts),
+            progress: status.progress.as_ref().and_then(|told| told.percent),
             limit: resolved.and_then(|r| r.timeouts.execution).map(|limit| limit.get()),
             ..Self::default()
         }
@@ -116,13 +120,14 @@ impl Usage {
         Some((100.0 * self.newest.1.as_secs_f64() / limit).min(100.0) as u64)
     }
 
-    fn row(&self) -> [String; 7] {
+    fn row(&self) -> [String; 8] {
         let most = if self.maximum_attempts > 0 { self.maximum_attempts.to_string() } else { "∞".into() };
         [
             self.namespace.clone(),
             self.name.clone(),
             self.mode.unwrap_or("-").into(),
             self.phase.as_str().into(),
+            self.progress.map_or("-".into(), |percent| format!("{percent}%")),
             format!("{}/{most}", self.attempts),
             self.used().map_or("-".into(), |percent| format!("{percent}%")),
             lifecycle::duration_text(self.active),
@@ -133,6 +138,7 @@ impl Usage {
         json!({
             "namespace": self.namespace, "name": self.name, "mode": self.mode, "phase": self.phase.as_str(),
             "attempts": self.attempts, "maximumAttempts": self.maximum_attempts, "limitPercent": self.used(),
+            "progressPercent": self.progress,
             "activeSeconds": self.active.as_secs_f64(),
         })
     }
@@ -196,7 +202,8 @@ fn show(mut jobs: Vec<Usage>, arguments: &Arguments) -> Vec<String> {
             vec![text::json(&totals.iter().map(of).collect())]
         }
         (By::Job, Output::Table) => {
-            let head = ["NAMESPACE", "NAME", "MODE", "PHASE", "ATTEMPTS", "LIMIT", "ACTIVE"].map(str::to_string);
+            let head =
+                ["NAMESPACE", "NAME", "MODE", "PHASE", "PROGRESS", "ATTEMPTS", "LIMIT", "ACTIVE"].map(str::to_string);
             let rows: Vec<_> = [head].into_iter().chain(jobs.iter().map(Usage::row)).collect();
             text::table(&rows).collect()
         }
@@ -269,7 +276,8 @@ mod tests {
 
     #[test]
     fn active_time_is_that_of_all_runs_without_pauses() {
-        let mut job = Usage { limit: Some(Duration::from_secs(200)), attempts: 1, ..Usage::default() };
+        let limit = Some(Duration::from_secs(200));
+        let mut job = Usage { limit, attempts: 1, progress: Some(7), ..Usage::default() };
         let evicted = json!({ "readyTime": "2024-11-22T10:00:00Z", "termination": { "type": "Evicted", "source": "Runner",
             "time": "2024-11-22T10:01:00Z", "started": true, "activeMillis": 30_000 } });
         // Active for 60 of 80 seconds, and paused now.
@@ -279,7 +287,7 @@ mod tests {
         job.add(&run_of(2, open), &now);
         job.add(&run_of(1, evicted), &now);
         assert_eq!((job.active.as_secs(), job.newest.1.as_secs(), job.used()), (90, 90, Some(45)));
-        assert_eq!(job.row()[4..], ["1/∞", "45%", "90s"]);
+        assert_eq!(job.row()[4..], ["7%", "1/∞", "45%", "90s"]);
         let mut waiting = Usage::default();
         waiting.add(&run_of(1, json!({})), &now);
         assert_eq!((waiting.active, waiting.used()), (Duration::ZERO, None));

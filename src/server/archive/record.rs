@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::{
-        AgentJob, AgentJobStatus, DisruptionPolicy, ExecutionMode, PausePolicy, Phase, RawJson, RetryPolicy, Timeouts,
-        fid as fid_of, names,
+        AgentJob, AgentJobStatus, Budget, DisruptionPolicy, ExecutionMode, PausePolicy, Phase, RawJson, RetryPolicy,
+        Timeouts, fid as fid_of, names,
     },
     database::{Execution, Fid, Summary},
     platform::store,
@@ -41,6 +41,7 @@ struct Spec<'a> {
     disruption_policy: DisruptionPolicy,
     retry_policy: Option<&'a RetryPolicy>,
     timeouts: Option<&'a Timeouts>,
+    budget: Option<&'a Budget>,
     ttl_seconds_after_finished: Option<i32>,
     containers: Vec<Container>,
 }
@@ -131,6 +132,7 @@ pub(super) fn execution(job: &AgentJob, namespace_uid: &str) -> Option<Execution
             disruption_policy: spec.disruption_policy,
             retry_policy: spec.retry_policy.as_ref(),
             timeouts: spec.timeouts.as_ref(),
+            budget: spec.budget.as_ref(),
             ttl_seconds_after_finished: spec.ttl_seconds_after_finished,
             containers: containers(&spec.template),
         },
@@ -229,8 +231,9 @@ mod tests {
     fn a_job_is_kept_with_its_inputs_status_and_result() {
         let status = json!({ "phase": "Succeeded", "attempt": 2, "result": { "text": "fine" },
             "startTime": "2026-01-01T00:00:01Z", "completionTime": "2026-01-01T00:00:02Z",
-            "fid": fid_of(1_767_225_600, "u") });
-        let job = job(json!({ "inputs": { "a": 1.0 }, "executionMode": "Direct" }), status.clone());
+            "spent": { "activeMillis": 900, "usage": { "inputTokens": 5 } }, "fid": fid_of(1_767_225_600, "u") });
+        let spec = json!({ "inputs": { "a": 1.0 }, "executionMode": "Direct", "budget": { "inputTokens": 9 } });
+        let job = job(spec, status.clone());
         let kept = execution(&job, "ns").unwrap();
         let s = &kept.summary;
         assert_eq!((s.fid.to_string(), kept.version), (job.status.as_ref().unwrap().fid.clone().unwrap(), 7));
@@ -239,6 +242,10 @@ mod tests {
         let object: Value = serde_json::from_str(&kept.object).unwrap();
         assert_eq!(object["spec"]["inputs"], json!({ "a": 1.0 }));
         assert_eq!(object["status"]["result"], status["result"]);
+        assert_eq!(
+            (&object["spec"]["budget"]["inputTokens"], &object["status"]["spent"]),
+            (&json!(9), &status["spent"])
+        );
         assert_eq!(object["labels"], json!({ "l": "1" }));
         assert!(kept.search.contains("fine") && kept.search.contains("1.0"), "{}", kept.search);
     }

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::{BATCH, tried};
 use crate::{
-    api::{AgentRun, ErrorStatus, TerminationSource},
+    api::{AgentRun, ErrorStatus, TerminationSource, Usage},
     database::{Database, DatabaseError, Run},
+    lifecycle,
     platform::{
         clock,
         notices::Notices,
@@ -62,6 +63,9 @@ pub struct Kept<'a> {
     /// How long its agent was active, without pauses.
     #[serde(skip_serializing_if = "Option::is_none")]
     active_millis: Option<i64>,
+    /// What its agent has reported to have used.
+    #[serde(skip_serializing_if = "Usage::is_empty")]
+    usage: Usage,
     /// How many events it has, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<i64>,
@@ -90,6 +94,7 @@ fn record(run: &AgentRun) -> Option<Run> {
         error: end.and_then(|end| end.error.as_ref()),
         exit_code: end.and_then(|end| end.exit_code),
         active_millis: end.map(|end| end.active_millis).filter(|millis| *millis > 0),
+        usage: lifecycle::usage(run),
         events,
         events_missing: end.and_then(|end| end.events_missing),
     };

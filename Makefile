@@ -77,8 +77,8 @@ bench-memory: tools ## peak memory of gateway and controller beside 500 open job
 
 .PHONY: bench-jobs
 bench-jobs: PROFILE = release
-# Near its limit an API server collects garbage for each job: that would be the limit's cost, not the backlog's.
-bench-jobs: export GOMEMLIMIT = $(if $(BACKLOG),12GiB,2GiB)
+# Near its limit an API server collects garbage for each job: that would be the limit's cost, not the jobs'.
+bench-jobs: export GOMEMLIMIT = $(if $(BACKLOG),12GiB,4GiB)
 bench-jobs: tools ## what jobs cost, and how many a second, beside Kubernetes Jobs and bare Temporal (release build); JOBS=200 ROUNDS=2; BACKLOG=ended,open or REPLICAS=3: a ratio
 	tests/api/run --bench jobs $(ARGS)
 

@@ -47,6 +47,7 @@ lint: ## formatting, clippy, shellcheck, actionlint, licences and sources of dep
 	deploy/dev/lint-scripts
 	deploy/dev/lint-workflows
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features --bin kubectl-koco -- -D warnings # the plugin by itself
 	deploy/dev/tools/cargo-deny check bans licenses sources
 
 .PHONY: unit
@@ -189,6 +190,13 @@ release: deps ## what a release has, in dist/release-VERSION: VERSION=1.2.3; see
 .PHONY: docs
 docs: ## make a book of the documents: target/docs/book/index.html
 	@deploy/dev/docs
+
+.PHONY: plugin
+plugin: PROFILE = release
+plugin: ## build the kubectl plugin by itself, without the operator: dist/kubectl-koco
+	cargo build --profile $(PROFILE) --no-default-features --bin kubectl-koco
+	@mkdir -p dist
+	@source deploy/dev/lib.sh && install "$$(cargo_out)/kubectl-koco" dist/
 
 .PHONY: man
 man: ## write the plugin's manual pages to dist/man/man1: MANPATH=dist/man: man kubectl-koco-pause

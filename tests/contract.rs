@@ -144,6 +144,23 @@ fn the_server_alone_uses_the_database() {
     assert!(uses("server").contains("database"));
 }
 
+/// `cargo build --no-default-features --bin kubectl-koco` builds it without them, and without what they stand on.
+#[test]
+fn the_plugin_uses_no_role() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    for module in ["controller", "worker", "gateway", "server", "runner", "database"] {
+        assert!(lib.contains(&format!("#[cfg(feature = \"operator\")]\npub mod {module};\n")), "{module}");
+        assert!(!uses("cli/plugin").contains(module), "the plugin uses {module}");
+    }
+    assert!(uses("cli/plugin").contains("audit"));
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
+    for name in ["askama", "axum", "nix", "prometheus-client", "sqlx", "temporalio-sdk"] {
+        let line = dependencies.lines().find(|line| line.starts_with(&format!("{name} = "))).unwrap();
+        assert!(line.contains("optional = true"), "{line}");
+    }
+}
+
 #[test]
 fn the_platform_knows_no_kind() {
     for code in code_under("platform") {

@@ -1,76 +1,17 @@
-//! The command line: parses, and starts the roles. Called by the binary `koco` alone, and the only module that may use
-//! all others.
+//! The command lines of the two programs that people call: `koco`, in [`program`], which starts the roles, and
+//! `kubectl-koco`, in [`plugin`], which has none of them in it. The only module that may use all others.
 
+#[cfg(feature = "operator")]
 pub mod crd;
+#[cfg(feature = "operator")]
 mod man;
+#[cfg(feature = "operator")]
 pub mod openapi;
-mod plugin;
+pub mod plugin;
+#[cfg(feature = "operator")]
+mod program;
+#[cfg(feature = "operator")]
 mod roles;
 
-use std::{ffi::OsStr, path::Path, process::ExitCode};
-
-use clap::{Parser, Subcommand};
-
-/// Runs AI agents as jobs on Kubernetes, with durable execution by Temporal.
-#[derive(Parser)]
-#[command(name = "koco", version, about, max_term_width = 120)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Reconcile AgentJobs: submit workflows, write status, collect garbage. One leads, others stand by
-    Controller(Box<roles::Controller>),
-    /// Run AgentWorkflow and its activities. Any number, on any task queue
-    TemporalWorker(Box<roles::Worker>),
-    /// Serve runner pods: the only role that they talk to. Any number
-    Gateway(Box<roles::Gateway>),
-    /// Keep what became of AgentJobs, and let those read it who may. One with SQLite, any number with PostgreSQL
-    Server(Box<roles::Server>),
-    /// Controller, worker and gateway in one process: for small installs and for trying out
-    Operator(Box<roles::Operator>),
-    /// Print the CustomResourceDefinitions as YAML
-    Crd(crd::Arguments),
-    /// Print the description of the server's API, in OpenAPI, as YAML
-    Openapi,
-    /// Write the manual pages of the kubectl plugin
-    Man(man::Arguments),
-    /// The kubectl plugin, which is this binary under the name kubectl-koco
-    #[command(hide = true)]
-    Kubectl(Box<plugin::Plugin>),
-}
-
-/// The program's file name, without `.exe`.
-fn name() -> String {
-    let called = std::env::args_os().next().unwrap_or_default();
-    Path::new(&called).file_stem().and_then(OsStr::to_str).unwrap_or_default().to_string()
-}
-
-/// Parses the command line and runs it to its end. Under the plugin's names it is the kubectl plugin.
-pub fn main() -> ExitCode {
-    match name().as_str() {
-        "kubectl-koco" => return plugin::main(),
-        "kubectl_complete-koco" => return plugin::complete(),
-        _ => {}
-    }
-    let done = match Cli::parse().command {
-        Command::Controller(role) => roles::run(*role),
-        Command::TemporalWorker(role) => roles::run(*role),
-        Command::Gateway(role) => roles::run(*role),
-        Command::Server(role) => roles::serve(*role),
-        Command::Operator(role) => roles::run(*role),
-        Command::Crd(arguments) => crd::print(&arguments),
-        Command::Openapi => openapi::print(),
-        Command::Man(arguments) => man::write(&arguments),
-        Command::Kubectl(plugin) => return plugin::run(*plugin),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("koco: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+#[cfg(feature = "operator")]
+pub use program::main;

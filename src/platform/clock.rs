@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header::DATE};
+use http::{HeaderMap, Method, StatusCode, Uri, header::DATE};
 use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use parking_lot::RwLock;
 
@@ -100,7 +100,7 @@ impl Observer for &'static Clock {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{Request, Response};
+    use http::{Request, Response};
     use tower::{Layer, Service};
 
     use super::*;

@@ -6,6 +6,7 @@ pub mod collect;
 pub mod ending;
 pub mod node;
 mod settings;
+#[cfg(feature = "operator")]
 mod start;
 pub mod template;
 pub mod view;
@@ -13,6 +14,7 @@ pub mod view;
 pub use client::{CreateOutcome, PodError, Pods};
 pub use node::NodeState;
 pub use settings::{NoGateway, PodConfig, PodSettings};
+#[cfg(feature = "operator")]
 pub use start::{Started, start};
 pub use template::RunnerPodSettings;
 pub use view::{AgentContainer, PodView};

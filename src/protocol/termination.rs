@@ -1,6 +1,7 @@
 //! The termination message of the agent's container: the agent's end, signed with the runner's key, because the agent
 //! may write the file, too. Written by the runner, read wherever a pod's status is judged. No I/O.
 
+#[cfg(feature = "operator")]
 use rcgen::SigningKey;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -30,6 +31,7 @@ struct Signed {
 }
 
 /// Why a message can't be made.
+#[cfg(feature = "operator")]
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     /// The end does not serialize.
@@ -41,6 +43,7 @@ pub enum SignError {
 }
 
 /// The message for an end, signed with the runner's key.
+#[cfg(feature = "operator")]
 pub fn sign(end: &AgentEnd, key: &impl SigningKey) -> Result<String, SignError> {
     let end = serde_json::value::to_raw_value(end)?;
     let signature = hex::encode(key.sign(&to_sign(end.get()))?);

@@ -9,7 +9,9 @@ use temporalio_client::{
 };
 use tokio::sync::watch;
 
-use super::{Codec, SdkMetrics, TemporalError};
+#[cfg(feature = "operator")]
+use super::SdkMetrics;
+use super::{Codec, TemporalError};
 
 /// How to reach Temporal. Everything but the overrides comes from the SDK's own environment configuration:
 /// `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS`, `TEMPORAL_TLS_*`, or a profile file.
@@ -17,6 +19,7 @@ use super::{Codec, SdkMetrics, TemporalError};
 pub struct Settings {
     connection: ConnectionOptions,
     namespace: String,
+    #[cfg(feature = "operator")]
     metrics: SdkMetrics,
     codec: Option<Codec>,
 }
@@ -46,6 +49,7 @@ impl Settings {
     }
 
     /// Records the SDK's metrics there.
+    #[cfg(feature = "operator")]
     pub fn with_metrics(mut self, metrics: &SdkMetrics) -> Self {
         self.connection.metrics_meter = Some(metrics.of_client());
         Self { metrics: metrics.clone(), ..self }
@@ -60,7 +64,13 @@ impl Settings {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
-        Ok(Self { connection, namespace: client.namespace, metrics: SdkMetrics::default(), codec: None })
+        Ok(Self {
+            connection,
+            namespace: client.namespace,
+            #[cfg(feature = "operator")]
+            metrics: SdkMetrics::default(),
+            codec: None,
+        })
     }
 }
 
@@ -103,6 +113,7 @@ impl Temporal {
     }
 
     /// Where the SDK's metrics are recorded.
+    #[cfg(feature = "operator")]
     pub fn metrics(&self) -> SdkMetrics {
         self.inner.as_ref().map(|i| i.settings.metrics.clone()).unwrap_or_default()
     }

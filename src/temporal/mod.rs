@@ -5,6 +5,7 @@
 mod codec;
 mod connect;
 mod error;
+#[cfg(feature = "operator")]
 mod metrics;
 mod open;
 mod ops;
@@ -12,6 +13,7 @@ mod ops;
 pub use codec::{Codec, CodecError};
 pub use connect::{Settings, Temporal};
 pub use error::TemporalError;
+#[cfg(feature = "operator")]
 pub use metrics::SdkMetrics;
 pub use open::OpenWorkflow;
 pub use ops::{Closed, ClosedWorkflow, Described, Heartbeat, failure};

@@ -13,12 +13,12 @@ use temporalio_client::{
 use temporalio_common::{
     Priority,
     data_converters::{PayloadConverter, RawValue},
+    error::ApplicationFailure,
     protos::temporal::api::{
         failure::v1::failure::FailureInfo, workflow::v1::PendingActivityInfo,
         workflowservice::v1::DescribeNamespaceRequest,
     },
 };
-use temporalio_sdk::ApplicationFailure;
 
 use super::{Codec, Temporal, TemporalError, open};
 use crate::{

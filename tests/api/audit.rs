@@ -16,7 +16,7 @@ use tokio::process::Command;
 use crate::harness::{
     DEADLINE, DesiredState, Job, Kubelet, MODES, Node, Phase, Roles, Server, Test, agent,
     by_hand::{bare_pod, create_run, end, event, events, foreign_pod, patch_status, run_of, started},
-    cluster::KOCO,
+    cluster::PLUGIN,
     job::{With, pod_name},
     temporal,
     wait::always,
@@ -27,8 +27,8 @@ use crate::harness::{
 const SOON: &str = "1s";
 
 fn command(test: &Test, grace: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(KOCO);
-    command.args(["kubectl", "audit", "-n", &test.namespace, "--grace", grace]).args(args);
+    let mut command = Command::new(PLUGIN);
+    command.args(["audit", "-n", &test.namespace, "--grace", grace]).args(args);
     command.args(["--operator-namespace", &test.namespace]).env_remove("TEMPORAL_ADDRESS");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command

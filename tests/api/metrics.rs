@@ -127,8 +127,8 @@ async fn metrics_answer_an_operators_questions() {
 
 /// `kubectl koco top`.
 async fn top(test: &Test, by: &str) -> Vec<Value> {
-    let arguments = ["kubectl", "top", "-n", &test.namespace, "--by", by, "-o", "json"];
-    let done = tokio::process::Command::new(cluster::KOCO).args(arguments).output().await.expect("output");
+    let arguments = ["top", "-n", &test.namespace, "--by", by, "-o", "json"];
+    let done = tokio::process::Command::new(cluster::PLUGIN).args(arguments).output().await.expect("output");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice(&done.stdout).expect("a list")
 }

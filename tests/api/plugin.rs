@@ -15,7 +15,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 use crate::harness::{
     DEADLINE, DesiredState, Job, Phase, Test, agent,
     by_hand::{bare_pod, create_run, patch_status, run_of},
-    cluster::KOCO,
+    cluster::PLUGIN,
     job::manifest,
     within,
 };
@@ -27,8 +27,8 @@ pub async fn plugin(test: &Test, line: &str) -> (i32, String, String) {
 
 /// The same with something on its stdin.
 async fn fed(test: &Test, line: &str, stdin: &str) -> (i32, String, String) {
-    let mut command = Command::new(KOCO);
-    command.arg("kubectl").args(["-n", &test.namespace]).args(line.split_whitespace());
+    let mut command = Command::new(PLUGIN);
+    command.args(["-n", &test.namespace]).args(line.split_whitespace());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.env_remove("TEMPORAL_ADDRESS").spawn().expect("koco");
     let mut input = child.stdin.take().expect("stdin");

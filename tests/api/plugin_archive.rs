@@ -25,7 +25,7 @@ use crate::{
     harness::{
         DEADLINE, Kubelet, Roles, Server, Service, Test, agent,
         by_hand::{bare_pod, started, succeeds},
-        cluster::{KOCO, NODE_IP},
+        cluster::{NODE_IP, PLUGIN},
         within,
     },
     plugin::{plugin, says},
@@ -53,8 +53,8 @@ struct Running {
 
 impl Running {
     fn start(test: &Test, line: &str) -> Self {
-        let mut command = Command::new(KOCO);
-        command.arg("kubectl").args(["-n", &test.namespace]).args(line.split_whitespace());
+        let mut command = Command::new(PLUGIN);
+        command.args(["-n", &test.namespace]).args(line.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().expect("koco");
         let lines = BufReader::new(child.stdout.take().expect("stdout")).lines();

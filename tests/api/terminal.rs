@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::harness::{
     DEADLINE, DesiredState, Job, Test, agent,
     by_hand::{create, patch_status, run_of},
-    cluster::KOCO,
+    cluster::PLUGIN,
 };
 
 /// A carriage return, a forged line, the clipboard, C1's CSI, the other direction of writing, a line separator.
@@ -18,8 +18,8 @@ const EVIL: &str = "x\r\nPhase:     Succeeded\x1b]52;c;ZXZpbA==\x07\u{9b}2J\x7f\
 
 /// Exit code and all output of a command about the job.
 pub async fn says(job: &Job<'_>, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(KOCO);
-    command.arg("kubectl").args(args).args([&job.name, "-n", &job.test.namespace]);
+    let mut command = Command::new(PLUGIN);
+    command.args(args).args([&job.name, "-n", &job.test.namespace]);
     let command = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let done = tokio::time::timeout(DEADLINE, command).await.expect("it ends").expect("output");
     let text = |bytes| String::from_utf8(bytes).expect("text");

@@ -11,13 +11,13 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Server, Test, agent,
-    cluster::{AGENT_IMAGE, KOCO, NODE_IP, feed},
+    cluster::{AGENT_IMAGE, NODE_IP, PLUGIN, feed},
     gateway_client::token_of,
     job::With,
     temporal, within,
 };
 
-/// A folder for PATH in which the binary has the names that kubectl looks for.
+/// A folder for PATH in which the plugin has the names that kubectl looks for.
 struct Plugin<'t> {
     test: &'t Test,
     path: PathBuf,
@@ -28,7 +28,7 @@ impl<'t> Plugin<'t> {
         let path = test.cluster.dev.join("data/tests").join(format!("plugin-{}", test.namespace));
         std::fs::create_dir_all(&path).expect("a folder");
         for name in ["kubectl-koco", "kubectl_complete-koco"] {
-            std::os::unix::fs::symlink(KOCO, path.join(name)).expect("a link");
+            std::os::unix::fs::symlink(PLUGIN, path.join(name)).expect("a link");
         }
         Self { test, path }
     }

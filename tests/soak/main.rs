@@ -26,7 +26,7 @@ use self::{
     watch::Watch,
     world::World,
 };
-use crate::harness::{Test, cluster::KOCO, node, temporal};
+use crate::harness::{Test, cluster::PLUGIN, node, temporal};
 
 #[path = "../cluster/harness/mod.rs"]
 #[allow(dead_code, unused_imports)] // the cluster tests use more of it
@@ -195,8 +195,8 @@ async fn delete_all(test: &Test) {
 /// What `kubectl koco audit` finds.
 async fn audit(test: &Test, temporal: &str) -> Vec<Violation> {
     let ns = test.namespace.as_str();
-    let what = ["kubectl", "audit", "-n", ns, "--operator-namespace", ns, "--temporal-address", temporal, "-o", "json"];
-    let done = Command::new(KOCO).args(what).output().await.expect("an audit");
+    let what = ["audit", "-n", ns, "--operator-namespace", ns, "--temporal-address", temporal, "-o", "json"];
+    let done = Command::new(PLUGIN).args(what).output().await.expect("an audit");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let found: serde_json::Value = serde_json::from_slice(&done.stdout)
         .unwrap_or_else(|e| panic!("{e}: {} {}", text(&done.stdout), text(&done.stderr)));

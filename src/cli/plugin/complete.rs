@@ -1,6 +1,6 @@
 //! Completion for kubectl: `kubectl_complete-koco WORDS... LAST` prints the candidates for the last
 //! word, one a line with its description after a tab, and then `:4` (no files) or `:0` (files), as Cobra has it.
-//! Called by [`crate::cli`] under that name.
+//! Called by [`super::main`] under that name.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -35,7 +35,7 @@ enum Wanted {
 }
 
 /// Prints the candidates, and never fails: a shell has no use for an error.
-pub fn main() -> ExitCode {
+pub(super) fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (last, before) = match words.split_last() {
         Some((last, before)) => (last.as_str(), before),

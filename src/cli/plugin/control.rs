@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::{StreamExt, stream};
 use kube::{
@@ -216,7 +216,7 @@ fn refusal(job: &AgentJob, state: DesiredState) -> Option<String> {
 /// 64 random bits.
 fn fresh_id() -> anyhow::Result<String> {
     let mut bytes = [0; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    getrandom::fill(&mut bytes).context("random numbers")?;
     Ok(hex::encode(bytes))
 }
 

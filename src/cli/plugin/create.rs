@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
-use axum::http::{Request, header::CONTENT_TYPE};
 use clap::Args;
+use http::{Request, header::CONTENT_TYPE};
 use kube::Resource;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
-//! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig. The same binary under the name
-//! `kubectl-koco`, and `kubectl_complete-koco` for completion. It talks to the API server, and needs just
-//! the CRDs; `events` and `archive` ask koco's server, and `audit` talks to Temporal, too, if it is told to. Called by
-//! [`super::main`] alone.
+//! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig, and under the name
+//! `kubectl_complete-koco` their completion. It talks to the API server, and needs just the CRDs; `events` and
+//! `archive` ask koco's server, and `audit` talks to Temporal, too, if it is told to. Called by the binary `kubectl-koco`
+//! alone; `koco man` writes its manual.
 
 mod agent_events;
 mod archive;
@@ -32,15 +32,13 @@ mod wait;
 mod watch;
 mod yaml;
 
-use std::{io, process::ExitCode};
+use std::{ffi::OsStr, io, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::api::DesiredState;
-
-pub use complete::main as complete;
 
 const COMPLETION: &str = "\
 With `kubectl koco` on Kubernetes 1.26 or later, kubectl's own completion asks the plugin, names of jobs included. \
@@ -68,7 +66,7 @@ struct Cli {
 
 /// The plugin's arguments.
 #[derive(Args)]
-pub struct Plugin {
+struct Plugin {
     #[command(flatten)]
     target: connect::Target,
     #[command(subcommand)]
@@ -135,9 +133,14 @@ pub fn command() -> clap::Command {
     Cli::command().name("kubectl-koco").bin_name("kubectl koco")
 }
 
-/// The plugin under its own name.
+/// The plugin, and under the name that kubectl looks for its completion.
 pub fn main() -> ExitCode {
-    run(Cli::parse().plugin)
+    let called = std::env::args_os().next().unwrap_or_default();
+    // Without `.exe`.
+    match Path::new(&called).file_stem().and_then(OsStr::to_str) {
+        Some("kubectl_complete-koco") => complete::main(),
+        _ => run(Cli::parse().plugin),
+    }
 }
 
 /// A use of the command line that its parser can't tell is wrong.
@@ -157,7 +160,7 @@ impl Command {
 }
 
 /// Runs one command to its end.
-pub fn run(plugin: Plugin) -> ExitCode {
+fn run(plugin: Plugin) -> ExitCode {
     // A provider that is installed already is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let trouble = match plugin.command {

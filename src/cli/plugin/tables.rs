@@ -84,7 +84,7 @@ impl Tables {
         let (client, url) = (&self.client, &self.url);
         let ask = async |page: &ListParams| {
             let mut request = Request::new(url).list(page).map_err(kube::Error::BuildRequest)?;
-            request.headers_mut().insert("accept", axum::http::HeaderValue::from_static(TABLE));
+            request.headers_mut().insert("accept", http::HeaderValue::from_static(TABLE));
             let table = client.request::<Table>(request).await?;
             Ok((table.metadata.clone(), table))
         };

@@ -15,6 +15,8 @@ pub const END_WITH_THE_TESTS: bool = true;
 pub const IMAGE: &str = "localhost/koco:none";
 pub const AGENT_IMAGE: &str = "localhost/agent:none";
 pub const KOCO: &str = env!("CARGO_BIN_EXE_koco");
+/// The kubectl plugin.
+pub const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-koco");
 
 pub struct Cluster {
     /// The servers' folder: `log`, `data`, `tools`.

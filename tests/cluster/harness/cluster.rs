@@ -19,6 +19,8 @@ pub const END_WITH_THE_TESTS: bool = false;
 pub const IMAGE: &str = "localhost/koco:dev";
 pub const AGENT_IMAGE: &str = "localhost/koco-test-agent:dev";
 pub const KOCO: &str = env!("CARGO_BIN_EXE_koco");
+/// The kubectl plugin.
+pub const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-koco");
 
 const HOW: &str = "These tests run inside the dev cluster: `make up INSTALL=0`, then `make cluster-test ARGS=NAME`, or
 `deploy/dev/enter cargo test --test cluster -- NAME`.";

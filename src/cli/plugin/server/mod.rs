@@ -11,21 +11,19 @@ mod route;
 
 use std::{path::PathBuf, time::Duration};
 
-use axum::{
-    body::{Body, Bytes},
-    http::{Method, Request, Response, StatusCode, header},
-};
 use clap::Args;
 use futures::{Stream, StreamExt};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::{
-    body::Incoming,
+    body::{Bytes, Incoming},
     client::conn::http1::{SendRequest, handshake},
 };
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use reqwest::Url;
 use serde_json::Value;
 use tokio::time::timeout;
+use url::Url;
 
 pub(super) use self::{answer::Trouble, identity::OwnToken};
 use self::{
@@ -217,7 +215,7 @@ fn target(path: &str, parameters: &[(&str, String)]) -> String {
 
 /// What comes of an answer.
 fn chunks(response: Response<Incoming>) -> impl Stream<Item = Result<Bytes, Trouble>> + Send {
-    let body = Body::new(response.into_body()).into_data_stream();
+    let body = response.into_body().into_data_stream();
     futures::stream::unfold(Some(body), async |body| {
         let mut body = body?;
         match timeout(SILENCE, body.next()).await {

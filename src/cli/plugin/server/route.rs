@@ -8,7 +8,6 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use kube::{Api, Client, api::ListParams};
-use reqwest::Url;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -20,6 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use url::Url;
 
 use super::answer::{self, Trouble};
 use crate::api::names;

@@ -1,0 +1,5 @@
+//! `kubectl koco`: users' commands for jobs. See [`koco::cli::plugin`].
+
+fn main() -> std::process::ExitCode {
+    koco::cli::plugin::main()
+}

@@ -1,0 +1,56 @@
+//! The command line of `koco`: parses it, and starts the roles. Called by the binary of that name alone.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::{crd, man, openapi, roles};
+
+/// Runs AI agents as jobs on Kubernetes, with durable execution by Temporal.
+#[derive(Parser)]
+#[command(name = "koco", version, about, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reconcile AgentJobs: submit workflows, write status, collect garbage. One leads, others stand by
+    Controller(Box<roles::Controller>),
+    /// Run AgentWorkflow and its activities. Any number, on any task queue
+    TemporalWorker(Box<roles::Worker>),
+    /// Serve runner pods: the only role that they talk to. Any number
+    Gateway(Box<roles::Gateway>),
+    /// Keep what became of AgentJobs, and let those read it who may. One with SQLite, any number with PostgreSQL
+    Server(Box<roles::Server>),
+    /// Controller, worker and gateway in one process: for small installs and for trying out
+    Operator(Box<roles::Operator>),
+    /// Print the CustomResourceDefinitions as YAML
+    Crd(crd::Arguments),
+    /// Print the description of the server's API, in OpenAPI, as YAML
+    Openapi,
+    /// Write the manual pages of the kubectl plugin
+    Man(man::Arguments),
+}
+
+/// Parses the command line and runs it to its end.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Controller(role) => roles::run(*role),
+        Command::TemporalWorker(role) => roles::run(*role),
+        Command::Gateway(role) => roles::run(*role),
+        Command::Server(role) => roles::serve(*role),
+        Command::Operator(role) => roles::run(*role),
+        Command::Crd(arguments) => crd::print(&arguments),
+        Command::Openapi => openapi::print(),
+        Command::Man(arguments) => man::write(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("koco: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

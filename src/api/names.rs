@@ -60,6 +60,9 @@ pub const ANNOTATION_ARCHIVED: &str = "kodosumi.io/archived-at";
 /// Annotation on an AgentJob: who created it and has it. Admission holds that it is true; the archive lists by it.
 pub const ANNOTATION_OWNER: &str = "kodosumi.io/owner";
 
+/// Annotation on a namespace: the URL of Temporal's UI, where `kubectl koco open` finds the workflows of its jobs.
+pub const ANNOTATION_TEMPORAL_UI: &str = "kodosumi.io/temporal-ui";
+
 /// Annotation on koco's CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
 pub const ANNOTATION_SCHEMA_VERSION: &str = "kodosumi.io/schema-version";
 /// The names of koco's CustomResourceDefinitions.

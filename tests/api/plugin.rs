@@ -3,21 +3,27 @@
 use std::process::Stdio;
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::{
+    core::v1::Namespace,
+    rbac::v1::{Role, RoleBinding},
+};
 use koco::api::{AgentJob, names};
 use kube::{
     Api,
-    api::{ListParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
-use crate::harness::{
-    DEADLINE, DesiredState, Job, Phase, Test, agent,
-    by_hand::{bare_pod, create_run, patch_status, run_of},
-    cluster::PLUGIN,
-    job::manifest,
-    within,
+use crate::{
+    archive::fid,
+    harness::{
+        DEADLINE, DesiredState, Job, Phase, Test, agent,
+        by_hand::{bare_pod, create_run, patch_status, run_of},
+        cluster::PLUGIN,
+        job::manifest,
+        within,
+    },
 };
 
 /// Exit code and all output of a command, in the test's namespace.
@@ -268,8 +274,44 @@ async fn a_result_has_an_exit_code() {
     assert_eq!((code, out.as_str(), err), (1, "", said));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_of_a_job_have_addresses() {
+    let test = Test::new().await;
+    let job = job_of(&test, "a", Some("Running")).await;
+    let open = |flags: &str| format!("open {} --print {flags}", job.name);
+    let (code, out, err) = plugin(&test, &open("--in temporal --temporal-ui https://t.example.com")).await;
+    assert!(code == 1 && out.is_empty() && err.contains("it has no workflow"), "{code} {out}{err}");
+    let server = "--server https://koco.example.com/a --token-file none";
+    let panel = format!("https://koco.example.com/a/jobs/{}\n", fid(&job).await);
+    assert_eq!(says(&test, &open(server)).await, panel, "where there is no workflow");
+
+    let workflow = json!({ "id": "w 1", "runID": "r", "namespace": "team" });
+    patch_status(&test, "agentjob", &job.name, json!({ "workflow": workflow })).await;
+    let page = |base: &str| format!("{base}/namespaces/team/workflows/w%201/r/history\n");
+    assert_eq!(says(&test, &open("--temporal-ui https://t.example.com/")).await, page("https://t.example.com"));
+    let (code, out, err) = plugin(&test, &open("--in temporal")).await;
+    assert!(code == 1 && out.is_empty() && err.contains("kubectl annotate namespace"), "{code} {out}{err}");
+    assert_eq!(says(&test, &open(server)).await, panel, "where Temporal's UI is not known");
+
+    let namespaces: Api<Namespace> = Api::all(test.client.clone());
+    let annotate = async |url: &str| {
+        let patch = json!({ "metadata": { "annotations": { names::ANNOTATION_TEMPORAL_UI: url } } });
+        namespaces.patch(&test.namespace, &PatchParams::default(), &Patch::Merge(patch)).await.expect("a namespace");
+    };
+    annotate("http://localhost:8233/ui").await;
+    assert_eq!(says(&test, &open("")).await, page("http://localhost:8233/ui"));
+    assert_eq!(says(&test, &open("--temporal-ui http://other")).await, page("http://other"));
+    assert_eq!(says(&test, &open(&format!("--in panel {server}"))).await, panel);
+    // Who may annotate the namespace has nothing but pages opened.
+    annotate("javascript:alert(1)").await;
+    let (code, out, err) = plugin(&test, &open("--in temporal")).await;
+    assert!(code == 1 && out.is_empty() && err.contains(names::ANNOTATION_TEMPORAL_UI), "{code} {out}{err}");
+    let (code, out, err) = plugin(&test, &open(server)).await;
+    assert!(code == 0 && out == panel && err.contains("Temporal's page is not opened"), "{code} {out}{err}");
+}
+
 /// The commands with flags for which they ask for all that they may ask for, but what only a node can answer.
-const LINES: [(&str, &str); 13] = [
+const LINES: [(&str, &str); 14] = [
     ("list", "list"),
     ("status", "status job1"),
     ("result", "result job1 --wait"),
@@ -277,6 +319,7 @@ const LINES: [(&str, &str); 13] = [
     ("logs", "logs job1 -f"),
     ("events", "events job1 --server https://127.0.0.1:9 --token-file none"),
     ("archive", "archive get job1 --server https://127.0.0.1:9 --token-file none"),
+    ("open", "open job1 --in temporal"),
     ("create", "create -f - --wait --timeout 1s"),
     ("run", "run image --wait --timeout 1s -- /agent"),
     ("pause, resume, cancel", "pause -l team=b --wait"),
@@ -302,6 +345,7 @@ async fn each_command_needs_the_rights_that_are_documented_and_no_more() {
     let test = Test::new().await;
     let ns = test.namespace.as_str();
     let job = job_of(&test, "a", Some("Failed")).await;
+    patch_status(&test, "agentjob", &job.name, json!({ "workflow": { "id": "w", "namespace": "default" } })).await;
     create_run(
         &test.runs(),
         &run_of(&job, 1, 1),

@@ -7,7 +7,10 @@ use std::{
 
 use koco::api::names;
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Server, Test, agent,
@@ -338,6 +341,20 @@ async fn events_and_the_archive_come_through_a_port_forward() {
     assert!(shown.contains("Phase:       Succeeded\n"), "{shown}");
     let found = plugin.says(&format!("archive list -o name {way}")).await;
     assert_eq!((found.lines().count(), found.starts_with("execution/")), (1, true), "{found}");
+    // The panel shows the job's page to whom has the address that is printed.
+    let mut open = plugin.start(&format!("open {} --print {way}", job.name));
+    let mut lines = BufReader::new(open.stdout.take().expect("stdout")).lines();
+    let address =
+        tokio::time::timeout(DEADLINE, lines.next_line()).await.expect("in time").expect("text").expect("a line");
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let page = address.split('?').next().expect("a page");
+    assert_eq!(browser.get(page).send().await.expect("an answer").status(), 403);
+    let entered = browser.get(&address).send().await.expect("an answer");
+    let cookie = entered.headers()["set-cookie"].to_str().expect("text").split(';').next().expect("a cookie");
+    let shown = browser.get(page).header("cookie", cookie).send().await.expect("an answer");
+    assert_eq!(shown.status(), 200);
+    assert!(shown.text().await.expect("text").contains(&job.name));
+    open.kill().await.expect("its end");
     // Where nothing listens it says so, and doesn't hang.
     roles.kill_all();
     let (code, out, err) = plugin.run(&format!("archive list {way}")).await;

@@ -1,6 +1,6 @@
 //! `kubectl koco`: users' commands for jobs, with the rights of their own kubeconfig, and under the name
-//! `kubectl_complete-koco` their completion. It talks to the API server, and needs just the CRDs; `events` and
-//! `archive` ask koco's server, and `audit` talks to Temporal, too, if it is told to. Called by the binary `kubectl-koco`
+//! `kubectl_complete-koco` their completion. It talks to the API server, and needs just the CRDs; `events`, `archive` and
+//! `open` ask koco's server, and `audit` talks to Temporal, too, if it is told to. Called by the binary `kubectl-koco`
 //! alone; `koco man` writes its manual.
 
 mod agent_events;
@@ -15,6 +15,7 @@ mod events;
 mod list;
 mod logs;
 mod object;
+mod open;
 mod output;
 mod paging;
 mod render;
@@ -108,6 +109,9 @@ enum Command {
     /// What became of jobs, also of those that are gone
     #[command(subcommand, after_help = archive::HELP)]
     Archive(Box<archive::Command>),
+    /// Open the page of a job: Temporal's of its workflow, or the panel's
+    #[command(after_help = open::HELP)]
+    Open(Box<open::Arguments>),
     /// Wait until a job has finished, is paused, or has reached a phase
     #[command(after_help = wait::EXIT_CODES)]
     Wait(wait::Arguments),
@@ -201,6 +205,7 @@ async fn dispatch(plugin: Plugin) -> anyhow::Result<ExitCode> {
         Command::Logs(arguments) => logs::run(&session, &arguments).await?,
         Command::Events(arguments) => agent_events::run(&session, &arguments).await?,
         Command::Archive(command) => return archive::run(&session, &command).await,
+        Command::Open(arguments) => open::run(&session, &arguments).await?,
         Command::Wait(arguments) => return wait::run(&session, &arguments).await,
         Command::Top(arguments) => top::run(&session, &arguments).await?,
         Command::Audit(arguments) => return audit::run(&session, &arguments).await,

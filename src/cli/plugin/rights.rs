@@ -12,6 +12,7 @@ const LIST_JOBS: Right = ("list", JOBS, "agentjobs");
 const WATCH_JOBS: Right = ("watch", JOBS, "agentjobs");
 const PATCH_JOB: Right = ("patch", JOBS, "agentjobs");
 const CREATE_JOB: Right = ("create", JOBS, "agentjobs");
+const READ_NAMESPACE: Right = ("get", "", "namespaces");
 const READ_RUN: Right = ("get", JOBS, "agentruns");
 const LIST_RUNS: Right = ("list", JOBS, "agentruns");
 const WATCH_RUNS: Right = ("watch", JOBS, "agentruns");
@@ -22,7 +23,7 @@ const LIST_EVENTS: Right = ("list", "", "events");
 const WATCH_EVENTS: Right = ("watch", "", "events");
 
 /// The commands, and what each may ask for with any of its flags.
-pub(super) const RIGHTS: [(&str, &[Right]); 13] = [
+pub(super) const RIGHTS: [(&str, &[Right]); 14] = [
     ("list", &[LIST_JOBS]),
     ("status", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, LIST_EVENTS, WATCH_EVENTS]),
     ("result", &[READ_JOB, LIST_JOBS, WATCH_JOBS]),
@@ -30,6 +31,7 @@ pub(super) const RIGHTS: [(&str, &[Right]); 13] = [
     ("logs", &[READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
     ("events", &[READ_JOB]),
     ("archive", &[READ_JOB]),
+    ("open", &[READ_JOB, READ_NAMESPACE]),
     ("create", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
     ("run", &[CREATE_JOB, READ_JOB, LIST_JOBS, WATCH_JOBS, LIST_RUNS, WATCH_RUNS, READ_POD, READ_LOG]),
     ("pause, resume, cancel", &[READ_JOB, PATCH_JOB, LIST_JOBS, WATCH_JOBS]),
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
     use crate::api::names;
 
-    /// What `events` and `archive` ask for in koco's namespace: where the server is and what its certificate is checked
+    /// What `events`, `archive` and `open` ask for in koco's namespace: where the server is and what its certificate is checked
     /// against, the way to it, and a token for the account that is asked as. With the object's name, where there is one.
     const REACH: [(Right, Option<&str>); 5] = [
         (("get", "", "configmaps"), Some(names::SERVER_CA)),

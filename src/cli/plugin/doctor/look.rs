@@ -133,7 +133,7 @@ pub(super) async fn all(session: &Session, access: &Access) -> anyhow::Result<Ob
     let crds = join_all(names::CRDS.map(async |name| (name, crd(&client, name).await))).await;
     let roles = Seen::of(roles(&client, operator).await);
     let server = match &roles {
-        Seen::Is(roles) if !access.is_direct() && roles.iter().all(|role| role.role != SERVER) => None,
+        Seen::Is(roles) if access.url().is_none() && roles.iter().all(|role| role.role != SERVER) => None,
         _ => Some(server(session, access).await),
     };
     Ok(Observed {

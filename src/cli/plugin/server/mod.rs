@@ -1,5 +1,5 @@
 //! The way to `koco server` for those who have a kubeconfig: [`route`] leads to it, [`identity`] says who asks, [`answer`]
-//! explains what goes wrong. Used by `events`, `archive` and `doctor`.
+//! explains what goes wrong. Used by `events`, `archive`, `open` and `doctor`.
 //!
 //! The connection is TLS from end to end, and checked against the server's own certificate authority, whichever way it
 //! takes. Through a port-forward the API server passes bytes on, headers included, so the token that the server asks
@@ -13,7 +13,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use futures::{Stream, StreamExt};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
     body::{Bytes, Incoming},
@@ -69,9 +69,9 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Whether it is reached in another way than by the cluster's own objects.
-    pub fn is_direct(&self) -> bool {
-        self.server.is_some()
+    /// Where it is, if it is reached in another way than by the cluster's own objects.
+    pub fn url(&self) -> Option<&Url> {
+        self.server.as_ref()
     }
 }
 
@@ -114,22 +114,37 @@ impl Server {
 
     /// The bytes of what is at a path.
     pub async fn read(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Vec<u8>, Trouble> {
-        let response = self.ask(Method::GET, &target(path, parameters), None).await?;
+        let response = self.ask(&Method::GET, &target(path, parameters), &accepted("application/json")).await?;
         whole(response).await
     }
 
     /// Deletes what is at a path.
     pub async fn delete(&mut self, path: &str) -> Result<(), Trouble> {
-        let response = self.ask(Method::DELETE, &target(path, &[]), None).await?;
+        let response = self.ask(&Method::DELETE, &target(path, &[]), &accepted("application/json")).await?;
         whole(response).await.map(drop)
     }
 
     /// The events at a path after a row, as they come.
     pub async fn stream(&mut self, path: &str, after: i64) -> Result<Chunks, Trouble> {
-        let response = self.ask(Method::GET, &target(path, &[]), Some(after)).await?;
+        let mut headers = accepted(EVENT_STREAM);
+        headers.insert("last-event-id", after.into());
+        let response = self.ask(&Method::GET, &target(path, &[]), &headers).await?;
         // It lasts as long as the connection, which serves nothing else.
         self.idle = None;
         Ok(Box::pin(chunks(response)))
+    }
+
+    /// The answer to another's request, also if it is a refusal.
+    pub async fn pass(
+        &mut self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, Trouble> {
+        let answered = self.answer(method, target, headers).await;
+        // What comes of it is passed on while others ask.
+        self.idle = None;
+        answered
     }
 
     /// Who is asked as, for people.
@@ -137,20 +152,30 @@ impl Server {
         self.identity.to_string()
     }
 
-    /// An answer that is no refusal. Who has several tokens tries the next one where one isn't taken.
-    async fn ask(&mut self, method: Method, target: &str, after: Option<i64>) -> Result<Response<Incoming>, Trouble> {
+    /// An answer that is no refusal.
+    async fn ask(&mut self, method: &Method, target: &str, headers: &HeaderMap) -> Result<Response<Incoming>, Trouble> {
+        let answered = self.answer(method, target, headers).await?;
+        let status = answered.status();
+        if status.is_success() {
+            return Ok(answered);
+        }
+        let body = whole(answered).await.unwrap_or_default();
+        Err(answer::refused(status.as_u16(), &body, &self.identity))
+    }
+
+    /// An answer. Who has several tokens tries the next one where one isn't taken.
+    async fn answer(
+        &mut self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, Trouble> {
         loop {
             let token = self.identity.token(&self.client).await?;
-            let answered = self.send(&method, target, after, &token.text).await?;
-            let status = answered.status();
-            if status.is_success() {
+            let answered = self.send(method, target, headers, &token.text).await?;
+            if answered.status() != StatusCode::UNAUTHORIZED || !self.identity.is_refused(token.is_new) {
                 return Ok(answered);
             }
-            if status == StatusCode::UNAUTHORIZED && self.identity.is_refused(token.is_new) {
-                continue;
-            }
-            let body = whole(answered).await.unwrap_or_default();
-            return Err(answer::refused(status.as_u16(), &body, &self.identity));
         }
     }
 
@@ -159,13 +184,13 @@ impl Server {
         &mut self,
         method: &Method,
         target: &str,
-        after: Option<i64>,
+        headers: &HeaderMap,
         token: &str,
     ) -> Result<Response<Incoming>, Trouble> {
         if let Some(mut idle) = self.idle.take()
             && method == Method::GET
             && idle.ready().await.is_ok()
-            && let Ok(response) = self.over(&mut idle, method, target, after, token).await
+            && let Ok(response) = self.over(&mut idle, method, target, headers, token).await
         {
             self.idle = Some(idle);
             return Ok(response);
@@ -174,7 +199,7 @@ impl Server {
         let stream = opened.map_err(|_| Trouble::Away("no connection in time".into()))??;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Trouble::away)?;
         tokio::spawn(connection);
-        let response = self.over(&mut sender, method, target, after, token).await?;
+        let response = self.over(&mut sender, method, target, headers, token).await?;
         self.idle = Some(sender);
         Ok(response)
     }
@@ -184,24 +209,28 @@ impl Server {
         sender: &mut SendRequest<String>,
         method: &Method,
         target: &str,
-        after: Option<i64>,
+        headers: &HeaderMap,
         token: &str,
     ) -> Result<Response<Incoming>, Trouble> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{target}", self.route.prefix()))
             .header(header::HOST, self.route.host())
             .header(header::USER_AGENT, concat!("kubectl-koco/", env!("CARGO_PKG_VERSION")))
             .header(header::AUTHORIZATION, format!("Bearer {token}"));
-        let request = match after {
-            Some(after) => request.header(header::ACCEPT, EVENT_STREAM).header("last-event-id", after),
-            None => request.header(header::ACCEPT, "application/json"),
-        };
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
         // Of a token that no header can hold.
         let request = request.body(String::new()).map_err(|e| Trouble::Final(format!("the request: {e}")))?;
         let answered = timeout(self.limit.unwrap_or(ANSWER), sender.send_request(request)).await;
         answered.map_err(|_| Trouble::Away("no answer in time".into()))?.map_err(Trouble::away)
     }
+}
+
+/// The header that says which type an answer is to have.
+fn accepted(of: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(of))])
 }
 
 /// The path with its parameters, escaped.

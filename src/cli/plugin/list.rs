@@ -29,11 +29,21 @@ use crate::{
 /// How many whole objects a page has: inputs may be large.
 const PAGE: u32 = 50;
 
-#[derive(Args)]
-pub(super) struct Arguments {
+/// What lists of jobs and of executions have in common.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Listing {
     /// List all namespaces
     #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    pub all_namespaces: bool,
+    /// Print no head
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    listing: Listing,
     /// Those with these labels, such as team=x,tier!=y
     #[arg(short = 'l', long)]
     selector: Option<String>,
@@ -46,9 +56,6 @@ pub(super) struct Arguments {
     /// How to print them
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
-    /// Print no head
-    #[arg(long)]
-    no_headers: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -62,7 +69,7 @@ enum Output {
 }
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<()> {
-    let namespace = (!arguments.all_namespaces).then_some(session.namespace.as_str());
+    let namespace = (!arguments.listing.all_namespaces).then_some(session.namespace.as_str());
     let url = AgentJob::url_path(&(), namespace);
     let mut params = ListParams { label_selector: arguments.selector.clone(), ..ListParams::default() };
     if !arguments.phase.is_empty() {
@@ -85,8 +92,8 @@ async fn rows(
     let mut tables = Tables::new(session.client(), url, params);
     let mut printer = Printer {
         wide: arguments.output == Output::Wide,
-        namespaces: arguments.all_namespaces,
-        head: !arguments.no_headers,
+        namespaces: arguments.listing.all_namespaces,
+        head: !arguments.listing.no_headers,
         colours: text::colours(),
         widths: Vec::new(),
     };
@@ -104,7 +111,7 @@ async fn rows(
         // A page is there at once, also in a pipe.
         out.flush()?;
     }
-    if !found && arguments.all_namespaces {
+    if !found && arguments.listing.all_namespaces {
         say("No AgentJobs found");
     } else if !found {
         say(format_args!("No AgentJobs found in {} namespace.", session.namespace));

@@ -11,7 +11,7 @@ use super::{
     connect::{Session, job_name},
     output::reference,
     settle::{self, Limit},
-    text::{raw_json, say},
+    text::{Progress, raw_json, say},
     watch,
 };
 use crate::api::{AgentJob, Phase};
@@ -77,10 +77,12 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
 
 async fn end(session: &Session, name: &str) -> anyhow::Result<AgentJob> {
     let mut changes = watch::job(session, name).await?;
+    let mut progress = Progress::new();
     while let Some(job) = changes.try_next().await? {
         if watch::finished(&job) {
             return Ok(job);
         }
+        progress.show(format_args!("waiting for {}: {}", reference(name), watch::phase(&job).as_str()));
     }
     Err(anyhow!("the watch has ended"))
 }

@@ -122,9 +122,10 @@ impl Waiting {
         let (mut events, mut seen) = (start(&config), HashSet::new());
         let mut progress = Progress::new();
         while !self.open.is_empty() {
-            if total > 1 {
-                progress.show(format_args!("waiting for {} of {total} jobs", self.open.len()));
-            }
+            progress.show(match total {
+                1 => format!("waiting for {}", reference(&first.name)),
+                _ => format!("waiting for {} of {total} jobs", self.open.len()),
+            });
             let event = events.next().await.ok_or_else(|| anyhow!("the watch has ended"))?;
             progress.clear();
             let mut missing: Vec<String> = Vec::new();

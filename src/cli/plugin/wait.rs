@@ -8,9 +8,10 @@ use futures::TryStreamExt;
 
 use super::{
     connect::{Session, job_name},
+    output::reference,
     select::parse_phase,
     settle,
-    text::say,
+    text::{Progress, say},
     watch,
 };
 use crate::api::{AgentJob, Phase, Seconds};
@@ -59,20 +60,23 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
     };
     let name = &arguments.name;
     let Ok(ended) = ended else {
-        say(format_args!("error: timed out waiting for agentjob.kodosumi.io/{name}"));
+        say(format_args!("error: timed out waiting for {}", reference(name)));
         return Ok(settle::TIME_IS_OVER.into());
     };
     let (phase, reached) = ended?;
-    writeln!(std::io::stdout(), "agentjob.kodosumi.io/{name} {phase:?}")?;
+    writeln!(std::io::stdout(), "{} {phase:?}", reference(name))?;
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn until(session: &Session, arguments: &Arguments) -> anyhow::Result<(Phase, bool)> {
     let mut changes = watch::job(session, &arguments.name).await?;
+    let mut progress = Progress::new();
     while let Some(job) = changes.try_next().await? {
+        let phase = watch::phase(&job);
         if let Some(reached) = judge(&job, arguments.what) {
-            return Ok((watch::phase(&job), reached));
+            return Ok((phase, reached));
         }
+        progress.show(format_args!("waiting for {}: {}", reference(&arguments.name), phase.as_str()));
     }
     Err(anyhow!("the watch has ended"))
 }

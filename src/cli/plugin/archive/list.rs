@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     super::{
         connect::Session,
+        list::Listing,
         select::parse_phase,
         server::{Access, Server},
         text::{self, Progress, raw_json, say},
@@ -25,9 +26,8 @@ const PAGE: usize = 500;
 
 #[derive(Args)]
 pub(in super::super) struct Arguments {
-    /// List all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    #[command(flatten)]
+    listing: Listing,
     /// Those in this phase
     #[arg(long, value_name = "PHASE", value_parser = parse_phase)]
     phase: Option<Phase>,
@@ -55,9 +55,6 @@ pub(in super::super) struct Arguments {
     /// How to print them
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
-    /// Print no head
-    #[arg(long)]
-    no_headers: bool,
     #[command(flatten)]
     access: Access,
 }
@@ -99,7 +96,7 @@ impl Moment {
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<()> {
     let mut server = Server::find(session, &arguments.access).await?;
-    let namespace = (!arguments.all_namespaces).then_some(session.namespace.as_str());
+    let namespace = (!arguments.listing.all_namespaces).then_some(session.namespace.as_str());
     let parameters = parameters(arguments, namespace, clock::now());
     let mut printer = Printer::new(arguments);
     let (mut left, mut next, mut progress) = (Left::of(arguments.limit), arguments.next.clone(), Progress::new());
@@ -181,8 +178,8 @@ struct Printer {
 
 impl Printer {
     fn new(arguments: &Arguments) -> Self {
-        let (output, namespaces) = (arguments.output, arguments.all_namespaces);
-        Self { output, namespaces, head: !arguments.no_headers, widths: Vec::new(), printed: 0 }
+        let (output, Listing { all_namespaces: namespaces, no_headers }) = (arguments.output, arguments.listing);
+        Self { output, namespaces, head: !no_headers, widths: Vec::new(), printed: 0 }
     }
 
     fn page(&mut self, items: &[Value], now: Timestamp) -> String {

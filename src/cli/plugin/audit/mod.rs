@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 
-use super::connect::Session;
+use super::{connect::Session, text::Progress};
 use crate::{
     api::{Seconds, names},
     audit::{Look, Suspicion, Sweep},
@@ -92,15 +92,18 @@ enum Output {
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let namespace = (!arguments.all_namespaces).then_some(session.namespace.as_str());
     let temporal = temporal(session, arguments).await?;
-    let mut sweep = Sweep::default();
+    let (mut sweep, mut progress) = (Sweep::default(), Progress::new());
+    progress.show("listing jobs, runs and pods");
     pages::sweep(&session.client(), namespace, &mut sweep).await?;
     if let Some((temporal, installation)) = &temporal {
+        progress.show("listing Temporal's workflows");
         pages::workflows(temporal, installation, &mut sweep).await.context("listing Temporal's workflows")?;
     }
     let counts = sweep.counts();
     let reader = Reader::new(session.client(), namespace.map(str::to_string), temporal.map(|(temporal, _)| temporal));
     let suspicions = sweep.suspects().into_iter().map(Suspicion::of).collect();
-    let found = lasting(&reader, suspicions, arguments.grace).await?;
+    let found = lasting(&reader, suspicions, arguments.grace, &mut progress).await?;
+    progress.clear();
     let asked =
         if arguments.repair { Some(repair::ask(&session.client(), reader.temporal(), &found).await) } else { None };
     report::print(&found, counts, reader.temporal().is_some(), asked.as_ref(), arguments.output == Output::Json)?;
@@ -112,10 +115,16 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> anyhow::Res
 }
 
 /// Looks at suspects until each fits or has been seen for long enough. Returns the latter.
-async fn lasting(reader: &Reader, suspicions: Vec<Suspicion>, grace: Duration) -> anyhow::Result<Vec<Found>> {
+async fn lasting(
+    reader: &Reader,
+    suspicions: Vec<Suspicion>,
+    grace: Duration,
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<Found>> {
     let (began, mut found) = (Instant::now(), Vec::new());
     let mut due: Vec<(Duration, Suspicion)> = suspicions.into_iter().map(|s| (Duration::ZERO, s)).collect();
     while let Some(next) = due.iter().map(|(at, _)| *at).min() {
+        progress.show(format_args!("{} found that may not fit, looking again", due.len() + found.len()));
         tokio::time::sleep(next.saturating_sub(began.elapsed())).await;
         let now = began.elapsed();
         let (ready, later): (Vec<_>, Vec<_>) = due.into_iter().partition(|(at, _)| *at <= now);

@@ -23,6 +23,7 @@
 //! | `reach?to=NAME@IP:PORT,NAME@IP:PORT` | says again and again whom it can connect to |
 //! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
 //! | `tell?lines=N&each=10&every_ms=20&failures=N` | prints numbers, and sends them as events; fails in its first attempts |
+//! | `tell?hold=N` | the same; its first run waits after that number until there is a file `/go` |
 //! | `print?each=10&every_ms=20` | prints so many lines again and again |
 //! | `ledger?file=F&ticks=N&failures=N&bytes=N&ignoreTerm=true` | enters what it does into a file outside of the pod |
 
@@ -33,7 +34,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::{fd::AsRawFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio, exit},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -176,6 +177,10 @@ fn main() {
     }
 }
 
+fn resumed() -> bool {
+    env::var("KODO_RESUMED").is_ok_and(|v| v == "1")
+}
+
 fn attempt() -> u64 {
     env::var("KODO_ATTEMPT").ok().and_then(|v| v.parse().ok()).expect("KODO_ATTEMPT")
 }
@@ -315,7 +320,7 @@ fn connects(to: &SocketAddr) -> bool {
 
 fn checkpoint(args: &Args) {
     let path = PathBuf::from(args.text("dir", "/data")).join("checkpoint");
-    let resumed = env::var("KODO_RESUMED").is_ok_and(|v| v == "1");
+    let resumed = resumed();
     let start = if resumed { fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) } else { None };
     let mut n: u64 = start.unwrap_or(0);
     say(&format!("from {n} {}", if resumed { "resumed" } else { "new" }));
@@ -372,8 +377,12 @@ fn tell(args: &Args) {
     let mut answers = BufReader::new(socket.try_clone().expect("the socket"));
     let mut socket = socket;
     let (lines, each) = (args.number("lines", 10), args.number("each", 10));
+    let hold = if attempt() == 1 && !resumed() { args.number("hold", lines) } else { lines };
     let mut n = 0;
     while n < lines {
+        while n >= hold && !Path::new("/go").exists() {
+            thread::sleep(args.every());
+        }
         let (first, last) = (n + 1, lines.min(n + each));
         let (mut printed, mut told) = (String::new(), String::new());
         for n in first..=last {

@@ -44,7 +44,7 @@ impl Course {
         let entry_point = match self {
             Self::Succeeds => format!("tell?lines={LINES}"),
             Self::Retries => format!("tell?lines={LINES}&failures=2"),
-            Self::Pauses | Self::Evicted | Self::RunnerLost => format!("tell?lines={LINES}&each=2&every_ms=100"),
+            Self::Pauses | Self::Evicted | Self::RunnerLost => format!("tell?lines={LINES}&each=2&every_ms=20&hold=10"),
             Self::Cancelled | Self::Deleted => "tell?lines=1000000&each=2&every_ms=50".into(),
         };
         let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "100ms" } });
@@ -62,6 +62,9 @@ impl Course {
             Self::Pauses | Self::Evicted => {
                 job.want(DesiredState::Paused).await;
                 job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
+                if self == Self::Pauses {
+                    node::write(&pod_uid(&job.running_pod().await), "agent", "go");
+                }
                 job.want(DesiredState::Running).await;
             }
             Self::Cancelled => job.want(DesiredState::Cancelled).await,

@@ -14,11 +14,12 @@ use crate::harness::{
     wait::always,
 };
 
-async fn fails_when_its_time_is_over(what: Value, reasons: &[&str], words: &str) {
+/// `pending` must leave the scheduler or the kubelet the time to write it on a machine under load.
+async fn fails_when_its_time_is_over(what: Value, pending: &str, reasons: &[&str], words: &str) {
     let (test, _roles) = Test::with_operator().await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": "40s" } }));
+        let spec = agent("succeed").mode(mode).with(what.clone()).with(json!({ "timeouts": { "pending": pending } }));
         jobs.push(test.apply(spec).await);
     }
     join_all(jobs.iter().map(async |job| {
@@ -43,13 +44,13 @@ async fn an_image_that_cannot_be_pulled() {
     let image = json!({ "template": { "spec": { "containers": [
         { "name": "agent", "image": "localhost/there-is-no-such-image:1", "command": ["/agent"] },
     ] } } });
-    fails_when_its_time_is_over(image, &["ErrImagePull", "ImagePullBackOff"], "there-is-no-such-image").await;
+    fails_when_its_time_is_over(image, "100s", &["ErrImagePull", "ImagePullBackOff"], "there-is-no-such-image").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_cannot_be_scheduled() {
     let selector = json!({ "template": { "spec": { "nodeSelector": { "no-node": "has-this" } } } });
-    fails_when_its_time_is_over(selector, &["Unschedulable"], "nodes are available").await;
+    fails_when_its_time_is_over(selector, "40s", &["Unschedulable"], "nodes are available").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

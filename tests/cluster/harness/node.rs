@@ -38,6 +38,12 @@ pub async fn runner(pod_uid: &str) -> i32 {
     .await
 }
 
+/// Leaves an empty file at the root of the container of a pod's process of that name.
+pub fn write(pod_uid: &str, process: &str, file: &str) {
+    let pid = *processes(pod_uid, process).first().expect("a process of the pod");
+    fs::write(format!("/proc/{pid}/root/{file}"), "").unwrap_or_else(|e| panic!("{file} in {pod_uid}: {e}"));
+}
+
 pub fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap_or_else(|e| panic!("{signal} to process {pid} of a pod: {e}"));
 }

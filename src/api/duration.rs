@@ -57,3 +57,13 @@ impl JsonSchema for Seconds {
         })
     }
 }
+
+/// A duration in milliseconds, as objects and workflows have it.
+pub fn whole_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The reverse of [`whole_millis`]; less than none is none.
+pub fn millis(n: i64) -> Duration {
+    Duration::from_millis(u64::try_from(n).unwrap_or(0))
+}

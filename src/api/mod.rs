@@ -20,7 +20,7 @@ mod trace;
 pub const SCHEMA_VERSION: u32 = 5;
 
 pub use conditions::Reason;
-pub use duration::Seconds;
+pub use duration::{Seconds, millis, whole_millis};
 pub use fid::fid;
 pub use job::{AgentJob, AgentJobSpec};
 pub use progress::{AgentProgress, Budget, BudgetLimit, MAX_PROGRESS_MESSAGE_BYTES, Spent, Usage};

@@ -1,14 +1,18 @@
 //! What an agent reports of its progress and usage, what the agents of a job have used up, and the budget that limits it.
 //! Active time is koco's own; tokens and cost are what agents report of themselves.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Seconds, schema};
+use super::{
+    Seconds,
+    duration::{millis, whole_millis},
+    schema,
+};
 
 /// The longest message of an agent's progress, in bytes; the rest is cut.
 pub const MAX_PROGRESS_MESSAGE_BYTES: usize = 256;
@@ -77,6 +81,13 @@ pub struct AgentProgress {
     /// When a gateway received it.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
+}
+
+impl AgentProgress {
+    /// What was used by a status's report, if there is one.
+    pub fn usage_of(progress: Option<&Self>) -> Usage {
+        progress.map_or_else(Usage::default, |progress| progress.usage)
+    }
 }
 
 /// What the agents of a job have used up in runs that have ended.
@@ -164,9 +175,14 @@ impl fmt::Display for BudgetLimit {
 }
 
 impl Budget {
+    /// What is left of `activeTime`, if it is set, for agents that have used this much.
+    pub fn active_left(&self, spent: &Spent) -> Option<Duration> {
+        Some(self.active_time?.get().saturating_sub(millis(spent.active_millis)))
+    }
+
     /// What `activeTime` is in milliseconds, if it is set.
-    pub fn active_millis(&self) -> Option<i64> {
-        self.active_time.map(|time| i64::try_from(time.get().as_millis()).unwrap_or(i64::MAX))
+    fn active_millis(&self) -> Option<i64> {
+        self.active_time.map(|time| whole_millis(time.get()))
     }
 
     fn limits(&self, spent: &Spent) -> impl Iterator<Item = BudgetLimit> {

@@ -9,6 +9,6 @@ mod termination;
 pub use direct::{AfterRun, Upcoming, after_run, upcoming};
 pub use progress::{Ended, Next, Policy, back_off_left, begin, grant, next_attempt, run_ended, start_failed};
 pub use termination::{
-    active, claimed, duration_text, elapsed, end_of, given_up, koco, lingers, millis, observed, result_of, spent,
-    time_left, usage, vanished, whole_millis,
+    active, claimed, duration_text, elapsed, end_of, given_up, koco, lingers, observed, result_of, spent, time_left,
+    usage, vanished,
 };

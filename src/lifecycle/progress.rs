@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    api::{DisruptionPolicy, ErrorStatus, PausePolicy, ResolvedRetryPolicy},
+    api::{DisruptionPolicy, ErrorStatus, PausePolicy, ResolvedRetryPolicy, whole_millis},
     protocol::{
         error_types,
         workflow::{Progress, Step},
@@ -153,6 +153,6 @@ fn failed(
 }
 
 fn retry(progress: &mut Progress, policy: &Policy<'_>, failures: i32, now_millis: i64) {
-    let wait = super::whole_millis(policy.retry.back_off(failures));
+    let wait = whole_millis(policy.retry.back_off(failures));
     (progress.step, progress.retry_at) = (Step::NoRun, Some(now_millis.saturating_add(wait)));
 }

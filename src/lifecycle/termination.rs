@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::Ended;
 use crate::{
     api::{
-        Acknowledged, AgentRun, DesiredState, ErrorStatus, RawJson, RunnerState, Spent, Termination, TerminationSource,
-        TerminationType, Usage, depth,
+        Acknowledged, AgentProgress, AgentRun, DesiredState, ErrorStatus, RawJson, RunnerState, Spent, Termination,
+        TerminationSource, TerminationType, Usage, depth, millis, whole_millis,
     },
     protocol::{
         error_types,
@@ -244,8 +244,7 @@ fn active_by_record(run: &AgentRun, until: &Time) -> Duration {
 /// What a run's agent has reported to have used.
 pub fn usage(run: &AgentRun) -> Usage {
     let progress = run.status.as_ref().and_then(|status| status.progress.as_ref());
-    let reported = progress.map_or_else(Usage::default, |progress| progress.usage);
-    reported.at_least(run.termination().map_or_else(Usage::default, |end| end.usage))
+    AgentProgress::usage_of(progress).at_least(run.termination().map_or_else(Usage::default, |end| end.usage))
 }
 
 /// What the agents of a job have used up in this run, if it has ended, and in those before it. A runner's word for how long
@@ -261,19 +260,9 @@ pub fn spent(run: &AgentRun) -> Spent {
     before.plus(Spent { active_millis, usage: usage(run) })
 }
 
-/// The reverse of [`whole_millis`]; less than none is none.
-pub fn millis(n: i64) -> Duration {
-    Duration::from_millis(u64::try_from(n).unwrap_or(0))
-}
-
 /// The time from `since` to `now`; zero if that is in the future, as clocks differ.
 pub fn elapsed(since: &Time, now: &Time) -> Duration {
     Duration::try_from(now.0.duration_since(since.0)).unwrap_or_default()
-}
-
-/// A duration in milliseconds, as objects and workflows have it.
-pub fn whole_millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A duration as kubectl writes one: `42s`, `5m`, `5m3s`, `1h3m`, `2d4h`.

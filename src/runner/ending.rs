@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::machine::Stopped;
 use crate::{
-    api::{BudgetLimit, ErrorStatus, TerminationType, Usage},
+    api::{BudgetLimit, ErrorStatus, TerminationType, Usage, whole_millis},
     protocol::{
         error_types,
         runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
@@ -88,7 +88,7 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
             _ => None,
         },
         result: None,
-        active_millis: i64::try_from(active.as_millis()).unwrap_or(i64::MAX),
+        active_millis: whole_millis(active),
         usage,
         result_omitted: false,
     };

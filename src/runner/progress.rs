@@ -17,7 +17,7 @@ use super::{
     log::say,
 };
 use crate::{
-    api::{Budget, BudgetLimit, MAX_PROGRESS_MESSAGE_BYTES, Spent, Usage},
+    api::{Budget, BudgetLimit, MAX_PROGRESS_MESSAGE_BYTES, Spent, Usage, whole_millis},
     protocol::runner::{Job, Progress},
 };
 
@@ -139,8 +139,7 @@ impl Reports {
 
     /// Which limit of the budget is exceeded, if this agent has been active for so long.
     pub fn over(&self, active: Duration) -> Option<BudgetLimit> {
-        let active_millis = i64::try_from(active.as_millis()).unwrap_or(i64::MAX);
-        let all = self.spent.plus(Spent { active_millis, usage: self.usage() });
+        let all = self.spent.plus(Spent { active_millis: whole_millis(active), usage: self.usage() });
         self.budget.as_ref()?.exceeded_by(&all)
     }
 
@@ -151,9 +150,7 @@ impl Reports {
 
     /// What is left of active time, if that is limited.
     pub fn active_left(&self) -> Option<Duration> {
-        let limit = self.budget.as_ref()?.active_millis()?;
-        let left = limit.saturating_sub(self.spent.active_millis);
-        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        self.budget.as_ref()?.active_left(&self.spent)
     }
 }
 

@@ -6,8 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::RunError;
 use crate::api::{
-    AgentJob, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, Spent, StartGrant, TraceContext,
-    Usage, names,
+    AgentJob, AgentProgress, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, Spent, StartGrant,
+    TraceContext, names,
 };
 
 /// The parameters of a new run.
@@ -64,7 +64,7 @@ pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32)
 pub fn spent_by_status(job: &AgentJob) -> Spent {
     let Some(status) = &job.status else { return Spent::default() };
     let spent = status.spent.unwrap_or_default();
-    let reported = status.progress.as_ref().map_or_else(Usage::default, |progress| progress.usage);
+    let reported = AgentProgress::usage_of(status.progress.as_ref());
     Spent { usage: spent.usage.at_least(reported), ..spent }
 }
 

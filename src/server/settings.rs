@@ -6,7 +6,7 @@ use axum::http::HeaderValue;
 use clap::Args;
 
 use crate::{
-    api::Seconds,
+    api::{Seconds, whole_millis},
     database::{Location, Retention},
 };
 
@@ -76,7 +76,7 @@ impl Settings {
 
     /// How long things are kept, whatever their size.
     pub fn retention(&self) -> Retention {
-        let millis = |time: Duration| i64::try_from(time.as_millis()).ok().filter(|millis| *millis > 0);
+        let millis = |time| Some(whole_millis(time)).filter(|millis| *millis > 0);
         Retention { events: millis(self.retain_events), executions: millis(self.retain_executions), max_bytes: None }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     workflow::AgentWorkflow,
 };
 use crate::{
-    api::ErrorStatus,
+    api::{ErrorStatus, whole_millis},
     lifecycle,
     protocol::{
         error_types,
@@ -48,7 +48,7 @@ async fn timer(ctx: &Ctx, duration: Duration, token: &WorkflowCancellationToken)
 
 fn now_millis(ctx: &Ctx) -> i64 {
     let since = ctx.workflow_time().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
-    lifecycle::whole_millis(since)
+    whole_millis(since)
 }
 
 /// Whether it is time to continue as new. Not during a cancel, which soon ends the workflow anyway.

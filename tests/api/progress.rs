@@ -1,7 +1,12 @@
 //! What agents report of their progress and usage, and the end of a job that exceeds its budget.
 
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koco::{
     api::{AgentRun, RunnerState, TerminationType, Usage},
+    lifecycle,
+    platform::clock,
     protocol::{
         error_types,
         runner::{AgentEnd, EndReport, Progress},
@@ -10,11 +15,12 @@ use koco::{
 use serde_json::json;
 
 use crate::harness::{
-    ExecutionMode, Kubelet, MODES, Phase, Test, agent,
+    DEADLINE, ExecutionMode, Kubelet, MODES, Phase, Test, agent,
     by_hand::{in_hand, started},
     job::{With, condition, error_type, pod_name},
     kubelet::End,
     runner::failed,
+    within,
 };
 
 fn reported(percent: i32, input_tokens: i64) -> Progress {
@@ -86,8 +92,13 @@ async fn a_run_of_a_job_whose_budget_is_used_up_ends_the_job() {
     for mode in MODES {
         let job = test.apply(agent("anything").mode(mode).with(limited.clone())).await;
         let (pod, _runner) = started(&kubelet, &job, 1).await;
-        // Its runner says nothing any more, so that koco's own record counts.
-        tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+        // Its runner says nothing any more, so that koco's own record counts, which has whole seconds.
+        within(DEADLINE, "two seconds of the agent's activity", async || {
+            let runs = job.runs().await;
+            let active = lifecycle::active(runs.last().expect("the run"), &Time(clock::now()));
+            if active >= Duration::from_secs(2) { Ok(()) } else { Err(active) }
+        })
+        .await;
         kubelet.end(&pod_name(&pod), &End::killed()).await;
         let (pod, runner) = in_hand(&kubelet, &job, 2).await;
         let told = runner.welcome().await;

@@ -129,7 +129,7 @@ fn progress(told: &AgentProgress, now: Timestamp) -> String {
 
 /// What the job's agents report to have used, if anything.
 fn used(status: &AgentJobStatus) -> Option<String> {
-    let told = status.progress.as_ref().map_or_else(Usage::default, |told| told.usage);
+    let told = AgentProgress::usage_of(status.progress.as_ref());
     let Usage { input_tokens, output_tokens, cost_micros } = told.at_least(status.spent.unwrap_or_default().usage);
     let count = |n: i64, what: &str| (n > 0).then(|| format!("{n} {what}"));
     // A cost of millionths is exact in a double up to nine billion.

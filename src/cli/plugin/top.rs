@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{connect::Session, paging, text};
 use crate::{
-    api::{AgentJob, AgentRun, Phase},
+    api::{AgentJob, AgentRun, Phase, millis},
     lifecycle,
     platform::clock,
 };
@@ -108,7 +108,7 @@ impl Usage {
         self.active = self.active.saturating_add(active);
         let identity = &run.spec.identity;
         // The newest run of an attempt that was resumed knows what the earlier ones have used.
-        let before = lifecycle::millis(identity.active_millis);
+        let before = millis(identity.active_millis);
         if identity.number > self.newest.0 {
             self.newest = (identity.number, active.saturating_add(before));
         }

@@ -174,8 +174,11 @@ impl Context {
 
     /// The job was written, and has this version now.
     pub fn wrote(&self, job: &JobRef, version: Option<u64>) {
-        self.remember(job, |m| m.written = Some(Instant::now()));
-        self.has_version(job, version);
+        let now = Instant::now();
+        self.remember(job, |m| {
+            m.written = Some(now);
+            m.newest = version.map(|version| (version, now));
+        });
     }
 
     /// The API server has the job in this version, or in a newer one.

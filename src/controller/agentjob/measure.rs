@@ -7,8 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Context, index::readable};
 use crate::{
-    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase, Reason, conditions},
-    lifecycle,
+    api::{AgentJob, AgentJobStatus, AgentRun, DesiredState, ExecutionMode, Phase, Reason, conditions, millis},
     platform::{clock, metrics::JobMetrics},
     protocol::error_types,
 };
@@ -79,7 +78,7 @@ pub(super) fn run(metrics: &JobMetrics, old: Option<&AgentRun>, new: &AgentRun) 
         let error = end.error.as_ref().map_or("", |e| error_types::word(&e.kind));
         metrics.runs_ended.of([mode, end.kind.as_str(), error, end.source.as_str()]).inc();
         if end.started {
-            metrics.active.of([mode]).observe(lifecycle::millis(end.active_millis).as_secs_f64());
+            metrics.active.of([mode]).observe(millis(end.active_millis).as_secs_f64());
         }
     }
     if let (Some(command), Some(answer)) = (&new.spec.command, new.acknowledged())

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 
 use crate::{
-    api::{AgentProgress, AgentRunStatus, MAX_PROGRESS_MESSAGE_BYTES, Usage},
+    api::{AgentProgress, AgentRunStatus, MAX_PROGRESS_MESSAGE_BYTES},
     lifecycle,
     platform::http::limits::TokenBucket,
     protocol::runner::{Progress, cut_text},
@@ -21,7 +21,7 @@ const WRITES: (u32, f64) = (10, 10.0);
 
 /// What is recorded of a report: within limits, and without taking back what was used.
 fn recorded(status: &AgentRunStatus, said: &Progress, now: &Time) -> AgentProgress {
-    let known = status.progress.as_ref().map_or_else(Usage::default, |known| known.usage);
+    let known = AgentProgress::usage_of(status.progress.as_ref());
     AgentProgress {
         percent: said.percent.map(|percent| percent.clamp(0, 100)),
         message: said.message.as_ref().map(|message| cut_text(message, MAX_PROGRESS_MESSAGE_BYTES)),
@@ -64,6 +64,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
+    use crate::api::Usage;
 
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(second).unwrap())

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{admit::Admitted, progress};
 use crate::{
-    api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState, Termination},
+    api::{Acknowledged, AgentRun, AgentRunStatus, RunnerState, Termination, whole_millis},
     gateway::server::Refusal,
     lifecycle,
     protocol::runner::{EndReport, MAX_MESSAGE_BYTES, cut_text},
@@ -95,7 +95,7 @@ fn acknowledge(run: &AgentRun, status: &mut AgentRunStatus, new: Acknowledged) {
     let paused = still && new.problem.is_none() && run.last_pause() == Some(new.generation);
     match status.paused_since.take() {
         Some(since) if !paused => {
-            let millis = lifecycle::whole_millis(lifecycle::elapsed(&since, &new.time));
+            let millis = whole_millis(lifecycle::elapsed(&since, &new.time));
             status.paused_millis = status.paused_millis.saturating_add(millis);
         }
         since => status.paused_since = since.or_else(|| paused.then(|| new.time.clone())),

@@ -61,12 +61,9 @@ fn take(session: &Session) -> News {
 /// Puts back what could not be written, unless something newer has come meanwhile.
 fn put_back(session: &Session, news: News) {
     let mut pending = session.update.lock();
-    let (newer, progress) = (pending.heard.take(), pending.progress.take());
-    merge(&mut pending, news);
-    if newer.is_some() {
-        pending.heard = newer;
-    }
-    pending.progress = progress.or(pending.progress.take());
+    let (heard, progress) = (pending.heard.take(), pending.progress.take());
+    let older = News { heard: heard.or(news.heard), progress: progress.or(news.progress), ..news };
+    merge(&mut pending, older);
 }
 
 impl Gateway {

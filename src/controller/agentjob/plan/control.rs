@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Decision, Guard, view::JobView};
 use crate::{
-    api::{AgentRun, DesiredState, ErrorStatus, Phase, Termination},
+    api::{AgentRun, DesiredState, ErrorStatus, Phase, Termination, millis},
     lifecycle,
     pods::collect::{self, Fate},
     protocol::error_types,
@@ -77,18 +77,24 @@ struct TimeLimit {
 
 fn time_limits(view: &JobView<'_>, run: &AgentRun) -> impl Iterator<Item = TimeLimit> {
     let identity = &run.spec.identity;
-    let budget = view.job.spec.budget.as_ref().and_then(|budget| budget.active_time).map(|whole| {
-        let used = identity.spent.map_or(0, |spent| spent.active_millis);
-        (whole.get(), used, "budget.activeTime", error_types::BUDGET_EXCEEDED, true)
+    let budget = view.job.spec.budget.as_ref().and_then(|budget| {
+        Some(TimeLimit {
+            left: budget.active_left(&identity.spent.unwrap_or_default())?,
+            field: "budget.activeTime",
+            whole: budget.active_time?.get(),
+            kind: error_types::BUDGET_EXCEEDED,
+            non_retryable: true,
+        })
     });
-    let execution = view.resolved.timeouts.execution.map(|whole| {
-        (whole.get(), identity.active_millis, "timeouts.execution", error_types::EXECUTION_TIMEOUT, false)
+    let execution = view.resolved.timeouts.execution.map(|whole| TimeLimit {
+        left: whole.get().saturating_sub(millis(identity.active_millis)),
+        field: "timeouts.execution",
+        whole: whole.get(),
+        kind: error_types::EXECUTION_TIMEOUT,
+        non_retryable: false,
     });
     // The first of equals: an end that is final counts.
-    [budget, execution].into_iter().flatten().map(|(whole, used, field, kind, non_retryable)| {
-        let left = whole.saturating_sub(lifecycle::millis(used));
-        TimeLimit { left, field, whole, kind, non_retryable }
-    })
+    [budget, execution].into_iter().flatten()
 }
 
 /// The end of a run whose agent is active for much longer than a limit of its active time, so that its runner does not

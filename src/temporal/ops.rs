@@ -6,9 +6,12 @@ use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use temporalio_client::{
     ActivityIdentifier, Client, RetryOptions, RpcOptions, UntypedQuery, UntypedSignal, UntypedWorkflow,
-    WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowHandle, WorkflowIdConflictPolicy,
-    WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions, WorkflowStartOptions,
-    errors::WorkflowStartError, grpc::WorkflowService, tonic::IntoRequest,
+    WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowGetResultOptions, WorkflowHandle,
+    WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions,
+    WorkflowStartOptions,
+    errors::{WorkflowGetResultError, WorkflowStartError},
+    grpc::WorkflowService,
+    tonic::IntoRequest,
 };
 use temporalio_common::{
     Priority,
@@ -155,6 +158,24 @@ impl Temporal {
             run_id: described.run_id().to_string(),
             failing: failing(&described.raw().pending_activities, self.codec()),
         })
+    }
+
+    /// Waits for a workflow's close, at most for so long, by a long poll: the server answers when it is closed. `None` if
+    /// that takes longer, or the server doesn't say.
+    pub async fn await_close(&self, id: &str, limit: Duration) -> Option<Closed> {
+        let options = WorkflowGetResultOptions::builder().rpc_options(bounded(limit)).build();
+        let workflow = self.workflow(id).ok()?;
+        match tokio::time::timeout(limit, workflow.get_result(options)).await.ok()? {
+            Ok(_) => Some(Closed::Completed),
+            Err(WorkflowGetResultError::Failed(_)) => Some(Closed::Failed),
+            Err(WorkflowGetResultError::Cancelled { .. }) => Some(Closed::Cancelled),
+            Err(WorkflowGetResultError::Terminated { .. }) => Some(Closed::Terminated),
+            Err(WorkflowGetResultError::TimedOut) => Some(Closed::TimedOut),
+            Err(error) => {
+                tracing::debug!(%error, workflow = id, "waiting for a workflow's close");
+                None
+            }
+        }
     }
 
     /// The id of the Temporal namespace. Another server's has another one, also under the same name; it stays the same

@@ -74,7 +74,7 @@ async fn a_watch_that_is_late_makes_no_second_pod() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_of_jobs_that_is_late_makes_no_conflicts() {
     let test = Test::new().await;
-    const LATE: Duration = Duration::from_secs(10);
+    const LATE: Duration = Duration::from_secs(15);
     let late = |request: &axum::http::request::Parts| match watches(request, "agentjobs") {
         true => Fault::Late(LATE),
         false => Fault::None,

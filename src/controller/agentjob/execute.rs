@@ -275,12 +275,18 @@ async fn create_tombstone(job: &AgentJob, context: &Context, number: i32, attemp
 
 /// One call to Temporal.
 async fn temporal(job: &AgentJob, context: &Context, action: &Action) -> Calls {
-    if *action == Action::QueryWorkflow {
-        // In the background, so it takes no slot.
-        context.workflows.poll(job.reference(), workflow_id(job, &context.installation));
-        return Calls::Done;
+    let workflow = || workflow_id(job, &context.installation);
+    match action {
+        // In the background, so they take no slot.
+        Action::QueryWorkflow => context.workflows.poll(job.reference(), workflow()),
+        Action::AwaitClose => context.workflows.await_close(job.reference(), workflow()),
+        _ => return in_slot(job, context, action).await,
     }
-    // A server that doesn't answer is not waited for.
+    Calls::Done
+}
+
+/// Waits for a slot only if Temporal answers: a server that doesn't is not waited for.
+async fn in_slot(job: &AgentJob, context: &Context, action: &Action) -> Calls {
     let (slots, answers) = (&context.temporal_slots, context.temporal_answers());
     let slot = if answers { slot(slots).await } else { slots.try_acquire().ok() };
     let Some(_slot) = slot else {
@@ -307,7 +313,7 @@ async fn call(job: &AgentJob, context: &Context, action: &Action) -> bool {
     match action {
         Action::StartWorkflow(input) => match context.temporal.start(&workflow, &context.task_queue, input).await {
             Ok(run_id) => {
-                context.workflows.started(&of.uid, run_id).await;
+                context.workflows.started(&of.uid, run_id, input).await;
                 true
             }
             Err(e) => taken(context, &of, Err(e)),

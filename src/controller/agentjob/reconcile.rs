@@ -30,12 +30,12 @@ use crate::{
 /// How long a reconcile may take: the client's own retries must not hold a slot for minutes.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a purely informative change may be delayed, to be merged with an important one.
-const COALESCE: Duration = Duration::from_secs(5);
+const COALESCE: Duration = Duration::from_secs(10);
 /// How long an agent's progress isn't written again, unless something else is.
 const PROGRESS: Duration = Duration::from_secs(60);
 /// How long the watch may take to show a newer version of a job before it is read instead: longer than it takes unless the
 /// API server or this process is overloaded.
-const WATCH_LAG: Duration = Duration::from_secs(4);
+const WATCH_LAG: Duration = Duration::from_secs(10);
 /// After so many failures in a row one speaks of it.
 const SEVERAL: u32 = 3;
 /// So many failures take about an hour: see [`ControllerError::retry_after`].

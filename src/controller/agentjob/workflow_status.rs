@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{JobRef, Reason},
     controller::runtime::Requeue,
-    protocol::workflow::{QUERY_STATUS, StatusAnswer},
+    protocol::workflow::{Input, QUERY_STATUS, StatusAnswer},
     temporal::{Closed, Described, Temporal, TemporalError},
 };
 
@@ -30,6 +30,10 @@ const AT_ONCE: usize = 32;
 /// The wait before the first question after a change: a workflow takes a moment to act on it, too.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// The limit of workflows whose close is waited for at once, well below the server's limit of long polls.
+const CLOSING: usize = 128;
+/// How long a workflow's close is waited for before it is queried.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// How many waiting jobs are enqueued after a success.
 const WOKEN: usize = 64;
 /// How often one of them is, to see whether the server answers.
@@ -47,7 +51,7 @@ type ReadId = (Instant, Option<String>);
 struct Entry {
     answer: Option<WorkflowSnapshot>,
     trouble: Option<(Reason, String)>,
-    started: Option<StartedWorkflow>,
+    started: Option<(StartedWorkflow, Instant)>,
     asking: bool,
     backoff: Duration,
     /// The waits before other calls are tried again, since one failed.
@@ -96,6 +100,7 @@ pub(super) struct WorkflowStatusCache {
     temporal: Temporal,
     requeue: Requeue<JobItem>,
     slots: Arc<Semaphore>,
+    closing: Arc<Semaphore>,
     outage: Arc<Mutex<Outage>>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     namespace_id: Arc<Mutex<Option<ReadId>>>,
@@ -107,6 +112,7 @@ impl WorkflowStatusCache {
             temporal,
             requeue,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            closing: Arc::new(Semaphore::new(CLOSING)),
             outage: Arc::default(),
             entries: Arc::default(),
             namespace_id: Arc::default(),
@@ -119,7 +125,7 @@ impl WorkflowStatusCache {
         entries.get(uid).map_or_else(Known::default, |e| Known {
             answer: e.answer.clone(),
             trouble: e.trouble.clone(),
-            started: e.started.clone(),
+            started: e.started.clone().map(|(started, at)| StartedWorkflow { ago: at.elapsed(), ..started }),
         })
     }
 
@@ -130,11 +136,13 @@ impl WorkflowStatusCache {
     }
 
     /// The workflow was started: drops an older snapshot, which would say that there is none.
-    pub async fn started(&self, uid: &str, run_id: Option<String>) {
+    pub async fn started(&self, uid: &str, run_id: Option<String>, input: &Input) {
         let namespace_id = self.namespace_id().await;
+        let request = input.progress.last_request.as_ref().map_or_else(String::new, |request| request.id.clone());
         let mut entries = self.entries.lock();
         let entry = entries.entry(uid.into()).or_default();
-        let started = run_id.map(|run_id| StartedWorkflow { run_id, namespace_id });
+        let started = run_id.map(|run_id| StartedWorkflow { run_id, namespace_id, request, ago: Duration::ZERO });
+        let started = started.map(|started| (started, Instant::now()));
         (entry.answer, entry.trouble, entry.started) = (None, None, started.or(entry.started.take()));
     }
 
@@ -223,17 +231,40 @@ impl WorkflowStatusCache {
 
     /// Queries, unless a query for this job is in flight. Its result enqueues the job.
     pub fn poll(&self, job: JobRef, workflow: String) {
+        self.ask(job, workflow, false);
+    }
+
+    /// The same of a workflow that is about to be closed: waits for that first, and queries it only if it takes long.
+    pub fn await_close(&self, job: JobRef, workflow: String) {
+        self.ask(job, workflow, true);
+    }
+
+    fn ask(&self, job: JobRef, workflow: String, closes: bool) {
         let Some(wait) = self.next_wait(&job.uid) else { return };
         let cache = self.clone();
         let asked = async move {
-            tokio::time::sleep(wait).await;
-            let answer = match cache.slots.acquire().await {
-                Ok(_slot) => cache.question(&workflow).await,
-                Err(_) => return,
+            let closed = if closes { cache.close_of(&workflow, wait.max(CLOSE_WAIT)).await } else { None };
+            let answer = match closed {
+                Some(closed) => Ok(closed),
+                None => {
+                    tokio::time::sleep(wait).await;
+                    match cache.slots.acquire().await {
+                        Ok(_slot) => cache.question(&workflow).await,
+                        Err(_) => return,
+                    }
+                }
             };
             cache.store(&job, answer);
         };
         tokio::spawn(asked.in_current_span());
+    }
+
+    /// How a workflow was closed, once it is; none if that takes too long, and of a failed one, which has to be queried.
+    async fn close_of(&self, workflow: &str, limit: Duration) -> Option<WorkflowSnapshot> {
+        let _slot = self.closing.try_acquire().ok()?;
+        let closed = self.temporal.await_close(workflow, limit).await.filter(|closed| *closed != Closed::Failed)?;
+        let namespace_id = self.namespace_id().await;
+        Some(WorkflowSnapshot { closed: Some(closed), namespace_id, ..WorkflowSnapshot::default() })
     }
 
     /// How long to wait with the next query; `None` while one is in flight.

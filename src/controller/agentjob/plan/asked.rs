@@ -1,10 +1,15 @@
 //! What was asked of a workflow, whether it has heard it, and what is to be asked. Used by [`super::temporal`].
 
+use std::time::Duration;
+
 use super::{Action, view::JobView};
 use crate::{
     api::{AgentRun, DesiredState, Phase, SentRequest},
     protocol::workflow::{Request, Stage},
 };
+
+/// How long a workflow may take to begin its first run before it is asked what it waits for.
+pub(super) const START: Duration = Duration::from_secs(20);
 
 /// The id of the request for the spec's current desired state.
 pub(super) fn request_id(view: &JobView<'_>) -> String {
@@ -68,9 +73,25 @@ pub(super) fn has_heard(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool 
     sent.is_none_or(|sent| heard.is_some_and(|heard| heard.id == sent.id))
 }
 
+/// What is left of the time that a workflow which this process has started may take to begin its first run.
+pub(super) fn until_first_run(view: &JobView<'_>) -> Option<Duration> {
+    let started = view.observed.started.as_ref().filter(|_| view.run.is_none())?;
+    START.checked_sub(started.ago).filter(|left| !left.is_zero())
+}
+
+/// Whether a workflow that has not been asked yet need not be: this process has started it, with the request to run that
+/// is still the last, and what follows is in its run's record.
+fn goes_as_started(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
+    let Some(started) = &view.observed.started else { return false };
+    let as_asked = sent.is_some_and(|sent| sent.id == started.request && sent.state == DesiredState::Running);
+    as_asked && view.run.map_or_else(|| until_first_run(view).is_some(), |run| !run.is_closed())
+}
+
 /// Whether the workflow's query has caught up with the status; if not, it is queried again.
 pub(super) fn caught_up(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
-    let Some(answer) = view.answer() else { return view.agent_may_run() && sent.is_none() };
+    let Some(answer) = view.answer() else {
+        return (view.agent_may_run() && sent.is_none()) || goes_as_started(view, sent);
+    };
     let taken = has_heard(view, sent);
     let cancelling = answer.desired == DesiredState::Cancelled;
     let ends = matches!(answer.status, Stage::Completed | Stage::Failed | Stage::Cancelled);

@@ -93,6 +93,10 @@ pub struct StartedWorkflow {
     pub run_id: String,
     /// The id of the Temporal namespace, if it could be read.
     pub namespace_id: Option<String>,
+    /// The id of the request that it was started with.
+    pub request: String,
+    /// How long ago that was.
+    pub ago: Duration,
 }
 
 /// The controller's signals to a workflow about a run: that its runner is ready, that it failed, how it ended.
@@ -208,6 +212,8 @@ pub enum Action {
     },
     /// Query the workflow in the background.
     QueryWorkflow,
+    /// Wait for the workflow's close in the background. If that takes long, it is queried.
+    AwaitClose,
 }
 
 impl Action {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Action, Decision, Guard,
-    asked::{caught_up, has_heard, recover_signal, request, request_id, stays_paused},
+    asked::{START, caught_up, has_heard, recover_signal, request, request_id, stays_paused, until_first_run},
     control::{finish, over_its_limit, phase_of_agent},
     missing, pending,
     view::JobView,
@@ -102,15 +102,17 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
     let not_ready = not_ready(view);
-    Decision {
+    let start = Action::StartWorkflow(Box::new(input));
+    let ask = (view.desired() != DesiredState::Running).then_some(Action::QueryWorkflow);
+    let decision = Decision {
         phase: phase(view),
         workflow: Some(recorded(view)),
         sent: Some(unchanged.sent.clone().unwrap_or(sent)),
         not_ready,
+        actions: [start].into_iter().chain(ask).collect(),
         ..unchanged
-    }
-    .with(Action::StartWorkflow(Box::new(input)))
-    .with(Action::QueryWorkflow)
+    };
+    decision.again(START)
 }
 
 /// The workflow on record; of a job without a record, which is new or whose status was emptied, the one that is its.
@@ -141,7 +143,7 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     let not_ready = not_ready(view);
     let failing = view.observed.answer.as_ref().and_then(|a| a.failing.as_ref());
     let ask = not_ready.is_some() || failing.is_some() || !caught_up(view, sent.as_ref());
-    let query = ask.then_some(Action::QueryWorkflow);
+    let query = ask.then(|| if closes(view) { Action::AwaitClose } else { Action::QueryWorkflow });
     let actions = signal.into_iter().chain(tell.actions).chain(query).collect();
     Decision {
         phase: phase(view),
@@ -151,9 +153,14 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
         waits: tell.waits,
         pending_since: tell.pending_since,
         actions,
-        requeue: tell.requeue,
+        requeue: super::sooner(tell.requeue, until_first_run(view)),
         ..mirrored
     }
+}
+
+/// Whether the workflow's close is what comes next, so that nothing else need be asked of it.
+fn closes(view: &JobView<'_>) -> bool {
+    view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded)
 }
 
 /// The worker, which tries again at least every minute, has no other way to say it to users.

@@ -46,7 +46,7 @@ fn nothing_is_submitted_before_the_finalizer_is_on_and_the_intent_is_written() {
     let mut ready = bare;
     ready.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
     let plan = decide(&ready, &ObservedState::default());
-    assert!(matches!(&plan.actions[..], [Action::StartWorkflow(_), Action::QueryWorkflow]));
+    assert!(matches!(&plan.actions[..], [Action::StartWorkflow(_)]));
     assert!(!plan.actions.iter().any(Action::follows_from_spec));
     assert_eq!(plan.status.workflow.as_ref().map(|w| w.run_id.is_none()), Some(true));
     // A failed call to Temporal is retried, and shown.
@@ -239,11 +239,41 @@ fn an_answer_from_before_the_end_is_asked_for_again() {
         let mut state = ObservedState { runs: vec![end], ..answering("Running", "1") };
         let answer = state.answer.as_mut().unwrap().status.as_mut().unwrap();
         (answer.status, answer.ended_run) = (stage, ended_run);
-        decide(&job, &state).actions.contains(&Action::QueryWorkflow)
+        decide(&job, &state).actions.contains(&Action::AwaitClose)
     };
     assert!(asks(Stage::Running, None));
     assert!(asks(Stage::Pending, None), "it is from before the grant");
     assert!(!asks(Stage::Evicted, Some(1)), "it knows of the end, and waits");
+}
+
+#[test]
+fn a_workflow_is_not_asked_as_long_as_it_goes_as_it_was_started() {
+    let job = |state: &str, id: &str| temporal(state, 1, Some((state, id)), json!({ "phase": "Pending" }));
+    let plan = |job: &AgentJob, ago: u64, runs: Vec<AgentRun>| {
+        let started = StartedWorkflow { request: "1".into(), ago: Duration::from_secs(ago), ..Default::default() };
+        let plan = decide(job, &ObservedState { started: Some(started), runs, ..ObservedState::default() });
+        (plan.actions.contains(&Action::QueryWorkflow), plan.requeue)
+    };
+    let running = job("Running", "1");
+    assert_eq!(plan(&running, 5, vec![]), (false, Some(Duration::from_secs(15))));
+    assert!(plan(&running, 20, vec![]).0, "its first run is late");
+    assert!(plan(&job("Running", "2"), 5, vec![]).0, "another request was sent");
+    assert!(plan(&job("Paused", "1"), 5, vec![]).0, "only it knows whether it is held");
+    assert!(!plan(&running, 60, vec![run(1, started())]).0);
+    assert!(plan(&running, 5, vec![run(1, ended("Failed", None, "Runner"))]).0, "it decides what follows");
+    let unknown = decide(&running, &ObservedState::default());
+    assert!(unknown.actions.contains(&Action::QueryWorkflow), "another process has started it");
+}
+
+#[test]
+fn the_close_of_a_workflow_whose_agent_has_succeeded_is_waited_for() {
+    let job = with_agent("Running", 1, ("Running", "1"));
+    let asked = |kind: &str| {
+        let now = json!({ "status": { "termination": { "time": NOW } } });
+        decide(&job, &observed(&[run(1, merged(ended(kind, None, "Runner"), now))], &[])).actions
+    };
+    assert_eq!(asked("Succeeded"), [Action::AwaitClose]);
+    assert_eq!(asked("Failed"), [Action::QueryWorkflow]);
 }
 
 #[test]
@@ -419,7 +449,7 @@ fn the_namespaces_id_is_recorded_with_the_workflow() {
     let mut state = answering("Running", "1");
     state.answer.as_mut().unwrap().namespace_id = Some("ours".into());
     assert_eq!(decide(&job, &state).status.workflow.unwrap().namespace_id.as_deref(), Some("ours"));
-    let started = StartedWorkflow { run_id: "x".into(), namespace_id: Some("ours".into()) };
+    let started = StartedWorkflow { namespace_id: Some("ours".into()), ..StartedWorkflow::default() };
     let state = ObservedState { started: Some(started), ..ObservedState::default() };
     assert_eq!(decide(&job, &state).status.workflow.unwrap().namespace_id.as_deref(), Some("ours"));
 }

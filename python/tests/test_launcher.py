@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_runner import FakeRunner
@@ -224,3 +225,25 @@ def test_outside_of_koco_the_result_goes_to_stdout(runner: FakeRunner) -> None:
 def test_the_launcher_needs_no_pydantic(runner: FakeRunner) -> None:
     code = "import sys, kodosumi_koco.launcher as m; m.load('os:getcwd'); assert 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=runner.env, check=True)
+
+
+def test_progress_is_reported_and_usage_adds_up(runner: FakeRunner, tmp_path: Path) -> None:
+    file = str(tmp_path / "progress.json")
+    ended = runner.run("sample:progress", {"file": file}, env={"KODO_PROGRESS_FILE": file})
+    assert (ended.code, ended.error) == (0, ...), ended.log
+    first, second, after_errors, after_threads = ended.result
+    assert first == {
+        "percent": 12.5,
+        "message": "reads",
+        "usage": {"inputTokens": 100, "outputTokens": 7, "costMicros": 0},
+    }
+    assert (second["percent"], len(second["message"].encode())) == (12.5, 255)
+    assert second["usage"] == {"inputTokens": 120, "outputTokens": 7, "costMicros": 5}
+    assert after_errors == second
+    assert after_threads["usage"]["inputTokens"] == 140
+    assert [path.name for path in tmp_path.glob("progress*")] == ["progress.json"]
+
+
+def test_progress_outside_of_koco_is_none(runner: FakeRunner) -> None:
+    ended = runner.run("kodosumi_koco:report_progress", {"percent": 5, "input_tokens": 3})
+    assert (ended.code, ended.result, ended.error) == (0, None, ...), ended.log

@@ -14,6 +14,7 @@ from kodosumi_koco.errors import (
     UnserializableResult,
 )
 from kodosumi_koco.job import Job, checkpoint_dir, current_job
+from kodosumi_koco.progress import report_progress
 from kodosumi_koco.tracer import Tracer
 
 __version__ = "0.1.0"
@@ -30,4 +31,5 @@ __all__ = [
     "UnserializableResult",
     "checkpoint_dir",
     "current_job",
+    "report_progress",
 ]

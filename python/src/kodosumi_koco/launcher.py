@@ -16,6 +16,7 @@ from typing import Any
 
 from kodosumi_koco.arguments import bind
 from kodosumi_koco.errors import Cancelled, EntryPointError, NonRetryableError
+from kodosumi_koco.files import cut, write_whole
 from kodosumi_koco.job import current_job
 from kodosumi_koco.payload import serialize
 from kodosumi_koco.result import MAX_BYTES, to_json
@@ -132,7 +133,7 @@ def _write_result(text: bytes) -> None:
     if path is None:
         print(text.decode())
         return
-    _write(path, text)
+    write_whole(path, text)
 
 
 def _tell_final(tracer: Tracer, value: Any) -> None:
@@ -149,7 +150,7 @@ def _leave(code: object) -> int:
         return code or 0
     print(code, file=sys.stderr)
     if isinstance(code, str):
-        _write_error({"message": _cut(code, MAX_MESSAGE_BYTES)})
+        _write_error({"message": cut(code, MAX_MESSAGE_BYTES)})
     return EXIT_FAILED
 
 
@@ -184,7 +185,7 @@ def _message(error: BaseException, trace: TracebackType | None) -> str:
     if not isinstance(error, NonRetryableError) and trace is not None:
         last = traceback.extract_tb(trace)[-1]
         place = f" ({'/'.join(Path(last.filename).parts[-2:])}:{last.lineno}, in {last.name})"
-    return _cut(text or type(error).__name__, MAX_MESSAGE_BYTES - len(place.encode())) + place
+    return cut(text or type(error).__name__, MAX_MESSAGE_BYTES - len(place.encode())) + place
 
 
 def _write_error(error: dict[str, Any]) -> None:
@@ -192,25 +193,13 @@ def _write_error(error: dict[str, Any]) -> None:
     if path is None:
         return
     try:
-        _write(path, json.dumps(error).encode())
+        write_whole(path, json.dumps(error).encode())
     except OSError as failure:
         _say(f"the error file could not be written: {failure}")
 
 
-def _write(path: str, text: bytes) -> None:
-    """Complete or not at all: the pod may end at any time."""
-    temporary = f"{path}.{os.getpid()}"
-    Path(temporary).write_bytes(text)
-    os.replace(temporary, path)
-
-
 def _say(text: str) -> None:
     print(f"kodosumi_koco: {text}", file=sys.stderr)
-
-
-def _cut(text: str, size: int) -> str:
-    raw = text.encode(errors="replace")
-    return raw.decode() if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"
 
 
 def _middle_out(text: str, size: int) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,30 @@ def rest(topic: str, **others: Any) -> list[Any]:
 
 def none() -> None:
     print("nothing to say")
+
+
+def progress(file: str) -> list[Any]:
+    reports = []
+
+    def read() -> None:
+        reports.append(json.loads(Path(file).read_text()))
+
+    kodosumi_koco.report_progress(12.5, "reads", input_tokens=100, output_tokens=7)
+    read()
+    kodosumi_koco.report_progress(message="é" * 1000, input_tokens=20, cost_micros=5)
+    read()
+    for wrong in ({"percent": -1}, {"percent": 100.5}, {"percent": float("nan")}, {"output_tokens": -1}):
+        with suppress(ValueError):
+            kodosumi_koco.report_progress(**wrong)
+            raise AssertionError(wrong)
+    read()
+    threads = [threading.Thread(target=kodosumi_koco.report_progress, kwargs={"input_tokens": 1}) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    read()
+    return reports
 
 
 class Tools:

@@ -122,6 +122,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 python-test: deps ## checks and tests of the Python package and its examples; ARGS=filter, PYTHON=python3.13
 	@python/tests/run $(if $(ARGS),-k "$(ARGS)")
 
+.PHONY: typescript-test
+typescript-test: deps ## the TypeScript example, built and run with a fake model
+	cd deploy/examples/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build && npm test --silent
+
 .PHONY: panel-test
 panel-test: ## the server's pages in Chromium, with axe-core, and their pictures; needs Node and Chromium
 	@tests/panel/run

@@ -60,6 +60,16 @@ def test_an_example_does_what_it_says(runner: FakeRunner, jobs: dict[str, Any], 
     assert (ended.code, ended.result, ended.error) == (0, RESULTS[name], ...), ended.log
 
 
+def test_an_example_reports_what_its_model_has_used(
+    runner: FakeRunner, jobs: dict[str, Any], model: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "progress.json"
+    runner.env["KODO_PROGRESS_FILE"] = str(report)
+    assert run(runner, jobs["langgraph"], model).code == 0
+    # Of each of three calls the fake model says 1 and 1.
+    assert json.loads(report.read_text())["usage"] == {"inputTokens": 3, "outputTokens": 3, "costMicros": 0}
+
+
 def test_typed_inputs_are_refused(runner: FakeRunner, jobs: dict[str, Any], model: str) -> None:
     ended = run(
         runner, jobs["typed"], model, {"start": "soon", "legs": [{"to": "Oslo", "by": "plane", "kilometres": 1}]}

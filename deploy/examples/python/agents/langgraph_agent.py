@@ -8,7 +8,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from kodosumi_koco import Tracer
+from kodosumi_koco import Tracer, report_progress
 
 
 @tool
@@ -43,6 +43,8 @@ async def advise(city: str, tracer: Tracer) -> dict[str, object]:
     answer = ""
     async for update in graph.compile().astream({"messages": [question]}, stream_mode="updates"):
         for message in update.get("ask", {}).get("messages", []):
+            if used := message.usage_metadata:
+                report_progress(input_tokens=used["input_tokens"], output_tokens=used["output_tokens"])
             for call in message.tool_calls:
                 called.append(call["name"])
                 print(f"calls {call['name']}: {call['args']}")

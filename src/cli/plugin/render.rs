@@ -1,13 +1,16 @@
-//! A job as text: pure, from the object, its runs, its events and the time. Used by [`super::status`].
+//! A job as text: pure, from the object, its runs, its events and the time. Used by [`super::status`], and by what waits.
 //! All of it passes [`plain`], so that no field of an object can forge a line.
 
 use std::fmt::{Display, Write};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use kube::ResourceExt;
 
 use super::{
     events::Happened,
+    output::reference,
     text::{self, plain},
+    watch,
 };
 use crate::{
     api::{
@@ -23,6 +26,8 @@ const EVENTS: usize = 10;
 const RUNS: usize = 10;
 /// The longest result that is shown whole, in characters.
 const RESULT: usize = 400;
+/// How much of an agent's message is shown beside a bar, in characters: the line has to fit a terminal.
+const MESSAGE: usize = 40;
 
 /// Lines of escaped text.
 #[derive(Default)]
@@ -125,6 +130,28 @@ fn progress(told: &AgentProgress, now: Timestamp) -> String {
     let message = told.message.clone().filter(|message| !message.is_empty());
     let said: Vec<_> = percent.into_iter().chain(message).collect();
     format!("{} ({} ago)", if said.is_empty() { "-".into() } else { said.join(", ") }, age(told.time.0, now))
+}
+
+/// A job that is waited for, as one short line: its phase, and how far its agent says that it is.
+pub(super) fn waited_for(job: &AgentJob) -> String {
+    let mut text = format!("waiting for {}: {}", reference(&job.name_any()), watch::phase(job).as_str());
+    let Some(told) = job.status.as_ref().and_then(|status| status.progress.as_ref()) else { return text };
+    if let Some(percent) = told.percent {
+        // Writing to a string does not fail.
+        let _ = write!(text, " {} {percent}%", bar(percent));
+    }
+    if let Some(message) = told.message.as_ref().filter(|message| !message.is_empty()) {
+        let shown: String = message.chars().take(MESSAGE).collect();
+        let _ = write!(text, " {shown}{}", if shown.len() < message.len() { "…" } else { "" });
+    }
+    text
+}
+
+/// A bar of twenty cells.
+fn bar(percent: i32) -> String {
+    const CELLS: usize = 20;
+    let full = usize::try_from(percent.clamp(0, 100)).unwrap_or(0) * CELLS / 100;
+    format!("[{}{}]", "#".repeat(full), "-".repeat(CELLS - full))
 }
 
 /// What the job's agents report to have used, if anything.

@@ -235,6 +235,12 @@ fn what_an_agent_reports_is_shown_and_can_forge_no_line() {
     assert!(text.contains("Progress:  40%, reads\\nPhase: Failed (60s ago)\n"), "{text}");
     assert!(text.contains("Used:      12 input tokens, 3 output tokens, a cost of 1.5, by its own report\n"), "{text}");
     assert!(summary(&job, None).contains(" progress=40% "), "{}", summary(&job, None));
+    let line = waited_for(&job);
+    let line = plain(&line);
+    assert!(line.ends_with(" [########------------] 40% reads\\nPhase: Failed"), "{line}");
+    job.status.as_mut().unwrap().progress.as_mut().unwrap().message = Some("x".repeat(200));
+    assert!(waited_for(&job).ends_with(&format!(" 40% {}…", "x".repeat(40))));
+    assert_eq!((bar(-1), bar(4), bar(100)), (bar(0), bar(0), format!("[{}]", "#".repeat(20))));
     job.status.as_mut().unwrap().progress =
         serde_json::from_value(json!({ "message": "", "time": "2026-01-01T00:04:30Z" })).unwrap();
     assert!(view(&job, &[], &[], now).contains("Progress:  - (30s ago)\n"));

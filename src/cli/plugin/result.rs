@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     connect::{Session, job_name},
     output::reference,
+    render::waited_for,
     settle::{self, Limit},
     text::{Progress, raw_json, say},
     watch,
@@ -82,7 +83,7 @@ async fn end(session: &Session, name: &str) -> anyhow::Result<AgentJob> {
         if watch::finished(&job) {
             return Ok(job);
         }
-        progress.show(format_args!("waiting for {}: {}", reference(name), watch::phase(&job).as_str()));
+        progress.show(waited_for(&job));
     }
     Err(anyhow!("the watch has ended"))
 }

@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 use super::{
     connect::{Session, job_name},
     output::reference,
+    render::waited_for,
     select::parse_phase,
     settle,
     text::{Progress, say},
@@ -76,7 +77,7 @@ async fn until(session: &Session, arguments: &Arguments) -> anyhow::Result<(Phas
         if let Some(reached) = judge(&job, arguments.what) {
             return Ok((phase, reached));
         }
-        progress.show(format_args!("waiting for {}: {}", reference(&arguments.name), phase.as_str()));
+        progress.show(waited_for(&job));
     }
     Err(anyhow!("the watch has ended"))
 }

@@ -58,6 +58,15 @@ impl Usage {
         self.with(other, i64::saturating_add)
     }
 
+    /// What there is of it, as people read it.
+    pub fn words(self) -> Vec<String> {
+        let count = |n: i64, what: &str| (n > 0).then(|| format!("{n} {what}"));
+        // A cost of millionths is exact in a double up to nine billion.
+        let cost = (self.cost_micros > 0).then(|| format!("a cost of {}", self.cost_micros as f64 / 1e6));
+        let all = [count(self.input_tokens, "input tokens"), count(self.output_tokens, "output tokens"), cost];
+        all.into_iter().flatten().collect()
+    }
+
     /// Of each the larger one: totals never shrink. Less than none is none.
     pub fn at_least(self, other: Self) -> Self {
         self.with(other, |a, b| a.max(b).max(0))

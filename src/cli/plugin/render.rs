@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{
         Acknowledged, AgentJob, AgentJobStatus, AgentProgress, AgentRun, DesiredState, ExecutionMode, RawJson, Reason,
-        RunnerState, Termination, Usage, conditions,
+        RunnerState, Termination, conditions,
     },
     platform::text::age,
 };
@@ -157,14 +157,7 @@ fn bar(percent: i32) -> String {
 /// What the job's agents report to have used, if anything.
 fn used(status: &AgentJobStatus) -> Option<String> {
     let told = AgentProgress::usage_of(status.progress.as_ref());
-    let Usage { input_tokens, output_tokens, cost_micros } = told.at_least(status.spent.unwrap_or_default().usage);
-    let count = |n: i64, what: &str| (n > 0).then(|| format!("{n} {what}"));
-    // A cost of millionths is exact in a double up to nine billion.
-    let cost = (cost_micros > 0).then(|| format!("a cost of {}", cost_micros as f64 / 1e6));
-    let parts: Vec<_> = [count(input_tokens, "input tokens"), count(output_tokens, "output tokens"), cost]
-        .into_iter()
-        .flatten()
-        .collect();
+    let parts = told.at_least(status.spent.unwrap_or_default().usage).words();
     (!parts.is_empty()).then(|| format!("{}, by its own report", parts.join(", ")))
 }
 

@@ -139,6 +139,7 @@ pub mod tests {
                 "containers": [{ "name": "agent", "image": "registry.example/agents/text:1", "env": ["TOKEN", "LEVEL"] }] },
             "status": { "activeRun": 3, "runnerPod": "job-1-abc", "resolved": { "retryPolicy": { "maximumAttempts": 3 } },
                 "error": { "type": "AgentFailed", "message": "exit code 1\nTraceback: a line" },
+                "progress": { "percent": 40, "message": "reads the sources", "time": "2026-01-01T00:00:50Z" },
                 "conditions": [condition("Ready", "True", "Accepted"), condition("Succeeded", "Unknown", phase)] }
         });
         if ended {
@@ -182,6 +183,8 @@ pub mod tests {
             "status": { "activeRun": 3, "runnerPod": "job-1-abc", "result": { "answer": 1.0 },
                 "resolved": { "retryPolicy": { "maximumAttempts": 3 } },
                 "retry": { "failures": 1, "retryAfter": "2026-01-01T00:02:00Z" },
+                "progress": { "percent": 400, "message": "reads", "usage": { "inputTokens": 12 }, "time": "" },
+                "spent": { "activeMillis": 5, "usage": { "outputTokens": 7 } },
                 "error": { "type": "AgentFailed", "message": "exit code 1" },
                 "conditions": [{ "type": "Succeeded", "status": "Unknown", "reason": "Retrying", "message": "again",
                     "lastTransitionTime": "2026-01-01T00:00:30Z" }] }
@@ -194,9 +197,11 @@ pub mod tests {
         assert_eq!(o.result.as_ref().unwrap().text, "{\n  \"answer\": 1.0\n}");
         let of = |name| fact(&o.attempts, name);
         assert_eq!(
-            [of("Attempt"), of("Newest run"), of("Its pod"), of("Failed attempts"), of("Not before")],
-            ["2 of 3", "3", "job-1-abc", "1", "in 60s"]
+            [of("Attempt"), of("Newest run"), of("Its pod"), of("Failed attempts"), of("Not before"), of("Reported")],
+            ["2 of 3", "3", "job-1-abc", "1", "in 60s", "12 input tokens, 7 output tokens"]
         );
+        let progress = o.progress.as_ref().unwrap();
+        assert_eq!((progress.percent, progress.message.as_str()), (Some(100), "reads"));
         assert_eq!((fact(&o.facts, "Created"), fact(&o.facts, "Duration")), ("60s ago".into(), "50s".into()));
         assert_eq!(o.conditions[0].since.as_ref().unwrap().ago, "30s ago");
         let given = &found.given;
@@ -226,7 +231,7 @@ pub mod tests {
             "labels": { hostile: hostile },
             "spec": { "inputs": { hostile: hostile }, "containers": [{ "name": hostile, "image": hostile, "env": [hostile] }],
                 "pausePolicy": hostile },
-            "status": { "result": { hostile: hostile }, "runnerPod": hostile, "workflow": { "id": hostile },
+            "status": { "progress": { "percent": 1, "message": hostile, "time": hostile }, "result": { hostile: hostile }, "runnerPod": hostile, "workflow": { "id": hostile },
                 "error": { "type": hostile, "message": hostile },
                 "conditions": [{ "type": "Succeeded", "status": hostile, "reason": hostile, "message": hostile,
                     "lastTransitionTime": hostile }] }

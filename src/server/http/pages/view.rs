@@ -9,7 +9,10 @@ use super::{
     jobs::PhaseWord,
     text::{Moment, cut, duration, indented, visible},
 };
-use crate::{api::conditions, database::Summary};
+use crate::{
+    api::{Usage, conditions},
+    database::Summary,
+};
 
 /// How much is shown of inputs and results, in bytes.
 const SHOWN: usize = 64 * 1024;
@@ -31,6 +34,7 @@ pub struct Spec {
     disruption_policy: Option<String>,
     retry_policy: Option<Box<RawValue>>,
     timeouts: Option<Box<RawValue>>,
+    budget: Option<Box<RawValue>>,
     ttl_seconds_after_finished: Option<i64>,
     containers: Vec<Container>,
 }
@@ -53,6 +57,8 @@ pub struct Status {
     workflow: Option<Workflow>,
     result: Option<Box<RawValue>>,
     error: Option<JobError>,
+    progress: Option<KeptProgress>,
+    spent: Option<Spent>,
     conditions: Vec<KeptCondition>,
 }
 
@@ -101,6 +107,21 @@ struct KeptCondition {
     last_transition_time: String,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct KeptProgress {
+    percent: Option<i64>,
+    message: Option<String>,
+    usage: Usage,
+    time: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Spent {
+    usage: Usage,
+}
+
 /// A field with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
@@ -125,6 +146,25 @@ pub struct Condition {
     pub reason: String,
     pub message: String,
     pub since: Option<Moment>,
+}
+
+/// How far an agent says that it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: Option<i64>,
+    pub message: String,
+    pub since: Option<Moment>,
+}
+
+impl Progress {
+    fn of(kept: &KeptProgress, now: i64) -> Self {
+        Self {
+            percent: kept.percent.map(|percent| percent.clamp(0, 100)),
+            message: visible(kept.message.as_deref().unwrap_or_default()),
+            since: Moment::parse(&kept.time, now),
+        }
+    }
 }
 
 /// JSON, or the beginning of it.
@@ -153,6 +193,7 @@ pub struct Overview {
     /// The type and the message of the last error.
     pub error: Option<(String, String)>,
     pub result: Option<Json>,
+    pub progress: Option<Progress>,
     pub facts: Vec<Fact>,
     pub attempts: Vec<Fact>,
     pub conditions: Vec<Condition>,
@@ -174,6 +215,7 @@ impl Overview {
             message: outcome.map(|c| visible(&c.message)).unwrap_or_default(),
             error: status.error.as_ref().map(|e| (visible(&e.kind), visible(&e.message))),
             result: status.result.as_deref().map(Json::of),
+            progress: status.progress.as_ref().map(|progress| Progress::of(progress, now)),
             facts: facts(s, status, now),
             attempts: attempts(s, status, now),
             conditions: conditions.collect(),
@@ -216,6 +258,9 @@ fn attempts(s: &Summary, status: &Status, now: i64) -> Vec<Fact> {
     add(&mut facts, "Attempt", format!("{}{of}", s.attempt));
     add(&mut facts, "Newest run", status.active_run.map(|run| run.to_string()).unwrap_or_default());
     add(&mut facts, "Its pod", status.runner_pod.clone().unwrap_or_default());
+    let reported = status.progress.as_ref().map_or_else(Usage::default, |progress| progress.usage);
+    let used = reported.at_least(status.spent.as_ref().map_or_else(Usage::default, |spent| spent.usage));
+    add(&mut facts, "Reported", used.words().join(", "));
     if let Some(retry) = &status.retry {
         add(&mut facts, "Failed attempts", retry.failures.to_string());
         let next = retry.retry_after.as_deref().filter(|_| s.ended().is_none());
@@ -243,6 +288,7 @@ impl Given {
         add(&mut facts, "Disruption policy", spec.disruption_policy.as_deref().unwrap_or_default());
         add(&mut facts, "Retry policy", raw(&spec.retry_policy).unwrap_or_default());
         add(&mut facts, "Time-outs", raw(&spec.timeouts).unwrap_or_default());
+        add(&mut facts, "Budget", raw(&spec.budget).unwrap_or_default());
         let ttl = spec.ttl_seconds_after_finished.map(|seconds| format!("{seconds} s after its end"));
         add(&mut facts, "Deleted", ttl.unwrap_or_default());
         let container = |c: &Container| (visible(&c.name), visible(&c.image), visible(&c.env.join(", ")));

@@ -28,6 +28,25 @@ export KOCO_DEV_DIR=$DEV KOCO_CACHE PROFILE
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# slowly DOING TIME LOG COMMAND...: runs a command, usually for that time, with its output in a file, and says every ten
+# seconds that it goes on.
+slowly() {
+  local doing=$1 time=$2 log=$3 started=$SECONDS ticker status=0
+  shift 3
+  (
+    exec 9>&- # a lock that may be held
+    trap 'kill "$!" 2>/dev/null; exit' TERM
+    while sleep 10 >/dev/null 2>&1 & wait "$!" && kill -0 $$ 2>/dev/null; do
+      say "  $doing: $((SECONDS - started)) s, usually $time"
+    done
+  ) &
+  ticker=$!
+  "$@" >"$log" 2>&1 || status=$?
+  kill "$ticker"
+  wait "$ticker" 2>/dev/null || true
+  return "$status"
+}
+
 # Goes on as root: `need_root "$@"` at a script's top runs it again with sudo where that is needed.
 need_root() {
   [[ $EUID -eq 0 ]] && return
@@ -88,7 +107,8 @@ cargo_tool() {
   work=$(mktemp -d "$KOCO_CACHE/tools/.build-$name-XXXXXX")
   # It runs for a second: its release profile, with LTO, would take longer to build than ever is saved.
   if ! CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-    cargo install --locked --version "=$version" --target-dir "$work/target" --root "$work" "$name" >"$work/log" 2>&1; then
+    slowly "building $name" "$3" "$work/log" \
+    cargo install --locked --version "=$version" --target-dir "$work/target" --root "$work" "$name"; then
     tail -n 30 "$work/log" >&2
     die "$name doesn't build; all of it in $work/log"
   fi

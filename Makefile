@@ -42,8 +42,9 @@ test: ## all the checks, in a cluster of their own that is taken down again
 	@deploy/dev/test
 
 .PHONY: lint
-lint: ## formatting, clippy, shellcheck, actionlint, licences and sources of dependencies
+lint: ## formatting, spelling, clippy, shellcheck, actionlint, licences and sources of dependencies
 	cargo fmt --check
+	deploy/dev/spelling
 	deploy/dev/lint-scripts
 	deploy/dev/lint-workflows
 	cargo clippy --all-targets -- -D warnings

@@ -118,3 +118,31 @@ cargo_tool() {
   exec 9>&-
   say "built $name in $((SECONDS - started)) s"
 }
+
+# python_environment PINS: sets ENVIRONMENT to the folder of a virtual environment that has them, and PYTHON if it isn't set. It
+# is kept in ~/.cache/koco/python, for all clones: one for each interpreter and set of pins.
+python_environment() {
+  local pins=$1 key work
+  PYTHON=${PYTHON:-python3}
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$PYTHON is older than 3.11"
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || "$DEPLOY_DEV/deps"
+  key=$({ cat "$pins" && "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'; } | sha256sum | cut -c1-16)
+  ENVIRONMENT=$KOCO_CACHE/python/$key
+  mkdir -p "$KOCO_CACHE/python"
+  exec 9>"$KOCO_CACHE/python/lock"
+  flock 9
+  if [[ ! -e $ENVIRONMENT/complete ]]; then
+    say "installing $pins for $("$PYTHON" -V) (usually 20 s, once)"
+    rm -rf "$ENVIRONMENT"
+    "$PYTHON" -m venv "$ENVIRONMENT"
+    work=$(mktemp)
+    if ! slowly "installing $pins" "20 s" "$work" \
+      "$ENVIRONMENT/bin/pip" install --require-hashes --only-binary :all: -r "$pins"; then
+      tail -n 20 "$work" >&2
+      die "$pins can't be installed"
+    fi
+    rm -f "$work"
+    touch "$ENVIRONMENT/complete"
+  fi
+  exec 9>&-
+}

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{crd, man, openapi, roles};
+use super::{crd, man, openapi, plugin, roles};
 
 /// Runs AI agents as jobs on Kubernetes, with durable execution by Temporal.
 #[derive(Parser)]
@@ -32,6 +32,9 @@ enum Command {
     Openapi,
     /// Write the manual pages of the kubectl plugin
     Man(man::Arguments),
+    /// The plugin's commands, for `helm test`, whose pod has no other program than this
+    #[command(hide = true)]
+    Kubectl(Box<plugin::Plugin>),
 }
 
 /// Parses the command line and runs it to its end.
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Crd(arguments) => crd::print(&arguments),
         Command::Openapi => openapi::print(),
         Command::Man(arguments) => man::write(&arguments),
+        Command::Kubectl(plugin) => return plugin::run(*plugin),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,5 +56,19 @@ pub fn main() -> ExitCode {
             eprintln!("koco: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helm_test_calls_is_there() {
+        let template = include_str!("../../charts/koco/templates/test.yaml");
+        let list = template.lines().find_map(|line| line.trim().strip_prefix("args: [")?.strip_suffix(']')).unwrap();
+        let words = list.split(',').map(|word| if word.contains("{{") { "x" } else { word.trim() });
+        let parsed = Cli::try_parse_from(["koco"].into_iter().chain(words));
+        assert!(matches!(parsed.map(|line| line.command), Ok(Command::Kubectl(_))), "{list}");
     }
 }

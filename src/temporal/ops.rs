@@ -9,7 +9,7 @@ use temporalio_client::{
     WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowGetResultOptions, WorkflowHandle,
     WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions,
-    errors::{WorkflowGetResultError, WorkflowStartError},
+    errors::WorkflowStartError,
     grpc::WorkflowService,
     tonic::IntoRequest,
 };
@@ -160,21 +160,19 @@ impl Temporal {
         })
     }
 
-    /// Waits for a workflow's close, at most for so long, by a long poll: the server answers when it is closed. `None` if
-    /// that takes longer, or the server doesn't say.
-    pub async fn await_close(&self, id: &str, limit: Duration) -> Option<Closed> {
+    /// Waits for a workflow's close, at most for so long, by a long poll: the server answers when it is closed. Whether it has
+    /// completed; `false` also if it takes longer, or the server doesn't say.
+    pub async fn completes(&self, id: &str, limit: Duration) -> bool {
         let options = WorkflowGetResultOptions::builder().rpc_options(bounded(limit)).build();
-        let workflow = self.workflow(id).ok()?;
-        match tokio::time::timeout(limit, workflow.get_result(options)).await.ok()? {
-            Ok(_) => Some(Closed::Completed),
-            Err(WorkflowGetResultError::Failed(_)) => Some(Closed::Failed),
-            Err(WorkflowGetResultError::Cancelled { .. }) => Some(Closed::Cancelled),
-            Err(WorkflowGetResultError::Terminated { .. }) => Some(Closed::Terminated),
-            Err(WorkflowGetResultError::TimedOut) => Some(Closed::TimedOut),
-            Err(error) => {
+        let Ok(workflow) = self.workflow(id) else { return false };
+        let closed = tokio::time::timeout(limit, workflow.get_result(options)).await;
+        match closed {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, workflow = id, "waiting for a workflow's close");
-                None
+                false
             }
+            Err(_) => false,
         }
     }
 

@@ -67,7 +67,7 @@ struct Cli {
 
 /// The plugin's arguments.
 #[derive(Args)]
-struct Plugin {
+pub(super) struct Plugin {
     #[command(flatten)]
     target: connect::Target,
     #[command(subcommand)]
@@ -164,7 +164,7 @@ impl Command {
 }
 
 /// Runs one command to its end.
-fn run(plugin: Plugin) -> ExitCode {
+pub(super) fn run(plugin: Plugin) -> ExitCode {
     // A provider that is installed already is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let trouble = match plugin.command {

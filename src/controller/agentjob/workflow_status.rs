@@ -243,11 +243,12 @@ impl WorkflowStatusCache {
         let Some(wait) = self.next_wait(&job.uid) else { return };
         let cache = self.clone();
         let asked = async move {
+            let began = Instant::now();
             let closed = if closes { cache.close_of(&workflow, wait.max(CLOSE_WAIT)).await } else { None };
             let answer = match closed {
                 Some(closed) => Ok(closed),
                 None => {
-                    tokio::time::sleep(wait).await;
+                    tokio::time::sleep(wait.saturating_sub(began.elapsed())).await;
                     match cache.slots.acquire().await {
                         Ok(_slot) => cache.question(&workflow).await,
                         Err(_) => return,
@@ -259,10 +260,12 @@ impl WorkflowStatusCache {
         tokio::spawn(asked.in_current_span());
     }
 
-    /// How a workflow was closed, once it is; none if that takes too long, and of a failed one, which has to be queried.
+    /// That a workflow has completed, once it has; none if that takes too long, or if it was closed otherwise: a failed one has
+    /// to be queried, and one that was reset goes on in another execution.
     async fn close_of(&self, workflow: &str, limit: Duration) -> Option<WorkflowSnapshot> {
         let _slot = self.closing.try_acquire().ok()?;
-        let closed = self.temporal.await_close(workflow, limit).await.filter(|closed| *closed != Closed::Failed)?;
+        let completed = self.temporal.completes(workflow, limit).await;
+        let closed = completed.then_some(Closed::Completed)?;
         let namespace_id = self.namespace_id().await;
         Some(WorkflowSnapshot { closed: Some(closed), namespace_id, ..WorkflowSnapshot::default() })
     }

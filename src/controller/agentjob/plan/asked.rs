@@ -80,11 +80,11 @@ pub(super) fn until_first_run(view: &JobView<'_>) -> Option<Duration> {
 }
 
 /// Whether a workflow that has not been asked yet need not be: this process has started it, with the request to run that
-/// is still the last, and what follows is in its run's record.
+/// is still the last, and what follows is in its run's record. A command there is of another request, from outside.
 fn goes_as_started(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
     let Some(started) = &view.observed.started else { return false };
     let as_asked = sent.is_some_and(|sent| sent.id == started.request && sent.state == DesiredState::Running);
-    as_asked && view.run.map_or_else(|| until_first_run(view).is_some(), |run| !run.is_closed())
+    as_asked && view.run.map_or_else(|| until_first_run(view).is_some(), |run| !run.is_closed() && run.spec.command.is_none())
 }
 
 /// Whether the workflow's query has caught up with the status; if not, it is queried again.

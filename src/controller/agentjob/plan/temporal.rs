@@ -158,9 +158,12 @@ fn mirror(view: &JobView<'_>, unchanged: Decision) -> Decision {
     }
 }
 
-/// Whether the workflow's close is what comes next, so that nothing else need be asked of it.
+/// Whether the workflow's close is what comes next, so that nothing else need be asked of it: its agent has succeeded, and it
+/// has not said that it goes on from there.
 fn closes(view: &JobView<'_>) -> bool {
-    view.termination().is_some_and(|t| t.kind == TerminationType::Succeeded)
+    let Some(run) = view.run.filter(|run| run.spec.grant.is_some()) else { return false };
+    let succeeded = run.termination().is_some_and(|t| t.kind == TerminationType::Succeeded);
+    succeeded && view.answer().is_none_or(|answer| answer.ended_run != Some(run.number()))
 }
 
 /// The worker, which tries again at least every minute, has no other way to say it to users.
@@ -199,6 +202,9 @@ fn workflow(view: &JobView<'_>) -> WorkflowStatus {
         workflow.error.clone_from(&status.error);
     }
     if let Some(closed) = answer.closed {
+        // Its close alone doesn't say which of its executions that was.
+        let granted = view.run.and_then(|run| run.spec.grant.as_ref()?.run_id.clone());
+        workflow.run_id = answer.run_id.clone().or(granted).or(workflow.run_id);
         workflow.status = Some(closed_word(closed).into());
         workflow.is_paused = Some(false);
         if closed == Closed::Completed {

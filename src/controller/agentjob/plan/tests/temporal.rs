@@ -260,6 +260,7 @@ fn a_workflow_is_not_asked_as_long_as_it_goes_as_it_was_started() {
     assert!(plan(&job("Running", "2"), 5, vec![]).0, "another request was sent");
     assert!(plan(&job("Paused", "1"), 5, vec![]).0, "only it knows whether it is held");
     assert!(!plan(&running, 60, vec![run(1, started())]).0);
+    assert!(plan(&running, 60, vec![run(1, commanded("Paused", 1, json!({})))]).0, "somebody else has paused it");
     assert!(plan(&running, 5, vec![run(1, ended("Failed", None, "Runner"))]).0, "it decides what follows");
     let unknown = decide(&running, &ObservedState::default());
     assert!(unknown.actions.contains(&Action::QueryWorkflow), "another process has started it");

@@ -63,7 +63,7 @@ impl Course {
                 job.want(DesiredState::Paused).await;
                 job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
                 if self == Self::Pauses {
-                    node::write(&pod_uid(&job.running_pod().await), "agent", "go");
+                    node::write(&pod_uid(&job.running_pod().await), "test-agent", "go");
                 }
                 job.want(DesiredState::Running).await;
             }

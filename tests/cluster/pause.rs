@@ -139,7 +139,7 @@ impl Moment {
             Self::BackOff => agent("fail-until?attempt=2").with(retry("2s")),
             Self::Evicted => {
                 let limits = json!({ "pausePolicy": "Evict", "retryPolicy": { "maximumAttempts": 1 } });
-                agent("checkpoint?dir=/data&every_ms=50&until=150").with(volume).with(limits)
+                agent("checkpoint?dir=/data&every_ms=50&until=400").with(volume).with(limits)
             }
         };
         (folder, spec)
@@ -184,7 +184,7 @@ impl Moment {
                 let status = job.phase(Phase::Succeeded).await;
                 assert_eq!(status.attempt, Some(1), "the same attempt: {at}");
                 let result = result(&status);
-                assert_eq!(result["count"], json!(150));
+                assert_eq!(result["count"], json!(400));
                 assert_eq!(result["resumedFrom"].to_string(), checkpoint, "it went on where it was: {at}");
             }
             Self::Running | Self::Spawning | Self::Noticed => {

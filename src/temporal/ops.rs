@@ -8,10 +8,7 @@ use temporalio_client::{
     ActivityIdentifier, Client, RetryOptions, RpcOptions, UntypedQuery, UntypedSignal, UntypedWorkflow,
     WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowGetResultOptions, WorkflowHandle,
     WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions, WorkflowSignalOptions,
-    WorkflowStartOptions,
-    errors::WorkflowStartError,
-    grpc::WorkflowService,
-    tonic::IntoRequest,
+    WorkflowStartOptions, errors::WorkflowStartError, grpc::WorkflowService, tonic::IntoRequest,
 };
 use temporalio_common::{
     Priority,

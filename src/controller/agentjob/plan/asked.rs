@@ -84,7 +84,8 @@ pub(super) fn until_first_run(view: &JobView<'_>) -> Option<Duration> {
 fn goes_as_started(view: &JobView<'_>, sent: Option<&SentRequest>) -> bool {
     let Some(started) = &view.observed.started else { return false };
     let as_asked = sent.is_some_and(|sent| sent.id == started.request && sent.state == DesiredState::Running);
-    as_asked && view.run.map_or_else(|| until_first_run(view).is_some(), |run| !run.is_closed() && run.spec.command.is_none())
+    let goes_on = |run: &AgentRun| !run.is_closed() && run.spec.command.is_none();
+    as_asked && view.run.map_or_else(|| until_first_run(view).is_some(), goes_on)
 }
 
 /// Whether the workflow's query has caught up with the status; if not, it is queried again.

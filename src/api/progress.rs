@@ -8,11 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Seconds,
-    duration::{millis, whole_millis},
-    schema,
-};
+use super::{Seconds, millis, schema, whole_millis};
 
 /// The longest message of an agent's progress, in bytes; the rest is cut.
 pub const MAX_PROGRESS_MESSAGE_BYTES: usize = 256;

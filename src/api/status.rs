@@ -141,6 +141,12 @@ impl AgentJobStatus {
     pub fn execution_mode(&self) -> Option<ExecutionMode> {
         self.resolved.as_ref().map(|r| r.execution_mode)
     }
+
+    /// What the job's agents have used up, with what the newest one has reported. It may lag behind the runs.
+    pub fn used(&self) -> Spent {
+        let spent = self.spent.unwrap_or_default();
+        Spent { usage: spent.usage.at_least(AgentProgress::usage_of(self.progress.as_ref())), ..spent }
+    }
 }
 
 /// The state of a Direct job's attempts before its newest run: written together with `activeRun`, before the run is

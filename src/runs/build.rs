@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::RunError;
 use crate::api::{
-    AgentJob, AgentProgress, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, Spent, StartGrant,
+    AgentJob, AgentJobStatus, AgentRun, AgentRunSpec, JobRef, Resolved, RunCommand, RunIdentity, Spent, StartGrant,
     TraceContext, names,
 };
 
@@ -62,10 +62,7 @@ pub fn tombstone(job: &AgentJob, resolved: &Resolved, number: i32, attempt: i32)
 
 /// What the agents of a job have used up by its status, which may lag behind the newest run.
 pub fn spent_by_status(job: &AgentJob) -> Spent {
-    let Some(status) = &job.status else { return Spent::default() };
-    let spent = status.spent.unwrap_or_default();
-    let reported = AgentProgress::usage_of(status.progress.as_ref());
-    Spent { usage: spent.usage.at_least(reported), ..spent }
+    job.status.as_ref().map(AgentJobStatus::used).unwrap_or_default()
 }
 
 fn object(job: &JobRef, trace: TraceContext, spec: AgentRunSpec) -> AgentRun {

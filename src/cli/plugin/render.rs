@@ -156,8 +156,7 @@ fn bar(percent: i32) -> String {
 
 /// What the job's agents report to have used, if anything.
 fn used(status: &AgentJobStatus) -> Option<String> {
-    let told = AgentProgress::usage_of(status.progress.as_ref());
-    let parts = told.at_least(status.spent.unwrap_or_default().usage).words();
+    let parts = status.used().usage.words();
     (!parts.is_empty()).then(|| format!("{}, by its own report", parts.join(", ")))
 }
 

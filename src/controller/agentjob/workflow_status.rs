@@ -141,8 +141,8 @@ impl WorkflowStatusCache {
         let request = input.progress.last_request.as_ref().map_or_else(String::new, |request| request.id.clone());
         let mut entries = self.entries.lock();
         let entry = entries.entry(uid.into()).or_default();
-        let started = run_id.map(|run_id| StartedWorkflow { run_id, namespace_id, request, ago: Duration::ZERO });
-        let started = started.map(|started| (started, Instant::now()));
+        let started = |run_id| StartedWorkflow { run_id, namespace_id, request, ago: Duration::ZERO };
+        let started = run_id.map(|run_id| (started(run_id), Instant::now()));
         (entry.answer, entry.trouble, entry.started) = (None, None, started.or(entry.started.take()));
     }
 

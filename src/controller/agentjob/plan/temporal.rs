@@ -102,17 +102,16 @@ fn submit(view: &JobView<'_>, unchanged: Decision) -> Decision {
         progress: Progress { desired: view.desired(), last_request: Some(request), ..Progress::default() },
     };
     let not_ready = not_ready(view);
-    let start = Action::StartWorkflow(Box::new(input));
-    let ask = (view.desired() != DesiredState::Running).then_some(Action::QueryWorkflow);
     let decision = Decision {
         phase: phase(view),
         workflow: Some(recorded(view)),
         sent: Some(unchanged.sent.clone().unwrap_or(sent)),
         not_ready,
-        actions: [start].into_iter().chain(ask).collect(),
         ..unchanged
     };
-    decision.again(START)
+    let decision = decision.with(Action::StartWorkflow(Box::new(input))).again(START);
+    // Only the workflow knows whether it is held.
+    if view.desired() == DesiredState::Running { decision } else { decision.with(Action::QueryWorkflow) }
 }
 
 /// The workflow on record; of a job without a record, which is new or whose status was emptied, the one that is its.
@@ -187,9 +186,9 @@ fn workflow(view: &JobView<'_>) -> WorkflowStatus {
         workflow.namespace_id = answer.namespace_id.clone().or(workflow.namespace_id);
         workflow.missing_since = None;
     }
-    if answer.run_id.is_some() {
-        workflow.run_id.clone_from(&answer.run_id);
-    }
+    // A close that was waited for doesn't say which of its executions that was.
+    let granted = answer.closed.and(view.run).and_then(|run| run.spec.grant.as_ref()?.run_id.clone());
+    workflow.run_id = answer.run_id.clone().or(granted).or(workflow.run_id);
     if let Some(status) = answer.status.as_ref().filter(|s| Some(s.run) >= view.run.map(AgentRun::number)) {
         // A final stage is not shown before the workflow is closed, which follows in a moment.
         let ends = matches!(status.status, Stage::Completed | Stage::Failed | Stage::Cancelled);
@@ -202,9 +201,6 @@ fn workflow(view: &JobView<'_>) -> WorkflowStatus {
         workflow.error.clone_from(&status.error);
     }
     if let Some(closed) = answer.closed {
-        // Its close alone doesn't say which of its executions that was.
-        let granted = view.run.and_then(|run| run.spec.grant.as_ref()?.run_id.clone());
-        workflow.run_id = answer.run_id.clone().or(granted).or(workflow.run_id);
         workflow.status = Some(closed_word(closed).into());
         workflow.is_paused = Some(false);
         if closed == Closed::Completed {

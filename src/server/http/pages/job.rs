@@ -231,7 +231,8 @@ pub mod tests {
             "labels": { hostile: hostile },
             "spec": { "inputs": { hostile: hostile }, "containers": [{ "name": hostile, "image": hostile, "env": [hostile] }],
                 "pausePolicy": hostile },
-            "status": { "progress": { "percent": 1, "message": hostile, "time": hostile }, "result": { hostile: hostile }, "runnerPod": hostile, "workflow": { "id": hostile },
+            "status": { "result": { hostile: hostile }, "runnerPod": hostile, "workflow": { "id": hostile },
+                "progress": { "percent": 1, "message": hostile, "time": hostile },
                 "error": { "type": hostile, "message": hostile },
                 "conditions": [{ "type": "Succeeded", "status": hostile, "reason": hostile, "message": hostile,
                     "lastTransitionTime": hostile }] }

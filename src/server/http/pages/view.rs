@@ -10,7 +10,7 @@ use super::{
     text::{Moment, cut, duration, indented, visible},
 };
 use crate::{
-    api::{Usage, conditions},
+    api::{Spent, Usage, conditions},
     database::Summary,
 };
 
@@ -114,12 +114,6 @@ struct KeptProgress {
     message: Option<String>,
     usage: Usage,
     time: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Spent {
-    usage: Usage,
 }
 
 /// A field with its name.
@@ -259,7 +253,7 @@ fn attempts(s: &Summary, status: &Status, now: i64) -> Vec<Fact> {
     add(&mut facts, "Newest run", status.active_run.map(|run| run.to_string()).unwrap_or_default());
     add(&mut facts, "Its pod", status.runner_pod.clone().unwrap_or_default());
     let reported = status.progress.as_ref().map_or_else(Usage::default, |progress| progress.usage);
-    let used = reported.at_least(status.spent.as_ref().map_or_else(Usage::default, |spent| spent.usage));
+    let used = reported.at_least(status.spent.unwrap_or_default().usage);
     add(&mut facts, "Reported", used.words().join(", "));
     if let Some(retry) = &status.retry {
         add(&mut facts, "Failed attempts", retry.failures.to_string());

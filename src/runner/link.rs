@@ -124,12 +124,11 @@ pub async fn beat(
     loop {
         let between = tokio::select! {
             _ = ticks.tick() => false,
-            Ok(()) = progress.changed() => true,
+            // Progress alone takes no place from a regular heartbeat: it waits for those in flight.
+            Ok(()) = progress.changed(), if in_flight.is_empty() => true,
+            Some(_) = in_flight.join_next() => continue,
         };
-        while in_flight.try_join_next().is_some() {}
-        // Progress alone takes no place from a regular heartbeat: it comes with the next.
-        let places = if between { 1 } else { HEARTBEATS };
-        if in_flight.len() >= places {
+        if in_flight.len() >= HEARTBEATS {
             continue;
         }
         let (state, generation) = *snapshot.borrow();

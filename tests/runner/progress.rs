@@ -70,6 +70,18 @@ async fn progress_comes_with_heartbeats_and_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_report_waits_for_a_heartbeat_in_flight_and_no_longer() {
+    let slow = Job { heartbeat_interval_millis: 600_000, ..job("x") };
+    let run = Run::with(slow, reports(r#"{"percent": 40}"#), false, "koco-gateway").await;
+    run.gateway.heard().hang_heartbeats = true;
+    run.grant();
+    run.until("a heartbeat that is not answered", |heard| heard.heartbeats.first().map(drop)).await;
+    run.gateway.heard().hang_heartbeats = false;
+    let (progress, between) = run.reported("a report", |_| true).await;
+    assert_eq!((progress.percent, between), (Some(40), true));
+}
+
+#[tokio::test]
 async fn an_agent_that_reports_more_than_the_budget_is_told_to_stop_and_fails() {
     let (budget, spent) = (budget(json!({ "inputTokens": 100 })), Spent { active_millis: 0, usage: usage(90) });
     let agent = reports(r#"{"usage": {"inputTokens": 11}}"#);

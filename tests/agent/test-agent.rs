@@ -21,7 +21,7 @@
 //! | `big-result?bytes=N`, `bad-result` | leaves a result of that size, or one that is not JSON |
 //! | `listen?port=N` | takes connections |
 //! | `reach?to=NAME@IP:PORT,NAME@IP:PORT` | says again and again whom it can connect to |
-//! | `checkpoint?dir=/data&until=N&every_ms=20` | counts in a file, and goes on from there if it is resumed |
+//! | `checkpoint?dir=/data&every_ms=20` | counts in a file, goes on from there if resumed, ends once there is a file `end` |
 //! | `tell?lines=N&each=10&every_ms=20&failures=N` | prints numbers, and sends them as events; fails in its first attempts |
 //! | `tell?hold=N` | the same; its first run waits after that number until there is a file `/go` |
 //! | `print?each=10&every_ms=20` | prints so many lines again and again |
@@ -319,17 +319,21 @@ fn connects(to: &SocketAddr) -> bool {
 }
 
 fn checkpoint(args: &Args) {
-    let path = PathBuf::from(args.text("dir", "/data")).join("checkpoint");
+    let folder = PathBuf::from(args.text("dir", "/data"));
+    let path = folder.join("checkpoint");
     let resumed = resumed();
     let start = if resumed { fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) } else { None };
     let mut n: u64 = start.unwrap_or(0);
     say(&format!("from {n} {}", if resumed { "resumed" } else { "new" }));
     handle(false, false);
-    while n < args.number("until", 100) {
+    loop {
         n += 1;
         let temporary = path.with_extension("new");
         fs::write(&temporary, n.to_string()).and_then(|()| fs::rename(&temporary, &path)).expect("checkpoint");
         say(&format!("tick {n} {}", now()));
+        if folder.join("end").exists() {
+            break;
+        }
         thread::sleep(args.every());
     }
     result(&json!({ "count": n, "resumedFrom": start, "pid": getpid().as_raw() }));

@@ -102,6 +102,9 @@ async fn paused_at(test: &Test, moment: Moment, mode: ExecutionMode) {
     assert_eq!(checkpoint(), before, "{at}");
     job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
     let to = now();
+    if moment == Moment::Evicted {
+        std::fs::write(folder.join("end"), "").expect("the volume's folder");
+    }
     job.want(DesiredState::Running).await;
     moment.goes_on(&job, &at, (from, to), before.trim()).await;
     let same = job.status().await.runner_pod == pod;
@@ -139,7 +142,7 @@ impl Moment {
             Self::BackOff => agent("fail-until?attempt=2").with(retry("2s")),
             Self::Evicted => {
                 let limits = json!({ "pausePolicy": "Evict", "retryPolicy": { "maximumAttempts": 1 } });
-                agent("checkpoint?dir=/data&every_ms=50&until=400").with(volume).with(limits)
+                agent("checkpoint?dir=/data&every_ms=50").with(volume).with(limits)
             }
         };
         (folder, spec)
@@ -184,8 +187,8 @@ impl Moment {
                 let status = job.phase(Phase::Succeeded).await;
                 assert_eq!(status.attempt, Some(1), "the same attempt: {at}");
                 let result = result(&status);
-                assert_eq!(result["count"], json!(400));
                 assert_eq!(result["resumedFrom"].to_string(), checkpoint, "it went on where it was: {at}");
+                assert!(result["count"].as_u64() > result["resumedFrom"].as_u64(), "{at}: {result}");
             }
             Self::Running | Self::Spawning | Self::Noticed => {
                 job.until("phase Running", |s| s.phase == Some(Phase::Running)).await;

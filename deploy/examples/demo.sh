@@ -83,7 +83,7 @@ pause_and_resume() {
   done
   tell "$job" demo "kubectl patch: desiredState Paused"
   kube patch agentjob "$job" --type merge --patch '{"spec":{"desiredState":"Paused"}}' >/dev/null
-  if ! kube wait agentjob "$job" --for=condition=Paused --timeout=30s >/dev/null 2>&1; then
+  if ! kube wait agentjob "$job" --for=condition=Paused --timeout=120s >/dev/null 2>&1; then
     [[ $(kube get agentjob "$job" --output jsonpath='{.status.phase}') == Succeeded ]] || return 1
     tell "$job" demo "it had ended before the pause reached it"
     return 0

@@ -12,6 +12,7 @@
 //! | `oom` | takes memory until it is killed |
 //! | `sleep?seconds=N` | sleeps |
 //! | `count?every_ms=20&until=N` | counts in memory and to stdout; on SIGTERM exits with 143 |
+//! | `count?until=go` | the same, until there is a file `/go` |
 //! | `notice?every_ms=20` | the same, and stops itself on SIGUSR1 |
 //! | `daemon?every_ms=20` | the same, and so does a daemon of its own |
 //! | `spawn?threads=4` | the same, while threads start processes all the time |
@@ -254,7 +255,11 @@ fn handle(notice: bool, crash: bool) {
 /// Counts, with an open file and memory in use all the while, both of which the result speaks of.
 fn count(args: &Args, prefix: &str) {
     let (pid, started_at) = (getpid().as_raw(), now());
-    let until = args.0.get("until").map(|_| args.number("until", 0));
+    let ends = |n: u64| match args.0.get("until").map(String::as_str) {
+        None => false,
+        Some("go") => Path::new("/go").exists(),
+        Some(until) => n >= until.parse().expect("a number"),
+    };
     let mut file = agent_log_file();
     let mut memory = Vec::new();
     say(&format!("{prefix}pid {pid}"));
@@ -265,7 +270,7 @@ fn count(args: &Args, prefix: &str) {
             writeln!(file, "{n}").expect("the file stays open");
         }
         say(&format!("{prefix}tick {n} {}", now()));
-        if until.is_some_and(|until| n >= until) {
+        if ends(n) {
             break;
         }
         thread::sleep(args.every());

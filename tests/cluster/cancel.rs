@@ -78,7 +78,7 @@ async fn cancelled_at(test: &Test, moment: Moment, mode: ExecutionMode) {
     let log = log.all().await;
     if moment == Moment::Deaf {
         let lived = ticks(&log).last().expect("ticks").at - patched;
-        assert!(lived >= 2_500, "killed after {lived} ms: {at}");
+        assert!(lived >= 14_500, "killed after {lived} ms: {at}");
     } else {
         assert_eq!(said(&log, "sigterm").len(), 1, "{at}");
     }
@@ -93,7 +93,7 @@ impl Moment {
                 count.with(json!({ "template": { "spec": { "nodeSelector": { "no-node": "has-this" } } } }))
             }
             Self::Running | Self::Frozen => count,
-            Self::Deaf => agent("ignore-term?every_ms=10").grace(3),
+            Self::Deaf => agent("ignore-term?every_ms=10").grace(15),
             Self::BackOff => agent("exit?code=1").with(
                 json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1h", "maximumInterval": "2h" } }),
             ),

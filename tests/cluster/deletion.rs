@@ -1,7 +1,5 @@
 //! Deleting a job cancels it, in bounded time, whichever other component is down.
 
-use std::time::Duration;
-
 use kube::{
     Api,
     api::{DeleteParams, PropagationPolicy},
@@ -60,7 +58,7 @@ async fn after_its_end() {
         let job = test.apply(agent("succeed").mode(mode)).await;
         job.phase(crate::harness::Phase::Succeeded).await;
         job.delete(DeleteParams::default()).await;
-        job.gone(Duration::from_secs(20)).await;
+        job.gone(DEADLINE).await;
     }
 }
 
@@ -70,15 +68,14 @@ async fn with_temporal_down() {
     server.start().await;
     let test = Test::new().await;
     let _roles = test.operator(Server::Own(&server)).await;
-    let job = test.apply(agent("count").mode(ExecutionMode::Temporal).heartbeat("2s").grace(2)).await;
+    let job = test.apply(agent("count").mode(ExecutionMode::Temporal).heartbeat("2s")).await;
     let job = job.on(&server.address);
     let pod = pod_name(&job.running_pod().await);
     let workflow = job.workflow().await;
     let log = job.follow(&pod);
     server.kill();
     job.delete(DeleteParams::default()).await;
-    // Its grace period and a minute.
-    job.gone(Duration::from_secs(100)).await;
+    job.gone(DEADLINE).await;
     let log = log.all().await;
     let end: Vec<&str> = log.lines().rev().take(3).collect();
     assert_eq!(said(&log, "sigterm").len(), 1, "the log's last lines are {end:?} at {}", now());

@@ -63,7 +63,7 @@ impl Course {
                 job.want(DesiredState::Paused).await;
                 job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
                 if self == Self::Pauses {
-                    node::write(&pod_uid(&job.running_pod().await), "test-agent", "go");
+                    node::let_go(job).await;
                 }
                 job.want(DesiredState::Running).await;
             }
@@ -152,6 +152,14 @@ async fn both_modes_tell_the_same() {
     let follow = async |course: Course, mode: ExecutionMode| {
         let job = test.apply(course.spec().mode(mode)).await;
         let fid = fid(&job).await;
+        if matches!(course, Course::Deleted | Course::RunnerLost) {
+            within(DEADLINE, "a line and an action in the archive", async || {
+                let events = reader.events(&fid, &token).await;
+                let all = ["stdout", "action"].iter().all(|kind| events.iter().any(|event| event.kind == *kind));
+                if all { Ok(()) } else { Err(events) }
+            })
+            .await;
+        }
         course.run(&job).await;
         transcript(&reader, &token, &fid, course).await
     };

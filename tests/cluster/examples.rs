@@ -67,7 +67,7 @@ async fn the_checkpointing_agent_goes_on_where_it_was() {
     let _volume = Volume::new(&test, claim["metadata"]["name"].as_str().expect("a name"));
     let into = ["create", "-n", &test.namespace, "-f", "-"];
     feed(&test.cluster.dev, "kubectl", &into, claim.to_string().as_bytes()).expect("the claim");
-    let spec = example["spec"].clone().with(json!({ "extra": { "secondsPerSentence": 0.8 } }));
+    let spec = example["spec"].clone().with(json!({ "extra": { "secondsPerSentence": 3 } }));
     let job = test.apply(spec).await;
     job.until_log("a few sentences", |log| log.contains("sentence 3/").then_some(())).await;
     job.want(DesiredState::Paused).await;

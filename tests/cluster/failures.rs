@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent,
+    DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Test, agent,
     agent_log::{starts, ticks},
     audit,
     job::{With, error_type, pod_name, pod_uid, result, runs, started},
@@ -106,8 +106,8 @@ async fn intervals_in_temporals_history(job: &Job<'_>) {
         events.iter().filter(|e| !e["activityTaskFailedEventAttributes"].is_null()).map(time).collect();
     let starting =
         events.iter().filter(|e| e["activityTaskScheduledEventAttributes"]["activityType"]["name"] == "start_runner");
-    let starting: Vec<_> = starting.map(time).collect();
-    // The first start is a local activity.
+    // The first start is a local activity, which has this one after it where the machine is slow.
+    let starting: Vec<_> = starting.map(time).filter(|at| *at > failed[0]).collect();
     assert_eq!(starting.len(), 2, "{starting:?}");
     for (i, seconds) in [1, 2].into_iter().enumerate() {
         let waited = starting[i].duration_since(failed[i]);
@@ -164,12 +164,11 @@ async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     let mut jobs = Vec::new();
     for mode in MODES {
         for case in cases {
-            let spec = agent("count?every_ms=50&until=200").mode(mode).with(attempts(case.1)).heartbeat("10m");
+            let spec = agent("count?every_ms=50&until=go").mode(mode).with(attempts(case.1)).heartbeat("10m");
             jobs.push((mode, case, test.apply(spec.with(json!({ "disruptionPolicy": case.0 }))).await));
         }
     }
     let began = Instant::now();
-    // As soon as each runs: they end by themselves.
     join_all(jobs.iter().map(async |(_, _, job)| {
         let pod = pod_name(&job.running_pod().await);
         job.until_log("a tick", |log| ticks(log).first().copied()).await;
@@ -177,6 +176,10 @@ async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
     }))
     .await;
     for (mode, (policy, most, phase, attempt), job) in &jobs {
+        if *phase == Phase::Succeeded {
+            job.until_run("the second pod's agent", |r| r.number() == 2 && started(r)).await;
+            node::let_go(job).await;
+        }
         let status = job.phase(*phase).await;
         if *phase == Phase::Failed {
             assert_eq!(error_type(&status), "Disrupted", "{policy} in {mode:?}: {:?}", status.error);
@@ -190,7 +193,7 @@ async fn a_pod_deleted_by_hand_is_what_the_disruption_policy_says() {
             assert_eq!(temporal::failures(&job.history().await), ["Disrupted"], "{policy}");
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(300), "not by the heartbeat time-out: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(550), "not by the heartbeat time-out: {:?}", began.elapsed());
 }
 
 /// Never a success; detected by the container's end.
@@ -203,13 +206,13 @@ async fn a_killed_runner_is_seen_by_its_containers_end() {
         let pod = job.running_pod().await;
         job.counts().await;
         node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGKILL);
-        let ended = within(Duration::from_secs(60), "the container to end", async || {
+        let ended = within(DEADLINE, "the container to end", async || {
             let pod = test.pods().get(&pod_name(&pod)).await.expect("the pod");
             if runs(&pod) { Err(()) } else { Ok(Instant::now()) }
         })
         .await;
         let status = job.phase(Phase::Failed).await;
-        assert!(ended.elapsed() < Duration::from_secs(5), "{mode:?}: {:?} after the API server knew", ended.elapsed());
+        assert!(ended.elapsed() < Duration::from_secs(60), "{mode:?}: {:?} after the API server knew", ended.elapsed());
         assert_eq!(error_type(&status), "RunnerLost", "{:?}", status.error);
     }
 }
@@ -218,7 +221,7 @@ async fn a_killed_runner_is_seen_by_its_containers_end() {
 async fn a_silent_runner_times_out_and_is_retried_without_overlap() {
     let (test, _roles) = Test::with_operator().await;
     for mode in MODES {
-        let spec = agent("count?every_ms=20").mode(mode).heartbeat("2s").grace(2);
+        let spec = agent("count?every_ms=20").mode(mode).heartbeat("5s").grace(2);
         let job = test.apply(spec.with(attempts(2))).await;
         let pod = job.running_pod().await;
         job.counts().await;
@@ -243,7 +246,7 @@ async fn a_silent_runner_times_out_and_is_retried_without_overlap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_direct_runner_fails() {
     let (test, _roles) = Test::with_operator().await;
-    let spec = agent("count").mode(ExecutionMode::Direct).heartbeat("2s").grace(2).with(attempts(1));
+    let spec = agent("count").mode(ExecutionMode::Direct).heartbeat("5s").grace(2).with(attempts(1));
     let job = test.apply(spec).await;
     let pod = job.running_pod().await;
     node::signal(node::runner(&pod_uid(&pod)).await, Signal::SIGSTOP);
@@ -256,13 +259,13 @@ async fn a_silent_direct_runner_fails() {
 async fn an_attempt_has_its_limit() {
     let (test, _roles) = Test::with_operator().await;
     for mode in MODES {
-        let spec = agent("count").mode(mode).with(attempts(1)).with(json!({ "timeouts": { "execution": "2s" } }));
+        let spec = agent("count").mode(mode).with(attempts(1)).with(json!({ "timeouts": { "execution": "10s" } }));
         let job = test.apply(spec).await;
         let status = job.phase(Phase::Failed).await;
         assert_eq!(error_type(&status), "ExecutionTimeout");
         let ticks = ticks(&job.log().await);
         let ran = ticks.last().expect("ticks").at - ticks[0].at;
-        assert!((1_500..8_000).contains(&ran), "the agent ran {ran} ms");
+        assert!((5_000..60_000).contains(&ran), "the agent ran {ran} ms");
     }
 }
 

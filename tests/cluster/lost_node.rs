@@ -45,7 +45,7 @@ impl Drop for Ghost<'_> {
 async fn no_second_runner_before_the_first_has_ended() {
     let (test, mut roles) = Test::with_operator().await;
     let ghost = Ghost::new(&test);
-    let spec = agent("count").mode(ExecutionMode::Temporal).heartbeat("2s").with(json!({
+    let spec = agent("count").mode(ExecutionMode::Temporal).heartbeat("10s").with(json!({
         "template": { "spec": { "nodeName": ghost.name } },
         "retryPolicy": { "maximumAttempts": 3, "initialInterval": "1s" },
     }));

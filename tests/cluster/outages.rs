@@ -1,19 +1,23 @@
 //! Outages of other components: the same agents run on.
 
-use std::time::Duration;
-
 use koco::api::{AgentRun, conditions};
 use serde_json::json;
 
 use crate::harness::{
-    ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent,
+    DEADLINE, ExecutionMode, Job, MODES, Phase, Server, TemporalServer, Test, Tick, agent,
     agent_log::{same_process, starts, ticks},
     audit,
-    job::{With, condition, pod_name, result},
-    temporal, within,
+    job::{With, condition, pod_uid, result},
+    node, temporal, within,
 };
 
-const COUNT_400: &str = "count?every_ms=50&until=400";
+const COUNT: &str = "count?every_ms=50&until=go";
+
+/// Lets it end.
+async fn it_is_one_agent(job: &Job<'_>) -> Vec<Tick> {
+    node::let_go(job).await;
+    it_was_one_agent(job).await
+}
 
 /// One agent, in one pod, from the first tick to the last.
 async fn it_was_one_agent(job: &Job<'_>) -> Vec<Tick> {
@@ -45,14 +49,13 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
     server.start().await;
     let test = Test::new().await;
     let mut roles = test.separate_roles(Server::Own(&server)).await;
-    let entry_point = "count?every_ms=50&until=900";
-    let spec = agent(entry_point).mode(ExecutionMode::Temporal).heartbeat("5s");
+    let spec = agent(COUNT).mode(ExecutionMode::Temporal).heartbeat("5s");
     let mut jobs = Vec::new();
     for _ in 0..3 {
         jobs.push(test.apply(spec.clone()).await.on(&server.address));
     }
     // Direct jobs never notice.
-    let direct = test.apply(agent(entry_point).mode(ExecutionMode::Direct).heartbeat("5s")).await;
+    let direct = test.apply(agent(COUNT).mode(ExecutionMode::Direct).heartbeat("5s")).await;
     for job in jobs.iter().chain([&direct]) {
         job.counts().await;
     }
@@ -69,16 +72,13 @@ async fn temporal_away_for_longer_than_the_heartbeat_timeout() {
     }
     roles.role("gateway").start().await;
     for job in &jobs {
-        it_was_one_agent(job).await;
+        it_is_one_agent(job).await;
         assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
         let starts = temporal::activities(&job.history().await);
-        assert_eq!(
-            starts.iter().filter(|a| *a == "start_runner").count(),
-            0,
-            "only the first, a local one: {starts:?}"
-        );
+        // The first is a local one, which has an activity after it where the machine is slow.
+        assert!(starts.iter().filter(|a| *a == "start_runner").count() <= 1, "{starts:?}");
     }
-    it_was_one_agent(&direct).await;
+    it_is_one_agent(&direct).await;
     late.phase(Phase::Succeeded).await;
     assert_eq!(audit::created(&test.namespace).len(), 5);
 }
@@ -90,11 +90,11 @@ async fn an_agent_that_ends_while_temporal_is_away() {
     server.start().await;
     let test = Test::new().await;
     let _roles = test.operator(Server::Own(&server)).await;
-    let spec = agent("count?every_ms=50&until=80").mode(ExecutionMode::Temporal).heartbeat("3s");
+    let spec = agent(COUNT).mode(ExecutionMode::Temporal).heartbeat("5s");
     let job = test.apply(spec).await.on(&server.address);
     job.counts().await;
     server.kill();
-    job.until_log("the last tick", |log| ticks(log).last().filter(|t| t.n == 80).map(drop)).await;
+    node::let_go(&job).await;
     job.until_run("its termination on record", AgentRun::is_closed).await;
     server.start().await;
     it_was_one_agent(&job).await;
@@ -108,7 +108,7 @@ async fn all_of_the_operator_killed_and_started_again() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        jobs.push(test.apply(agent(COUNT_400).mode(mode).heartbeat("2s")).await);
+        jobs.push(test.apply(agent(COUNT).mode(mode).heartbeat("5s")).await);
     }
     for job in &jobs {
         job.counts().await;
@@ -123,7 +123,7 @@ async fn all_of_the_operator_killed_and_started_again() {
         }
     }
     for job in &jobs {
-        it_was_one_agent(job).await;
+        it_is_one_agent(job).await;
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
@@ -135,18 +135,21 @@ async fn an_agent_that_ends_while_the_operator_is_down() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        jobs.push(test.apply(agent("count?every_ms=50&until=80").mode(mode).heartbeat("2s")).await);
+        jobs.push(test.apply(agent(COUNT).mode(mode).heartbeat("5s")).await);
     }
     let mut pods = Vec::new();
     for job in &jobs {
         job.counts().await;
-        pods.push(pod_name(&job.pods().await[0]));
+        pods.push(pod_uid(&job.pods().await[0]));
     }
     roles.kill_all();
-    for (job, pod) in jobs.iter().zip(&pods) {
-        within(Duration::from_secs(60), "the last tick", async || {
-            let log = job.log_of(pod).await.unwrap_or_default();
-            if ticks(&log).last().is_some_and(|t| t.n == 80) { Ok(()) } else { Err(()) }
+    for job in &jobs {
+        node::let_go(job).await;
+    }
+    for pod in &pods {
+        within(DEADLINE, "the agent to end", async || {
+            let left = node::processes(pod, "test-agent");
+            if left.is_empty() { Ok(()) } else { Err(left) }
         })
         .await;
     }
@@ -164,7 +167,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        jobs.push(test.apply(agent("count?every_ms=50&until=600").mode(mode).heartbeat("2s")).await);
+        jobs.push(test.apply(agent(COUNT).mode(mode).heartbeat("5s")).await);
     }
     for job in &jobs {
         job.counts().await;
@@ -174,7 +177,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
     ticks_past(&jobs[0], killed + 14_000).await;
     roles.role("gateway").start().await;
     for job in &jobs {
-        it_was_one_agent(job).await;
+        it_is_one_agent(job).await;
     }
     assert_eq!(audit::created(&test.namespace).len(), 2);
 }
@@ -184,7 +187,7 @@ async fn the_gateway_away_for_longer_than_the_heartbeat_timeout() {
 async fn an_activity_that_is_reset_keeps_its_runner() {
     let test = Test::new().await;
     let mut roles = test.separate_roles(Server::Shared).await;
-    let job = test.apply(agent("count?every_ms=50&until=500").mode(ExecutionMode::Temporal).heartbeat("2s")).await;
+    let job = test.apply(agent(COUNT).mode(ExecutionMode::Temporal).heartbeat("5s")).await;
     job.counts().await;
     for round in 0..2 {
         let before = job.run().await.as_ref().map_or(0, binding);
@@ -199,6 +202,6 @@ async fn an_activity_that_is_reset_keeps_its_runner() {
             temporal::cli(&job.temporal, &reset).expect("reset");
         }
     }
-    it_was_one_agent(&job).await;
+    it_is_one_agent(&job).await;
     assert_eq!(job.closed(&job.workflow().await).await, "COMPLETED");
 }

@@ -25,7 +25,7 @@ use crate::harness::{
     audit,
     job::{With, condition, error_type, pod_uid, result, started},
     node, temporal,
-    wait::always,
+    wait::{DEADLINE, always, within},
 };
 
 /// Pauses, and waits until the status confirms it.
@@ -133,13 +133,13 @@ impl Moment {
         let (folder, volume) = volume(test, &test.next_name());
         let spec = match self {
             Self::Created => agent("succeed").with(json!({ "desiredState": "Paused" })),
-            Self::Running => agent("daemon?every_ms=10").heartbeat("2s"),
+            Self::Running => agent("daemon?every_ms=10").heartbeat("5s"),
             Self::Spawning => agent("spawn?threads=4&every_ms=10"),
             Self::Noticed => {
                 agent("notice?every_ms=20").with(json!({ "pauseNotice": { "signal": "SIGUSR1", "seconds": 20 } }))
             }
             Self::PodDeleted => agent("count").with(retry("100ms")),
-            Self::BackOff => agent("fail-until?attempt=2").with(retry("2s")),
+            Self::BackOff => agent("fail-until?attempt=2").with(retry("15s")),
             Self::Evicted => {
                 let limits = json!({ "pausePolicy": "Evict", "retryPolicy": { "maximumAttempts": 1 } });
                 agent("checkpoint?dir=/data&every_ms=50").with(volume).with(limits)
@@ -167,7 +167,8 @@ impl Moment {
         let pod = job.pods().await.last().map(pod_uid).filter(|_| self == Self::Spawning);
         let processes = || pod.as_ref().map(|uid| node::processes(uid, "test-agent"));
         let before = processes();
-        always(Duration::from_secs(5), &format!("nothing starts or moves: {at}"), async || {
+        let window = if matches!(self, Self::BackOff | Self::Running) { 17 } else { 5 };
+        always(Duration::from_secs(window), &format!("nothing starts or moves: {at}"), async || {
             let (status, now) = (job.status().await, processes());
             if status.attempt == attempt && now == before { Ok(()) } else { Err((status.attempt, now)) }
         })
@@ -212,7 +213,7 @@ impl Moment {
 async fn limits_stand_still() {
     let (test, _roles) = Test::with_operator().await;
     let limits =
-        json!({ "timeouts": { "execution": "12s", "heartbeat": "2s" }, "retryPolicy": { "maximumAttempts": 1 } });
+        json!({ "timeouts": { "execution": "40s", "heartbeat": "5s" }, "retryPolicy": { "maximumAttempts": 1 } });
     // They count until they are ended: a pod that is slow to be paused must find its agent still at work.
     let jobs = MODES.map(|mode| test.apply(agent("count?every_ms=50").mode(mode).with(limits.clone())));
     let jobs = join_all(jobs).await;
@@ -221,7 +222,7 @@ async fn limits_stand_still() {
         pause(job).await;
     }))
     .await;
-    always(Duration::from_secs(15), "no limit is over", async || {
+    always(Duration::from_secs(43), "no limit is over", async || {
         for job in &jobs {
             let status = job.status().await;
             if status.phase != Some(Phase::Paused) {
@@ -232,9 +233,14 @@ async fn limits_stand_still() {
     })
     .await;
     for job in &jobs {
+        let before = ticks(&job.log().await).last().map_or(0, |t| t.n);
         job.want(DesiredState::Running).await;
-        let ticks = job.counts_on(2).await;
-        assert!(longest_gap(&ticks) > 14_000, "it was paused for longer than its limit");
+        let ticks = job.until_log("a tick after the pause", |log| {
+            let all = ticks(log);
+            all.last().is_some_and(|t| t.n > before).then_some(all)
+        });
+        let ticks = ticks.await;
+        assert!(longest_gap(&ticks) > 42_000, "it was paused for longer than its limit");
         // What is left of the limit applies again.
         let status = job.phase(Phase::Failed).await;
         assert_eq!(status.attempt, Some(1));
@@ -295,8 +301,16 @@ async fn signals_for_a_thousand_toggles(at_a_time: usize) -> usize {
     }
     let took = began.elapsed();
     for job in &jobs {
-        job.until("phase Paused", |s| s.phase == Some(Phase::Paused)).await;
-        let before = job.log().await.lines().count();
+        let generation = job.get().await.metadata.generation;
+        let paused = |s: &AgentJobStatus| s.phase == Some(Phase::Paused) && s.observed_generation == generation;
+        job.until("the last pause", paused).await;
+        // What was printed before may come to the log later.
+        let mut before = 0;
+        within(DEADLINE, "its log to be complete", async || {
+            let last = std::mem::replace(&mut before, job.log().await.lines().count());
+            if last == before { Ok(()) } else { Err((last, before)) }
+        })
+        .await;
         always(Duration::from_secs(3), "it is frozen", async || {
             let (phase, lines) = (job.status().await.phase, job.log().await.lines().count());
             if phase == Some(Phase::Paused) && lines == before { Ok(()) } else { Err((phase, lines, before)) }
@@ -320,7 +334,7 @@ async fn controller_and_worker_restarted_during_a_pause() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        let job = test.apply(agent("count?every_ms=20").mode(mode).heartbeat("2s")).await;
+        let job = test.apply(agent("count?every_ms=20").mode(mode).heartbeat("5s")).await;
         job.counts().await;
         let from = pause(&job).await;
         jobs.push((job, from));

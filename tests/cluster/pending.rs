@@ -50,14 +50,14 @@ async fn an_image_that_cannot_be_pulled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_cannot_be_scheduled() {
     let selector = json!({ "template": { "spec": { "nodeSelector": { "no-node": "has-this" } } } });
-    fails_when_its_time_is_over(selector, "40s", &["Unschedulable"], "nodes are available").await;
+    fails_when_its_time_is_over(selector, "100s", &["Unschedulable"], "nodes are available").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gated_pod_is_not_pending() {
     let (test, _roles) = Test::with_operator().await;
     let gate = json!({
-        "timeouts": { "pending": "15s" },
+        "timeouts": { "pending": "60s" },
         "template": { "spec": { "schedulingGates": [{ "name": "example.com/quota" }] } },
     });
     let mut jobs = Vec::new();
@@ -67,7 +67,7 @@ async fn a_gated_pod_is_not_pending() {
     for job in &jobs {
         job.until_pod().await;
     }
-    always(Duration::from_secs(18), "a gated job is pending", async || {
+    always(Duration::from_secs(65), "a gated job is pending", async || {
         for job in &jobs {
             let status = job.status().await;
             if status.phase != Some(Phase::Pending) || stalled(&status) {

@@ -99,7 +99,7 @@ async fn a_jobs_life_by_the_plugin() {
             plugin.says(&format!("pause {name}")).await,
             format!("agentjob.kodosumi.io/{name} pause requested\n")
         );
-        plugin.says(&format!("wait {name} --for paused --timeout 60s")).await;
+        plugin.says(&format!("wait {name} --for paused --timeout 180s")).await;
         assert_eq!(job.status().await.phase, Some(Phase::Paused));
         let shown = plugin.says(&format!("status {name}")).await;
         for word in ["Phase:     Paused", "acknowledged  Frozen", "Runs:", "not yet (Frozen)", "Events:"] {
@@ -109,7 +109,7 @@ async fn a_jobs_life_by_the_plugin() {
             outside(&plugin, &job).await;
         }
         plugin.says(&format!("resume {name}")).await;
-        plugin.says(&format!("wait {name} --for Running --timeout 60s")).await;
+        plugin.says(&format!("wait {name} --for Running --timeout 180s")).await;
         job.counts_on(3).await;
         let (code, out, err) = plugin.run(&format!("retry {name}")).await;
         assert!(code == 1 && out.is_empty() && err.contains("has not finished"), "{err}");
@@ -123,7 +123,7 @@ async fn a_jobs_life_by_the_plugin() {
         let again = plugin.says(&format!("retry {name}")).await;
         let again = again.trim();
         assert!(again.starts_with(&format!("{name}-retry-")), "{again}");
-        plugin.says(&format!("wait {again} --for Running --timeout 60s")).await;
+        plugin.says(&format!("wait {again} --for Running --timeout 180s")).await;
     }
 }
 
@@ -179,7 +179,13 @@ async fn status_is_watched_on_a_terminal_and_in_a_pipe() {
     let tools = test.cluster.dev.join("tools");
     terminal.env("PATH", format!("{}:{}:{}", plugin.path.display(), tools.display(), std::env::var("PATH").unwrap()));
     let terminal = terminal.spawn().expect("script");
-    let pipe = plugin.start(&format!("status {} --watch", job.name));
+    let mut pipe = plugin.start(&format!("status {} --watch", job.name));
+    let mut piped = BufReader::new(pipe.stdout.take().expect("stdout")).lines();
+    let mut piped = async || tokio::time::timeout(DEADLINE, piped.next_line()).await.expect("in time").expect("text");
+    let mut lines = String::new();
+    while !lines.contains("Running") {
+        lines += &(piped().await.expect("a line") + "\n");
+    }
 
     let shown = async |word: &str| {
         within(DEADLINE, &format!("{word} on the screen"), async || {
@@ -201,7 +207,10 @@ async fn status_is_watched_on_a_terminal_and_in_a_pipe() {
         assert!(rows.len() <= 24, "it would scroll: {rows:?}");
         assert!(rows.iter().all(|r| r.trim().chars().count() <= 80 || r.contains("[J")), "{rows:?}");
     }
-    let (code, lines, err) = ended(pipe).await;
+    while let Some(line) = piped().await {
+        lines += &(line + "\n");
+    }
+    let (code, _, err) = ended(pipe).await;
     assert_eq!(code, 0, "{err}");
     let at = |word: &str| lines.find(word).unwrap_or_else(|| panic!("{word}: {lines}"));
     assert!(at("Running") < at("Paused") && at("Paused") < at("Cancelled"), "{lines}");
@@ -268,16 +277,16 @@ async fn many_stand_still_once_the_wait_says_so() {
         job.counts().await;
         jobs.push(job);
     }
-    plugin.says("pause --all --wait --timeout 60s").await;
+    plugin.says("pause --all --wait --timeout 180s").await;
     for job in &jobs {
         assert_eq!(job.status().await.phase, Some(Phase::Paused), "{}", job.name);
     }
-    plugin.says("resume --all --wait --timeout 60s").await;
+    plugin.says("resume --all --wait --timeout 180s").await;
     for job in &jobs {
         assert_eq!(job.status().await.phase, Some(Phase::Running), "{}", job.name);
         job.counts_on(3).await;
     }
-    plugin.says("cancel --all --wait --timeout 60s").await;
+    plugin.says("cancel --all --wait --timeout 180s").await;
     for job in &jobs {
         assert_eq!(job.status().await.phase, Some(Phase::Cancelled), "{}", job.name);
     }

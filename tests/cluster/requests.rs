@@ -10,7 +10,7 @@ use kube::{
 };
 
 use crate::harness::{
-    AgentJob, ExecutionMode, MODES, Phase, Server, Test, agent,
+    AgentJob, DEADLINE, ExecutionMode, MODES, Phase, Server, Test, agent,
     audit::{self, Count, Kind},
     chart::Chart,
     job::With,
@@ -46,7 +46,7 @@ async fn run(test: &Test, mode: ExecutionMode, jobs: usize) {
 /// Waits until the roles are idle, and returns their requests until then.
 async fn settled(test: &Test) -> Table {
     let mut last = Table::new();
-    within(Duration::from_secs(60), "the roles to come to rest", async || {
+    within(DEADLINE, "the roles to come to rest", async || {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = audit::requests(&test.namespace);
         let same = now == last;

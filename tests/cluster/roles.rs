@@ -9,9 +9,10 @@ use crate::harness::{
     agent_log::{same_process, starts, ticks},
     audit,
     job::With,
+    node,
 };
 
-const COUNT: &str = "count?every_ms=50&until=200";
+const COUNT: &str = "count?every_ms=50&until=go";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_killed_in_mid_job() {
@@ -19,7 +20,7 @@ async fn workers_killed_in_mid_job() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let second = roles.add(&test, Server::Shared, "temporal-worker");
     roles.list[second].start().await;
-    let spec = agent(COUNT).mode(ExecutionMode::Temporal).heartbeat("2s");
+    let spec = agent(COUNT).mode(ExecutionMode::Temporal).heartbeat("5s");
     let jobs = [test.apply(spec.clone()).await, test.apply(spec).await];
     for job in &jobs {
         job.counts().await;
@@ -32,6 +33,7 @@ async fn workers_killed_in_mid_job() {
     }
     roles.role("temporal-worker").start().await;
     for job in &jobs {
+        node::let_go(job).await;
         let status = job.phase(Phase::Succeeded).await;
         assert_eq!((status.attempt, job.run_number().await), (Some(1), 1));
         let log = job.log().await;
@@ -76,6 +78,7 @@ async fn the_controller_killed_in_mid_job() {
     }
     roles.role("controller").start().await;
     for job in &jobs {
+        node::let_go(job).await;
         assert_eq!(job.phase(Phase::Succeeded).await.attempt, Some(1));
         same_process(&ticks(&job.log().await));
     }
@@ -139,7 +142,7 @@ async fn each_drains_on_sigterm() {
     let mut roles = test.separate_roles(Server::Shared).await;
     let mut jobs = Vec::new();
     for mode in MODES {
-        jobs.push(test.apply(agent("count").mode(mode).heartbeat("3s")).await);
+        jobs.push(test.apply(agent("count").mode(mode).heartbeat("5s")).await);
     }
     for job in &jobs {
         job.counts().await;

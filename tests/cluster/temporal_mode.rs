@@ -62,12 +62,15 @@ async fn from_apply_to_result() {
     }
 
     let events = job.history().await;
-    // The start of the runner is a local activity.
-    assert_eq!(temporal::activities(&events), ["execute_agent"]);
+    // The start of the runner is a local activity, which has an activity after it where the machine is slow.
+    let (starts, others): (Vec<_>, Vec<_>) =
+        temporal::activities(&events).into_iter().partition(|activity| activity == "start_runner");
+    assert_eq!(others, ["execute_agent"]);
+    assert!(starts.len() <= 1, "{starts:?}");
     // A task that was late on a busy node is given again; how many there are without that is an API test's.
     let kind = |event: &Value| event["eventType"].as_str().unwrap_or_default().to_string();
     let kinds: Vec<_> = events.iter().map(kind).filter(|kind| !kind.contains("WORKFLOW_TASK")).collect();
-    assert_eq!(kinds.len(), 7, "{kinds:?}");
+    assert_eq!(kinds.len(), 7 + 3 * starts.len(), "{kinds:?}");
     assert_eq!(temporal::state(&job.temporal, &workflow.id), "COMPLETED");
 }
 

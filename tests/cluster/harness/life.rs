@@ -1,7 +1,5 @@
 //! A job's whole life, for tests of what its roles may do.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{DEADLINE, DesiredState, ExecutionMode, Job, Phase, Test, agent, job::With};
@@ -25,7 +23,7 @@ pub async fn lives(test: &Test, mode: ExecutionMode, runs: impl AsyncFn(&Job<'_>
     }
     ended(&paused).await;
     paused.delete(Default::default()).await;
-    paused.gone(Duration::from_secs(60)).await;
+    paused.gone(DEADLINE).await;
 }
 
 /// The API server has refused nothing to the test's roles.

@@ -1,13 +1,17 @@
 //! The processes of pods, as the node sees them.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::wait::within;
+use super::{
+    Job,
+    job::pod_uid,
+    wait::{DEADLINE, within},
+};
 
 /// The pids, on the node, of a pod's processes of that name.
 pub fn processes(pod_uid: &str, name: &str) -> Vec<i32> {
@@ -25,7 +29,7 @@ fn of(process: &Path, pod_uid: &str, name: &str) -> bool {
 
 /// The pod's runner, which is the first process of its container.
 pub async fn runner(pod_uid: &str) -> i32 {
-    within(Duration::from_secs(30), "the runner's process on the node", async || {
+    within(DEADLINE, "the runner's process on the node", async || {
         let found = processes(pod_uid, "koco-runner");
         let first = found.iter().copied().find(|pid| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -38,10 +42,11 @@ pub async fn runner(pod_uid: &str) -> i32 {
     .await
 }
 
-/// Leaves an empty file at the root of the container of a pod's process of that name.
-pub fn write(pod_uid: &str, process: &str, file: &str) {
-    let pid = *processes(pod_uid, process).first().expect("a process of the pod");
-    fs::write(format!("/proc/{pid}/root/{file}"), "").unwrap_or_else(|e| panic!("{file} in {pod_uid}: {e}"));
+/// Lets an agent go on that waits for a file `/go`.
+pub async fn let_go(job: &Job<'_>) {
+    let uid = pod_uid(&job.running_pod().await);
+    let pid = *processes(&uid, "test-agent").first().expect("an agent in the pod");
+    fs::write(format!("/proc/{pid}/root/go"), "").unwrap_or_else(|e| panic!("/go in {uid}: {e}"));
 }
 
 pub fn signal(pid: i32, signal: Signal) {

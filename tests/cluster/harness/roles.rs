@@ -1,7 +1,5 @@
 //! The operator of a test: one process, or one for each role, which the test may kill, stop and start.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +10,7 @@ use super::{
     TemporalServer, Test,
     cluster::{IMAGE, KOCO, NODE_IP, port},
     process::Process,
-    wait::within,
+    wait::{DEADLINE, within},
 };
 
 /// Which Temporal server an operator uses.
@@ -125,7 +123,7 @@ impl Role {
 
     pub async fn ready(&mut self) {
         let (name, target) = (self.name, self.target());
-        within(Duration::from_secs(60), &format!("{name} to be ready"), async || {
+        within(DEADLINE, &format!("{name} to be ready"), async || {
             self.process.check();
             get(&target, "/readyz").await
         })

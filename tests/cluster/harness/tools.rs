@@ -31,7 +31,7 @@ pub fn policy_in_force(dev: &Path) -> Result<(), String> {
         feed(dev, "kubectl", &delete, job("a").as_bytes())?;
         match refused {
             Err(e) if e.contains("spec.inputs is immutable") => return Ok(()),
-            other if began.elapsed() > Duration::from_secs(30) => {
+            other if began.elapsed() > Duration::from_secs(120) => {
                 return Err(format!("the policy is not in force: {other:?}"));
             }
             _ => std::thread::sleep(Duration::from_millis(100)),

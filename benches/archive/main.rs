@@ -1,9 +1,9 @@
 //! `make bench-archive`: how long lists and searches of the archive take that has a million executions, in SQLite and in
 //! PostgreSQL.
 //!
-//! The executions are written as the server writes them. Then each question is asked many times, with another text or
-//! place each time, one question after the other. Beside them, on the same data at the same time, a bare read: one row by its
-//! primary key, through the same driver. Limits are printed, never asserted.
+//! The executions are written as the server writes them, to both at the same time. Then each question is asked many times,
+//! with another text or place each time, one question after the other. Beside them, on the same data at the same time, a
+//! bare read: one row by its primary key, through the same driver. Limits are printed, never asserted.
 
 #[path = "../jobs/table.rs"]
 #[allow(dead_code)]
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
+use futures::future::try_join_all;
 use koco::database::{Database, Execution, Fid, Filter, Location, Summary};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -113,13 +114,13 @@ impl World {
         }
     }
 
-    async fn write(&self, database: &Database) -> anyhow::Result<f64> {
+    async fn write(&self, name: &str, database: &Database) -> anyhow::Result<f64> {
         let began = Instant::now();
         for from in (0..self.executions).step_by(BATCH as usize) {
             let to = (from + BATCH).min(self.executions);
             database.upsert((from..to).map(|n| self.execution(n)).collect()).await?;
             if from.is_multiple_of(100_000) {
-                eprintln!("{from} executions after {} s", began.elapsed().as_secs());
+                eprintln!("{name}: {from} executions after {} s", began.elapsed().as_secs());
             }
         }
         Ok(began.elapsed().as_secs_f64())
@@ -218,11 +219,9 @@ fn millis(began: Instant) -> f64 {
 /// The milliseconds of each question, and the mean number of items.
 type Measured = Vec<(Vec<f64>, f64)>;
 
-async fn measure(world: &World, location: &Location, rounds: usize) -> anyhow::Result<(f64, Measured)> {
-    let database = Database::open(location, "bench").await?;
-    let written = world.write(&database).await?;
+async fn measure(world: &World, location: &Location, database: &Database, rounds: usize) -> anyhow::Result<Measured> {
     let bare = Bare::of(location).await?;
-    let mut asker = Asker { world, database: &database, bare, random: Pcg64Mcg::seed_from_u64(7) };
+    let mut asker = Asker { world, database, bare, random: Pcg64Mcg::seed_from_u64(7) };
     let mut measured: Measured = vec![Default::default(); QUESTIONS.len()];
     // By rounds, so that what else the machine does disturbs all of them alike. The first warms up.
     for round in 0..=rounds {
@@ -234,8 +233,7 @@ async fn measure(world: &World, location: &Location, rounds: usize) -> anyhow::R
             }
         }
     }
-    database.close().await;
-    Ok((written, measured))
+    Ok(measured)
 }
 
 fn report(name: &str, written: f64, executions: u32, measured: &Measured) -> (String, Value) {
@@ -277,9 +275,16 @@ async fn main() -> anyhow::Result<()> {
     let (executions, rounds) = (arguments.executions, arguments.rounds);
     let mut text = format!("# Lists and searches of {executions} executions, {rounds} times each, {}\n", build());
     let mut all = Vec::new();
-    for (name, location) in locations {
-        let Some(location) = location else { continue };
-        let (written, measured) = measure(&world, &location, rounds).await.context(name)?;
+    // Writing takes longest, so both are written at the same time; they are asked one after the other.
+    let write =
+        locations.into_iter().filter_map(|(name, location)| Some((name, location?))).map(async |(name, location)| {
+            let database = Database::open(&location, "bench").await.context(name)?;
+            let written = world.write(name, &database).await.context(name)?;
+            anyhow::Ok((name, location, database, written))
+        });
+    for (name, location, database, written) in try_join_all(write).await? {
+        let measured = measure(&world, &location, &database, rounds).await.context(name)?;
+        database.close().await;
         let (table, json) = report(name, written, executions, &measured);
         text.push_str(&table);
         all.push(json);

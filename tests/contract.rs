@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use koco::protocol::error_types::is_reserved;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -223,6 +225,18 @@ fn the_plugin_writes_to_stderr_in_one_place() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains("eprint") && !text.contains("stderr()"), "{}: use text::say", path.display());
     }
+}
+
+#[test]
+fn the_python_packages_error_types_are_for_agents_to_use() {
+    let text = fs::read_to_string(root().join("python/src/kodosumi_koco/errors.py")).unwrap();
+    let types: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("class ")?.split_once("Error)")?.0.split('(').next())
+        .collect();
+    assert!(types.contains(&"InvalidInputs"), "{types:?}");
+    let reserved: Vec<_> = types.into_iter().filter(|name| is_reserved(name)).collect();
+    assert!(reserved.is_empty(), "koco's own: {reserved:?}");
 }
 
 #[test]

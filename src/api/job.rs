@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    AgentJobStatus, Budget, DesiredState, DisruptionPolicy, Events, ExecutionMode, JobRef, PauseNotice, PausePolicy,
-    RawJson, RetryPolicy, Timeouts, names, schema,
+    AgentJobStatus, Budget, DesiredState, DisruptionPolicy, Events, ExecutionMode, InputsSource, JobRef, PauseNotice,
+    PausePolicy, RawJson, RetryPolicy, Timeouts, names, schema,
 };
 
 /// What to run: an entry point, inputs, and the pod to run it in.
@@ -27,7 +27,7 @@ use super::{
     label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "5"),
+    annotation("kodosumi.io/schema-version", "6"),
     selectable = ".status.phase",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Succeeded')].reason"),
@@ -47,6 +47,7 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.executionMode) == has(oldSelf.executionMode) && (!has(self.executionMode) || self.executionMode == oldSelf.executionMode)").message("spec.executionMode is immutable"),
+    validation = Rule::new("has(self.inputsFrom) == has(oldSelf.inputsFrom) && (!has(self.inputsFrom) || self.inputsFrom == oldSelf.inputsFrom)").message("spec.inputsFrom is immutable"),
     validation = Rule::new("has(self.retryPolicy) == has(oldSelf.retryPolicy) && (!has(self.retryPolicy) || self.retryPolicy == oldSelf.retryPolicy)").message("spec.retryPolicy is immutable"),
     validation = Rule::new("has(self.timeouts) == has(oldSelf.timeouts) && (!has(self.timeouts) || self.timeouts == oldSelf.timeouts)").message("spec.timeouts is immutable"),
     validation = Rule::new("has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget)").message("spec.budget is immutable"),
@@ -69,6 +70,13 @@ pub struct AgentJobSpec {
     #[schemars(schema_with = "schema::object")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.inputs is immutable"))]
     pub inputs: RawJson,
+
+    /// ConfigMaps and Secrets in the job's namespace whose keys become further inputs, each with its text; that of a key
+    /// `NAME.json` is JSON, for the input `NAME`. A later source wins over an earlier one, and `inputs` over all. Only the
+    /// agent's pod reads them, when it starts. Immutable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub inputs_from: Vec<InputsSource>,
 
     /// Any JSON object, for the agent to read from `KODO_EXTRA_FILE`. Immutable.
     #[serde(default)]

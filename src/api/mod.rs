@@ -17,7 +17,7 @@ mod trace;
 
 /// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
 /// store.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 pub use conditions::Reason;
 pub use duration::{Seconds, millis, whole_millis};
@@ -31,7 +31,8 @@ pub use run::{
     Termination, TerminationSource, TerminationType,
 };
 pub use spec::{
-    DesiredState, DisruptionPolicy, Events, ExecutionMode, PauseNotice, PausePolicy, RetryPolicy, Timeouts,
+    DesiredState, DisruptionPolicy, Events, ExecutionMode, InputsSource, NamedObject, PauseNotice, PausePolicy,
+    RetryPolicy, Timeouts,
 };
 pub use status::{
     AgentJobStatus, Confirmed, ControlStatus, ErrorStatus, ObservedDesiredState, Phase, Resolved, ResolvedRetryPolicy,

@@ -84,6 +84,37 @@ pub enum DisruptionPolicy {
     FailJob,
 }
 
+/// Where further inputs come from: a ConfigMap or a Secret.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.configMapRef) != has(self.secretRef)").message("spec.inputsFrom[*] must have one of configMapRef and secretRef")
+)]
+pub struct InputsSource {
+    /// What the names of its inputs begin with, before the key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub prefix: String,
+    /// The ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<NamedObject>,
+    /// The Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<NamedObject>,
+}
+
+/// An object in the job's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedObject {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Whether the agent starts without it, too.
+    #[serde(default)]
+    pub optional: bool,
+}
+
 /// When and how often a failed agent is retried. The fields mean the same as Temporal's; an attempt is a start of the
 /// agent. Omitted fields take the operator's defaults.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]

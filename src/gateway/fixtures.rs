@@ -49,6 +49,7 @@ pub fn job() -> AgentJob {
         "spec": {
             "entryPoint": "agents.x:run",
             "inputs": { "topic": "octopuses" },
+            "inputsFrom": [{ "configMapRef": { "name": "m" } }, { "prefix": "key_", "secretRef": { "name": "s" } }],
             "template": { "spec": { "terminationGracePeriodSeconds": 7, "containers": [] } },
         },
         "status": {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::PodError;
 use crate::{
-    api::{AgentJob, AgentRun, RawJson, names},
+    api::{AgentJob, AgentRun, InputsSource, RawJson, names},
     protocol::{
         runner::{env, paths},
         termination,
@@ -42,6 +42,7 @@ const BIN: &str = "koco-bin";
 const STATE: &str = "koco-state";
 const TOKEN: &str = "koco-token";
 const PROJECTED: &str = "koco-projected";
+const INPUTS: &str = "koco-inputs";
 /// How long the token lasts, in seconds: a pod may need that long to pull its images. It is void once the runner has
 /// registered.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
@@ -66,13 +67,16 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         for name in &settings.pull_secrets {
             append_new(spec, "imagePullSecrets", json!({ "name": name }));
         }
-        for volume in volumes() {
+        for volume in volumes().into_iter().chain(inputs_volumes(job)) {
             append(spec, "volumes", volume);
         }
         let count = |key: &str| spec.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         let bytes = termination::limit(count("containers") + count("initContainers"));
         if let Some(agent) = spec.get_mut("containers").and_then(|c| c.get_mut(0)).and_then(Value::as_object_mut) {
             wrap(agent, run, settings, &namespace, bytes);
+            for (volume, path, read_only) in inputs_mounts(job) {
+                append(agent, "volumeMounts", json!({ "name": volume, "mountPath": path, "readOnly": read_only }));
+            }
         }
     }
     let template = template.get("metadata");
@@ -199,6 +203,38 @@ fn volumes() -> [Value; 4] {
             "audience": names::GATEWAY_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token",
         } }] } }),
     ]
+}
+
+/// The name of the volume of a source of further inputs.
+fn source_name(number: usize) -> String {
+    format!("koco-inputs-{number}")
+}
+
+/// The sources of further inputs, which the kubelet reads, and the folder in memory for the agent's file: what is in a
+/// Secret is on no disk.
+fn inputs_volumes(job: &AgentJob) -> Vec<Value> {
+    let source = |(number, source): (usize, &InputsSource)| {
+        let (secret, map) = (source.secret_ref.as_ref(), source.config_map_ref.as_ref());
+        let volume = secret.map(|s| ("secret", json!({ "secretName": s.name, "optional": s.optional })));
+        let volume = volume.or(map.map(|m| ("configMap", json!({ "name": m.name, "optional": m.optional }))));
+        let (kind, content) = volume.unwrap_or(("emptyDir", json!({})));
+        json!({ "name": source_name(number), kind: content })
+    };
+    let mut volumes: Vec<Value> = job.spec.inputs_from.iter().enumerate().map(source).collect();
+    if !volumes.is_empty() {
+        volumes.push(json!({ "name": INPUTS, "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } }));
+    }
+    volumes
+}
+
+/// Where they are in the agent's container.
+fn inputs_mounts(job: &AgentJob) -> Vec<(String, String, bool)> {
+    let source = |number: usize| (source_name(number), format!("{}/{number}", paths::INPUTS_DIR), true);
+    let mut mounts: Vec<_> = (0..job.spec.inputs_from.len()).map(source).collect();
+    if !mounts.is_empty() {
+        mounts.push((INPUTS.into(), paths::AGENT_INPUTS_DIR.into(), false));
+    }
+    mounts
 }
 
 /// Appends a value that is not in the list yet.
@@ -357,6 +393,40 @@ mod tests {
             (&found[names::LABEL_NAME], &found["app.kubernetes.io/part-of"]),
             (&json!("weather"), &json!("koco"))
         );
+    }
+
+    #[test]
+    fn sources_of_inputs_are_mounted_in_the_agents_container_alone() {
+        let (map, secret) = (json!({ "name": "m" }), json!({ "name": "s", "optional": true }));
+        let mut job = job();
+        job.spec.inputs_from =
+            serde_json::from_value(json!([{ "configMapRef": map }, { "prefix": "key_", "secretRef": secret }]))
+                .unwrap();
+        let pod = build(&job, &run(), &settings()).unwrap();
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        let found: Vec<_> = volumes.iter().filter(|v| v["name"].as_str().unwrap().starts_with("koco-inputs")).collect();
+        assert_eq!(
+            json!(found),
+            json!([
+                { "name": "koco-inputs-0", "configMap": { "name": "m", "optional": false } },
+                { "name": "koco-inputs-1", "secret": { "secretName": "s", "optional": true } },
+                { "name": "koco-inputs", "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } },
+            ])
+        );
+        let mounts = |container: &Value| {
+            let mounts = container["volumeMounts"].as_array().unwrap();
+            let found = mounts.iter().filter(|m| m["name"].as_str().unwrap().starts_with("koco-inputs"));
+            found.map(|m| (m["mountPath"].clone(), m["readOnly"].clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            mounts(&pod["spec"]["containers"][0]),
+            [
+                (json!("/koco/inputs/0"), json!(true)),
+                (json!("/koco/inputs/1"), json!(true)),
+                (json!("/koco/state/in"), json!(false)),
+            ]
+        );
+        assert_eq!(mounts(&pod["spec"]["initContainers"][0]), []);
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub const AGENT_KILLED: &str = "AgentKilled";
 pub const OOM_KILLED: &str = "OOMKilled";
 /// The agent's command could not be started.
 pub const START_FAILED: &str = "StartFailed";
+/// What `spec.inputsFrom` names can't be inputs: it is no text, no JSON, or too large. The agent was not started.
+pub const INVALID_INPUTS_FROM: &str = "InvalidInputsFrom";
 /// The runner sent no heartbeat in time and did not acknowledge the next binding.
 pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
 /// The attempt took longer than `timeouts.execution`.
@@ -54,10 +56,11 @@ pub const NOT_LOCAL: &str = "NotLocal";
 pub const API_SERVER: &str = "ApiServer";
 
 /// The types that a runner reports, besides its agent's own.
-const OF_RUNNERS: [&str; 10] = [
+const OF_RUNNERS: [&str; 11] = [
     AGENT_KILLED,
     OOM_KILLED,
     START_FAILED,
+    INVALID_INPUTS_FROM,
     EXECUTION_TIMEOUT,
     BUDGET_EXCEEDED,
     DISRUPTED,

@@ -78,6 +78,10 @@ pub const MAX_RESULT_BYTES: usize = 32 * 1024;
 /// How deeply a result may nest. Kubernetes accepts 10,000 levels, but our JSON parser only 128, including the object
 /// that holds the result.
 pub const MAX_RESULT_DEPTH: usize = 100;
+/// The most that the sources of further inputs may have, all keys together, in bytes: as much as one Secret.
+pub const MAX_INPUTS_FROM_BYTES: usize = 1024 * 1024;
+/// How deeply JSON in them may nest, as results.
+pub const MAX_INPUTS_DEPTH: usize = MAX_RESULT_DEPTH;
 /// The largest error message that is passed on, in bytes; the rest is cut.
 pub const MAX_MESSAGE_BYTES: usize = 2 * 1024;
 /// How often a gateway sends [`ControlMessage::Ping`] on an idle stream, in seconds.
@@ -114,6 +118,10 @@ pub mod paths {
     pub const RUNNER: &str = "/koco/bin/koco-runner";
     /// The runner's state and the agent's files.
     pub const STATE_DIR: &str = "/koco/state";
+    /// In it: the files with the agent's inputs.
+    pub const AGENT_INPUTS_DIR: &str = "/koco/state/in";
+    /// Beside [`STATE_DIR`]: a folder for each source of further inputs.
+    pub const INPUTS_DIR: &str = "/koco/inputs";
     /// In memory, and empty once the agent runs: hands the token from the init container to the runner.
     pub const TOKEN_DIR: &str = "/koco/token";
     /// The token, in a folder of its own: the volume's is sticky, so that only a file's owner may remove it there.
@@ -147,6 +155,10 @@ pub struct Job {
     pub entry_point: String,
     /// For `KODO_INPUTS_FILE`.
     pub inputs: RawJson,
+    /// For each source of further inputs, in its order, what its keys' names begin with. They are mounted at
+    /// [`paths::INPUTS_DIR`], each in a folder with its number, from 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs_from: Vec<String>,
     /// For `KODO_EXTRA_FILE`.
     pub extra: RawJson,
     /// The attempt that this pod is for.

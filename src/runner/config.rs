@@ -24,6 +24,8 @@ pub struct Config {
     pub gateway_ca: String,
     pub token_file: PathBuf,
     pub state_dir: PathBuf,
+    /// Where the sources of further inputs are.
+    pub inputs_dir: PathBuf,
     pub termination_log: PathBuf,
     pub termination_bytes: usize,
     pub run: RunPath,
@@ -33,16 +35,32 @@ impl Config {
     /// Reads the environment.
     pub fn from_env() -> Result<Self, ConfigError> {
         let get = |name: &'static str| std::env::var(name).map_err(|e| ConfigError::Variable(name, e));
+        let state_dir = PathBuf::from(get(env::STATE_DIR)?);
         Ok(Self {
             gateway_url: get(env::GATEWAY_URL)?.trim_end_matches('/').to_owned(),
             gateway_ca: get(env::GATEWAY_CA)?,
             token_file: get(env::TOKEN_FILE)?.into(),
-            state_dir: get(env::STATE_DIR)?.into(),
+            inputs_dir: state_dir.with_file_name("inputs"),
+            state_dir,
             termination_log: get(env::TERMINATION_LOG)?.into(),
             termination_bytes: get(env::TERMINATION_BYTES)?
                 .parse()
                 .map_err(|e| ConfigError::Number(env::TERMINATION_BYTES, e))?,
             run: RunPath { namespace: get(env::NAMESPACE)?, name: get(env::RUN)? },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::{protocol::runner::paths, runner::files::Files};
+
+    #[test]
+    fn sources_of_inputs_are_beside_the_state() {
+        assert_eq!(Path::new(paths::STATE_DIR).with_file_name("inputs"), Path::new(paths::INPUTS_DIR));
+        let file = Files::new(Path::new(paths::STATE_DIR)).inputs();
+        assert_eq!(file.parent(), Some(Path::new(paths::AGENT_INPUTS_DIR)), "the folder in memory");
     }
 }

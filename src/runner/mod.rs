@@ -3,7 +3,7 @@
 //!
 //! Called by `bin/koco-runner.rs` alone. Decisions are pure and tested without a process: [`machine`] (events to
 //! actions), [`progress`] (an agent's reports against its budget) and [`ending`] (exit to result). The I/O decides nothing: [`process`], [`procfs`], [`files`], [`gateway`],
-//! [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`events`] delivers what the agent prints and tells,
+//! [`inputs`], [`link`], [`signals`]. [`identity`] keeps its key from the agent. [`events`] delivers what the agent prints and tells,
 //! beside all that. [`supervisor`] joins them.
 
 mod config;
@@ -14,6 +14,7 @@ mod files;
 mod fuzz_tests;
 mod gateway;
 mod identity;
+mod inputs;
 mod install;
 mod link;
 mod log;

@@ -18,7 +18,7 @@
 //! | `spawn?threads=4` | the same, while threads start processes all the time |
 //! | `ignore-term?every_ms=20` | counts, and does not care for SIGTERM |
 //! | `crash-on-term` | counts, and aborts on SIGTERM |
-//! | `print-env` | prints the names in its environment |
+//! | `print-env` | prints the names in its environment, and leaves them and those of its inputs as its result |
 //! | `big-result?bytes=N`, `bad-result` | leaves a result of that size, or one that is not JSON |
 //! | `listen?port=N` | takes connections |
 //! | `reach?to=NAME@IP:PORT,NAME@IP:PORT` | says again and again whom it can connect to |
@@ -150,7 +150,9 @@ fn main() {
             for name in &names {
                 println!("env {name}");
             }
-            result(&json!({ "names": names }));
+            let inputs = input("KODO_INPUTS_FILE");
+            let inputs: Vec<&String> = inputs.as_object().into_iter().flat_map(|inputs| inputs.keys()).collect();
+            result(&json!({ "names": names, "inputs": inputs }));
         }
         "big-result" => {
             let bytes = args.number("bytes", 40_000) as usize;

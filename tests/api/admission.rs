@@ -41,6 +41,7 @@ async fn refused(test: &Test, cases: Vec<(Value, &str)>) -> Vec<String> {
     wrong
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
     let test = Test::new().await;
@@ -53,6 +54,13 @@ async fn what_makes_no_sense_is_refused_and_the_field_is_named() {
         (agent("succeed").with(json!({ "disruptionPolicy": "Sometimes" })), "spec.disruptionPolicy"),
         (agent("succeed").with(json!({ "inputs": [1] })), "spec.inputs"),
         (agent("succeed").with(json!({ "extra": "text" })), "spec.extra"),
+        (agent("succeed").with(json!({ "inputsFrom": [{ "prefix": "x" }] })), "spec.inputsFrom"),
+        (
+            agent("succeed")
+                .with(json!({ "inputsFrom": [{ "configMapRef": { "name": "a" }, "secretRef": { "name": "b" } }] })),
+            "spec.inputsFrom",
+        ),
+        (agent("succeed").with(json!({ "inputsFrom": [{ "secretRef": { "name": "" } }] })), "spec.inputsFrom"),
         (agent("succeed").with(json!({ "template": null })), "spec.template"),
         (agent("succeed").with(json!({ "failedPodsHistoryLimit": -1 })), "spec.failedPodsHistoryLimit"),
         (agent("succeed").with(json!({ "runHistoryLimit": 101 })), "spec.runHistoryLimit"),
@@ -198,6 +206,7 @@ async fn what_is_immutable_does_not_change() {
     let spec = agent("succeed").with(json!({
         "executionMode": "Direct",
         "inputs": { "a": 1, "nested": { "list": [1, 2, { "x": 1 }] } },
+        "inputsFrom": [{ "configMapRef": { "name": "m" } }],
         "extra": { "labels": ["a", "b"], "nested": { "deep": { "er": true } } },
         "retryPolicy": { "maximumAttempts": 2, "nonRetryableErrorTypes": ["A"] },
         "timeouts": { "heartbeat": "30s" },
@@ -228,6 +237,8 @@ async fn what_is_immutable_does_not_change() {
         (set("/inputs/nested/list/2", json!({ "y": 1 })), "spec.inputs"),
         (set("/inputs/nested/list", json!([1, 2, { "x": 1 }, 4])), "spec.inputs"),
         (set("/inputs", json!({ "b": 1, "nested": spec["inputs"]["nested"] })), "spec.inputs"),
+        (set("/inputsFrom/0/configMapRef/name", json!("n")), "spec.inputsFrom"),
+        (spec.clone().with(json!({ "inputsFrom": null })), "spec.inputsFrom"),
         (set("/extra/labels/1", json!("c")), "spec.extra"),
         (set("/extra/nested/deep", json!({ "est": true })), "spec.extra"),
         (spec.clone().with(json!({ "extra": null })), "spec.extra"),

@@ -25,7 +25,9 @@ async fn a_secret_is_seen_by_the_agent_alone() {
         "env": [{ "name": "API_KEY", "valueFrom": { "secretKeyRef": { "name": "s", "key": "key" } } }],
     }]);
     let spec = |entry: &str| {
-        let spec = agent(entry).mode(ExecutionMode::Temporal).with(json!({ "inputs": { "text": INPUT } }));
+        let from = json!([{ "prefix": "secret_", "secretRef": { "name": "s" } }]);
+        let inputs = json!({ "inputs": { "text": INPUT }, "inputsFrom": from });
+        let spec = agent(entry).mode(ExecutionMode::Temporal).with(inputs);
         spec.with(
             json!({ "template": { "spec": { "containers": container } }, "retryPolicy": { "maximumAttempts": 1 } }),
         )
@@ -33,8 +35,9 @@ async fn a_secret_is_seen_by_the_agent_alone() {
     let well = test.apply(spec("print-env")).await;
     let badly = test.apply(spec("exit?code=1")).await;
     let cancelled = test.apply(spec("count")).await;
-    let names = result(&well.phase(Phase::Succeeded).await)["names"].clone();
-    assert!(names.as_array().is_some_and(|n| n.contains(&json!("API_KEY"))), "the agent has it: {names}");
+    let result = result(&well.phase(Phase::Succeeded).await);
+    let has = |what: &str, name: &str| result[what].as_array().is_some_and(|names| names.contains(&json!(name)));
+    assert!(has("names", "API_KEY") && has("inputs", "secret_key"), "the agent has it: {result}");
     badly.phase(Phase::Failed).await;
     cancelled.counts().await;
     cancelled.want(DesiredState::Cancelled).await;

@@ -61,6 +61,7 @@ pub fn job(entry_point: &str) -> Job {
         fid: "0123456789abcdef01234567".into(),
         entry_point: entry_point.into(),
         inputs: json!({"topic": "octopuses"}).into(),
+        inputs_from: Vec::new(),
         extra: json!({"labels": ["a"]}).into(),
         attempt: 1,
         resumed: false,

@@ -14,7 +14,11 @@ use axum::http::StatusCode;
 use harness::{Run, full_pipe, job};
 use koco::{
     api::{DesiredState, RunnerState, TerminationType},
-    protocol::{error_types, runner::ControlMessage},
+    protocol::{
+        error_types,
+        events::{EventsConfig, Kind},
+        runner::{ControlMessage, Job},
+    },
 };
 use serde_json::json;
 
@@ -96,6 +100,33 @@ async fn a_command_that_does_not_exist_is_a_failed_start() {
     assert!(ending.non_retryable && !ending.started);
     assert!(ending.error.unwrap().message.contains("/no/such/agent"));
     assert_eq!(run.exited().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn inputs_come_from_what_is_mounted_too() {
+    let with = |entry_point| Job { inputs_from: vec!["key_".into()], ..job(entry_point) };
+    let run = Run::start(with("succeed")).await;
+    std::fs::create_dir_all(run.dir.join("inputs/0")).unwrap();
+    std::fs::write(run.dir.join("inputs/0/api"), "a secret").unwrap();
+    run.grant();
+    let result = run.outcome().await.result.unwrap();
+    assert_eq!(result["inputs"], json!({ "key_api": "a secret", "topic": "octopuses" }));
+    assert!(!run.log().contains("a secret"));
+
+    let kept = Some(EventsConfig { stdio: false });
+    let mut run = Run::start(Job { events: kept, ..with("succeed") }).await;
+    std::fs::create_dir_all(run.dir.join("inputs/0")).unwrap();
+    std::fs::write(run.dir.join("inputs/0/list.json"), "a secret").unwrap();
+    run.grant();
+    let ending = run.failed(error_types::INVALID_INPUTS_FROM).await;
+    assert!(ending.non_retryable && !ending.started);
+    let message = ending.error.unwrap().message;
+    assert!(message.contains("key list.json is not JSON") && !message.contains("a secret"), "{message}");
+    run.exited().await;
+    let heard = run.gateway.heard();
+    assert_eq!(heard.payloads(Kind::Status), ["starting"]);
+    assert_eq!(heard.payloads(Kind::Inputs), [r#"{"dict":{"topic":"octopuses"}}"#], "the job's alone");
+    assert_eq!(heard.payloads(Kind::Error), [format!("InvalidInputsFrom: {message}")]);
 }
 
 #[tokio::test]

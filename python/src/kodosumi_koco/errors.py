@@ -10,7 +10,7 @@ class EntryPointError(NonRetryableError):
 
 
 class InvalidInputs(NonRetryableError):  # noqa: N818  # the name is the error type
-    """``spec.inputs`` isn't what the entry point takes."""
+    """The inputs aren't what the entry point takes."""
 
 
 class UnserializableResult(NonRetryableError):  # noqa: N818  # the name is the error type

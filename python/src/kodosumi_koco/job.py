@@ -23,7 +23,7 @@ class Job:
     resumed: bool
     """Whether this pod continues an evicted attempt: look for a checkpoint."""
     inputs: dict[str, Any]
-    """``spec.inputs``."""
+    """``spec.inputs``, and what ``spec.inputsFrom`` names."""
     extra: dict[str, Any]
     """``spec.extra``."""
 

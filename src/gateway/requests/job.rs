@@ -50,6 +50,7 @@ pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool, otlp_endpoint:
         fid: status.fid.clone().unwrap_or_else(|| archived_fid(job)),
         entry_point: job.spec.entry_point.clone(),
         inputs: job.spec.inputs.clone(),
+        inputs_from: job.spec.inputs_from.iter().map(|source| source.prefix.clone()).collect(),
         extra: job.spec.extra.clone(),
         attempt: identity.attempt,
         resumed: identity.resumed,
@@ -93,6 +94,7 @@ mod tests {
         let told = answer(&job, &run, false, None).unwrap();
         assert_eq!((told.fid.as_str(), told.attempt, told.grace_seconds), ("f", 1, 7));
         assert_eq!(told.inputs.get(), r#"{"topic":"octopuses"}"#);
+        assert_eq!(told.inputs_from, ["", "key_"]);
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (40_000, Some(6000)));
         run.spec.identity.active_millis = 60_000;
         run.spec.identity.heartbeat = "100ms".parse().unwrap();

@@ -83,6 +83,14 @@ fn a_command_that_cannot_be_started_is_never_tried_again() {
 }
 
 #[test]
+fn inputs_that_are_none_start_no_agent() {
+    let why = "spec.inputsFrom[0]: key a is not UTF-8";
+    let ending = classify(facts(Exit::InvalidInputsFrom(why.into())));
+    assert!(ending.non_retryable && !ending.started);
+    fails_as(facts(Exit::InvalidInputsFrom(why.into())), error_types::INVALID_INPUTS_FROM, why);
+}
+
+#[test]
 fn trouble_of_the_node_is_no_fault_of_the_command() {
     let ending = classify(facts(Exit::NotStarted("No space left".into())));
     assert!(!ending.non_retryable && !ending.started);

@@ -15,6 +15,7 @@ use crate::{
         events::Events,
         files::Files,
         gateway::Gateway,
+        inputs,
         link::Incoming,
         log::say,
         machine::{Action, Event, Machine, Policy, Stopped},
@@ -139,11 +140,20 @@ impl Runner {
     /// Starts the agent; else returns why not.
     fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, Exit> {
         let (files, run) = (&self.files, self.config.run.name.as_str());
-        let prepared = files.prepare(&job.inputs, &job.extra);
+        let inputs = match inputs::merge(&job.inputs, &job.inputs_from, &self.config.inputs_dir) {
+            Err(error) if !error.is_of_the_job() => return Err(Exit::NotStarted(error.to_string())),
+            inputs => inputs,
+        };
+        let prepared = files.prepare(inputs.as_ref().unwrap_or(&job.inputs), &job.extra);
         prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
         let gateway = || Gateway::new(&self.config, &self.identity, String::new()).map_err(io::Error::other);
         let events = Events::begin(job.events.as_ref(), &self.config.state_dir, &files.socket(), gateway);
         let (events, output) = events.map_err(|e| Exit::NotStarted(format!("its events: {e}")))?;
+        if let Err(error) = inputs {
+            self.events = events;
+            self.events.starting(&job.inputs);
+            return Err(Exit::InvalidInputsFrom(error.to_string()));
+        }
         files.mark_started(run).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => Exit::NotSpawned("it was started before".into()),
             _ => Exit::NotStarted(format!("its marker: {e}")),

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::{
-        AgentJob, AgentJobStatus, Budget, DisruptionPolicy, ExecutionMode, PausePolicy, Phase, RawJson, RetryPolicy,
-        Timeouts, fid as fid_of, names,
+        AgentJob, AgentJobStatus, Budget, DisruptionPolicy, ExecutionMode, InputsSource, PausePolicy, Phase, RawJson,
+        RetryPolicy, Timeouts, fid as fid_of, names,
     },
     database::{Execution, Fid, Summary},
     platform::store,
@@ -37,6 +37,8 @@ struct Spec<'a> {
     execution_mode: Option<ExecutionMode>,
     entry_point: &'a str,
     inputs: RawJson,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    inputs_from: &'a [InputsSource],
     pause_policy: PausePolicy,
     disruption_policy: DisruptionPolicy,
     retry_policy: Option<&'a RetryPolicy>,
@@ -128,6 +130,7 @@ pub(super) fn execution(job: &AgentJob, namespace_uid: &str) -> Option<Execution
             execution_mode: spec.execution_mode,
             entry_point: &spec.entry_point,
             inputs: inputs(&spec.inputs),
+            inputs_from: &spec.inputs_from,
             pause_policy: spec.pause_policy,
             disruption_policy: spec.disruption_policy,
             retry_policy: spec.retry_policy.as_ref(),
@@ -232,7 +235,8 @@ mod tests {
         let status = json!({ "phase": "Succeeded", "attempt": 2, "result": { "text": "fine" },
             "startTime": "2026-01-01T00:00:01Z", "completionTime": "2026-01-01T00:00:02Z",
             "spent": { "activeMillis": 900, "usage": { "inputTokens": 5 } }, "fid": fid_of(1_767_225_600, "u") });
-        let spec = json!({ "inputs": { "a": 1.0 }, "executionMode": "Direct", "budget": { "inputTokens": 9 } });
+        let from = json!([{ "secretRef": { "name": "s" } }]);
+        let spec = json!({ "inputs": { "a": 1.0 }, "inputsFrom": from, "executionMode": "Direct", "budget": { "inputTokens": 9 } });
         let job = job(spec, status.clone());
         let kept = execution(&job, "ns").unwrap();
         let s = &kept.summary;
@@ -241,6 +245,7 @@ mod tests {
         assert_eq!((s.created + 1000, s.created + 2000), (s.started.unwrap(), s.finished.unwrap()));
         let object: Value = serde_json::from_str(&kept.object).unwrap();
         assert_eq!(object["spec"]["inputs"], json!({ "a": 1.0 }));
+        assert_eq!(object["spec"]["inputsFrom"][0]["secretRef"]["name"], json!("s"));
         assert_eq!(object["status"]["result"], status["result"]);
         assert_eq!(
             (&object["spec"]["budget"]["inputTokens"], &object["status"]["spent"]),

@@ -30,6 +30,7 @@ pub struct Kept {
 #[serde(default, rename_all = "camelCase")]
 pub struct Spec {
     inputs: Option<Box<RawValue>>,
+    inputs_from: Option<Box<RawValue>>,
     pause_policy: Option<String>,
     disruption_policy: Option<String>,
     retry_policy: Option<Box<RawValue>>,
@@ -283,6 +284,7 @@ impl Given {
         add(&mut facts, "Retry policy", raw(&spec.retry_policy).unwrap_or_default());
         add(&mut facts, "Time-outs", raw(&spec.timeouts).unwrap_or_default());
         add(&mut facts, "Budget", raw(&spec.budget).unwrap_or_default());
+        add(&mut facts, "Inputs from", raw(&spec.inputs_from).unwrap_or_default());
         let ttl = spec.ttl_seconds_after_finished.map(|seconds| format!("{seconds} s after its end"));
         add(&mut facts, "Deleted", ttl.unwrap_or_default());
         let container = |c: &Container| (visible(&c.name), visible(&c.image), visible(&c.env.join(", ")));

@@ -1,10 +1,11 @@
 //! A connection that is made in the background: no role waits for Temporal in order to start.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
+use rustls::{RootCertStore, client::WebPkiServerVerifier, crypto::ring};
 use temporalio_client::{
-    Client, ClientOptions, Connection, ConnectionOptions,
+    Client, ClientOptions, Connection, ConnectionOptions, TlsOptions,
     envconfig::{ConfigError, LoadClientConfigProfileOptions},
 };
 use tokio::sync::watch;
@@ -64,6 +65,9 @@ impl Settings {
         let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
         connection.identity = identity.into();
         connection.connect_timeout = Some(Duration::from_secs(10));
+        if let Some(tls) = &mut connection.tls_options {
+            trust(tls, !rustls_native_certs::load_native_certs().certs.is_empty())?;
+        }
         Ok(Self {
             connection,
             namespace: client.namespace,
@@ -72,6 +76,20 @@ impl Settings {
             codec: None,
         })
     }
+}
+
+/// Trusts the public authorities where the settings name none and the machine has none of its own, as in the image. The SDK
+/// would not connect at all.
+fn trust(tls: &mut TlsOptions, machine_has_some: bool) -> Result<(), ConfigError> {
+    let named = tls.server_root_ca_cert.is_some() || tls.server_cert_verifier.is_some();
+    if named || machine_has_some {
+        return Ok(());
+    }
+    let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
+    let built = verifier.build().map_err(|e| ConfigError::InvalidConfig(format!("the public authorities: {e}")))?;
+    tls.server_cert_verifier = Some(built);
+    Ok(())
 }
 
 /// A handle that any role may clone; connects in the background and retries without limit.
@@ -165,5 +183,21 @@ async fn connect(settings: Settings, tx: watch::Sender<Option<Client>>) {
             tx.closed().await;
         },
         () = tx.closed() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_named_authority_the_machines_are_trusted_or_else_the_public_ones() {
+        let public = |named: Option<&str>, machine_has_some: bool| {
+            let mut tls = TlsOptions::builder().maybe_server_root_ca_cert(named.map(Into::into)).build();
+            trust(&mut tls, machine_has_some).unwrap();
+            tls.server_cert_verifier.is_some()
+        };
+        assert!(public(None, false));
+        assert!(!public(None, true) && !public(Some("PEM"), false));
     }
 }

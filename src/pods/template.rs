@@ -67,15 +67,16 @@ pub fn build(job: &AgentJob, run: &AgentRun, settings: &RunnerPodSettings) -> Re
         for name in &settings.pull_secrets {
             append_new(spec, "imagePullSecrets", json!({ "name": name }));
         }
-        for volume in volumes().into_iter().chain(inputs_volumes(job)) {
+        let (of_inputs, mounts): (Vec<_>, Vec<_>) = inputs(job).into_iter().unzip();
+        for volume in volumes().into_iter().chain(of_inputs) {
             append(spec, "volumes", volume);
         }
         let count = |key: &str| spec.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         let bytes = termination::limit(count("containers") + count("initContainers"));
         if let Some(agent) = spec.get_mut("containers").and_then(|c| c.get_mut(0)).and_then(Value::as_object_mut) {
             wrap(agent, run, settings, &namespace, bytes);
-            for (volume, path, read_only) in inputs_mounts(job) {
-                append(agent, "volumeMounts", json!({ "name": volume, "mountPath": path, "readOnly": read_only }));
+            for mount in mounts {
+                append(agent, "volumeMounts", mount);
             }
         }
     }
@@ -205,36 +206,25 @@ fn volumes() -> [Value; 4] {
     ]
 }
 
-/// The name of the volume of a source of further inputs.
-fn source_name(number: usize) -> String {
-    format!("koco-inputs-{number}")
-}
-
-/// The sources of further inputs, which the kubelet reads, and the folder in memory for the agent's file: what is in a
-/// Secret is on no disk.
-fn inputs_volumes(job: &AgentJob) -> Vec<Value> {
+/// Volumes, and their mounts in the agent's container: the sources of further inputs, which the kubelet reads, and the folder
+/// in memory for the agent's file: what is in a Secret is on no disk.
+fn inputs(job: &AgentJob) -> Vec<(Value, Value)> {
     let source = |(number, source): (usize, &InputsSource)| {
         let (secret, map) = (source.secret_ref.as_ref(), source.config_map_ref.as_ref());
         let volume = secret.map(|s| ("secret", json!({ "secretName": s.name, "optional": s.optional })));
         let volume = volume.or(map.map(|m| ("configMap", json!({ "name": m.name, "optional": m.optional }))));
         let (kind, content) = volume.unwrap_or(("emptyDir", json!({})));
-        json!({ "name": source_name(number), kind: content })
+        let (name, path) = (format!("{INPUTS}-{number}"), format!("{}/{number}", paths::INPUTS_DIR));
+        (json!({ "name": name, kind: content }), json!({ "name": name, "mountPath": path, "readOnly": true }))
     };
-    let mut volumes: Vec<Value> = job.spec.inputs_from.iter().enumerate().map(source).collect();
-    if !volumes.is_empty() {
-        volumes.push(json!({ "name": INPUTS, "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } }));
+    let mut all: Vec<_> = job.spec.inputs_from.iter().enumerate().map(source).collect();
+    if !all.is_empty() {
+        all.push((
+            json!({ "name": INPUTS, "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } }),
+            json!({ "name": INPUTS, "mountPath": paths::AGENT_INPUTS_DIR, "readOnly": false }),
+        ));
     }
-    volumes
-}
-
-/// Where they are in the agent's container.
-fn inputs_mounts(job: &AgentJob) -> Vec<(String, String, bool)> {
-    let source = |number: usize| (source_name(number), format!("{}/{number}", paths::INPUTS_DIR), true);
-    let mut mounts: Vec<_> = (0..job.spec.inputs_from.len()).map(source).collect();
-    if !mounts.is_empty() {
-        mounts.push((INPUTS.into(), paths::AGENT_INPUTS_DIR.into(), false));
-    }
-    mounts
+    all
 }
 
 /// Appends a value that is not in the list yet.

@@ -8,8 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::value::RawValue;
-
 use crate::{
     api::{RawJson, depth},
     protocol::runner::{MAX_INPUTS_DEPTH, MAX_INPUTS_FROM_BYTES},
@@ -85,12 +83,9 @@ pub fn merge(inputs: &RawJson, prefixes: &[String], folder: &Path) -> Result<Raw
 }
 
 fn json(source: usize, key: &str, text: &str) -> Result<RawJson, InputsError> {
-    let parsed: Box<RawValue> =
+    let json: RawJson =
         serde_json::from_str(text).map_err(|e| InputsError::NotJson(source, key.into(), e.line(), e.column()))?;
-    match depth(parsed.get()) {
-        0..=MAX_INPUTS_DEPTH => RawJson::of(&parsed).map_err(|_| InputsError::NotAnObject),
-        _ => Err(InputsError::TooDeep(source, key.into())),
-    }
+    if depth(json.get()) > MAX_INPUTS_DEPTH { Err(InputsError::TooDeep(source, key.into())) } else { Ok(json) }
 }
 
 /// The keys of a mounted ConfigMap or Secret, by name. The kubelet's own folders beside them begin with two dots, which no

@@ -201,6 +201,11 @@ fn result(value: &Value) {
     write("KODO_RESULT_FILE", value.to_string().as_bytes());
 }
 
+/// Whether the test lets the agent go on.
+fn is_let_go() -> bool {
+    Path::new("/go").exists()
+}
+
 /// The wall clock, in milliseconds.
 fn now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis()
@@ -259,7 +264,7 @@ fn count(args: &Args, prefix: &str) {
     let (pid, started_at) = (getpid().as_raw(), now());
     let ends = |n: u64| match args.0.get("until").map(String::as_str) {
         None => false,
-        Some("go") => Path::new("/go").exists(),
+        Some("go") => is_let_go(),
         Some(until) => n >= until.parse().expect("a number"),
     };
     let mut file = agent_log_file();
@@ -391,7 +396,7 @@ fn tell(args: &Args) {
     let hold = if attempt() == 1 && !resumed() { args.number("hold", lines) } else { lines };
     let mut n = 0;
     while n < lines {
-        while n >= hold && !Path::new("/go").exists() {
+        while n >= hold && !is_let_go() {
             thread::sleep(args.every());
         }
         let (first, last) = (n + 1, lines.min(n + each));

@@ -233,13 +233,9 @@ async fn limits_stand_still() {
     })
     .await;
     for job in &jobs {
-        let before = ticks(&job.log().await).last().map_or(0, |t| t.n);
+        let before = job.counted().await;
         job.want(DesiredState::Running).await;
-        let ticks = job.until_log("a tick after the pause", |log| {
-            let all = ticks(log);
-            all.last().is_some_and(|t| t.n > before).then_some(all)
-        });
-        let ticks = ticks.await;
+        let ticks = job.counts_to(before + 1).await;
         assert!(longest_gap(&ticks) > 42_000, "it was paused for longer than its limit");
         // What is left of the limit applies again.
         let status = job.phase(Phase::Failed).await;

@@ -243,10 +243,20 @@ impl<'t> Job<'t> {
 
     /// Waits until the agent has counted on by `more`, and answers all its ticks.
     pub async fn counts_on(&self, more: u64) -> Vec<Tick> {
-        let before = ticks(&self.log().await).last().map_or(0, |t| t.n);
+        let before = self.counted().await;
+        self.counts_to(before + more).await
+    }
+
+    /// How far the agent has counted.
+    pub async fn counted(&self) -> u64 {
+        ticks(&self.log().await).last().map_or(0, |t| t.n)
+    }
+
+    /// Waits until the agent has counted that far, and answers all its ticks.
+    pub async fn counts_to(&self, n: u64) -> Vec<Tick> {
         self.until_log("a counter that goes on", |log| {
             let all = ticks(log);
-            all.last().is_some_and(|t| t.n >= before + more).then_some(all)
+            all.last().is_some_and(|t| t.n >= n).then_some(all)
         })
         .await
     }

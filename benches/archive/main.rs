@@ -48,6 +48,9 @@ struct Arguments {
     /// URL of an empty PostgreSQL database; without it SQLite alone is measured
     #[arg(long, env = "KOCO_DATABASE_POSTGRES")]
     postgres: Option<String>,
+    /// Keep the databases, and measure those that a run before has kept
+    #[arg(long)]
+    keep: bool,
     /// The folder for table and JSON
     #[arg(long, env = "OUT", default_value = "target/bench-archive")]
     out: PathBuf,
@@ -219,12 +222,21 @@ fn millis(began: Instant) -> f64 {
 /// The milliseconds of each question, and the mean number of items.
 type Measured = Vec<(Vec<f64>, f64)>;
 
-async fn measure(world: &World, location: &Location, database: &Database, rounds: usize) -> anyhow::Result<Measured> {
-    let bare = Bare::of(location).await?;
+async fn measure(
+    world: &World,
+    name: &str,
+    location: &Location,
+    database: &Database,
+    rounds: usize,
+) -> anyhow::Result<Measured> {
+    let (bare, began) = (Bare::of(location).await?, Instant::now());
     let mut asker = Asker { world, database, bare, random: Pcg64Mcg::seed_from_u64(7) };
     let mut measured: Measured = vec![Default::default(); QUESTIONS.len()];
     // By rounds, so that what else the machine does disturbs all of them alike. The first warms up.
     for round in 0..=rounds {
+        if round.is_multiple_of(20) {
+            eprintln!("{name}: {round} of {rounds} rounds of questions after {} s", began.elapsed().as_secs());
+        }
         for (question, (times, items)) in measured.iter_mut().enumerate() {
             let (took, found) = asker.ask(question).await?;
             if round > 0 {
@@ -236,11 +248,12 @@ async fn measure(world: &World, location: &Location, database: &Database, rounds
     Ok(measured)
 }
 
-fn report(name: &str, written: f64, executions: u32, measured: &Measured) -> (String, Value) {
-    let mut text = format!(
-        "\n## {name}\n\n{} executions/s were written, with their index.\n\n",
-        number(f64::from(executions) / written)
-    );
+fn report(name: &str, written: Option<f64>, executions: u32, measured: &Measured) -> (String, Value) {
+    let mut text = format!("\n## {name}\n\n");
+    let rate = written.map(|seconds| f64::from(executions) / seconds);
+    if let Some(rate) = rate {
+        text.push_str(&format!("{} executions/s were written, with their index.\n\n", number(rate)));
+    }
     head(&mut text, &["question", "p50 ms", "p99 ms", "bare reads, p50", "items"]);
     let bare = percentile(&measured[0].0, 0.5);
     let (mut targets, mut all) = (Vec::new(), Vec::new());
@@ -251,10 +264,7 @@ fn report(name: &str, written: f64, executions: u32, measured: &Measured) -> (St
         all.push(json!({ "question": question, "p50": p50, "p99": p99, "items": items, "millis": times }));
     }
     reach(&mut text, &targets);
-    (
-        text,
-        json!({ "database": name, "writtenPerSecond": f64::from(executions) / written, "questions": all, "targets": targets }),
-    )
+    (text, json!({ "database": name, "writtenPerSecond": rate, "questions": all, "targets": targets }))
 }
 
 fn fresh(folder: &Path) -> anyhow::Result<()> {
@@ -268,7 +278,9 @@ fn fresh(folder: &Path) -> anyhow::Result<()> {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let world = World::new(arguments.executions);
-    fresh(&arguments.folder)?;
+    if !arguments.keep {
+        fresh(&arguments.folder)?;
+    }
     std::fs::create_dir_all(&arguments.out)?;
     let postgres = arguments.postgres.map(Location::Postgres);
     let locations = [("SQLite", Some(Location::Sqlite(arguments.folder.clone()))), ("PostgreSQL", postgres)];
@@ -279,17 +291,20 @@ async fn main() -> anyhow::Result<()> {
     let write =
         locations.into_iter().filter_map(|(name, location)| Some((name, location?))).map(async |(name, location)| {
             let database = Database::open(&location, "bench").await.context(name)?;
-            let written = world.write(name, &database).await.context(name)?;
+            let is_there = database.get(World::fid(world.executions - 1)).await.context(name)?.is_some();
+            let written = if is_there { None } else { Some(world.write(name, &database).await.context(name)?) };
             anyhow::Ok((name, location, database, written))
         });
     for (name, location, database, written) in try_join_all(write).await? {
-        let measured = measure(&world, &location, &database, rounds).await.context(name)?;
+        let measured = measure(&world, name, &location, &database, rounds).await.context(name)?;
         database.close().await;
         let (table, json) = report(name, written, executions, &measured);
         text.push_str(&table);
         all.push(json);
     }
-    fresh(&arguments.folder)?;
+    if !arguments.keep {
+        fresh(&arguments.folder)?;
+    }
     println!("{text}");
     let json = json!({ "executions": executions, "rounds": rounds, "build": build(), "databases": all });
     std::fs::write(arguments.out.join("archive.md"), text)?;

@@ -102,8 +102,10 @@ impl Conditions {
         if let Some(until) = filter.until {
             all.add("fid < ", bytes(from_second(until)));
         }
-        if let Some(before) = filter.before {
-            all.add("fid < ", bytes(before));
+        // Always a range: else SQLite may read and sort all of them instead of going back along the index of fids.
+        match filter.before {
+            Some(before) => all.add("fid < ", bytes(before)),
+            None => all.add("fid <= ", bytes(Fid([u8::MAX; 12]))),
         }
         all
     }
@@ -240,9 +242,11 @@ impl Database {
         conditions.add("executions_search.rowid >= ", Value::Number(end.unwrap_or(oldest)));
         conditions.add_search(text);
         let Conditions { text, values } = conditions;
-        // CROSS: the index first.
+        // CROSS: the index of texts first. And what it finds by its place: SQLite may take the index of namespaces, and read all
+        // of the namespace for each.
         let text = format!(
-            "SELECT {SUMMARY} FROM executions_search CROSS JOIN executions ON place = executions_search.rowid
+            "SELECT {SUMMARY} FROM executions_search
+            CROSS JOIN executions INDEXED BY executions_place ON place = executions_search.rowid
             WHERE {text} ORDER BY fid DESC LIMIT {limit}"
         );
         let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;

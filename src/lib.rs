@@ -2,7 +2,7 @@
 //!
 //! The layout is the architecture. Each layer may use those to its right, never the other way round:
 //!
-//! `cli > {controller, worker, gateway, server, runner} > audit > {pods, temporal, database} > runs > {platform, lifecycle} > protocol > api`
+//! `cli > {controller, worker, gateway, server, runner} > audit > {pods, temporal, database} > runs > {platform, lifecycle, inputs_schema} > protocol > api`
 //!
 //! The five roles never use each other: they meet in AgentRuns, in Temporal and in [`protocol`].
 //! `tests/contract` checks these rules against the source.
@@ -18,6 +18,8 @@ pub mod controller;
 pub mod database;
 #[cfg(feature = "operator")]
 pub mod gateway;
+#[cfg(feature = "operator")]
+pub mod inputs_schema;
 pub mod lifecycle;
 pub mod platform;
 pub mod pods;

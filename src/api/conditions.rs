@@ -52,6 +52,10 @@ pub enum Reason {
     Cancelled,
     /// Nothing blocks the job.
     Moving,
+    /// The job's AgentTemplate does not exist.
+    TemplateNotFound,
+    /// What the job's AgentTemplate gives makes no valid job.
+    TemplateInvalid,
     /// The API server refuses the pod.
     PodRefused,
     /// A pod does not end.
@@ -102,6 +106,8 @@ impl Reason {
             Self::Failed => "Failed",
             Self::Cancelled => "Cancelled",
             Self::Moving => "Moving",
+            Self::TemplateNotFound => "TemplateNotFound",
+            Self::TemplateInvalid => "TemplateInvalid",
             Self::PodRefused => "PodRefused",
             Self::PodNotEnding => "PodNotEnding",
             Self::RunNameTaken => "RunNameTaken",

@@ -1,12 +1,15 @@
 //! The AgentJob resource and its admission rules (CEL, checked by the API server).
 
-use kube::{CustomResource, KubeSchema};
+use kube::{
+    CustomResource, KubeSchema,
+    core::{Message, Rule},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     AgentJobStatus, Budget, DesiredState, DisruptionPolicy, Events, ExecutionMode, InputsSource, JobRef, PauseNotice,
-    PausePolicy, RawJson, RetryPolicy, Timeouts, names, schema,
+    PausePolicy, RawJson, RetryPolicy, TemplateRef, Timeouts, names, schema,
 };
 
 /// What to run: an entry point, inputs, and the pod to run it in.
@@ -27,7 +30,7 @@ use super::{
     label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "6"),
+    annotation("kodosumi.io/schema-version", "7"),
     selectable = ".status.phase",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Succeeded')].reason"),
@@ -46,23 +49,37 @@ use super::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.executionMode) == has(oldSelf.executionMode) && (!has(self.executionMode) || self.executionMode == oldSelf.executionMode)").message("spec.executionMode is immutable"),
-    validation = Rule::new("has(self.inputsFrom) == has(oldSelf.inputsFrom) && (!has(self.inputsFrom) || self.inputsFrom == oldSelf.inputsFrom)").message("spec.inputsFrom is immutable"),
-    validation = Rule::new("has(self.retryPolicy) == has(oldSelf.retryPolicy) && (!has(self.retryPolicy) || self.retryPolicy == oldSelf.retryPolicy)").message("spec.retryPolicy is immutable"),
-    validation = Rule::new("has(self.timeouts) == has(oldSelf.timeouts) && (!has(self.timeouts) || self.timeouts == oldSelf.timeouts)").message("spec.timeouts is immutable"),
-    validation = Rule::new("has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget)").message("spec.budget is immutable"),
-    validation = Rule::new("has(self.pauseNotice) == has(oldSelf.pauseNotice) && (!has(self.pauseNotice) || self.pauseNotice == oldSelf.pauseNotice)").message("spec.pauseNotice is immutable"),
-    validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].livenessProbe)").message("spec.template.spec.containers[0].livenessProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"),
-    validation = Rule::new("self.pausePolicy == 'Evict' || !has(self.template.spec.containers[0].startupProbe)").message("spec.template.spec.containers[0].startupProbe would kill a frozen agent: remove it, or set spec.pausePolicy to Evict")
+    validation = immutable("executionMode"),
+    validation = immutable("entryPoint"),
+    validation = immutable("inputsFrom"),
+    validation = set_once("inputsSchema"),
+    validation = immutable_or("pausePolicy", "", "'Freeze'"),
+    validation = immutable("pauseNotice"),
+    validation = set_once("template"),
+    validation = immutable("retryPolicy"),
+    validation = immutable("timeouts"),
+    validation = immutable("budget"),
+    validation = immutable_or("disruptionPolicy", "", "'Count'"),
+    validation = immutable_or("events", ".stdio", "true"),
+    validation = Rule::new("has(self.templateRef) == has(oldSelf.templateRef)").message("spec.templateRef is immutable"),
+    validation = required("entryPoint"),
+    validation = required("template"),
+    validation = no_probe("livenessProbe"),
+    validation = no_probe("startupProbe")
 )]
 pub struct AgentJobSpec {
     /// What runs the job's attempts. Default: the operator's `KODO_EXECUTION_MODE`, else Direct. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_mode: Option<ExecutionMode>,
 
-    /// What the agent is to run, passed on unchanged in `KODO_ENTRY_POINT`. Immutable.
+    /// The AgentTemplate in the job's namespace that gives the fields which the job leaves out. koco writes them into the
+    /// job once, before anything starts: later changes of the template concern later jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_ref: Option<TemplateRef>,
+
+    /// What the agent is to run, passed on unchanged in `KODO_ENTRY_POINT`. Required, unless the template has it. Immutable.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.entryPoint is immutable"))]
     pub entry_point: String,
 
     /// Any JSON object, for the agent to read from `KODO_INPUTS_FILE`. Immutable.
@@ -78,8 +95,16 @@ pub struct AgentJobSpec {
     #[schemars(length(max = 16))]
     pub inputs_from: Vec<InputsSource>,
 
+    /// A JSON Schema of the inputs. A job whose inputs don't fit fails with `InvalidInputs` before anything starts, and
+    /// before its agent starts where `inputsFrom` gives some of them. Draft 2020-12, unless `$schema` names an older one;
+    /// references only within it. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::object")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.inputsSchema is immutable"))]
+    pub inputs_schema: Option<RawJson>,
+
     /// Any JSON object, for the agent to read from `KODO_EXTRA_FILE`. Immutable.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "RawJson::is_empty")]
     #[schemars(schema_with = "schema::object")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.extra is immutable"))]
     pub extra: RawJson,
@@ -89,17 +114,18 @@ pub struct AgentJobSpec {
     #[x_kube(validation = Rule::new("oldSelf != 'Cancelled' || self == 'Cancelled'").message("spec.desiredState: Cancelled is final"))]
     pub desired_state: DesiredState,
 
-    /// How a pause stops a running agent. Immutable.
-    #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.pausePolicy is immutable"))]
-    pub pause_policy: PausePolicy,
+    /// How a pause stops a running agent. Default: Freeze. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_policy: Option<PausePolicy>,
 
     /// A signal that the agent gets before it is frozen, to reach a safe point. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_notice: Option<PauseNotice>,
 
-    /// The pod to run the agent in, as in a Job. The first container is the agent. Immutable.
+    /// The pod to run the agent in, as in a Job. The first container is the agent. Required, unless the template has it.
+    /// Immutable.
     // Not typed: fields of a newer Kubernetes pass through, and the API server validates the pod.
+    #[serde(default, skip_serializing_if = "RawJson::is_empty")]
     #[schemars(schema_with = "schema::template")]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("spec.template is immutable"),
@@ -139,26 +165,24 @@ pub struct AgentJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 
-    /// How a drain, a lost node or a deleted pod affects an agent that had started. Immutable.
-    #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.disruptionPolicy is immutable"))]
-    pub disruption_policy: DisruptionPolicy,
+    /// How a drain, a lost node or a deleted pod affects an agent that had started. Default: Count. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption_policy: Option<DisruptionPolicy>,
 
     /// What of the agent's events is kept in the archive, where there is one. Immutable.
-    #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.events is immutable"))]
-    pub events: Events,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Events>,
 
-    /// How many ended pods are kept for their logs.
-    #[serde(default = "default_pod_history")]
+    /// How many ended pods are kept for their logs. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
-    pub failed_pods_history_limit: i32,
+    pub failed_pods_history_limit: Option<i32>,
 
     /// How many ended AgentRuns are kept; at least as many as `failedPodsHistoryLimit`, because a run's pod is deleted
-    /// with it.
-    #[serde(default = "default_run_history")]
+    /// with it. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
-    pub run_history_limit: i32,
+    pub run_history_limit: Option<i32>,
 
     /// How long the job is kept after its end, in seconds. Unset: kept. A GitOps tool would apply a deleted job again,
     /// and its agent would run again.
@@ -167,12 +191,83 @@ pub struct AgentJobSpec {
     pub ttl_seconds_after_finished: Option<i32>,
 }
 
-fn default_pod_history() -> i32 {
-    3
+/// That koco fills the job from its template, which it does once.
+const FILLED: &str = "has(self.templateRef) && has(self.templateRef.revision) && has(oldSelf.templateRef) && \
+    !has(oldSelf.templateRef.revision)";
+
+/// A field that changes only from unset to what the job's template says.
+fn immutable(field: &str) -> Rule {
+    let rule = format!(
+        "has(oldSelf.{field}) ? has(self.{field}) && self.{field} == oldSelf.{field} : !has(self.{field}) || ({FILLED})"
+    );
+    Rule::new(rule).message(Message::Message(format!("spec.{field} is immutable")))
 }
 
-fn default_run_history() -> i32 {
-    10
+/// The same of a field that has a default: it may be said or not. Earlier releases stored it.
+fn immutable_or(field: &str, part: &str, default: &str) -> Rule {
+    let value = |of: &str| format!("(has({of}.{field}) ? {of}.{field}{part} : {default})");
+    let rule = format!("{} == {} || (!has(oldSelf.{field}) && {FILLED})", value("self"), value("oldSelf"));
+    Rule::new(rule).message(Message::Message(format!("spec.{field} is immutable")))
+}
+
+/// The same of a field whose own rule, and the chart's policy, compare its values.
+fn set_once(field: &str) -> Rule {
+    let rule = format!("has(oldSelf.{field}) ? has(self.{field}) : !has(self.{field}) || ({FILLED})");
+    Rule::new(rule).message(Message::Message(format!("spec.{field} is immutable")))
+}
+
+/// A field that a job has that is not still to be filled from its template.
+fn required(field: &str) -> Rule {
+    let rule = format!("has(self.{field}) || (has(self.templateRef) && !has(self.templateRef.revision))");
+    Rule::new(rule).message(Message::Message(format!("spec.{field} is required")))
+}
+
+/// A probe that the agent's container must not have.
+fn no_probe(probe: &str) -> Rule {
+    let rule = format!(
+        "(has(self.pausePolicy) && self.pausePolicy == 'Evict') || !has(self.template) || \
+         !has(self.template.spec.containers[0].{probe})"
+    );
+    let message = format!(
+        "spec.template.spec.containers[0].{probe} would kill a frozen agent: remove it, or set spec.pausePolicy to Evict"
+    );
+    Rule::new(rule).message(Message::Message(message))
+}
+
+impl AgentJobSpec {
+    /// How a pause stops a running agent.
+    pub fn pause_policy(&self) -> PausePolicy {
+        self.pause_policy.unwrap_or_default()
+    }
+
+    /// How a disruption affects an agent that had started.
+    pub fn disruption_policy(&self) -> DisruptionPolicy {
+        self.disruption_policy.unwrap_or_default()
+    }
+
+    /// What is kept of the agent's events.
+    pub fn events(&self) -> Events {
+        self.events.clone().unwrap_or_default()
+    }
+
+    /// How many ended pods are kept.
+    pub fn failed_pods_history_limit(&self) -> usize {
+        self.failed_pods_history_limit.map_or(3, limit)
+    }
+
+    /// How many ended runs are kept.
+    pub fn run_history_limit(&self) -> usize {
+        self.run_history_limit.map_or(10, limit)
+    }
+
+    /// The template that the job is still to be filled from.
+    pub fn unfilled(&self) -> Option<&TemplateRef> {
+        self.template_ref.as_ref().filter(|template| template.revision.is_none())
+    }
+}
+
+fn limit(field: i32) -> usize {
+    usize::try_from(field).unwrap_or_default()
 }
 
 /// The fields of a pod template that koco reads; the API server validates the rest.
@@ -241,7 +336,7 @@ impl AgentJob {
         }
     }
 
-    /// Drops what koco doesn't decide by, for caches: inputs, extra, a large result, and the fields of the template that it
+    /// Drops what koco doesn't decide by, for caches: inputs, a large schema of them, extra, a large result, and the fields of the template that it
     /// doesn't read.
     pub fn trim(&mut self) {
         let template = self.template();
@@ -252,6 +347,9 @@ impl AgentJob {
         } }));
         self.spec.inputs.trim();
         self.spec.extra.trim();
+        if let Some(schema) = &mut self.spec.inputs_schema {
+            schema.trim_large();
+        }
         if let Some(result) = self.status.as_mut().and_then(|s| s.result.as_mut()) {
             result.trim_large();
         }

@@ -1,4 +1,4 @@
-//! The contract with users: the resources AgentJob and AgentRun, their conditions and names.
+//! The contract with users: the resources AgentJob, AgentRun and AgentTemplate, their conditions and names.
 //! No I/O. Every other module may use this one; it uses no other.
 
 pub mod conditions;
@@ -13,11 +13,12 @@ mod run;
 mod schema;
 mod spec;
 mod status;
+mod template;
 mod trace;
 
 /// The version of the schema that this release needs: it grows with each change of a CRD that an older one would not
 /// store.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 pub use conditions::Reason;
 pub use duration::{Seconds, millis, whole_millis};
@@ -38,4 +39,5 @@ pub use status::{
     AgentJobStatus, Confirmed, ControlStatus, ErrorStatus, ObservedDesiredState, Phase, Resolved, ResolvedRetryPolicy,
     ResolvedTimeouts, RetryStatus, SentRequest, WorkflowStatus,
 };
+pub use template::{AgentTemplate, AgentTemplateSpec, TemplateRef};
 pub use trace::{SpanId, TraceContext, job_span, run_span, workflow_span};

@@ -66,7 +66,7 @@ pub const ANNOTATION_TEMPORAL_UI: &str = "kodosumi.io/temporal-ui";
 /// Annotation on koco's CustomResourceDefinitions: the version of their schema, [`super::SCHEMA_VERSION`].
 pub const ANNOTATION_SCHEMA_VERSION: &str = "kodosumi.io/schema-version";
 /// The names of koco's CustomResourceDefinitions.
-pub const CRDS: [&str; 2] = ["agentjobs.kodosumi.io", "agentruns.kodosumi.io"];
+pub const CRDS: [&str; 3] = ["agentjobs.kodosumi.io", "agentruns.kodosumi.io", "agenttemplates.kodosumi.io"];
 /// The API version of koco's resources.
 pub const API_VERSION: &str = "kodosumi.io/v1alpha1";
 /// Annotation on every runner pod: the name of the agent's container, which a webhook may have moved from the first

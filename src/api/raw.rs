@@ -54,6 +54,11 @@ impl RawJson {
         self.size
     }
 
+    /// Whether it is `{}`, as where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.size == 2 && !self.is_trimmed()
+    }
+
     /// Drops the text, for caches.
     pub fn trim(&mut self) {
         *self = Self { size: self.size, kept: Kept::Nothing, ..Self::default() };

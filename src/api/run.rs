@@ -34,7 +34,7 @@ use super::{
     label("app.kubernetes.io/name", "koco"),
     label("app.kubernetes.io/part-of", "koco"),
     // The same as SCHEMA_VERSION: a test compares them.
-    annotation("kodosumi.io/schema-version", "6"),
+    annotation("kodosumi.io/schema-version", "7"),
     selectable = ".spec.identity.jobName",
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.identity.jobName"),
     printcolumn(name = "Number", type_ = "integer", json_path = ".spec.identity.number"),

@@ -5,11 +5,11 @@ use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::api::{AgentJob, AgentRun};
+use crate::api::{AgentJob, AgentRun, AgentTemplate};
 
 /// The CustomResourceDefinitions of all resources.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![AgentJob::crd(), AgentRun::crd()]
+    vec![AgentJob::crd(), AgentRun::crd(), AgentTemplate::crd()]
 }
 
 /// The file that a definition is generated into, without its folder, and the text in it.
@@ -89,10 +89,11 @@ mod tests {
 
     #[test]
     fn one_or_all_or_their_names() {
-        assert_eq!(output(None, true).unwrap(), "agentjobs\nagentruns\n");
-        let (jobs, runs) = (output(Some("agentjobs"), false).unwrap(), output(Some("agentruns"), false).unwrap());
+        assert_eq!(output(None, true).unwrap(), "agentjobs\nagentruns\nagenttemplates\n");
+        let [jobs, runs, templates] =
+            ["agentjobs", "agentruns", "agenttemplates"].map(|resource| output(Some(resource), false).unwrap());
         assert!(runs.contains("kind: AgentRun\n") && !runs.contains("kind: AgentJob\n"));
-        assert_eq!(output(None, false).unwrap(), format!("{jobs}---\n{runs}"));
-        assert!(output(Some("jobs"), false).unwrap_err().to_string().contains("agentjobs, agentruns"));
+        assert_eq!(output(None, false).unwrap(), format!("{jobs}---\n{runs}---\n{templates}"));
+        assert!(output(Some("jobs"), false).unwrap_err().to_string().contains("agentjobs, agentruns, agenttemplates"));
     }
 }

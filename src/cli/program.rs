@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{crd, man, openapi, plugin, roles};
+use super::{check_inputs, crd, man, openapi, plugin, roles};
 
 /// Runs AI agents as jobs on Kubernetes, with durable execution by Temporal.
 #[derive(Parser)]
@@ -32,6 +32,9 @@ enum Command {
     Openapi,
     /// Write the manual pages of the kubectl plugin
     Man(man::Arguments),
+    /// Judge inputs by a JSON Schema, both from standard input: for the controller, which calls it in a process of its own
+    #[command(hide = true)]
+    CheckInputs,
     /// The plugin's commands, for `helm test`, whose pod has no other program than this
     #[command(hide = true)]
     Kubectl(Box<plugin::Plugin>),
@@ -40,6 +43,10 @@ enum Command {
 /// Parses the command line and runs it to its end.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::CheckInputs => match check_inputs::run() {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Controller(role) => roles::run(*role),
         Command::TemporalWorker(role) => roles::run(*role),
         Command::Gateway(role) => roles::run(*role),

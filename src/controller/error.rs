@@ -33,6 +33,9 @@ pub enum ControllerError {
     /// Other jobs' starts take longer than usual.
     #[error("other jobs' pods take long to be created")]
     NoStartSlot,
+    /// The process that judges inputs could not be started, or did not end by itself.
+    #[error("koco check-inputs: {0}")]
+    InputsCheck(String),
     /// The cached job is stale.
     #[error("the cached AgentJob is stale")]
     Behind,
@@ -55,6 +58,7 @@ impl ControllerError {
             Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::NoGateway(_) => "NoGateway",
             Self::NoStartSlot => "NoStartSlot",
+            Self::InputsCheck(_) => "InputsCheck",
             Self::Behind => "Conflict",
             Self::LostLead => "LostLead",
             Self::TimedOut => "TimedOut",
@@ -70,7 +74,9 @@ impl ControllerError {
     /// size: it helps only that somebody changes that.
     pub fn is_refused(&self) -> bool {
         let forbidden = |e: &kube::Error| match e {
-            kube::Error::Api(status) => status.code == 403 || status.message.contains("request is too large"),
+            kube::Error::Api(status) => {
+                matches!(status.code, 400 | 403) || status.message.contains("request is too large")
+            }
             _ => false,
         };
         match self {

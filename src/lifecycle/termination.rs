@@ -107,9 +107,13 @@ fn refute(run: &AgentRun, ending: &AgentEnd, now: &Time) -> Option<ErrorStatus> 
     let commanded = run.spec.command.as_ref().map(|c| c.state);
     let says = |kind| ending.error.as_ref().is_some_and(|e| e.kind == kind);
     // Whatever it says, these end the job.
-    let ends = [error_types::START_FAILED, error_types::INVALID_INPUTS_FROM, error_types::BUDGET_EXCEEDED]
-        .into_iter()
-        .any(says);
+    let ends = [
+        error_types::START_FAILED,
+        error_types::INVALID_INPUTS,
+        error_types::INVALID_INPUTS_FROM,
+        error_types::BUDGET_EXCEEDED,
+    ];
+    let ends = ends.into_iter().any(says);
     let unstarted = says(error_types::NOT_STARTED) || (!ending.started && !ends);
     match ending.kind {
         // It may have been resumed since.

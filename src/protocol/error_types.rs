@@ -11,6 +11,9 @@ pub const OOM_KILLED: &str = "OOMKilled";
 pub const START_FAILED: &str = "StartFailed";
 /// What `spec.inputsFrom` names can't be inputs: it is no text, no JSON, or too large. The agent was not started.
 pub const INVALID_INPUTS_FROM: &str = "InvalidInputsFrom";
+/// The inputs don't fit `spec.inputsSchema`, or that is no schema: the agent was not started. An agent that judges them itself
+/// may say the same, as the Python package does.
+pub const INVALID_INPUTS: &str = "InvalidInputs";
 /// The runner sent no heartbeat in time and did not acknowledge the next binding.
 pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";
 /// The attempt took longer than `timeouts.execution`.
@@ -88,7 +91,7 @@ const OF_ROLES: [&str; 12] = [
 
 /// The type as a label of metrics: agents' own types, of which there may be any number, are one word.
 pub fn word(kind: &str) -> &'static str {
-    let ours = OF_RUNNERS.into_iter().chain(OF_ROLES).chain([AGENT_FAILED, FOREIGN_INSTALLATION]);
+    let ours = OF_RUNNERS.into_iter().chain(OF_ROLES).chain([AGENT_FAILED, INVALID_INPUTS, FOREIGN_INSTALLATION]);
     ours.into_iter().find(|known| *known == kind).unwrap_or("Custom")
 }
 

@@ -159,6 +159,9 @@ pub struct Job {
     /// [`paths::INPUTS_DIR`], each in a folder with its number, from 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs_from: Vec<String>,
+    /// The JSON Schema of all of them together, if there are such sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs_schema: Option<RawJson>,
     /// For `KODO_EXTRA_FILE`.
     pub extra: RawJson,
     /// The attempt that this pod is for.

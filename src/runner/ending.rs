@@ -28,8 +28,8 @@ pub enum Exit {
     },
     /// Its command can't be started, in this pod or in another.
     NotSpawned(String),
-    /// Its inputs can't be put together, in this pod or in another.
-    InvalidInputsFrom(String),
+    /// Its inputs can't be put together, or don't fit the job's schema, in this pod or in another: the error type, and why.
+    InvalidInputs(&'static str, String),
     /// It could not be started because of trouble of the node, or of the moment.
     NotStarted(String),
     /// It was started, and outlives SIGKILL: the runner may not signal another user's process.
@@ -106,10 +106,10 @@ pub fn classify(facts: ExitFacts) -> AgentEnd {
                 format!("the agent's command could not be started: {why}"),
             );
         }
-        Exit::InvalidInputsFrom(why) => {
+        Exit::InvalidInputs(kind, why) => {
             ending.started = false;
             ending.non_retryable = true;
-            return failed(ending, error_types::INVALID_INPUTS_FROM, why.clone());
+            return failed(ending, kind, why.clone());
         }
         Exit::NotStarted(why) => {
             ending.started = false;

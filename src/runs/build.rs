@@ -42,7 +42,7 @@ pub fn build(job: &AgentJob, resolved: &Resolved, new: NewRun) -> Result<AgentRu
         spent: Some(new.spent).filter(|spent| !spent.is_empty()),
         pod_name: names::pod(&of.name, &of.uid, new.number, &random()?),
         execution_mode: resolved.execution_mode,
-        pause_policy: job.spec.pause_policy,
+        pause_policy: job.spec.pause_policy(),
         heartbeat: resolved.timeouts.heartbeat,
         tombstone: false,
     };

@@ -44,6 +44,7 @@ mod repair;
 mod reset;
 mod rights;
 mod settings;
+mod templates;
 mod tenants;
 mod terminal;
 mod tracing;

@@ -22,6 +22,12 @@ fn job(name: &str, owner: Option<&str>) -> AgentJob {
     serde_json::from_value(job).expect("a job")
 }
 
+/// A user who may write the jobs of the test's namespace.
+pub async fn writer(test: &Test, user: &str) -> String {
+    rights(test, &[user], user).await;
+    user.into()
+}
+
 /// Lets users write the jobs of the test's namespace, and one of them impersonate others.
 async fn rights(test: &Test, users: &[&str], impersonator: &str) {
     let meta = json!({ "name": format!("{}-writers", test.namespace) });

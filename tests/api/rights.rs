@@ -18,7 +18,7 @@ use crate::harness::{
     life::{lives, nothing_was_forbidden},
     within,
 };
-use crate::network;
+use crate::{network, templates};
 
 /// The namespace of the release whose accounts and policies the API server knows.
 const RELEASE: &str = "koco-system";
@@ -294,6 +294,9 @@ async fn the_charts_rights_are_enough_for_a_jobs_life() {
     for mode in MODES {
         lives(&test, mode, async |job| _ = job.phase(Phase::Running).await, async |_| {}).await;
     }
+    // A job of which its template says all.
+    templates::template(&test, "t", agent("succeed").with(json!({ "inputsSchema": {} }))).await;
+    test.apply(json!({ "templateRef": { "name": "t" } })).await.phase(Phase::Succeeded).await;
     network::right(&test).await;
     nothing_was_forbidden(&test);
 }

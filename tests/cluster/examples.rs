@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use koco::protocol::error_types;
 use serde_json::{Value, json};
 
 use crate::harness::{
     DesiredState, Phase, Test,
     cluster::{feed, kubectl},
-    job::{With, result, started},
+    job::{With, error_type, result, started},
 };
 
 fn documents(file: &str) -> Vec<Value> {
@@ -82,4 +83,21 @@ async fn the_checkpointing_agent_goes_on_where_it_was() {
     assert_eq!(result["attempt"], 1);
     assert!(result["resumedAfterSentence"].as_u64().is_some_and(|n| n >= 3), "{result}");
     assert!(job.log().await.contains("going on after sentence "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_the_template_has_what_it_says() {
+    let (test, _roles) = Test::with_operator().await;
+    let documents = documents("template.yaml");
+    let [template, example] = documents.as_slice() else { panic!("a template and a job") };
+    let job = test.apply(example["spec"].clone()).await;
+    let unfit = test.apply(example["spec"].clone().with(json!({ "inputs": { "text": 7 } }))).await;
+    let into = ["create", "-n", &test.namespace, "-f", "-"];
+    feed(&test.cluster.dev, "kubectl", &into, template.to_string().as_bytes()).expect("the template");
+    let done = job.phase(Phase::Succeeded).await;
+    assert!(result(&done)["summary"].to_string().contains("I went to the woods"), "{}", result(&done));
+    assert_eq!(job.get().await.spec.entry_point, "summarize");
+    let refused = unfit.phase(Phase::Failed).await;
+    assert_eq!(error_type(&refused), error_types::INVALID_INPUTS);
+    assert!(unfit.runs().await.is_empty());
 }

@@ -62,6 +62,7 @@ pub fn job(entry_point: &str) -> Job {
         entry_point: entry_point.into(),
         inputs: json!({"topic": "octopuses"}).into(),
         inputs_from: Vec::new(),
+        inputs_schema: None,
         extra: json!({"labels": ["a"]}).into(),
         attempt: 1,
         resumed: false,

@@ -130,6 +130,27 @@ async fn inputs_come_from_what_is_mounted_too() {
 }
 
 #[tokio::test]
+async fn inputs_from_everywhere_fit_the_schema_or_no_agent_starts() {
+    let schema = json!({ "required": ["topic", "key"], "properties": { "key": { "pattern": "^sk-" } } });
+    let with =
+        || Job { inputs_from: vec![String::new()], inputs_schema: Some(schema.clone().into()), ..job("succeed") };
+    for (key, fits) in [("sk-a secret", true), ("a secret", false)] {
+        let run = Run::start(with()).await;
+        std::fs::create_dir_all(run.dir.join("inputs/0")).unwrap();
+        std::fs::write(run.dir.join("inputs/0/key"), key).unwrap();
+        run.grant();
+        if fits {
+            assert!(run.outcome().await.error.is_none());
+            continue;
+        }
+        let ending = run.failed(error_types::INVALID_INPUTS).await;
+        assert!(ending.non_retryable && !ending.started);
+        assert_eq!(ending.error.unwrap().message, "spec.inputs.key: must match the pattern \"^sk-\"");
+        assert!(!run.log().contains("a secret"));
+    }
+}
+
+#[tokio::test]
 async fn trouble_before_the_start_is_no_failed_start() {
     let run = Run::start(job("succeed")).await;
     // Its files can't be written: as on a full disk.

@@ -2,10 +2,19 @@
      release's namespace. */}}
 
 {{- define "koco.rules.controller.jobs" -}}
-# Reads the jobs; sets the finalizer that cancels a deleted job's workflow, and answers requests to repair; deletes jobs whose time to live is over.
+# Reads the jobs; sets the finalizer that cancels a deleted job's workflow, and answers requests to repair; fills jobs from their templates; deletes
+# jobs whose time to live is over.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, watch, update, patch, delete]
+# Fills jobs from their templates, once: the policy agentjobs.kodosumi.io asks for this. There is no such subresource.
+- apiGroups: [kodosumi.io]
+  resources: [agentjobs/template]
+  verbs: [update]
+# Reads the template of a job that names one, and sees when a missing one comes.
+- apiGroups: [kodosumi.io]
+  resources: [agenttemplates]
+  verbs: [get, list, watch]
 # Writes what it knows to status. Nobody else does.
 - apiGroups: [kodosumi.io]
   resources: [agentjobs/status]
@@ -55,7 +64,7 @@
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
   verbs: [get]
 # The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
 - apiGroups: [""]
@@ -123,7 +132,7 @@
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
   verbs: [get]
 # The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
 - apiGroups: [""]
@@ -159,7 +168,7 @@
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
   verbs: [get]
 # Asks the API server which pod a runner's token belongs to.
 - apiGroups: [authentication.k8s.io]
@@ -219,7 +228,7 @@
 # Sees whether the resources' definitions are those of this release, and works only then.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
   verbs: [get]
 # Asks the API server who sends a request.
 - apiGroups: [authentication.k8s.io]

@@ -53,7 +53,10 @@ pub(super) fn view(job: &AgentJob, runs: &[AgentRun], events: &[Happened], now: 
     let phase = status.phase.map_or("not seen by the operator yet".into(), |p| format!("{p:?}"));
     out.field("Phase", phase);
     let mode = status.resolved.as_ref().map(|r| r.execution_mode).or(job.spec.execution_mode);
-    out.field("Mode", mode.map_or("-".into(), |m| format!("{m:?}, pausePolicy {:?}", job.spec.pause_policy)));
+    out.field("Mode", mode.map_or("-".into(), |m| format!("{m:?}, pausePolicy {:?}", job.spec.pause_policy())));
+    if let Some(template) = &job.spec.template_ref {
+        out.field("Template", template);
+    }
     out.field("Attempt", attempt(&status));
     out.field("Times", times(job, &status, now));
     if let Some(told) = &status.progress {

@@ -12,8 +12,10 @@ use tokio::sync::Semaphore;
 use super::{
     Defaults, JobItem,
     index::{JobStores, PodIndex, RunIndex},
+    inputs::{Judged, Judging},
     network::AgentNetwork,
     repair::Requests,
+    template::Waiting,
     workflow_status::WorkflowStatusCache,
 };
 use crate::{
@@ -53,6 +55,10 @@ pub(super) struct Context {
     /// How many reconciles may wait for Temporal at once: a server that hangs must leave room for Direct jobs.
     pub temporal_slots: Semaphore,
     temporal_answered: Mutex<Option<Instant>>,
+    /// Of which namespaces inputs are being judged.
+    pub judging: Judging,
+    /// The jobs that wait for a template.
+    pub waiting: Waiting,
     /// How many reconciles may create a run or a pod at once: an admission webhook that hangs must leave room for pauses
     /// and cancels.
     pub start_slots: Semaphore,
@@ -68,6 +74,8 @@ pub(super) struct Memory {
     pub open: bool,
     /// The last signals to its workflow about a run: the run, how often in a row, and when.
     pub told: Option<(i32, u32, Instant)>,
+    /// What was found about its inputs, once they were judged.
+    pub inputs: Option<Judged>,
     /// Why the next run can't be created.
     pub blocked: Option<(Reason, String)>,
     /// The last request to its workflow, while it is not in the status yet.
@@ -131,6 +139,8 @@ impl Context {
             requeue,
             turns: Turns::new(settings.concurrency.into()),
             temporal_answered: Mutex::default(),
+            judging: Judging::default(),
+            waiting: Waiting::default(),
             temporal_slots: Semaphore::new(usize::from(settings.concurrency / 2).max(1)),
             start_slots: Semaphore::new(usize::from(settings.concurrency / 4).max(1)),
             memory: Mutex::default(),

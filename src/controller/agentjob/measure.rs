@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// The reasons of `Stalled` that are labels: koco's own.
-static OURS: [Reason; 7] = [
+static OURS: [Reason; 9] = [
+    Reason::TemplateNotFound,
+    Reason::TemplateInvalid,
     Reason::PodRefused,
     Reason::PodNotEnding,
     Reason::RunNameTaken,

@@ -7,6 +7,7 @@ mod context;
 mod defaults;
 mod execute;
 mod index;
+mod inputs;
 mod leaks;
 mod measure;
 mod network;
@@ -18,6 +19,7 @@ mod publish;
 mod reconcile;
 mod repair;
 mod spans;
+mod template;
 mod workflow_status;
 
 use std::sync::Arc;
@@ -68,10 +70,12 @@ pub async fn run(parts: Parts, installation: String, stop: CancellationToken) {
         let (pods_synced, pods) = watch::channel(false);
         let watch_runs = watch_runs(context.clone(), namespace.clone(), runs_synced);
         let watch_pods = watch_pods(context.clone(), namespace.clone(), pods_synced);
+        let (of_templates, named) = (context.clone(), namespace.clone());
         let control = control(context.clone(), namespace, triggered, [runs, pods], stop.clone());
         async move {
+            let watch_templates = template::watch(&of_templates, named.as_deref());
             // The control loop drains on its own; the watches end with it.
-            tokio::select! { () = watch_runs => {}, () = watch_pods => {}, () = control => {} }
+            tokio::select! { () = watch_runs => {}, () = watch_pods => {}, () = watch_templates => {}, () = control => {} }
         }
     });
     tokio::select! {

@@ -14,10 +14,12 @@ use super::{
     Context, JobItem,
     execute::{self, Calls, Target},
     index::readable,
+    inputs::{self, Judged},
     measure,
     observe::observe,
     plan::{self, Action, ObservedState, OperatorContext, Plan},
     publish, repair, spans,
+    template::{self, Filled},
 };
 use crate::{
     api::{AgentJob, AgentJobStatus, DesiredState, ExecutionMode, JobRef, Phase, WorkflowStatus, names},
@@ -40,8 +42,8 @@ const WATCH_LAG: Duration = Duration::from_secs(10);
 const SEVERAL: u32 = 3;
 /// So many failures take about an hour: see [`ControllerError::retry_after`].
 const ONE_HOUR: u32 = 50;
-/// The wait before a call to Temporal that found no slot is tried, while others are answered: those of jobs that were
-/// applied together.
+/// The wait before what found no slot is tried again, of jobs that were applied together: a call to Temporal, while others
+/// are answered, and the judging of inputs.
 const NEXT_SLOT: Duration = Duration::from_millis(200);
 
 pub(super) async fn reconcile(
@@ -181,10 +183,23 @@ async fn once(job: &AgentJob, context: &Context) -> Result<controller::Action, C
         return Ok(controller::Action::requeue(WATCH_LAG));
     }
     let start = trace::now();
-    let mut observed = observe(job, context).await?;
-    let mut plan = decide(job, &mut observed, context).await?;
+    let waits = match template::fill(job, context).await? {
+        Some(Filled::Job(job)) => {
+            target = Target { job: *job, whole: true };
+            None
+        }
+        Some(Filled::Waits(reason, message)) => Some((reason, message)),
+        None => None,
+    };
+    let invalid_inputs = match inputs::judge(&target.job, context).await? {
+        Judged::Fit => None,
+        Judged::Unfit(why) => Some(why),
+        Judged::Later => return Ok(controller::Action::requeue(NEXT_SLOT)),
+    };
+    let mut observed = ObservedState { template: waits, invalid_inputs, ..observe(&target.job, context).await? };
+    let mut plan = decide(&target.job, &mut observed, context).await?;
     if plan.actions.contains(&Action::AddFinalizer) {
-        target = Target { job: execute::add_finalizer(job, context).await?, whole: true };
+        target = Target { job: execute::add_finalizer(&target.job, context).await?, whole: true };
         plan = decide(&target.job, &mut observed, context).await?;
     }
     let before = |action: &&Action| action.follows_from_spec();

@@ -51,6 +51,8 @@ pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool, otlp_endpoint:
         entry_point: job.spec.entry_point.clone(),
         inputs: job.spec.inputs.clone(),
         inputs_from: job.spec.inputs_from.iter().map(|source| source.prefix.clone()).collect(),
+        // Without other sources the controller has judged them.
+        inputs_schema: job.spec.inputs_schema.clone().filter(|_| !job.spec.inputs_from.is_empty()),
         extra: job.spec.extra.clone(),
         attempt: identity.attempt,
         resumed: identity.resumed,
@@ -61,7 +63,7 @@ pub fn answer(job: &AgentJob, run: &AgentRun, keeps_events: bool, otlp_endpoint:
         execution_limit_millis: resolved.timeouts.execution.map(|e| left(e.get().as_millis() as u64)),
         budget: job.spec.budget.clone(),
         spent: identity.spent.unwrap_or_default(),
-        events: keeps_events.then_some(EventsConfig { stdio: job.spec.events.stdio }),
+        events: keeps_events.then_some(EventsConfig { stdio: job.spec.events().stdio }),
         environment: environment(run, otlp_endpoint),
     })
 }
@@ -85,7 +87,7 @@ mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
     use super::*;
-    use crate::api::{ExecutionMode, RunCommand};
+    use crate::api::{Events, ExecutionMode, RunCommand};
     use crate::gateway::fixtures::{fresh_run, job, run};
 
     #[test]
@@ -103,7 +105,7 @@ mod tests {
         assert_eq!((told.heartbeat_interval_millis, told.execution_limit_millis), (250, Some(1)));
         assert!(told.resumed && told.events.is_none());
         assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: true }));
-        job.spec.events.stdio = false;
+        job.spec.events = Some(Events { stdio: false });
         assert_eq!(answer(&job, &run, true, None).unwrap().events, Some(EventsConfig { stdio: false }));
         run.spec.identity.spent = serde_json::from_value(serde_json::json!({ "activeMillis": 5 })).unwrap();
         job.spec.budget = serde_json::from_value(serde_json::json!({ "activeTime": "1h" })).unwrap();

@@ -85,9 +85,10 @@ fn a_command_that_cannot_be_started_is_never_tried_again() {
 #[test]
 fn inputs_that_are_none_start_no_agent() {
     let why = "spec.inputsFrom[0]: key a is not UTF-8";
-    let ending = classify(facts(Exit::InvalidInputsFrom(why.into())));
+    let exit = || Exit::InvalidInputs(error_types::INVALID_INPUTS_FROM, why.into());
+    let ending = classify(facts(exit()));
     assert!(ending.non_retryable && !ending.started);
-    fails_as(facts(Exit::InvalidInputsFrom(why.into())), error_types::INVALID_INPUTS_FROM, why);
+    fails_as(facts(exit()), error_types::INVALID_INPUTS_FROM, why);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Runs the agent, from the grant to its end: feeds events into the [`Machine`] and carries out its actions on the
 //! processes and the tasks of [`super::super::link`]. Called by `supervisor.rs` alone.
 
-use std::{collections::VecDeque, ffi::OsString, io, time::Duration};
+use std::{collections::VecDeque, ffi::OsString, io, path::Path, sync::mpsc, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -9,7 +9,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{End, Runner};
 use crate::{
-    protocol::runner::{ControlMessage, Job},
+    api::RawJson,
+    inputs_schema::judge,
+    protocol::{
+        error_types,
+        runner::{ControlMessage, Job},
+    },
     runner::{
         ending::{self, AgentError, Exit, ExitFacts, FileContents},
         events::Events,
@@ -23,6 +28,11 @@ use crate::{
         procfs, progress,
     },
 };
+
+/// How long the agent's inputs may be judged. Nothing is heard or told meanwhile.
+const JUDGING: Duration = Duration::from_secs(5);
+/// The stack for it, in bytes: of address space, until it is used.
+const JUDGING_STACK: usize = 256 << 20;
 
 impl Runner {
     /// Waits for the grant, runs the agent and returns its end.
@@ -140,19 +150,19 @@ impl Runner {
     /// Starts the agent; else returns why not.
     fn start(&mut self, job: &Job, attempt: i32) -> Result<i32, Exit> {
         let (files, run) = (&self.files, self.config.run.name.as_str());
-        let inputs = match inputs::merge(&job.inputs, &job.inputs_from, &self.config.inputs_dir) {
-            Err(error) if !error.is_of_the_job() => return Err(Exit::NotStarted(error.to_string())),
-            inputs => inputs,
-        };
+        let inputs = inputs_of(job, &self.config.inputs_dir);
+        if let Err(exit @ Exit::NotStarted(_)) = inputs {
+            return Err(exit);
+        }
         let prepared = files.prepare(inputs.as_ref().unwrap_or(&job.inputs), &job.extra);
         prepared.map_err(|e| Exit::NotStarted(format!("its files: {e}")))?;
         let gateway = || Gateway::new(&self.config, &self.identity, String::new()).map_err(io::Error::other);
         let events = Events::begin(job.events.as_ref(), &self.config.state_dir, &files.socket(), gateway);
         let (events, output) = events.map_err(|e| Exit::NotStarted(format!("its events: {e}")))?;
-        if let Err(error) = inputs {
+        if let Err(exit) = inputs {
             self.events = events;
             self.events.starting(&job.inputs);
-            return Err(Exit::InvalidInputsFrom(error.to_string()));
+            return Err(exit);
         }
         files.mark_started(run).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => Exit::NotSpawned("it was started before".into()),
@@ -244,4 +254,31 @@ fn told(signal: Signal, sent: nix::Result<()>) {
         Ok(()) => say(format_args!("{signal} sent to the agent")),
         Err(error) => say(format_args!("{signal} could not be sent to the agent: {error}")),
     }
+}
+
+/// The agent's inputs, from all their sources; else why it can't be started.
+fn inputs_of(job: &Job, folder: &Path) -> Result<RawJson, Exit> {
+    let merged = inputs::merge(&job.inputs, &job.inputs_from, folder).map_err(|error| match error.is_of_the_job() {
+        true => Exit::InvalidInputs(error_types::INVALID_INPUTS_FROM, error.to_string()),
+        false => Exit::NotStarted(error.to_string()),
+    })?;
+    match job.inputs_schema.clone() {
+        Some(schema) => judged(schema, merged),
+        None => Ok(merged),
+    }
+}
+
+/// The inputs, if they fit the schema. A hostile one may take any time, or any depth of the stack, of this pod; but the
+/// runner has to answer again soon.
+fn judged(schema: RawJson, inputs: RawJson) -> Result<RawJson, Exit> {
+    let (answer, answered) = mpsc::channel();
+    let work = move || {
+        let fit = judge(&schema, &inputs).map(|()| inputs);
+        _ = answer.send(fit);
+    };
+    let spawned = thread::Builder::new().stack_size(JUDGING_STACK).spawn(work);
+    spawned.map_err(|e| Exit::NotStarted(format!("what judges its inputs: {e}")))?;
+    let late = |_| Exit::NotStarted(format!("to judge its inputs by spec.inputsSchema takes more than {JUDGING:?}"));
+    let fit = answered.recv_timeout(JUDGING).map_err(late)?;
+    fit.map_err(|error| Exit::InvalidInputs(error_types::INVALID_INPUTS, error.to_string()))
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{
         AgentJob, AgentJobStatus, Budget, DisruptionPolicy, ExecutionMode, InputsSource, PausePolicy, Phase, RawJson,
-        RetryPolicy, Timeouts, fid as fid_of, names,
+        RetryPolicy, TemplateRef, Timeouts, fid as fid_of, names,
     },
     database::{Execution, Fid, Summary},
     platform::store,
@@ -35,6 +35,8 @@ struct Kept<'a> {
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
     execution_mode: Option<ExecutionMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template_ref: Option<&'a TemplateRef>,
     entry_point: &'a str,
     inputs: RawJson,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -128,11 +130,12 @@ pub(super) fn execution(job: &AgentJob, namespace_uid: &str) -> Option<Execution
         labels: meta.labels.as_ref(),
         spec: Spec {
             execution_mode: spec.execution_mode,
+            template_ref: spec.template_ref.as_ref(),
             entry_point: &spec.entry_point,
             inputs: inputs(&spec.inputs),
             inputs_from: &spec.inputs_from,
-            pause_policy: spec.pause_policy,
-            disruption_policy: spec.disruption_policy,
+            pause_policy: spec.pause_policy(),
+            disruption_policy: spec.disruption_policy(),
             retry_policy: spec.retry_policy.as_ref(),
             timeouts: spec.timeouts.as_ref(),
             budget: spec.budget.as_ref(),

@@ -42,14 +42,13 @@ pub(super) fn plan(view: &JobView<'_>, phase: Phase) -> Collected {
     }
     let runs: Vec<&AgentRun> = view.observed.runs.iter().collect();
     let spec = &view.job.spec;
-    let limit = |n: i32| usize::try_from(n).unwrap_or(0);
-    let keep = limit(spec.run_history_limit).max(limit(spec.failed_pods_history_limit));
+    let keep = spec.run_history_limit().max(spec.failed_pods_history_limit());
     // The pending clock needs the end of the run before.
     let keep = keep.max(usize::from(view.old.pending_since.is_some()));
     for run in collect::run_history(&runs, &view.observed.pods, keep) {
         collected.actions.push(Action::DeleteRun { name: run.name().into(), uid: run.uid().into() });
     }
-    for pod in collect::pod_history(&runs, &view.observed.pods, limit(spec.failed_pods_history_limit)) {
+    for pod in collect::pod_history(&runs, &view.observed.pods, spec.failed_pods_history_limit()) {
         collected.actions.push(Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() });
     }
     collected

@@ -1,5 +1,5 @@
-//! The operator's limits that a CRD can't state: a schema does not measure free JSON. A job beyond them fails before a pod
-//! or a workflow is created for it.
+//! The operator's limits that a CRD can't state, which does not measure free JSON, and the job's own schema of its inputs. A
+//! job beyond them fails before a pod or a workflow is created for it.
 
 use super::view::JobView;
 use crate::{api::ErrorStatus, protocol::error_types};
@@ -24,10 +24,13 @@ pub(super) fn exceeded(view: &JobView<'_>) -> Option<ErrorStatus> {
     }
     let limit = view.operator.defaults.maximum_inputs_bytes;
     let sizes = [("spec.inputs", spec.inputs.size()), ("spec.extra", spec.extra.size())];
-    let (field, size) = sizes.into_iter().find(|(_, size)| limit > 0 && *size > limit)?;
-    let message = format!(
-        "{field} is {size} bytes of JSON, and the operator's limit is {limit} bytes: keep large inputs elsewhere, and \
-         pass their address"
-    );
-    Some(ErrorStatus { kind: error_types::INPUTS_TOO_LARGE.into(), message })
+    if let Some((field, size)) = sizes.into_iter().find(|(_, size)| limit > 0 && *size > limit) {
+        let message = format!(
+            "{field} is {size} bytes of JSON, and the operator's limit is {limit} bytes: keep large inputs elsewhere, and \
+             pass their address"
+        );
+        return Some(ErrorStatus { kind: error_types::INPUTS_TOO_LARGE.into(), message });
+    }
+    let message = view.observed.invalid_inputs.clone()?;
+    Some(ErrorStatus { kind: error_types::INVALID_INPUTS.into(), message })
 }

@@ -2,8 +2,8 @@
 //! Called by [`super::reconcile`] alone.
 //!
 //! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`]
-//! (with [`pending`], and [`asked`] for what a workflow has heard) decides on the attempts, [`limits`] whether a job is
-//! taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to remove, [`status`]
+//! (with [`pending`], and [`asked`] for what a workflow has heard) decides on the attempts, [`template`] and [`limits`]
+//! whether a job is taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to remove, [`status`]
 //! composes the new status, [`conditions`] and [`events`] derive the rest.
 
 mod asked;
@@ -18,6 +18,7 @@ mod limits;
 mod missing;
 mod pending;
 mod status;
+mod template;
 mod temporal;
 mod view;
 
@@ -63,6 +64,10 @@ pub struct ObservedState {
     pub sent: Option<SentRequest>,
     /// The last signals to the workflow about a run.
     pub told: Option<Told>,
+    /// Why the job can't be filled from its template, if it still is to be.
+    pub template: Option<(Reason, String)>,
+    /// Why its inputs can't be used, if so.
+    pub invalid_inputs: Option<String>,
     /// Why the next run can't be created, if a user or administrator must fix that.
     pub blocked: Option<(Reason, String)>,
     /// Why the last call to Temporal failed, if so.
@@ -350,6 +355,8 @@ pub fn plan(job: &AgentJob, observed: &ObservedState, operator: &OperatorContext
         deletion::decide(&view)
     } else if view.is_terminal() {
         ended::decide(&view)
+    } else if job.spec.unfilled().is_some() {
+        template::decide(&view)
     } else if let Some(error) = limits::exceeded(&view) {
         control::finish(&view, Phase::Failed, Some(error))
     } else {

@@ -23,7 +23,7 @@ pub(super) fn compose(view: &JobView<'_>, decision: &Decision) -> AgentJobStatus
         runner_pod,
         runner_pod_uid,
         retry: decision.retry.clone(),
-        resolved: Some(view.resolved.clone()),
+        resolved: Some(view.resolved.clone()).filter(|_| job.spec.unfilled().is_none()),
         workflow: decision.workflow.clone(),
         progress: progress(view),
         spent: spent(view, decision),

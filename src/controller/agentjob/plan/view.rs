@@ -69,8 +69,8 @@ impl<'a> JobView<'a> {
     pub fn policy(&self) -> Policy<'_> {
         Policy {
             retry: &self.resolved.retry_policy,
-            disruption: self.job.spec.disruption_policy,
-            pause: self.job.spec.pause_policy,
+            disruption: self.job.spec.disruption_policy(),
+            pause: self.job.spec.pause_policy(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     text::{Moment, cut, duration, indented, visible},
 };
 use crate::{
-    api::{Spent, Usage, conditions},
+    api::{Spent, TemplateRef, Usage, conditions},
     database::Summary,
 };
 
@@ -31,6 +31,7 @@ pub struct Kept {
 pub struct Spec {
     inputs: Option<Box<RawValue>>,
     inputs_from: Option<Box<RawValue>>,
+    template_ref: Option<TemplateRef>,
     pause_policy: Option<String>,
     disruption_policy: Option<String>,
     retry_policy: Option<Box<RawValue>>,
@@ -284,6 +285,8 @@ impl Given {
         add(&mut facts, "Retry policy", raw(&spec.retry_policy).unwrap_or_default());
         add(&mut facts, "Time-outs", raw(&spec.timeouts).unwrap_or_default());
         add(&mut facts, "Budget", raw(&spec.budget).unwrap_or_default());
+        let template = spec.template_ref.as_ref().map(ToString::to_string);
+        add(&mut facts, "Template", template.unwrap_or_default());
         add(&mut facts, "Inputs from", raw(&spec.inputs_from).unwrap_or_default());
         let ttl = spec.ttl_seconds_after_finished.map(|seconds| format!("{seconds} s after its end"));
         add(&mut facts, "Deleted", ttl.unwrap_or_default());

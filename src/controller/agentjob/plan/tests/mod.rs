@@ -6,6 +6,7 @@ mod ended;
 mod gitops;
 mod limits;
 mod pending;
+mod template;
 mod temporal;
 
 use k8s_openapi::jiff::Timestamp;

@@ -24,7 +24,9 @@ const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollecti
 type Rights = [(&'static str, &'static str, &'static [&'static str])];
 
 const CONTROLLER: &Rights = &[
-    ("kodosumi.io", "agentjobs", &["get", "list", "watch", "patch", "delete"]),
+    ("kodosumi.io", "agentjobs", &["get", "list", "watch", "update", "patch", "delete"]),
+    ("kodosumi.io", "agentjobs/template", &["update"]),
+    ("kodosumi.io", "agenttemplates", &READ),
     ("kodosumi.io", "agentjobs/status", &["update"]),
     ("kodosumi.io", "agentjobs/finalizers", &["update"]),
     ("kodosumi.io", "agentruns", &["get", "list", "watch", "create", "update", "delete"]),
@@ -41,6 +43,8 @@ const CONTROLLER: &Rights = &[
 
 const WORKER: &Rights = &[
     ("kodosumi.io", "agentjobs", &["get"]),
+    ("kodosumi.io", "agentjobs/template", &[]),
+    ("kodosumi.io", "agenttemplates", &[]),
     ("kodosumi.io", "agentjobs/status", &[]),
     ("kodosumi.io", "agentjobs/finalizers", &["update"]),
     ("kodosumi.io", "agentruns", &["get", "list", "create", "update"]),
@@ -55,6 +59,8 @@ const WORKER: &Rights = &[
 
 const GATEWAY: &Rights = &[
     ("kodosumi.io", "agentjobs", &["get"]),
+    ("kodosumi.io", "agentjobs/template", &[]),
+    ("kodosumi.io", "agenttemplates", &[]),
     ("kodosumi.io", "agentjobs/status", &[]),
     ("kodosumi.io", "agentjobs/finalizers", &[]),
     ("kodosumi.io", "agentruns", &["get", "list", "watch"]),
@@ -68,6 +74,8 @@ const GATEWAY: &Rights = &[
 
 const VIEW: &Rights = &[
     ("kodosumi.io", "agentjobs", &READ),
+    ("kodosumi.io", "agentjobs/template", &[]),
+    ("kodosumi.io", "agenttemplates", &READ),
     ("kodosumi.io", "agentjobs/status", &READ),
     ("kodosumi.io", "agentruns", &READ),
     ("kodosumi.io", "agentruns/status", &READ),
@@ -76,6 +84,12 @@ const VIEW: &Rights = &[
 
 const EDIT: &Rights = &[
     ("kodosumi.io", "agentjobs", &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]),
+    ("kodosumi.io", "agentjobs/template", &[]),
+    (
+        "kodosumi.io",
+        "agenttemplates",
+        &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
+    ),
     ("kodosumi.io", "agentjobs/status", &READ),
     ("kodosumi.io", "agentruns", &READ),
     ("kodosumi.io", "agentruns/status", &READ),

@@ -1,6 +1,14 @@
 {{/* Who may do what. Each rule says why; no wildcards. "jobs" holds in the watched namespaces, "cluster" everywhere, "own" in the
      release's namespace. */}}
 
+{{- define "koco.rules.crds" -}}
+# Sees whether the resources' definitions are those of this release, and works only then.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
+  verbs: [get]
+{{- end }}
+
 {{- define "koco.rules.controller.jobs" -}}
 # Reads the jobs; sets the finalizer that cancels a deleted job's workflow, and answers requests to repair; fills jobs from their templates; deletes
 # jobs whose time to live is over.
@@ -61,11 +69,7 @@
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
-# Sees whether the resources' definitions are those of this release, and works only then.
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
-  verbs: [get]
+{{ include "koco.rules.crds" . }}
 # The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
 - apiGroups: [""]
   resources: [namespaces]
@@ -129,11 +133,7 @@
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
-# Sees whether the resources' definitions are those of this release, and works only then.
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
-  verbs: [get]
+{{ include "koco.rules.crds" . }}
 # The UID of kube-system is the cluster's identity: it keeps two clusters' workflows apart in one Temporal namespace.
 - apiGroups: [""]
   resources: [namespaces]
@@ -165,11 +165,7 @@
 {{- end }}
 
 {{- define "koco.rules.gateway.cluster" -}}
-# Sees whether the resources' definitions are those of this release, and works only then.
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
-  verbs: [get]
+{{ include "koco.rules.crds" . }}
 # Asks the API server which pod a runner's token belongs to.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
@@ -225,11 +221,7 @@
 {{- end }}
 
 {{- define "koco.rules.server.cluster" -}}
-# Sees whether the resources' definitions are those of this release, and works only then.
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  resourceNames: [agentjobs.kodosumi.io, agentruns.kodosumi.io, agenttemplates.kodosumi.io]
-  verbs: [get]
+{{ include "koco.rules.crds" . }}
 # Asks the API server who sends a request.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]

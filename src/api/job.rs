@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     AgentJobStatus, Budget, DesiredState, DisruptionPolicy, Events, ExecutionMode, InputsSource, JobRef, PauseNotice,
-    PausePolicy, RawJson, RetryPolicy, TemplateRef, Timeouts, names, schema,
+    PausePolicy, Phase, RawJson, RetryPolicy, TemplateRef, Timeouts, names, schema,
 };
 
 /// What to run: an entry point, inputs, and the pod to run it in.
@@ -322,6 +322,12 @@ impl AgentJob {
         self.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(names::ANNOTATION_ARCHIVED))
     }
 
+    /// Whether something of it may still be started: it has not ended, and is neither cancelled nor deleted.
+    pub fn may_start(&self) -> bool {
+        let is_over = self.status.as_ref().and_then(|s| s.phase).is_some_and(Phase::is_terminal);
+        self.metadata.deletion_timestamp.is_none() && self.spec.desired_state != DesiredState::Cancelled && !is_over
+    }
+
     /// The annotation `kodosumi.io/control-request`.
     pub fn control_request(&self) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(names::ANNOTATION_REQUEST).map(String::as_str)
@@ -336,8 +342,8 @@ impl AgentJob {
         }
     }
 
-    /// Drops what koco doesn't decide by, for caches: inputs, a large schema of them, extra, a large result, and the fields of the template that it
-    /// doesn't read.
+    /// Drops what koco doesn't decide by, for caches: inputs, a large schema of them, extra, a large result, and the fields
+    /// of the template that it doesn't read.
     pub fn trim(&mut self) {
         let template = self.template();
         let names: Vec<_> = template.containers.iter().map(|c| json!({ "name": c.name })).collect();

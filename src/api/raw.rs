@@ -56,7 +56,7 @@ impl RawJson {
 
     /// Whether it is `{}`, as where there is none.
     pub fn is_empty(&self) -> bool {
-        self.size == 2 && !self.is_trimmed()
+        self.get() == "{}" && !self.is_trimmed()
     }
 
     /// Drops the text, for caches.

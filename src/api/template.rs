@@ -8,7 +8,7 @@ use std::{
 };
 
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, transform::transform_subschemas};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,10 +60,7 @@ impl JsonSchema for AgentTemplateSpec {
         if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
             fields.retain(|name, _| !OF_JOBS.contains(&name.as_str()));
         }
-        for value in schema.as_object_mut().into_iter().flat_map(|object| object.values_mut()) {
-            of_a_template(value);
-        }
-        rules_of_a_template(schema.as_object_mut());
+        of_a_template(&mut schema);
         schema
     }
 }
@@ -72,34 +69,22 @@ impl JsonSchema for AgentTemplateSpec {
 const OF_JOBS_ALONE: [&str; 2] = ["Immutable.", "Required, unless the template has it."];
 
 /// Drops what holds for jobs alone: a template may change, and has no other template.
-fn of_a_template(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            object.values_mut().for_each(of_a_template);
-            rules_of_a_template(Some(object));
-            if let Some(Value::String(text)) = object.get_mut("description") {
-                OF_JOBS_ALONE.iter().for_each(|words| *text = text.replace(words, ""));
-                text.truncate(text.trim_end().len());
-            }
+fn of_a_template(schema: &mut Schema) {
+    transform_subschemas(&mut of_a_template, schema);
+    if let Some(Value::Array(rules)) = schema.get_mut(RULES) {
+        let is_of_jobs = |text: &str| text.contains("oldSelf") || text.contains("self.templateRef");
+        rules.retain(|rule| !rule["rule"].as_str().is_some_and(is_of_jobs));
+        if rules.is_empty() {
+            schema.remove(RULES);
         }
-        Value::Array(list) => list.iter_mut().for_each(of_a_template),
-        _ => {}
+    }
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        OF_JOBS_ALONE.iter().for_each(|words| *text = text.replace(words, ""));
+        text.truncate(text.trim_end().len());
     }
 }
 
 const RULES: &str = "x-kubernetes-validations";
-
-fn rules_of_a_template(schema: Option<&mut serde_json::Map<String, Value>>) {
-    let Some(schema) = schema else { return };
-    let Some(Value::Array(rules)) = schema.get_mut(RULES) else { return };
-    let is_of_jobs = |rule: &Value| {
-        rule["rule"].as_str().is_some_and(|text| text.contains("oldSelf") || text.contains("self.templateRef"))
-    };
-    rules.retain(|rule| !is_of_jobs(rule));
-    if rules.is_empty() {
-        schema.remove(RULES);
-    }
-}
 
 /// The template of a job.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]

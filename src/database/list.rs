@@ -242,8 +242,8 @@ impl Database {
         conditions.add("executions_search.rowid >= ", Value::Number(end.unwrap_or(oldest)));
         conditions.add_search(text);
         let Conditions { text, values } = conditions;
-        // CROSS: the index of texts first. And what it finds by its place: SQLite may take the index of namespaces, and read all
-        // of the namespace for each.
+        // CROSS: the index of texts first. And what it finds by its place: SQLite may take the index of namespaces, and
+        // read all of the namespace for each.
         let text = format!(
             "SELECT {SUMMARY} FROM executions_search
             CROSS JOIN executions INDEXED BY executions_place ON place = executions_search.rowid

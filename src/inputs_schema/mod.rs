@@ -4,7 +4,7 @@
 use boon::{Compiler, ErrorKind, InstanceToken, Schemas, UrlLoader, ValidationError};
 use serde_json::Value;
 
-use crate::api::RawJson;
+use crate::{api::RawJson, protocol::runner::shorten};
 
 /// What the schema is called, so that its references have something to be relative to.
 const NAME: &str = "urn:koco:inputsSchema";
@@ -107,10 +107,7 @@ fn wanted(kind: &ErrorKind<'_, '_>) -> String {
 }
 
 fn cut(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE {
-        text.truncate(text.floor_char_boundary(MAX_MESSAGE));
-        text.push('…');
-    }
+    shorten(&mut text, MAX_MESSAGE);
     text
 }
 
@@ -183,6 +180,6 @@ mod tests {
         let said = judged(json!({ "additionalProperties": { "type": "string" } }), many.into()).unwrap_err();
         assert!(said.ends_with("; and 95 more"), "{said}");
         let said = judged(json!({ "const": "x".repeat(9000) }), json!({})).unwrap_err();
-        assert!(said.len() < MAX_MESSAGE + 10);
+        assert!(said.len() <= MAX_MESSAGE);
     }
 }

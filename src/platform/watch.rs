@@ -82,6 +82,14 @@ pub fn items<K>(client: kube::Client, namespace: Option<&str>) -> Api<Item<K>>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
 {
+    scoped(client, namespace)
+}
+
+/// The same, as they are.
+pub fn scoped<K>(client: kube::Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
     match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),

@@ -11,8 +11,8 @@ pub const OOM_KILLED: &str = "OOMKilled";
 pub const START_FAILED: &str = "StartFailed";
 /// What `spec.inputsFrom` names can't be inputs: it is no text, no JSON, or too large. The agent was not started.
 pub const INVALID_INPUTS_FROM: &str = "InvalidInputsFrom";
-/// The inputs don't fit `spec.inputsSchema`, or that is no schema: the agent was not started. An agent that judges them itself
-/// may say the same, as the Python package does.
+/// The inputs don't fit `spec.inputsSchema`, or that is no schema: the agent was not started. An agent that judges them
+/// itself may say the same, as the Python package does.
 pub const INVALID_INPUTS: &str = "InvalidInputs";
 /// The runner sent no heartbeat in time and did not acknowledge the next binding.
 pub const HEARTBEAT_TIMEOUT: &str = "HeartbeatTimeout";

@@ -331,6 +331,14 @@ pub fn cut_text(text: &str, limit: usize) -> String {
     text[..end].into()
 }
 
+/// Cuts a text to `bytes` at most, at a character boundary, and marks that it was.
+pub fn shorten(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes.saturating_sub('…'.len_utf8())));
+        text.push('…');
+    }
+}
+
 /// The body of every error response.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ErrorResponse {

@@ -11,7 +11,7 @@ use crate::{
     api::{BudgetLimit, ErrorStatus, TerminationType, Usage, whole_millis},
     protocol::{
         error_types,
-        runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH},
+        runner::{AgentEnd, MAX_MESSAGE_BYTES, MAX_RESULT_DEPTH, shorten},
     },
 };
 
@@ -197,18 +197,6 @@ pub fn exit_code(ending: &AgentEnd, exit: &Exit) -> u8 {
     }
 }
 
-/// Cuts a text to this many bytes at most, at a character boundary.
-pub fn cut(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        let mut end = bytes.saturating_sub('…'.len_utf8());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-}
-
 fn blank(started: bool) -> AgentEnd {
     AgentEnd {
         kind: TerminationType::Failed,
@@ -228,7 +216,7 @@ fn succeeded(ending: AgentEnd, result: Option<Value>) -> AgentEnd {
 }
 
 fn failed(ending: AgentEnd, kind: &str, mut message: String) -> AgentEnd {
-    cut(&mut message, MAX_MESSAGE_BYTES);
+    shorten(&mut message, MAX_MESSAGE_BYTES);
     AgentEnd { kind: TerminationType::Failed, error: Some(ErrorStatus { kind: kind.to_owned(), message }), ..ending }
 }
 
@@ -253,7 +241,7 @@ fn failed_by_itself(mut ending: AgentEnd, error: FileContents<AgentError>, how: 
     if oom {
         message = format!("the kernel killed a process of the agent because it was out of memory; {message}");
     }
-    cut(&mut kind, MAX_TYPE_BYTES);
+    shorten(&mut kind, MAX_TYPE_BYTES);
     failed(ending, &kind, message)
 }
 

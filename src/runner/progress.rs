@@ -10,15 +10,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{
-    ending::{FileContents, cut},
-    files::Files,
-    link::Incoming,
-    log::say,
-};
+use super::{ending::FileContents, files::Files, link::Incoming, log::say};
 use crate::{
     api::{Budget, BudgetLimit, MAX_PROGRESS_MESSAGE_BYTES, Spent, Usage, whole_millis},
-    protocol::runner::{Job, Progress},
+    protocol::runner::{Job, Progress, shorten},
 };
 
 /// How often the file is looked at: no report is sent more often.
@@ -57,7 +52,7 @@ fn parse(text: &[u8]) -> Result<Progress, String> {
         cost_micros: number("costMicros", usage.cost_micros)?,
     };
     let message = message.map(|mut message| {
-        cut(&mut message, MAX_PROGRESS_MESSAGE_BYTES);
+        shorten(&mut message, MAX_PROGRESS_MESSAGE_BYTES);
         message
     });
     // In range, so that it is exact but for its fraction.

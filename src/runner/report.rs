@@ -7,14 +7,13 @@ use reqwest::StatusCode;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    ending::cut,
     gateway::{Gateway, GatewayError},
     identity::Identity,
     link::{Incoming, backoff},
     log::{causes, say},
 };
 use crate::protocol::{
-    runner::{AgentEnd, ControlMessage, EndReport, cut_result},
+    runner::{AgentEnd, ControlMessage, EndReport, cut_result, shorten},
     termination::SignError,
 };
 
@@ -43,7 +42,7 @@ pub fn termination_message(
             // Escaping may turn one byte into six.
             (_, Some(error)) if error.message.len() > 8 => {
                 let length = error.message.len();
-                cut(&mut error.message, length * 3 / 4);
+                shorten(&mut error.message, length * 3 / 4);
             }
             _ => return Ok((message, short)),
         }

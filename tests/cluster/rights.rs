@@ -18,7 +18,7 @@ const VIEWER: &str = "koco-test-viewer";
 const EDITOR: &str = "koco-test-editor";
 
 const READ: [&str; 3] = ["get", "list", "watch"];
-const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+const ALL: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Group, resource with its subresource, and the verbs that are allowed there. All other verbs are refused.
 type Rights = [(&'static str, &'static str, &'static [&'static str])];
@@ -83,13 +83,9 @@ const VIEW: &Rights = &[
 ];
 
 const EDIT: &Rights = &[
-    ("kodosumi.io", "agentjobs", &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]),
+    ("kodosumi.io", "agentjobs", &ALL),
     ("kodosumi.io", "agentjobs/template", &[]),
-    (
-        "kodosumi.io",
-        "agenttemplates",
-        &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
-    ),
+    ("kodosumi.io", "agenttemplates", &ALL),
     ("kodosumi.io", "agentjobs/status", &READ),
     ("kodosumi.io", "agentruns", &READ),
     ("kodosumi.io", "agentruns/status", &READ),
@@ -124,7 +120,7 @@ async fn may(test: &Test, user: &str, verb: &str, group: &str, resource: &str, n
 async fn wrong(test: &Test, user: &str, rights: &Rights) -> Vec<String> {
     let mut wrong = Vec::new();
     for (group, resource, allowed) in rights {
-        for verb in READ.into_iter().chain(WRITE) {
+        for verb in ALL {
             let got = may(test, user, verb, group, resource, &test.namespace, "").await;
             if got != allowed.contains(&verb) {
                 wrong.push(format!("{user} {} {verb} {resource}", if got { "may" } else { "may not" }));

@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, process::Command, sync::Semaphore};
 
 use super::{Context, execute};
 use crate::{
-    api::{AgentJob, DesiredState},
+    api::AgentJob,
     controller::ControllerError,
     protocol::check_inputs::{MEMORY_BYTES, PANICKED, PROCESSOR_SECONDS, Question, UNFIT},
 };
@@ -77,12 +77,11 @@ pub(super) async fn judge(job: &AgentJob, context: &Context) -> Result<Judged, C
 
 fn is_to_be_judged(job: &AgentJob, context: &Context) -> bool {
     let is_accepted = job.status.as_ref().is_some_and(|s| s.resolved.is_some());
-    let is_over = job.metadata.deletion_timestamp.is_some() || job.spec.desired_state == DesiredState::Cancelled;
     let from_elsewhere = !job.spec.inputs_from.is_empty() || job.spec.unfilled().is_some();
     // Those are refused for their size.
     let limit = context.defaults.maximum_inputs_bytes;
     let is_too_large = limit > 0 && job.spec.inputs.size() > limit;
-    !is_accepted && !is_over && !from_elsewhere && !is_too_large
+    job.may_start() && !is_accepted && !from_elsewhere && !is_too_large
 }
 
 async fn ask(question: &Question) -> Result<Judged, ControllerError> {

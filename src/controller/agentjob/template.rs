@@ -15,11 +15,11 @@ use serde_json::json;
 
 use super::Context;
 use crate::{
-    api::{AgentJob, AgentTemplate, DesiredState, JobRef, Phase, RawJson, Reason, TemplateRef},
+    api::{AgentJob, AgentTemplate, JobRef, RawJson, Reason, TemplateRef},
     controller::ControllerError,
     platform::{
         store::{self, StoreError},
-        watch::config,
+        watch::{config, scoped},
     },
 };
 
@@ -64,7 +64,7 @@ impl Waiting {
 pub(super) async fn fill(job: &AgentJob, context: &Context) -> Result<Option<Filled>, ControllerError> {
     let Some(of) = job.spec.unfilled() else { return Ok(None) };
     let reference = job.reference();
-    if !is_to_start(job) {
+    if !job.may_start() {
         context.waiting.remove(&reference, of);
         return Ok(None);
     }
@@ -119,18 +119,9 @@ async fn write(
     Ok(context.client.request(request).await.map_err(|e| failed("fill", e))?)
 }
 
-fn is_to_start(job: &AgentJob) -> bool {
-    let is_over = job.status.as_ref().and_then(|s| s.phase).is_some_and(Phase::is_terminal);
-    job.metadata.deletion_timestamp.is_none() && job.spec.desired_state != DesiredState::Cancelled && !is_over
-}
-
 /// Asks for the jobs that wait for each template that is there or changes.
 pub(super) async fn watch(context: &Context, namespace: Option<&str>) {
-    let client = context.client.clone();
-    let api: Api<PartialObjectMeta<AgentTemplate>> = match namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
+    let api: Api<PartialObjectMeta<AgentTemplate>> = scoped(context.client.clone(), namespace);
     let mut changed = watcher(api, config()).default_backoff().touched_objects().boxed();
     while let Some(change) = changed.next().await {
         match change {

@@ -192,7 +192,7 @@ fn long_messages_are_cut_between_characters() {
     assert!(kind.len() <= 128);
     for bytes in 0..12 {
         let mut text = "aéa".repeat(3);
-        cut(&mut text, bytes.max(3));
+        shorten(&mut text, bytes.max(3));
         assert!(text.len() <= bytes.max(3));
     }
 }

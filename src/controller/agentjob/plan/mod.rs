@@ -3,8 +3,8 @@
 //!
 //! [`view`] reads the observations once. One function for each concern then returns a value: [`direct`] or [`temporal`]
 //! (with [`pending`], and [`asked`] for what a workflow has heard) decides on the attempts, [`template`] and [`limits`]
-//! whether a job is taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to remove, [`status`]
-//! composes the new status, [`conditions`] and [`events`] derive the rest.
+//! whether a job is taken at all, [`deletion`] and [`ended`] on jobs that go or have ended, [`collect`] on what to
+//! remove, [`status`] composes the new status, [`conditions`] and [`events`] derive the rest.
 
 mod asked;
 mod collect;
@@ -340,10 +340,9 @@ pub fn still_wants(job: &AgentJob, planned: &AgentJob, number: i32) -> bool {
         let newest = status.active_run.unwrap_or(0);
         // A run that had its pod and was deleted may be created again from an old copy of the job.
         let had_one = newest == number && status.runner_pod_uid.is_some();
-        status.phase.is_some_and(Phase::is_terminal) || newest > number || had_one
+        newest > number || had_one
     };
-    job.metadata.deletion_timestamp.is_none()
-        && job.spec.desired_state != DesiredState::Cancelled
+    job.may_start()
         && job.metadata.generation == planned.metadata.generation
         && !job.status.as_ref().is_some_and(has_moved_on)
 }

@@ -3,21 +3,10 @@
 use super::*;
 use crate::protocol::error_types;
 
-/// A job of a template, as it was applied.
-fn unfilled(spec: Value) -> AgentJob {
-    let of = json!({ "entryPoint": null, "template": null, "templateRef": { "name": "t" } });
-    job(of.with(spec), Value::Null)
-}
-
-trait With {
-    fn with(self, patch: Value) -> Value;
-}
-
-impl With for Value {
-    fn with(mut self, patch: Value) -> Value {
-        self.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
-        self
-    }
+/// A job of a template, as it was applied, with this desired state.
+fn unfilled(desired: &str) -> AgentJob {
+    let of = json!({ "entryPoint": null, "template": null, "templateRef": { "name": "t" }, "desiredState": desired });
+    job(of, Value::Null)
 }
 
 fn waits(reason: Reason) -> ObservedState {
@@ -27,7 +16,7 @@ fn waits(reason: Reason) -> ObservedState {
 #[test]
 fn a_job_without_its_template_waits_and_nothing_is_resolved() {
     for (reason, stalled) in [(Reason::TemplateNotFound, "False"), (Reason::TemplateInvalid, "True")] {
-        let plan = decide(&unfilled(json!({})), &waits(reason.clone()));
+        let plan = decide(&unfilled("Running"), &waits(reason.clone()));
         assert_eq!(
             (plan.status.phase, plan.status.resolved.clone(), &plan.actions),
             (Some(Phase::Pending), None, &vec![])
@@ -42,9 +31,9 @@ fn a_job_without_its_template_waits_and_nothing_is_resolved() {
 
 #[test]
 fn it_can_be_paused_and_cancelled() {
-    let paused = decide(&unfilled(json!({ "desiredState": "Paused" })), &waits(Reason::TemplateNotFound));
+    let paused = decide(&unfilled("Paused"), &waits(Reason::TemplateNotFound));
     assert_eq!((paused.status.phase, condition(&paused, "Paused").0), (Some(Phase::Paused), "True".into()));
-    let cancelled = decide(&unfilled(json!({ "desiredState": "Cancelled" })), &ObservedState::default());
+    let cancelled = decide(&unfilled("Cancelled"), &ObservedState::default());
     assert_eq!((cancelled.status.phase, &cancelled.actions), (Some(Phase::Cancelled), &vec![]));
 }
 

@@ -3,6 +3,8 @@
 //! A page begins where the one before has ended, at a fid: no execution is skipped or comes twice, whatever is added
 //! meanwhile. How much is looked at for a page is bounded.
 
+use std::cmp::Reverse;
+
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{
@@ -241,16 +243,28 @@ impl Database {
         conditions.add("executions_search.rowid <= ", Value::Number(newest));
         conditions.add("executions_search.rowid >= ", Value::Number(end.unwrap_or(oldest)));
         conditions.add_search(text);
-        let Conditions { text, values } = conditions;
+        let Conditions { text: condition, values } = conditions;
         // CROSS: the index of texts first. And what it finds by its place: SQLite may take the index of namespaces, and
-        // read all of the namespace for each.
-        let text = format!(
+        // read all of the namespace for each. In the order of the index, so that it stops when there are enough.
+        let found = format!(
             "SELECT {SUMMARY} FROM executions_search
             CROSS JOIN executions INDEXED BY executions_place ON place = executions_search.rowid
-            WHERE {text} ORDER BY fid DESC LIMIT {limit}"
+            WHERE {condition} ORDER BY executions_search.rowid DESC LIMIT {limit}"
         );
-        let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
-        Ok((summaries!(rows), end.map(lowest)))
+        let rows = bind!(sqlx::query(AssertSqlSafe(found)), &values).fetch_all(pool).await?;
+        let mut items = summaries!(rows);
+        if let Some(last) = items.last().filter(|_| items.len() == limit) {
+            // Those at one place come in any order: a page that has some of them has them all.
+            let mut at_its_place = Conditions::of(filter, &self.inner.cluster);
+            at_its_place.add("fid >= ", Value::Bytes(lowest(place(last.fid)).0.to_vec()));
+            at_its_place.add("fid < ", Value::Bytes(lowest(place(last.fid) + 1).0.to_vec()));
+            at_its_place.add_search(text);
+            items.extend(self.select(&at_its_place, limit).await?);
+        }
+        items.sort_unstable_by_key(|item| Reverse(item.fid));
+        items.dedup_by_key(|item| item.fid);
+        items.truncate(limit);
+        Ok((items, end.map(lowest)))
     }
 
     async fn by_pg_trgm(

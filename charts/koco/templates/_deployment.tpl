@@ -53,12 +53,7 @@ spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ .grace }}
       securityContext:
-        runAsNonRoot: true
-        runAsUser: 65532
-        runAsGroup: 65532
-        fsGroup: 65532
-        seccompProfile:
-          type: RuntimeDefault
+        {{- toYaml $v.podSecurityContext | nindent 8 }}
       {{- with $v.imagePullSecrets }}
       imagePullSecrets:
         {{- toYaml . | nindent 8 }}

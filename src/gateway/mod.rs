@@ -136,7 +136,7 @@ impl Gateway {
             sessions: Default::default(),
             temporal,
             metrics,
-            background: background::Background::new(),
+            background: background::Background::default(),
             namespaces: common.namespaces(),
             identity: common.identity,
             limits: Default::default(),

@@ -128,7 +128,8 @@ typescript-test: deps ## the TypeScript example, built and run with a fake model
 	cd deploy/examples/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build && npm test --silent
 
 .PHONY: panel-test
-panel-test: ## the server's pages in Chromium, with axe-core, and their pictures; needs Node and Chromium
+panel-test: ## the server's pages in Chromium, with axe-core, and their pictures
+	@deploy/dev/deps $$(command -v chromium >/dev/null || echo chromium)
 	@tests/panel/run
 
 .PHONY: chart-test

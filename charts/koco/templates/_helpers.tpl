@@ -28,6 +28,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* Labels of what stays when koco is uninstalled, so that it can be told apart without Helm, too. */}}
+{{- define "koco.apiLabels" -}}
+{{ include "koco.labels" . }}
+app.kubernetes.io/component: api
+{{- end }}
+
 {{/* Labels of an object of one role. */}}
 {{- define "koco.roleLabels" -}}
 {{ include "koco.labels" .root }}

@@ -2,6 +2,8 @@
 //! `kubectl-koco`, in [`plugin`], which has none of them in it. The only module that may use all others.
 
 #[cfg(feature = "operator")]
+mod before_uninstall;
+#[cfg(feature = "operator")]
 mod check_inputs;
 #[cfg(feature = "operator")]
 pub mod crd;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{check_inputs, crd, man, openapi, plugin, roles};
+use super::{before_uninstall, check_inputs, crd, man, openapi, plugin, roles};
 
 /// Runs AI agents as jobs on Kubernetes, with durable execution by Temporal.
 #[derive(Parser)]
@@ -35,6 +35,9 @@ enum Command {
     /// Judge inputs by a JSON Schema, both from standard input: for the controller, which calls it in a process of its own
     #[command(hide = true)]
     CheckInputs,
+    /// Fail while AgentJobs live that nothing would control any more: for the chart, before an uninstall
+    #[command(hide = true)]
+    BeforeUninstall(Box<before_uninstall::Arguments>),
     /// The plugin's commands, for `helm test`, whose pod has no other program than this
     #[command(hide = true)]
     Kubectl(Box<plugin::Plugin>),
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Crd(arguments) => crd::print(&arguments),
         Command::Openapi => openapi::print(),
         Command::Man(arguments) => man::write(&arguments),
+        Command::BeforeUninstall(arguments) => before_uninstall::run(&arguments),
         Command::Kubectl(plugin) => return plugin::run(*plugin),
     };
     match done {

@@ -17,7 +17,7 @@ mod logs;
 mod object;
 mod open;
 mod output;
-mod paging;
+pub(super) mod paging;
 mod render;
 mod result;
 mod retry;

@@ -39,7 +39,7 @@ impl Pages {
 }
 
 /// Asks for all pages.
-pub(super) async fn each(
+pub(in crate::cli) async fn each(
     params: ListParams,
     mut ask: impl AsyncFnMut(&ListParams) -> Result<ListMeta, kube::Error>,
 ) -> Result<(), kube::Error> {

@@ -16,19 +16,24 @@ release() {
   VERSION=$1 RELEASE=$CLONE/dist/release-$1
 }
 
-# The files for one architecture, and the chart's.
-image_file() { echo "koco-image-$VERSION-linux-$1.tar"; }
-plugin_file() { echo "kubectl-koco-$VERSION-linux-$1.tar.gz"; }
-sbom_file() { echo "koco-$VERSION-linux-$1.cdx.json"; }
+# All that something is built for: a system and an architecture. For macOS only the plugin is.
+# shellcheck disable=SC2034  # the scripts that source this use it
+PLATFORMS=(linux-amd64 linux-arm64 darwin-amd64 darwin-arm64)
+
+# The files for one platform, and the chart's.
+image_file() { echo "koco-image-$VERSION-$1.tar"; }
+plugin_file() { echo "kubectl-koco-$VERSION-$1.tar.gz"; }
+sbom_file() { echo "koco-$VERSION-$1.cdx.json"; }
 chart_file() { echo "koco-$VERSION.tgz"; }
 
-# files ARCH...: all that a release has, if it is built for these architectures
+# files PLATFORM...: all that a release has, if it is built for these
 files() {
-  local arch
-  for arch in "$@"; do
-    image_file "$arch"
-    plugin_file "$arch"
-    sbom_file "$arch"
+  local platform
+  for platform in "$@"; do
+    plugin_file "$platform"
+    [[ $platform == linux-* ]] || continue
+    image_file "$platform"
+    sbom_file "$platform"
   done
   chart_file
   printf '%s\n' install.yaml koco.yaml RELEASE_NOTES.md SHA256SUMS

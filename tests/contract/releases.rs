@@ -34,7 +34,7 @@ fn stdout(output: &Output) -> String {
 
 /// The files of a release, as the scripts have them.
 fn files(version: &str) -> BTreeSet<String> {
-    let command = format!("source deploy/release/lib.sh; release {version}; files amd64 arm64");
+    let command = format!("source deploy/release/lib.sh; release {version}; files \"${{PLATFORMS[@]}}\"");
     let output = Command::new("bash").args(["-c", &command]).current_dir(root()).output().unwrap();
     stdout(&output).lines().map(str::to_string).collect()
 }
@@ -94,9 +94,9 @@ fn the_manifest_for_krew_names_each_archive() {
     fs::create_dir_all(&folder).unwrap();
     let arguments = [VERSION, folder.to_str().unwrap()];
     assert!(!script("krew", &arguments).status.success(), "there is no archive");
-    let archive = |arch: &str| format!("kubectl-koco-{VERSION}-linux-{arch}.tar.gz");
-    for arch in ["amd64", "arm64"] {
-        fs::write(folder.join(archive(arch)), arch).unwrap();
+    let archive = |platform: &str| format!("kubectl-koco-{VERSION}-{platform}.tar.gz");
+    for platform in ["linux-amd64", "linux-arm64", "darwin-arm64"] {
+        fs::write(folder.join(archive(platform)), platform).unwrap();
     }
     let manifest = stdout(&script("krew", &arguments));
     fs::remove_dir_all(&folder).unwrap();
@@ -110,14 +110,16 @@ fn the_manifest_for_krew_names_each_archive() {
     let short = spec["shortDescription"].as_str().unwrap();
     assert!(!short.is_empty() && short.len() <= 50, "krew's index takes 50 characters: {short}");
     let sums = [
-        ("amd64", "5861314d7fccb39c2192173240eab44fa35ca66426201ca2acd0630a6258dd51"),
-        ("arm64", "f69162950f235e3cdbbad33f1f912d1a504be90d8a37d002c735d6f3e3882265"),
+        ("linux", "amd64", "abb35c616421af72198ad7c2aeeef38516f08f6a7afb2a728cf0068a8a712ddc"),
+        ("linux", "arm64", "17d46d4991b2edd5e445342a72ba0cb7cf09e4849b5e98c16408ce11e05c7388"),
+        ("darwin", "arm64", "1a349b12b50ad5b43740e0952adc33c7805ce06f091074be977624d09ed9d432"),
     ];
     let platforms = spec["platforms"].as_array().unwrap();
     assert_eq!(platforms.len(), sums.len());
-    for (platform, (arch, sum)) in platforms.iter().zip(sums) {
-        assert_eq!(platform["selector"]["matchLabels"], serde_json::json!({ "os": "linux", "arch": arch }));
-        let uri = format!("https://github.com/owner/name/releases/download/v{VERSION}/{}", archive(arch));
+    for (platform, (os, arch, sum)) in platforms.iter().zip(sums) {
+        assert_eq!(platform["selector"]["matchLabels"], serde_json::json!({ "os": os, "arch": arch }));
+        let archive = archive(&format!("{os}-{arch}"));
+        let uri = format!("https://github.com/owner/name/releases/download/v{VERSION}/{archive}");
         assert_eq!(platform["uri"], uri);
         assert_eq!(platform["sha256"], sum);
         assert_eq!(platform["bin"], "kubectl-koco");
@@ -132,6 +134,7 @@ fn a_release_has_the_files_that_documents_and_workflow_name() {
     let names =
         table.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let told = names.map(|name| name.replace("VERSION", "1.2.3-rc.1"));
+    let told = told.flat_map(|name| ["linux", "darwin"].map(|os| name.replace("OS", os)));
     let told: BTreeSet<_> = told.flat_map(|name| ["amd64", "arm64"].map(|arch| name.replace("ARCH", arch))).collect();
     assert_eq!(told, files, "docs/releases.md");
 
@@ -167,5 +170,12 @@ fn the_workflow_calls_what_there_is() {
     let matrix = workflow["jobs"]["programs"]["strategy"]["matrix"]["include"].as_array().unwrap();
     let archs: Vec<_> = matrix.iter().map(|entry| entry["arch"].as_str().unwrap()).collect();
     assert_eq!(archs, ["amd64", "arm64"]);
+    // What is built where there is no script, under the name that the script looks for.
+    let matrix = workflow["jobs"]["plugin"]["strategy"]["matrix"]["include"].as_array().unwrap();
+    let platforms: Vec<_> = matrix.iter().map(|entry| entry["platform"].as_str().unwrap()).collect();
+    assert_eq!(platforms, ["darwin-amd64", "darwin-arm64"]);
+    assert_eq!(workflow["jobs"]["plugin"]["steps"][2]["with"]["path"], "kubectl-koco-*-${{ matrix.platform }}");
+    assert!(text(".github/workflows/release.yml").contains("\"kubectl-koco-${GITHUB_REF_NAME#v}-$PLATFORM\""));
+    assert!(build.contains("program=dist/kubectl-koco-$VERSION-$platform\n"), "build");
     assert_eq!(workflow["permissions"], serde_json::json!({ "contents": "read" }), "others for one job only");
 }

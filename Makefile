@@ -156,9 +156,9 @@ soak: ## jobs of both modes, in the cluster that is up, while all is killed, fro
 .PHONY: events-torture
 events-torture: export EVENTS ?= 1000000
 events-torture: export SEED ?= 1
-events-torture: ## numbered events, in the cluster that is up, while all on their way is killed, frozen and cut off: EVENTS=number SEED=number
+events-torture: ## numbered events, in the cluster that is up, while all on their way is killed, frozen and cut off: EVENTS=number SEED=number, THREADS=2: both databases at the same time
 	cargo test --test cluster --no-run
-	deploy/dev/with-postgres deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads 1 --nocapture torture::
+	deploy/dev/with-postgres deploy/dev/without-operator deploy/dev/enter cargo test --offline --test cluster -- --test-threads $(or $(THREADS),1) --nocapture torture::
 
 .PHONY: bench-control
 bench-control: PROFILE = release

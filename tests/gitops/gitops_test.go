@@ -17,6 +17,7 @@ import (
 	"github.com/fluxcd/pkg/runtime/cel"
 	lua "github.com/yuin/gopher-lua"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	luajson "layeh.com/gopher-json"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 	"sigs.k8s.io/yaml"
@@ -148,6 +149,46 @@ func customization(t *testing.T, what string) string {
 		t.Fatal(err)
 	}
 	return settings.Data["resource.customizations."+what+".kodosumi.io_AgentJob"]
+}
+
+// Argo Workflows reads a condition as a selector of labels, whose keys are places in the object.
+func TestArgoWorkflows(t *testing.T) {
+	var workflow struct {
+		Spec struct {
+			Templates []struct {
+				Resource *struct{ SuccessCondition, FailureCondition string }
+			}
+		}
+	}
+	first, _, _ := bytes.Cut(read(t, "../../deploy/gitops/argo-workflow.yaml"), []byte("\n---\n"))
+	if err := yaml.Unmarshal(first, &workflow); err != nil {
+		t.Fatal(err)
+	}
+	is := func(t *testing.T, condition string, job *unstructured.Unstructured) bool {
+		selector, err := labels.Parse(condition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		phase, _, _ := unstructured.NestedString(job.Object, "status", "phase")
+		return selector.Matches(labels.Set{"status.phase": phase})
+	}
+	judged := 0
+	for _, template := range workflow.Spec.Templates {
+		if template.Resource == nil {
+			continue
+		}
+		each(t, func(t *testing.T, name string, job *unstructured.Unstructured) {
+			phase, _, _ := unstructured.NestedString(job.Object, "status", "phase")
+			succeeded, failed := phase == "Succeeded", phase == "Failed" || phase == "Cancelled"
+			if is(t, template.Resource.SuccessCondition, job) != succeeded || is(t, template.Resource.FailureCondition, job) != failed {
+				t.Errorf("%s is judged otherwise", phase)
+			}
+		})
+		judged++
+	}
+	if judged != 1 {
+		t.Fatalf("%d templates have conditions", judged)
+	}
 }
 
 func TestArgoCD(t *testing.T) {

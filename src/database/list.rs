@@ -22,14 +22,22 @@ const WALK: (i64, i64) = (500, 5000);
 const CANDIDATES: i64 = 5000;
 /// How long PostgreSQL may take to find all that contain a text: it reads each that may.
 const PATIENCE: &str = "SET LOCAL statement_timeout = '1s'";
-/// Has PostgreSQL take the index of texts: from how often it takes a text to be, it may read all in the order of fids instead.
-const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off";
+/// Has PostgreSQL take the index of texts: from how often it takes a text to be, it may read all in the order of fids
+/// instead. And keeps it from compiling the statement, which takes longer than the search.
+const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off; SET LOCAL jit = off";
+/// Has PostgreSQL use a second index, too, to read fewer rows: it takes nearly all texts to be rare, and so hardly ever
+/// would.
+const BY_BOTH: &str = "SET LOCAL cpu_tuple_cost = 1000";
+const BY_ONE: &str = "SET LOCAL cpu_tuple_cost TO DEFAULT";
+/// How many times as many executions as are likely to be enough PostgreSQL looks at before it looks at all.
+const SPARE: u64 = 4;
 /// PostgreSQL's code for a statement that took too long.
 const CANCELED: &str = "57014";
 /// The most items of a page.
 const MOST: u32 = 500;
 
 /// A parameter of a statement that is put together.
+#[derive(Clone)]
 enum Value {
     Text(String),
     Bytes(Vec<u8>),
@@ -62,10 +70,16 @@ macro_rules! summaries {
     }};
 }
 
-/// The conditions of a filter, but for the search.
+/// The conditions of a statement.
+#[derive(Clone)]
 struct Conditions {
     text: String,
     values: Vec<Value>,
+    /// The lowest fid that fulfils them, and the highest but one.
+    from: Fid,
+    before: Option<Fid>,
+    /// Whether both are asked for, a namespace and a phase.
+    of_both: bool,
 }
 
 /// The first bytes of the fids of this second.
@@ -76,13 +90,18 @@ fn from_second(seconds: u32) -> Fid {
 }
 
 impl Conditions {
+    /// Those of a filter, but for the search.
     fn of(filter: &Filter, cluster: &str) -> Self {
         Self::among("hidden = 0", filter, cluster)
     }
 
     /// Among those that fulfil a condition without parameters.
     fn among(condition: &str, filter: &Filter, cluster: &str) -> Self {
-        let mut all = Self { text: condition.into(), values: Vec::new() };
+        let since = filter.since.map_or(Fid([0; 12]), from_second);
+        let until = filter.until.map(from_second);
+        let before = filter.before.into_iter().chain(until).min();
+        let of_both = filter.namespace.is_some() && filter.phase.is_some();
+        let mut all = Self { text: condition.into(), values: Vec::new(), from: since, before, of_both };
         all.add("cluster = ", Value::Text(cluster.into()));
         let texts = [
             ("namespace = ", &filter.namespace),
@@ -97,18 +116,6 @@ impl Conditions {
                 all.add(condition, Value::Text(text.clone()));
             }
         }
-        let bytes = |fid: Fid| Value::Bytes(fid.0.to_vec());
-        if let Some(since) = filter.since {
-            all.add("fid >= ", bytes(from_second(since)));
-        }
-        if let Some(until) = filter.until {
-            all.add("fid < ", bytes(from_second(until)));
-        }
-        // Always a range: else SQLite may read and sort all of them instead of going back along the index of fids.
-        match filter.before {
-            Some(before) => all.add("fid < ", bytes(before)),
-            None => all.add("fid <= ", bytes(Fid([u8::MAX; 12]))),
-        }
         all
     }
 
@@ -119,19 +126,42 @@ impl Conditions {
 
     /// Not those that are older than this one.
     fn add_end(&mut self, end: Option<Fid>) {
-        if let Some(end) = end {
-            self.add("fid >= ", Value::Bytes(end.0.to_vec()));
-        }
+        self.from = self.from.max(end.unwrap_or(self.from));
     }
 
     fn add_search(&mut self, text: &str) {
         self.add("search LIKE ", Value::Text(containing(text)));
         self.text.push_str(r" ESCAPE '\'");
     }
+
+    /// The condition, and its parameters.
+    fn finish(&self) -> (String, Vec<Value>) {
+        let mut all = self.clone();
+        let bytes = |fid: Fid| Value::Bytes(fid.0.to_vec());
+        // One bound at each end: of several SQLite takes the first for the index of fids, and without any it may read
+        // and sort all.
+        if self.from != Fid([0; 12]) {
+            all.add("fid >= ", bytes(self.from));
+        }
+        match self.before {
+            Some(before) => all.add("fid < ", bytes(before)),
+            None => all.add("fid <= ", bytes(Fid([u8::MAX; 12]))),
+        }
+        (all.text, all.values)
+    }
 }
 
 /// Some executions, and the last that was looked at for them if there are more.
 type Found = (Vec<Summary>, Option<Fid>);
+
+/// The fid down to which `left` more executions are expected to have a text, [`SPARE`] times over, at the rate at which
+/// those from `newest` down to `last` have it, of which `found` do.
+fn likely_end(newest: Fid, last: Fid, found: usize, left: usize) -> Option<Fid> {
+    let seconds = u64::from(newest.seconds().saturating_sub(last.seconds()).max(1));
+    let back = seconds.saturating_mul(SPARE).saturating_mul(left as u64) / (found as u64 + 1);
+    let end = u64::from(last.seconds()).checked_sub(back)?;
+    u32::try_from(end).ok().map(from_second)
+}
 
 impl Database {
     /// A page of executions, the newest first.
@@ -170,10 +200,12 @@ impl Database {
         let (_, end) = self.first(filter, WALK.1).await?;
         let mut conditions = Conditions::among("hidden = 1", filter, &self.inner.cluster);
         conditions.add_end(end);
-        let Conditions { text, values } = conditions;
-        let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT {MOST}");
+        let (text, values) = conditions.finish();
+        let from = self.table(&conditions);
+        let text = format!("SELECT fid FROM {from} WHERE {text} ORDER BY fid DESC LIMIT {MOST}");
+        let again = self.plans_last();
         reading!(self, |pool| {
-            let rows = bind!(sqlx::query(AssertSqlSafe(text)), &values).fetch_all(pool).await?;
+            let rows = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values).fetch_all(pool).await?;
             let mut found = Vec::with_capacity(rows.len());
             for row in rows {
                 let fid: Vec<u8> = row.try_get(0)?;
@@ -189,7 +221,7 @@ impl Database {
         let Some(last) = end.filter(|_| items.len() < limit) else { return Ok((items, end)) };
         let rest = Filter { before: Some(last), ..filter.clone() };
         let left = limit - items.len();
-        let (more, end) = match self.by_index(&rest, text, left).await? {
+        let (more, end) = match self.by_index(filter, &rest, items.len(), text, left).await? {
             Some(found) => found,
             None => self.walk(&rest, text, WALK.1 - WALK.0, left).await?,
         };
@@ -212,12 +244,24 @@ impl Database {
         Ok((conditions, end))
     }
 
-    /// Looks at the executions that the index finds; `None` if it can't.
-    async fn by_index(&self, filter: &Filter, text: &str, limit: usize) -> Result<Option<Found>, DatabaseError> {
+    /// Looks at the executions that the index finds in `rest`; `None` if it can't. Of those of `filter` before these,
+    /// `found` have the text.
+    async fn by_index(
+        &self,
+        filter: &Filter,
+        rest: &Filter,
+        found: usize,
+        text: &str,
+        limit: usize,
+    ) -> Result<Option<Found>, DatabaseError> {
         let Some(groups) = groups(text).filter(|_| self.is_indexed()) else { return Ok(None) };
         match &self.inner.pools {
-            Pools::Sqlite { read, .. } => self.by_fts5(read, filter, text, groups, limit).await.map(Some),
-            Pools::Postgres(pool) => self.by_pg_trgm(pool, filter, text, limit).await,
+            Pools::Sqlite { read, .. } => self.by_fts5(read, rest, text, groups, limit).await.map(Some),
+            Pools::Postgres(pool) => {
+                let newest = self.last_of(&Conditions::of(filter, &self.inner.cluster), 1).await?;
+                let likely = newest.zip(rest.before).and_then(|(newest, last)| likely_end(newest, last, found, limit));
+                self.by_pg_trgm(pool, rest, text, limit, likely).await
+            }
         }
     }
 
@@ -243,7 +287,7 @@ impl Database {
         conditions.add("executions_search.rowid <= ", Value::Number(newest));
         conditions.add("executions_search.rowid >= ", Value::Number(end.unwrap_or(oldest)));
         conditions.add_search(text);
-        let Conditions { text: condition, values } = conditions;
+        let (condition, values) = conditions.finish();
         // CROSS: the index of texts first. And what it finds by its place: SQLite may take the index of namespaces, and
         // read all of the namespace for each. In the order of the index, so that it stops when there are enough.
         let found = format!(
@@ -256,8 +300,8 @@ impl Database {
         if let Some(last) = items.last().filter(|_| items.len() == limit) {
             // Those at one place come in any order: a page that has some of them has them all.
             let mut at_its_place = Conditions::of(filter, &self.inner.cluster);
-            at_its_place.add("fid >= ", Value::Bytes(lowest(place(last.fid)).0.to_vec()));
-            at_its_place.add("fid < ", Value::Bytes(lowest(place(last.fid) + 1).0.to_vec()));
+            at_its_place.add_end(Some(lowest(place(last.fid))));
+            at_its_place.before = at_its_place.before.into_iter().chain([lowest(place(last.fid) + 1)]).min();
             at_its_place.add_search(text);
             items.extend(self.select(&at_its_place, limit).await?);
         }
@@ -267,47 +311,80 @@ impl Database {
         Ok((items, end.map(lowest)))
     }
 
+    /// PostgreSQL reads all that its index finds before it knows which are the newest. So it is asked for those down to
+    /// `likely` first, which it finds by another index, and reads only what both have.
     async fn by_pg_trgm(
         &self,
         pool: &sqlx::PgPool,
         filter: &Filter,
         text: &str,
         limit: usize,
+        likely: Option<Fid>,
     ) -> Result<Option<Found>, DatabaseError> {
-        let mut conditions = Conditions::of(filter, &self.inner.cluster);
-        conditions.add_search(text);
-        let Conditions { text, values } = conditions;
-        let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {limit}");
         let mut tx = pool.begin().await?;
         sqlx::raw_sql(PATIENCE).execute(&mut *tx).await?;
         sqlx::raw_sql(BY_INDEX).execute(&mut *tx).await?;
-        // Planned for this text.
-        let query = bind!(sqlx::query(AssertSqlSafe(text)).persistent(false), &values);
-        match query.fetch_all(&mut *tx).await {
-            Ok(rows) => Ok(Some((summaries!(rows), None))),
-            Err(error) if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == CANCELED) => {
-                tracing::debug!("a search takes too long by the index");
-                Ok(None)
+        let mut items: Vec<Summary> = Vec::new();
+        let near = likely.map(|likely| (filter.before, Some(likely)));
+        for (before, end) in near.into_iter().chain([(likely.or(filter.before), None)]) {
+            let mut conditions = Conditions::of(&Filter { before, ..filter.clone() }, &self.inner.cluster);
+            conditions.add_end(end);
+            conditions.add_search(text);
+            let (text, values) = conditions.finish();
+            let left = limit - items.len();
+            let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {left}");
+            sqlx::raw_sql(if end.is_some() { BY_BOTH } else { BY_ONE }).execute(&mut *tx).await?;
+            // Planned for this text.
+            match bind!(sqlx::query(AssertSqlSafe(text)).persistent(false), &values).fetch_all(&mut *tx).await {
+                Ok(rows) => items.extend(summaries!(rows)),
+                Err(error) if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == CANCELED) => {
+                    tracing::debug!("a search takes too long by the index");
+                    let looked_at = likely.filter(|_| end.is_none());
+                    return Ok(looked_at.map(|last| (items, Some(last))));
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
+            if items.len() == limit {
+                break;
+            }
+        }
+        Ok(Some((items, None)))
+    }
+
+    /// The table that these conditions are about. Of two indexes that look alike SQLite takes the older one, and reads all
+    /// of a phase.
+    fn table(&self, conditions: &Conditions) -> &'static str {
+        match self.inner.pools {
+            Pools::Sqlite { .. } if conditions.of_both => "executions INDEXED BY executions_namespace_phase",
+            _ => "executions",
         }
     }
 
+    /// Whether a plan is good for other parameters, too. PostgreSQL's isn't: without them it takes all ranges to be short.
+    fn plans_last(&self) -> bool {
+        matches!(self.inner.pools, Pools::Sqlite { .. })
+    }
+
     async fn select(&self, conditions: &Conditions, limit: usize) -> Result<Vec<Summary>, DatabaseError> {
-        let Conditions { text, values } = conditions;
-        let text = format!("SELECT {SUMMARY} FROM executions WHERE {text} ORDER BY fid DESC LIMIT {limit}");
+        let (text, values) = conditions.finish();
+        let from = self.table(conditions);
+        let text = format!("SELECT {SUMMARY} FROM {from} WHERE {text} ORDER BY fid DESC LIMIT {limit}");
+        let again = self.plans_last();
         reading!(self, |pool| {
-            let rows = bind!(sqlx::query(AssertSqlSafe(text)), values).fetch_all(pool).await?;
+            let rows = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values).fetch_all(pool).await?;
             Ok(summaries!(rows))
         })
     }
 
     /// The last of the first `most` executions, if there are so many.
     async fn last_of(&self, conditions: &Conditions, most: i64) -> Result<Option<Fid>, DatabaseError> {
-        let Conditions { text, values } = conditions;
-        let text = format!("SELECT fid FROM executions WHERE {text} ORDER BY fid DESC LIMIT 1 OFFSET {}", most - 1);
+        let (text, values) = conditions.finish();
+        let from = self.table(conditions);
+        let text = format!("SELECT fid FROM {from} WHERE {text} ORDER BY fid DESC LIMIT 1 OFFSET {}", most - 1);
+        let again = self.plans_last();
         reading!(self, |pool| {
-            match bind!(sqlx::query(AssertSqlSafe(text)), values).fetch_optional(pool).await? {
+            let query = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values);
+            match query.fetch_optional(pool).await? {
                 Some(row) => {
                     let fid: Vec<u8> = row.try_get(0)?;
                     Ok(Some(Fid::of(&fid)))
@@ -315,5 +392,19 @@ impl Database {
                 None => Ok(None),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_goes_back_as_far_as_the_first_ones_let_expect() {
+        let fid = from_second;
+        // 500 in 100 seconds, 9 of them have it: 50 more are within 500 seconds, four times that for sure.
+        assert_eq!(likely_end(fid(10_000), fid(9_900), 9, 50), Some(fid(7_900)));
+        assert_eq!(likely_end(fid(10_000), fid(10_000), 49, 1), Some(fid(10_000)), "all within a second");
+        assert_eq!(likely_end(fid(10_000), fid(9_000), 0, 51), None, "before all times");
     }
 }

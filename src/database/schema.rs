@@ -17,7 +17,7 @@ struct Migration {
 }
 
 /// All changes, the first is number 1.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         sqlite: include_str!("migrations/sqlite/0001.sql"),
         postgres: include_str!("migrations/postgres/0001.sql"),
@@ -27,6 +27,12 @@ const MIGRATIONS: [Migration; 2] = [
     Migration {
         sqlite: include_str!("migrations/sqlite/0002.sql"),
         postgres: include_str!("migrations/postgres/0002.sql"),
+        oldest: 1,
+    },
+    // An index of namespace and phase.
+    Migration {
+        sqlite: include_str!("migrations/sqlite/0003.sql"),
+        postgres: include_str!("migrations/postgres/0003.sql"),
         oldest: 1,
     },
 ];

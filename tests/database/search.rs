@@ -174,9 +174,11 @@ const BACK_SQLITE: &str = "DROP TABLE executions_search; DROP TRIGGER executions
     DROP TRIGGER executions_search_update; DROP TRIGGER executions_search_delete; DROP INDEX executions_place;
     ALTER TABLE executions DROP COLUMN place; ALTER TABLE executions DROP COLUMN run; DROP TABLE runs;
     DROP INDEX executions_uid; DROP INDEX executions_phase; DROP INDEX executions_entry_point;
+    DROP INDEX executions_namespace_phase;
     UPDATE koco_schema SET version = 1";
 const BACK_POSTGRES: &str = "ALTER TABLE executions DROP COLUMN run; DROP TABLE runs; DROP INDEX executions_search;
     DROP INDEX executions_uid; DROP INDEX executions_phase; DROP INDEX executions_entry_point;
+    DROP INDEX executions_namespace_phase;
     DROP EXTENSION pg_trgm; UPDATE koco_schema SET version = 1";
 
 #[tokio::test]

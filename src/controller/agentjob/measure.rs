@@ -12,6 +12,8 @@ use crate::{
     protocol::error_types,
 };
 
+/// The most of what an agent says it has used that is added to a sum of all agents.
+const MOST_OF_A_RUN: i64 = 1_000_000_000_000;
 /// The reasons of `Stalled` that are labels: koco's own.
 static OURS: [Reason; 9] = [
     Reason::TemplateNotFound,
@@ -81,6 +83,10 @@ pub(super) fn run(metrics: &JobMetrics, old: Option<&AgentRun>, new: &AgentRun) 
         metrics.runs_ended.of([mode, end.kind.as_str(), error, end.source.as_str()]).inc();
         if end.started {
             metrics.active.of([mode]).observe(millis(end.active_millis).as_secs_f64());
+            let said = |number: i64| number.clamp(0, MOST_OF_A_RUN).unsigned_abs();
+            metrics.tokens.of([mode, "input"]).inc_by(said(end.usage.input_tokens));
+            metrics.tokens.of([mode, "output"]).inc_by(said(end.usage.output_tokens));
+            metrics.cost.of([mode]).inc_by(said(end.usage.cost_micros));
         }
     }
     if let (Some(command), Some(answer)) = (&new.spec.command, new.acknowledged())

@@ -33,6 +33,10 @@ pub struct JobMetrics {
     pub duration: Labelled<Histogram, 2>,
     /// How long an agent was active in a run, by mode.
     pub active: Labelled<Histogram, 1>,
+    /// Tokens that agents said they had used in runs that ended, by mode and kind: input or output.
+    pub tokens: Labelled<Counter, 2>,
+    /// What they said that it cost, in millionths, by mode.
+    pub cost: Labelled<Counter, 1>,
     /// From a command's generation until its runner has acknowledged it, by mode and state.
     pub control: Labelled<Histogram, 2>,
 }
@@ -66,6 +70,8 @@ impl Default for JobMetrics {
             start: Labelled::new(["mode"], waits),
             duration: Labelled::new(["mode", "phase"], durations),
             active: Labelled::new(["mode"], durations),
+            tokens: Labelled::new(["mode", "kind"], Counter::default),
+            cost: Labelled::new(["mode"], Counter::default),
             control: Labelled::new(["mode", "state"], latencies),
         }
     }
@@ -89,6 +95,8 @@ impl JobMetrics {
         all.seconds("job_start", "From a job's creation until its agent first started", &self.start);
         all.seconds("job_duration", "From an agent's first start until its job ended", &self.duration);
         all.seconds("run_active", "How long an agent was active in a run, without pauses", &self.active);
+        all.labelled("agent_tokens", "Tokens of runs that ended, as their agents said", &self.tokens);
+        all.labelled("agent_cost_micros", "Cost of runs that ended, as their agents said, in millionths", &self.cost);
         all.seconds("control", "From a command's generation until the runner acknowledged it", &self.control);
     }
 }

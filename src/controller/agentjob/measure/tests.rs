@@ -82,6 +82,7 @@ fn a_runs_end_and_acknowledgements_are_counted_once() {
     let paused = run_of(json!({ "acknowledged": acknowledged }));
     let closed = run_of(json!({ "acknowledged": acknowledged, "termination": { "type": "Failed", "source": "Koco",
         "time": "2024-11-22T10:01:00Z", "started": true, "activeMillis": 1500,
+        "usage": { "inputTokens": 30, "outputTokens": i64::MAX, "costMicros": 250 },
         "error": { "type": "Disrupted", "message": "m" } } }));
     // From before this process: it says nothing of when it ended.
     run(&metrics.jobs, None, &closed);
@@ -95,6 +96,10 @@ fn a_runs_end_and_acknowledgements_are_counted_once() {
         &[
             r#"koco_runs_ended_total{mode="Temporal",type="Failed",error="Disrupted",source="Koco"} 1"#,
             r#"koco_run_active_seconds_sum{mode="Temporal"} 1.5"#,
+            r#"koco_agent_tokens_total{mode="Temporal",kind="input"} 30"#,
+            // No agent makes the sum of all worthless.
+            r#"koco_agent_tokens_total{mode="Temporal",kind="output"} 1000000000000"#,
+            r#"koco_agent_cost_micros_total{mode="Temporal"} 250"#,
             r#"koco_control_seconds_sum{mode="Temporal",state="Paused"} 0.25"#,
             r#"koco_control_seconds_count{mode="Temporal",state="Paused"} 1"#,
         ],

@@ -7,16 +7,19 @@ POSTGRES_PID=
 AS_POSTGRES=()
 [[ $EUID -ne 0 ]] || AS_POSTGRES=(setpriv --reuid postgres --regid postgres --init-groups --)
 
-# start_postgres FOLDER: sets POSTGRES_URL. Everybody may pass through the folder: it holds nothing but tests' data.
+# start_postgres FOLDER: sets POSTGRES_URL. Everybody may pass through the folder: it holds nothing but tests' data. What is
+# there already of an earlier one is kept.
 start_postgres() {
   local folder=$1 bin
   bin=$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
   [[ -x $bin/postgres ]] || { echo "there is no PostgreSQL: make deps" >&2; return 1; }
   chmod 755 "$folder"
-  mkdir "$folder/postgres"
-  [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres"
-  "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
-    >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; return 1; }
+  if [[ ! -d $folder/postgres ]]; then
+    mkdir "$folder/postgres"
+    [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres"
+    "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
+      >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; return 1; }
+  fi
   # The kernel ends it if we are killed; its own processes end with it. Tests kill those who speak with it, never
   # the machine, so nothing needs to reach the disk. POSTGRES_FSYNC=on for those who measure.
   "${AS_POSTGRES[@]}" setpriv --pdeathsig KILL -- "$bin/postgres" -D "$folder/postgres" -k "$folder/postgres" \

@@ -40,12 +40,18 @@ const COURSES: [Course; 7] = [
 ];
 
 impl Course {
+    /// How many lines its agent has to tell.
+    fn lines(self) -> u64 {
+        // More than it comes to.
+        if matches!(self, Self::Cancelled | Self::Deleted) { 1_000_000 } else { LINES }
+    }
+
     fn spec(self) -> Value {
         let entry_point = match self {
             Self::Succeeds => format!("tell?lines={LINES}"),
             Self::Retries => format!("tell?lines={LINES}&failures=2"),
             Self::Pauses | Self::Evicted | Self::RunnerLost => format!("tell?lines={LINES}&each=2&every_ms=20&hold=10"),
-            Self::Cancelled | Self::Deleted => "tell?lines=1000000&each=2&every_ms=50".into(),
+            Self::Cancelled | Self::Deleted => format!("tell?lines={}&each=2&every_ms=50", self.lines()),
         };
         let retries = json!({ "retryPolicy": { "maximumAttempts": 3, "initialInterval": "100ms" } });
         let policy = if self == Self::Evicted { json!({ "pausePolicy": "Evict" }) } else { json!({}) };
@@ -81,7 +87,7 @@ impl Course {
 }
 
 /// What of a run is told, but for times: each kind by itself, for they come from several places at once.
-fn told(events: &[&Stored]) -> BTreeMap<String, String> {
+fn told(events: &[&Stored], lines: u64) -> BTreeMap<String, String> {
     let numbers: Vec<i64> = events.iter().map(|e| e.number).collect();
     assert_eq!(numbers, (1..=events.len() as i64).collect::<Vec<_>>(), "nothing is missing, and nothing twice");
     let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -91,7 +97,7 @@ fn told(events: &[&Stored]) -> BTreeMap<String, String> {
     let summary = |(kind, payloads): (String, Vec<String>)| {
         let counted = |text: &dyn Fn(u64) -> String| {
             assert!((1..).zip(&payloads).all(|(n, payload)| *payload == text(n)), "{kind}: {payloads:?}");
-            if payloads.len() as u64 == LINES { "all".to_string() } else { "the first".to_string() }
+            if payloads.len() as u64 == lines { "all".to_string() } else { "the first".to_string() }
         };
         let said = match kind.as_str() {
             "stdout" => counted(&|n| format!("line {n}")),
@@ -123,7 +129,7 @@ async fn transcript(reader: &Reader, token: &str, fid: &str, course: Course) -> 
         assert!((1..).zip(&events).all(|(row, event)| event.row == row), "rows have no gap");
         let mut runs: BTreeMap<i64, Vec<&Stored>> = BTreeMap::new();
         events.iter().for_each(|event| runs.entry(event.run).or_default().push(event));
-        let runs: Vec<_> = runs.values().map(|events| told(events)).collect();
+        let runs: Vec<_> = runs.values().map(|events| told(events, course.lines())).collect();
         let ended = course == Course::Deleted || runs.last().is_some_and(|run| run.contains_key("debug"));
         if ended { Ok(runs) } else { Err(runs) }
     });

@@ -45,7 +45,9 @@ pub async fn runner(pod_uid: &str) -> i32 {
 /// Lets an agent go on that waits for a file `/go`.
 pub async fn let_go(job: &Job<'_>) {
     let uid = pod_uid(&job.running_pod().await);
-    let pid = *processes(&uid, "test-agent").first().expect("an agent in the pod");
+    // It has its name a moment after its start was reported.
+    let agent = async || processes(&uid, "test-agent").first().copied().ok_or("no agent in the pod");
+    let pid = within(DEADLINE, "the agent's process on the node", agent).await;
     fs::write(format!("/proc/{pid}/root/go"), "").unwrap_or_else(|e| panic!("/go in {uid}: {e}"));
 }
 

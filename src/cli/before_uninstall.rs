@@ -40,18 +40,14 @@ struct Status {
     phase: Option<Phase>,
 }
 
-/// Whether something of it runs or may start, or it can't be deleted without a controller.
-fn is_live(job: &Job) -> bool {
-    let has_ended = job.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_terminal);
-    !has_ended || job.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER)
-}
-
 /// A job that lives: namespace and name, and its phase.
 type Live = (String, Phase);
 
+/// A job of which something runs or may start, or which can't be deleted without a controller.
 fn live(job: &Job) -> Option<Live> {
     let phase = job.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-    is_live(job).then(|| (format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any()), phase))
+    let lives = !phase.is_terminal() || job.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER);
+    lives.then(|| (format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any()), phase))
 }
 
 /// What is said of jobs that live; `None` if there are none.
@@ -150,7 +146,7 @@ mod tests {
             (job("ends", Some("Succeeded"), &[names::FINALIZER]), true),
             (job("ended", Some("Failed"), &["another/finalizer"]), false),
         ];
-        assert_eq!(all.iter().map(|(job, _)| is_live(job)).collect::<Vec<_>>(), all.map(|(_, lives)| lives));
+        assert_eq!(all.iter().map(|(job, _)| live(job).is_some()).collect::<Vec<_>>(), all.map(|(_, lives)| lives));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Lists executions, the newest first, and searches them. Used by the callers of the database.
 //!
 //! A page begins where the one before has ended, at a fid: no execution is skipped or comes twice, whatever is added
-//! meanwhile. How much is looked at for a page is bounded.
+//! meanwhile. How much a search, or a question for changes, looks at for a page is bounded.
 
 use std::cmp::Reverse;
 
@@ -75,10 +75,10 @@ macro_rules! summaries {
 struct Conditions {
     text: String,
     values: Vec<Value>,
-    /// The lowest fid that fulfils them, and the highest but one.
+    /// The lowest fid that may fulfil them, and the first above those that may.
     from: Fid,
     before: Option<Fid>,
-    /// Whether both are asked for, a namespace and a phase.
+    /// Whether a namespace and a phase are asked for, and nothing that has an index of its own.
     of_both: bool,
 }
 
@@ -100,7 +100,9 @@ impl Conditions {
         let since = filter.since.map_or(Fid([0; 12]), from_second);
         let until = filter.until.map(from_second);
         let before = filter.before.into_iter().chain(until).min();
-        let of_both = filter.namespace.is_some() && filter.phase.is_some();
+        let others = [&filter.owner, &filter.entry_point];
+        let of_both =
+            filter.namespace.is_some() && filter.phase.is_some() && others.iter().all(|other| other.is_none());
         let mut all = Self { text: condition.into(), values: Vec::new(), from: since, before, of_both };
         all.add("cluster = ", Value::Text(cluster.into()));
         let texts = [
@@ -200,19 +202,7 @@ impl Database {
         let (_, end) = self.first(filter, WALK.1).await?;
         let mut conditions = Conditions::among("hidden = 1", filter, &self.inner.cluster);
         conditions.add_end(end);
-        let (text, values) = conditions.finish();
-        let from = self.table(&conditions);
-        let text = format!("SELECT fid FROM {from} WHERE {text} ORDER BY fid DESC LIMIT {MOST}");
-        let again = self.plans_last();
-        reading!(self, |pool| {
-            let rows = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values).fetch_all(pool).await?;
-            let mut found = Vec::with_capacity(rows.len());
-            for row in rows {
-                let fid: Vec<u8> = row.try_get(0)?;
-                found.push(Fid::of(&fid));
-            }
-            Ok(found)
-        })
+        self.fids(&conditions, &format!("LIMIT {MOST}")).await
     }
 
     /// Up to so many executions that contain a text.
@@ -378,19 +368,22 @@ impl Database {
 
     /// The last of the first `most` executions, if there are so many.
     async fn last_of(&self, conditions: &Conditions, most: i64) -> Result<Option<Fid>, DatabaseError> {
-        let (text, values) = conditions.finish();
-        let from = self.table(conditions);
-        let text = format!("SELECT fid FROM {from} WHERE {text} ORDER BY fid DESC LIMIT 1 OFFSET {}", most - 1);
+        Ok(self.fids(conditions, &format!("LIMIT 1 OFFSET {}", most - 1)).await?.pop())
+    }
+
+    /// The fids that fulfil these conditions, the newest first, and of those the ones that `some` takes.
+    async fn fids(&self, conditions: &Conditions, some: &str) -> Result<Vec<Fid>, DatabaseError> {
+        let ((text, values), from) = (conditions.finish(), self.table(conditions));
+        let text = format!("SELECT fid FROM {from} WHERE {text} ORDER BY fid DESC {some}");
         let again = self.plans_last();
         reading!(self, |pool| {
-            let query = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values);
-            match query.fetch_optional(pool).await? {
-                Some(row) => {
-                    let fid: Vec<u8> = row.try_get(0)?;
-                    Ok(Some(Fid::of(&fid)))
-                }
-                None => Ok(None),
+            let rows = bind!(sqlx::query(AssertSqlSafe(text)).persistent(again), &values).fetch_all(pool).await?;
+            let mut found = Vec::with_capacity(rows.len());
+            for row in rows {
+                let fid: Vec<u8> = row.try_get(0)?;
+                found.push(Fid::of(&fid));
             }
+            Ok(found)
         })
     }
 }
@@ -398,6 +391,17 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_index_of_namespace_and_phase_is_asked_for_where_no_other_finds_less() {
+        let some = || Some("x".to_string());
+        let both = Filter { namespace: some(), phase: some(), ..Filter::default() };
+        assert!(Conditions::of(&both, "c").of_both);
+        for narrower in [Filter { owner: some(), ..both.clone() }, Filter { entry_point: some(), ..both.clone() }] {
+            assert!(!Conditions::of(&narrower, "c").of_both);
+        }
+        assert!(!Conditions::of(&Filter { namespace: None, ..both }, "c").of_both);
+    }
 
     #[test]
     fn a_search_goes_back_as_far_as_the_first_ones_let_expect() {

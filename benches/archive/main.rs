@@ -45,7 +45,7 @@ struct Arguments {
     /// Folder for SQLite's file, on the disk that is measured
     #[arg(long, env = "FOLDER", default_value = "target/bench-archive/sqlite")]
     folder: PathBuf,
-    /// URL of an empty PostgreSQL database; without it SQLite alone is measured
+    /// URL of a PostgreSQL database, empty or kept; without it SQLite alone is measured
     #[arg(long, env = "KOCO_DATABASE_POSTGRES")]
     postgres: Option<String>,
     /// Keep the databases, and measure those that a run before has kept
@@ -292,6 +292,8 @@ async fn main() -> anyhow::Result<()> {
         locations.into_iter().filter_map(|(name, location)| Some((name, location?))).map(async |(name, location)| {
             let database = Database::open(&location, "bench").await.context(name)?;
             let is_there = database.get(World::fid(world.executions - 1)).await.context(name)?.is_some();
+            let has_more = database.get(World::fid(world.executions)).await.context(name)?.is_some();
+            anyhow::ensure!(!has_more, "{name}: what was kept are more than {} executions", world.executions);
             let written = if is_there { None } else { Some(world.write(name, &database).await.context(name)?) };
             anyhow::Ok((name, location, database, written))
         });

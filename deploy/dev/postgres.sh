@@ -15,10 +15,12 @@ start_postgres() {
   [[ -x $bin/postgres ]] || { echo "there is no PostgreSQL: make deps" >&2; return 1; }
   chmod 755 "$folder"
   if [[ ! -d $folder/postgres ]]; then
-    mkdir "$folder/postgres"
-    [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres"
-    "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
+    rm -rf "$folder/postgres.new"
+    mkdir "$folder/postgres.new"
+    [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres.new"
+    "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres.new" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
       >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; return 1; }
+    mv "$folder/postgres.new" "$folder/postgres"
   fi
   # The kernel ends it if we are killed; its own processes end with it. Tests kill those who speak with it, never
   # the machine, so nothing needs to reach the disk. POSTGRES_FSYNC=on for those who measure.

@@ -54,20 +54,8 @@ spec:
       terminationGracePeriodSeconds: {{ .grace }}
       securityContext:
         {{- toYaml $v.podSecurityContext | nindent 8 }}
-      {{- with $v.imagePullSecrets }}
-      imagePullSecrets:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with coalesce $r.priorityClassName $v.priorityClassName }}
-      priorityClassName: {{ . }}
-      {{- end }}
-      {{- with coalesce $r.nodeSelector $v.nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with coalesce $r.tolerations $v.tolerations }}
-      tolerations:
-        {{- toYaml . | nindent 8 }}
+      {{- with include "koco.placement" . | trim }}
+      {{- . | nindent 6 }}
       {{- end }}
       affinity:
         {{- with coalesce $r.affinity $v.affinity }}

@@ -47,6 +47,27 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .role }}
 {{- end }}
 
+{{/* Where a role's pods may run, and with what they get their image: fields of a pod's spec. Takes (dict "root" $ "role" "controller"). */}}
+{{- define "koco.placement" -}}
+{{- $v := .root.Values }}
+{{- $r := index $v .role }}
+{{- with $v.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with coalesce $r.priorityClassName $v.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with coalesce $r.nodeSelector $v.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with coalesce $r.tolerations $v.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The roles that are installed, as {"list": [...]}. */}}
 {{- define "koco.roles" -}}
 {{- $roles := list "controller" "gateway" }}

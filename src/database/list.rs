@@ -98,12 +98,12 @@ impl Conditions {
     /// Among those that fulfil a condition without parameters.
     fn among(condition: &str, filter: &Filter, cluster: &str) -> Self {
         let since = filter.since.map_or(Fid([0; 12]), from_second);
-        let until = filter.until.map(from_second);
-        let before = filter.before.into_iter().chain(until).min();
         let others = [&filter.owner, &filter.entry_point];
         let of_both =
             filter.namespace.is_some() && filter.phase.is_some() && others.iter().all(|other| other.is_none());
-        let mut all = Self { text: condition.into(), values: Vec::new(), from: since, before, of_both };
+        let mut all = Self { text: condition.into(), values: Vec::new(), from: since, before: None, of_both };
+        all.add_before(filter.before);
+        all.add_before(filter.until.map(from_second));
         all.add("cluster = ", Value::Text(cluster.into()));
         let texts = [
             ("namespace = ", &filter.namespace),
@@ -129,6 +129,11 @@ impl Conditions {
     /// Not those that are older than this one.
     fn add_end(&mut self, end: Option<Fid>) {
         self.from = self.from.max(end.unwrap_or(self.from));
+    }
+
+    /// Only those that are older than this one.
+    fn add_before(&mut self, before: Option<Fid>) {
+        self.before = self.before.into_iter().chain(before).min();
     }
 
     fn add_search(&mut self, text: &str) {
@@ -291,7 +296,7 @@ impl Database {
             // Those at one place come in any order: a page that has some of them has them all.
             let mut at_its_place = Conditions::of(filter, &self.inner.cluster);
             at_its_place.add_end(Some(lowest(place(last.fid))));
-            at_its_place.before = at_its_place.before.into_iter().chain([lowest(place(last.fid) + 1)]).min();
+            at_its_place.add_before(Some(lowest(place(last.fid) + 1)));
             at_its_place.add_search(text);
             items.extend(self.select(&at_its_place, limit).await?);
         }

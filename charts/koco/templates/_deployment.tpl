@@ -111,10 +111,7 @@ spec:
             timeoutSeconds: 2
             failureThreshold: 3
           securityContext:
-            allowPrivilegeEscalation: false
-            capabilities:
-              drop: [ALL]
-            readOnlyRootFilesystem: true
+            {{- include "koco.restricted" . | nindent 12 }}
           {{- with $r.resources }}
           resources:
             {{- toYaml . | nindent 12 }}

@@ -19,6 +19,11 @@
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
 {{- end }}
+{{- include "koco.env.watchNamespaces" . }}
+{{- end }}
+
+{{/* For those who read jobs. */}}
+{{- define "koco.env.watchNamespaces" }}
 {{- with .Values.watchNamespaces }}
 - name: KOCO_WATCH_NAMESPACES
   value: {{ join "," . | quote }}

@@ -47,6 +47,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .role }}
 {{- end }}
 
+{{/* The security context of a container of koco's. */}}
+{{- define "koco.restricted" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+readOnlyRootFilesystem: true
+{{- end }}
+
 {{/* Where a role's pods may run, and with what they get their image: fields of a pod's spec. Takes (dict "root" $ "role" "controller"). */}}
 {{- define "koco.placement" -}}
 {{- $v := .root.Values }}

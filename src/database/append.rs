@@ -104,31 +104,33 @@ fn weight(events: &[Event]) -> usize {
 }
 
 /// Finds the execution that a batch is for. In SQLite a transaction that writes is alone.
-const FIND: &str = "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2";
+pub(super) const FIND: &str =
+    "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2";
 /// The same, so that of two who append to it one waits here and then reads what the other has stored.
-const LOCK: &str =
+pub(super) const LOCK: &str =
     "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2 FOR UPDATE";
 
-/// How far a source has come, and how many events it has if it has ended and that is known.
-const STORED: &str = "SELECT seq,
-        (SELECT events FROM runs WHERE namespace = $3 AND job_uid = $4 AND number = $2 AND ended <> 0)
+/// How far a source has come, and its last event if it has ended and that is known: by what it told, or as the others are
+/// marked as lost.
+const STORED: &str = "SELECT seq, (SELECT CASE WHEN lost <> 0 THEN sources.seq ELSE events END FROM runs
+        WHERE namespace = $3 AND job_uid = $4 AND number = $2 AND ended <> 0)
     FROM sources WHERE fid = $1 AND run = $2";
 
 /// An event that is to be stored.
 #[derive(Debug, PartialEq)]
-struct New<'a> {
-    run: i64,
-    seq: i64,
-    event: Cow<'a, Event>,
+pub(super) struct New<'a> {
+    pub(super) run: i64,
+    pub(super) seq: i64,
+    pub(super) event: Cow<'a, Event>,
 }
 
 impl New<'_> {
     /// What koco itself has to say, of a time at which something happened.
-    fn of_koco(run: i64, seq: i64, ts: f64, payload: String) -> Self {
+    pub(super) fn of_koco(run: i64, seq: i64, ts: f64, payload: String) -> Self {
         Self { run, seq, event: Cow::Owned(Event { ts, kind: Kind::Debug, payload }) }
     }
 
-    fn weight(&self) -> i64 {
+    pub(super) fn weight(&self) -> i64 {
         i64::try_from(self.event.payload.len() + OVERHEAD).unwrap_or(i64::MAX)
     }
 }
@@ -159,14 +161,12 @@ fn plan(batch: &Append, (stored, last): (i64, Option<i64>), (rows, bytes): (i64,
     if last.is_some_and(|last| ends > last) {
         return Plan { new: Vec::new(), to: stored, end: End::Past };
     }
-    let is_full = |rows: i64, bytes: i64| rows >= limits.rows || bytes >= limits.bytes;
-    let drops = is_full(rows, bytes);
+    let drops = limits.reached(rows, bytes);
     let ts = batch.events.first().map_or(0.0, |event| event.ts);
     let (mut new, mut to) = (Vec::new(), stored);
     if batch.oldest > stored + 1 {
         to = batch.oldest - 1;
-        let lost = format!(r#"{{"koco":{{"lost":{{"from":{},"to":{to}}}}}}}"#, stored + 1);
-        new.push(New::of_koco(batch.run, to, ts, lost));
+        new.push(New::of_koco(batch.run, to, ts, lost(stored + 1, Some(to))));
     }
     let known = to - (batch.from - 1);
     if known >= 0 {
@@ -180,11 +180,17 @@ fn plan(batch: &Append, (stored, last): (i64, Option<i64>), (rows, bytes): (i64,
         new.clear();
     }
     let (rows, bytes) = new.iter().fold((rows, bytes), |(rows, bytes), new| (rows + 1, bytes + new.weight()));
-    if !drops && is_full(rows, bytes) {
+    if !drops && limits.reached(rows, bytes) {
         let full = format!(r#"{{"koco":{{"full":{{"rows":{rows},"bytes":{bytes}}}}}}}"#);
         new.push(New::of_koco(0, 0, ts, full));
     }
     Plan { new, to, end: if known < 0 { End::Gap } else { End::Taken } }
+}
+
+/// What is said of lost events, from the first to the last, if it is known which that is.
+pub(super) fn lost(from: i64, to: Option<i64>) -> String {
+    let to = to.map(|to| format!(r#","to":{to}"#)).unwrap_or_default();
+    format!(r#"{{"koco":{{"lost":{{"from":{from}{to}}}}}}}"#)
 }
 
 /// Counts what is stored after the last event of its source.
@@ -204,7 +210,7 @@ fn count(new: &[New<'_>], stored: i64, sum: &mut Committed) {
 }
 
 /// The statement that inserts so many events.
-fn insert(rows: usize) -> String {
+pub(super) fn insert(rows: usize) -> String {
     let mut text = String::from("INSERT INTO events (fid, row, run, seq, ts, kind, payload) VALUES ");
     for row in 0..rows {
         let n = row * 7;
@@ -319,7 +325,7 @@ impl Inner {
     }
 
     /// Makes the partition for an execution's events, once.
-    async fn partition(&self, pool: &sqlx::PgPool, fid: Fid) -> Result<(), DatabaseError> {
+    pub(super) async fn partition(&self, pool: &sqlx::PgPool, fid: Fid) -> Result<(), DatabaseError> {
         let week = fid.seconds() / WEEK;
         if self.weeks.lock().contains(&week) {
             return Ok(());

@@ -4,7 +4,7 @@
 //! Each statement is written once, for both: parameters are `$1`, `$2`, and types are those that both have.
 //! [`schema`] creates and changes the tables; [`executions`] writes and reads executions, [`runs`] their runs, [`list`] lists
 //! and searches them, by the index that [`search`] knows; [`events`] reads events, [`append`] adds them, from one task that
-//! commits those of many callers together; [`retention`] removes what is old, and [`volume`] bounds what SQLite takes.
+//! commits those of many callers together; [`lost`] marks those that never came; [`retention`] removes what is old, and [`volume`] bounds what SQLite takes.
 //! [`backup`] copies SQLite's database.
 //!
 //! What holds whatever happens:
@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod executions;
 mod list;
+mod lost;
 mod model;
 mod retention;
 mod runs;
@@ -50,6 +51,7 @@ use tokio::sync::mpsc;
 pub use self::{
     backup::{backup, backup_unnamed, restore},
     error::{AppendError, DISK_FULL, DatabaseError},
+    lost::END,
     model::{
         Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, PageBefore,
         Part, Retention, Run, StoredEvent, Summary, Tail,

@@ -141,6 +141,8 @@ pub struct Run {
     pub ended: bool,
     /// How many events it has, if that is known. Then no more are taken of it.
     pub events: Option<i64>,
+    /// Whether that isn't known because its runner was lost.
+    pub cut: bool,
     /// What is kept of its AgentRun, as JSON.
     pub object: String,
 }
@@ -148,11 +150,11 @@ pub struct Run {
 /// What is still to come of the events of an execution that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing: all are stored.
-    Complete,
-    /// So many of those that its runs have.
+    /// Nothing. So many are known to be lost.
+    Settled(i64),
+    /// Some may come. So many are known to be missing.
     Missing(i64),
-    /// How many events one of its runs has is not known.
+    /// One of its runs has not been seen, or not as it ended.
     Unknown,
 }
 
@@ -233,7 +235,8 @@ pub struct Event {
 /// Consecutive events of one source: a run of an execution.
 ///
 /// What is missing before `oldest` is lost. Where the database misses it, one event of kind [`Kind::Debug`] takes its
-/// place, `{"koco":{"lost":{"from":N,"to":M}}}`, so that a gap that can't be filled holds up nothing.
+/// place, `{"koco":{"lost":{"from":N,"to":M}}}`, so that a gap that can't be filled holds up nothing. What never came of a
+/// run that has ended [`super::lost`] marks in the same way, without `to` if the run did not tell how many it has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Append {
     /// The execution.
@@ -263,6 +266,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { rows: 10_000_000, bytes: 2 << 30, silence: Duration::from_secs(60) }
+    }
+}
+
+impl Limits {
+    /// Whether events of so many rows and bytes are as many as may be.
+    pub(super) fn reached(&self, rows: i64, bytes: i64) -> bool {
+        rows >= self.rows || bytes >= self.bytes
     }
 }
 

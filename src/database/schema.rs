@@ -17,7 +17,7 @@ struct Migration {
 }
 
 /// All changes, the first is number 1.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         sqlite: include_str!("migrations/sqlite/0001.sql"),
         postgres: include_str!("migrations/postgres/0001.sql"),
@@ -33,6 +33,12 @@ const MIGRATIONS: [Migration; 3] = [
     Migration {
         sqlite: include_str!("migrations/sqlite/0003.sql"),
         postgres: include_str!("migrations/postgres/0003.sql"),
+        oldest: 1,
+    },
+    // Which events of a run are lost.
+    Migration {
+        sqlite: include_str!("migrations/sqlite/0004.sql"),
+        postgres: include_str!("migrations/postgres/0004.sql"),
         oldest: 1,
     },
 ];

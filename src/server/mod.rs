@@ -5,7 +5,7 @@
 //!   the database keeps the newest version, in whatever order they come.
 //! - [`http`] answers requests, and takes events from gateways. [`access`] asks the API server who sends one and what they
 //!   may read. [`live`] wakes streams of events.
-//! - [`retention`] removes what is old. [`copy`] copies the database, as a command of its own.
+//! - [`lost`] has events marked that never came. [`retention`] removes what is old. [`copy`] copies the database, as a command of its own.
 //!
 //! Of the cluster it writes one thing: an annotation on a job that has ended and has a time to live, which says that it
 //! is in the archive. Called by the command line alone.
@@ -15,6 +15,7 @@ mod archive;
 mod copy;
 mod http;
 mod live;
+mod lost;
 mod retention;
 mod settings;
 
@@ -158,6 +159,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), ServerErro
     let writing = follow(&server, &common, &ready, &stop);
     count(&server, &metrics, writing);
     tokio::spawn(retention::keep(server.clone(), settings));
+    tokio::spawn(lost::mark(server.clone()));
 
     let serving = axum_server::from_tcp(listener).map_err(listen)?;
     tracing::info!(%addr, "the server listens");

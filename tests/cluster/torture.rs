@@ -213,7 +213,8 @@ async fn followed(reader: &Reader, fid: &str, token: &str) -> Vec<Stored> {
     }
 }
 
-/// Nothing is missing, twice or out of order, but for what comes after the death of a runner.
+/// Nothing is missing, twice or out of order, but for what comes after the death of a runner, and there is a mark then.
+/// What may still come is an error.
 fn check(name: impl fmt::Display, events: &[Stored], lines: u64) -> Result<(), String> {
     let mut runs: BTreeMap<i64, Vec<&Stored>> = BTreeMap::new();
     for (row, event) in (1..).zip(events) {
@@ -233,10 +234,13 @@ fn check(name: impl fmt::Display, events: &[Stored], lines: u64) -> Result<(), S
                 return Err(format!("{name}, run {run}: {} of {lines} {kind}", payloads.len()));
             }
         }
-        let ended = |event: &&Stored| event.payload.starts_with("{\"koco\":{\"end\":");
-        assert!(events.iter().filter(|e| e.kind == "debug").all(ended), "{name}, run {run}: something was lost");
-        if run == last && !events.last().is_some_and(ended) {
-            return Err(format!("{name}, run {run}: not its end"));
+        let end = events.last().expect("an event");
+        let others = &events[..events.len() - 1];
+        assert!(others.iter().all(|e| !e.is_of_koco()), "{name}, run {run}: something was lost");
+        let lost = format!(r#"{{"koco":{{"lost":{{"from":{}}}}}}}"#, events.len());
+        let is_end = end.is_of_koco() && end.payload.starts_with(r#"{"koco":{"end":"#);
+        if !is_end && (run == last || end.payload != lost) {
+            return Err(format!("{name}, run {run}: neither its end nor a mark: {end:?}"));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Runs are written, read and removed, and say when all events of an execution are there.
 
-use koco::database::{Retention, Run, Tail};
+use koco::database::{END, Event, Kind, Retention, Run, Tail};
 
 use super::harness::{Store, batch, both, execution, fid};
 
@@ -14,6 +14,7 @@ fn run(job: u32, number: i64) -> Run {
         version: 10,
         ended: false,
         events: None,
+        cut: false,
         object: format!("{{\"number\":{number}}}"),
     }
 }
@@ -76,7 +77,7 @@ async fn a_run_that_has_ended_takes_its_last_events_and_no_more() {
         let refused = store.database.append(batch(fid(1), 3, 5)).await.unwrap_err();
         assert_eq!(refused.reason(), "Ended", "{}", store.name());
         assert_eq!(store.database.append(batch(fid(1), 3, 4)).await.unwrap(), 4);
-        assert_eq!(tail().await, Tail::Complete, "{}", store.name());
+        assert_eq!(tail().await, Tail::Settled(0), "{}", store.name());
         assert_eq!(store.database.append(batch(fid(1), 5, 5)).await.unwrap_err().reason(), "Ended");
         assert_eq!(store.database.append(batch(fid(1), 1, 4)).await.unwrap(), 4, "a repeat is no error");
         assert_eq!(store.all_events(fid(1)).await.len(), 4);
@@ -84,5 +85,108 @@ async fn a_run_that_has_ended_takes_its_last_events_and_no_more() {
         let mut second = batch(fid(1), 1, 9);
         second.run = 2;
         assert_eq!(store.database.append(second).await.unwrap(), 9);
+    }
+}
+
+/// The runs, numbers and payloads of what is stored after a row.
+async fn marks(store: &Store, n: u32, after: usize) -> Vec<(i64, i64, String)> {
+    let events = store.all_events(fid(n)).await;
+    let marks = events.into_iter().skip(after);
+    marks.map(|stored| (stored.run, stored.seq, stored.event.payload)).collect()
+}
+
+fn lost(run: i64, seq: i64, what: &str) -> (i64, i64, String) {
+    (run, seq, format!("{{\"koco\":{{\"lost\":{{{what}}}}}}}"))
+}
+
+#[tokio::test]
+async fn what_never_came_of_a_run_is_marked_once_and_takes_no_more() {
+    for store in both().await {
+        let mark = async |now| store.database.mark_lost(now, 100).await.unwrap();
+        let tail = async || store.database.tail(fid(1)).await.unwrap();
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        for (number, events) in [(1, 2), (2, 3), (3, 4), (4, 1)] {
+            let mut batch = batch(fid(1), 1, events);
+            batch.run = number;
+            if number == 4 {
+                batch.events = vec![Event { ts: 1.5, kind: Kind::Debug, payload: format!("{END}{{}}}}}}") }];
+            }
+            store.database.append(batch).await.unwrap();
+        }
+        // The first is lost, the second had more, the third has sent all, and the last was lost after its end.
+        let ended = |number, events: Option<i64>| Run { ended: true, events, cut: events.is_none(), ..run(1, number) };
+        mark(1000).await;
+        store
+            .database
+            .upsert_runs(vec![ended(1, None), ended(2, Some(5)), ended(3, Some(4)), ended(4, None)], 5)
+            .await
+            .unwrap();
+        mark(1000).await;
+        mark(1099).await;
+        assert_eq!((marks(&store, 1, 10).await, tail().await), (vec![], Tail::Missing(2)), "{}", store.name());
+        let mut late = batch(fid(1), 4, 4);
+        late.run = 2;
+        store.database.append(late).await.unwrap();
+        mark(1100).await;
+        let expected = [lost(1, 3, r#""from":3"#), lost(2, 5, r#""from":5,"to":5"#)];
+        assert_eq!(
+            (marks(&store, 1, 11).await, tail().await),
+            (expected.to_vec(), Tail::Settled(1)),
+            "{}",
+            store.name()
+        );
+        let (summary, _) = store.database.get(fid(1)).await.unwrap().unwrap();
+        assert_eq!(summary.last_row, 13, "{}", store.name());
+        // Whatever comes now, also a newer version of the run.
+        mark(9999).await;
+        store.database.upsert_runs(vec![Run { version: 11, ..ended(1, None) }], 5).await.unwrap();
+        assert_eq!(store.database.append(batch(fid(1), 1, 2)).await.unwrap(), 3, "a repeat is no error");
+        for (from, events) in [(3, 4), (4, 4)] {
+            assert_eq!(store.database.append(batch(fid(1), from, events)).await.unwrap_err().reason(), "Ended");
+        }
+        mark(99_999).await;
+        assert_eq!(marks(&store, 1, 11).await, expected, "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_was_never_heard_of_is_marked_when_its_execution_is_there_unless_that_was_deleted() {
+    for store in both().await {
+        let mark = async |now| store.database.mark_lost(now, 0).await.unwrap();
+        let ended = |job| Run { ended: true, cut: true, ..run(job, 1) };
+        store
+            .database
+            .upsert_runs(
+                vec![ended(1), ended(2), Run { events: Some(0), ..ended(3) }, Run { cut: false, ..ended(4) }],
+                5,
+            )
+            .await
+            .unwrap();
+        mark(1000).await;
+        store.database.upsert((1..=4).map(execution).collect()).await.unwrap();
+        store.raw("UPDATE executions SET hidden = 1 WHERE uid = 'uid-2'").await;
+        mark(2000).await;
+        store.raw("UPDATE executions SET hidden = 0 WHERE uid = 'uid-2'").await;
+        mark(3000).await;
+        assert_eq!(marks(&store, 1, 0).await, [lost(1, 1, r#""from":1"#)], "{}", store.name());
+        for n in 2..=4 {
+            assert_eq!(marks(&store, n, 0).await, [], "{n}: {}", store.name());
+        }
+        assert_eq!(store.database.tail(fid(4)).await.unwrap(), Tail::Settled(0), "it keeps none: {}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn two_processes_mark_a_run_once() {
+    for store in both().await {
+        store.database.upsert((1..=20).map(execution).collect()).await.unwrap();
+        let ended = (1..=20).map(|job| Run { ended: true, cut: true, ..run(job, 1) }).collect();
+        store.database.upsert_runs(ended, 5).await.unwrap();
+        store.database.mark_lost(1000, 0).await.unwrap();
+        let both = tokio::join!(store.database.mark_lost(1000, 0), store.database.mark_lost(1000, 0));
+        assert!(both.0.is_ok() && both.1.is_ok(), "{}: {both:?}", store.name());
+        for n in 1..=20 {
+            assert_eq!(marks(&store, n, 0).await, [lost(1, 1, r#""from":1"#)], "{}", store.name());
+        }
     }
 }

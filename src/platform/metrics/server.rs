@@ -14,7 +14,7 @@ pub struct ServerMetrics {
     pub events: Labelled<Counter, 1>,
     /// Bytes of events that were stored.
     pub event_bytes: Counter,
-    /// Events that their runners had to give up before they were stored.
+    /// Events that never came, as far as their number is known.
     pub lost: Counter,
     /// Executions that have as many events as one may.
     pub full: Counter,
@@ -79,7 +79,8 @@ impl ServerMetrics {
         let events = "Events stored: output is printed lines, agent what agents sent, koco what koco added";
         all.labelled("server_events", events, &self.events);
         all.plain("server_event_bytes", "Bytes of events stored", &self.event_bytes);
-        all.plain("server_events_lost", "Events that runners gave up before they were stored", &self.lost);
+        let lost = "Events that never came, as far as their number is known: of a lost runner it is not";
+        all.plain("server_events_lost", lost, &self.lost);
         all.plain("server_executions_full", "Executions that reached the most events that one may have", &self.full);
         all.labelled("server_appends", "Batches of events: Stored, Gap, or why not", &self.appends);
         all.plain("server_commit_seconds", "How long a commit of events took", &self.commit_seconds);

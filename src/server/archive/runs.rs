@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{BATCH, tried};
 use crate::{
-    api::{AgentRun, ErrorStatus, TerminationSource, Usage},
+    api::{AgentRun, ErrorStatus, Termination, TerminationSource, Usage},
     database::{Database, DatabaseError, Run},
     lifecycle,
     platform::{
@@ -77,8 +77,13 @@ pub struct Kept<'a> {
 /// An AgentRun as it is written; `None` for one that was never stored.
 fn record(run: &AgentRun) -> Option<Run> {
     let (id, end) = (&run.spec.identity, run.termination());
-    // A runner that reports that it has started no agent sends no events, unless it counts them.
-    let silent = id.tombstone || end.is_some_and(|end| !end.started && end.source == TerminationSource::Runner);
+    // A runner that reports that it has started no agent sends no events, unless it counts them; nor does one whose agent
+    // could not start.
+    let silent = |end: &Termination| {
+        (!end.started && end.source == TerminationSource::Runner)
+            || (run.could_start().is_none() && end.events.is_none())
+    };
+    let silent = id.tombstone || end.is_some_and(silent);
     let events = end.and_then(|end| end.events).or(silent.then_some(0));
     let started = end.is_none_or(|end| end.started);
     let kept = Kept {
@@ -105,6 +110,7 @@ fn record(run: &AgentRun) -> Option<Run> {
         version: i64::try_from(store::version(run)?).ok()?,
         ended: run.is_closed(),
         events,
+        cut: events.is_none() && end.is_some_and(|end| end.source != TerminationSource::Runner),
         object: serde_json::to_string(&kept).ok()?,
     })
 }
@@ -209,11 +215,14 @@ mod tests {
         let end = |source: &str, started: bool| {
             let end = json!({ "type": "Failed", "source": source, "time": "2026-01-01T00:00:09Z", "started": started });
             let (record, object) = kept(&run(json!({}), json!({ "termination": end })));
-            (record.events, object["startTime"].is_string())
+            (record.events, record.cut, object["startTime"].is_string())
         };
-        assert_eq!(end("Runner", false), (Some(0), false));
-        assert_eq!(end("Runner", true), (None, true));
-        assert_eq!((end("Kubelet", false), end("Koco", true)), ((None, false), (None, true)));
+        assert_eq!(end("Runner", false), (Some(0), false, false));
+        assert_eq!(end("Runner", true), (None, false, true), "it keeps none");
+        assert_eq!((end("Kubelet", false), end("Koco", true)), ((None, true, false), (None, true, true)));
+        let end = json!({ "type": "Failed", "source": "Kubelet", "time": "2026-01-01T00:00:09Z", "started": false });
+        let (unready, _) = kept(&run(json!({}), json!({ "readyTime": null, "termination": end })));
+        assert_eq!(unready.events, Some(0), "its agent could not start");
         let mut tombstone = run(json!({ "tombstone": true }), json!({}));
         (tombstone.spec.grant, tombstone.status) = (None, None);
         let (record, _) = kept(&tombstone);

@@ -43,9 +43,9 @@ const PAGE: u32 = 100;
 const CHECK: Duration = Duration::from_secs(5);
 /// How long it waits until there is room again.
 const CROWDED: Duration = Duration::from_millis(500);
-/// How long after the end of an execution events may come, in milliseconds, if it is not known how many there are.
+/// How long after the end of an execution events may come, in milliseconds, if the end of a run was not seen.
 const LATE: i64 = 10_000;
-/// And if some are known to be missing: a runner gives up a minute after its agent's end.
+/// And if some may be missing: until they are marked as lost, [`crate::server::lost`].
 const MISSING: i64 = 75_000;
 /// How often it is asked then whether they have come.
 const ASK: Duration = Duration::from_secs(1);
@@ -271,7 +271,7 @@ impl Left {
     /// So many milliseconds after the execution's end.
     fn of(tail: Tail, since: i64) -> Self {
         match tail {
-            Tail::Complete => Self { millis: 0, missing: 0 },
+            Tail::Settled(missing) => Self { millis: 0, missing },
             Tail::Missing(missing) => Self { millis: MISSING - since, missing },
             Tail::Unknown => Self { millis: LATE - since, missing: 0 },
         }
@@ -320,9 +320,10 @@ mod tests {
             (left.millis <= 0, JsonFrames.end(left.missing))
         };
         let plain = "event: end\ndata: {}\n\n".to_string();
-        assert_eq!(left(Tail::Complete, 0), (true, plain.clone()));
+        assert_eq!(left(Tail::Settled(0), 0), (true, plain.clone()));
         assert_eq!((left(Tail::Unknown, 9_999).0, left(Tail::Unknown, 10_000)), (false, (true, plain)));
         let missing = "event: end\ndata: {\"missing\":3}\n\n".to_string();
+        assert_eq!(left(Tail::Settled(3), 0), (true, missing.clone()), "and they are marked");
         assert_eq!((left(Tail::Missing(3), 74_999).0, left(Tail::Missing(3), 75_000)), (false, (true, missing)));
     }
 

@@ -18,7 +18,7 @@ use super::{
     render,
 };
 use crate::{
-    database::{DatabaseError, Fid, Kind, StoredEvent},
+    database::{DatabaseError, END, Fid, Kind, StoredEvent},
     server::Server,
 };
 
@@ -80,7 +80,7 @@ impl Frames {
 
     fn write_stored(&mut self, text: &mut String, stored: &StoredEvent) {
         let (ts, kind, payload) = (stored.event.ts, stored.event.kind, stored.event.payload.as_str());
-        self.complete = kind == Kind::Debug && payload.starts_with(r#"{"koco":{"end":"#);
+        self.complete = kind == Kind::Debug && payload.starts_with(END);
         match (kind, payload) {
             // A client that is sent back to before this event gets `meta` again.
             (Kind::Status, "running") => self.write(text, ts, Kind::Meta, &self.meta),
@@ -200,7 +200,7 @@ mod tests {
     use super::{super::execution::tests::execution, *};
     use crate::{database::Event, fuzz::check};
 
-    const END: &str = r#"{"koco":{"end":{"kind":"Succeeded"}}}"#;
+    const ENDED: &str = r#"{"koco":{"end":{"kind":"Succeeded"}}}"#;
 
     fn stored(row: i64, kind: Kind, payload: &str) -> StoredEvent {
         StoredEvent { row, run: 1, seq: row, event: Event { ts: row as f64 + 0.5, kind, payload: payload.into() } }
@@ -303,7 +303,7 @@ mod tests {
         let all = read(&first);
         assert_eq!((all[2].0, all[3].0), (2, 3), "who comes back after `meta` gets `running`");
         assert!(all[2].2.starts_with(r#"3.5:{"dict":{"fid":"6955b900aabbccddeeff0011","#), "{}", all[2].2);
-        let retry = [stored(4, Kind::Error, "AgentFailed: x"), stored(5, Kind::Debug, END)];
+        let retry = [stored(4, Kind::Error, "AgentFailed: x"), stored(5, Kind::Debug, ENDED)];
         assert_eq!(kinds(&frames.events(&retry)), ["error"], "no status: another attempt follows");
         assert!(frames.is_complete());
         assert_eq!(kinds(&frames.events(&begin(6))), ["status starting", "inputs", "meta", "status running"]);

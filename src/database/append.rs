@@ -207,6 +207,9 @@ fn count(new: &[New<'_>], stored: i64, sum: &mut Committed) {
         }
     }
     sum.bytes += new.iter().map(New::weight).sum::<i64>().unsigned_abs();
+    // In a batch the first is the oldest.
+    let first = new.iter().find(|new| matches!(new.event, Cow::Borrowed(_))).map(|new| new.event.ts);
+    sum.oldest = sum.oldest.into_iter().chain(first).reduce(f64::min);
 }
 
 /// The statement that inserts so many events.
@@ -383,7 +386,13 @@ mod tests {
             }
         );
         count(&plan(&batch, (6, None), (4, 0), limits).new, 6, &mut sum);
-        assert_eq!((sum.agent, sum.output), (2, 4), "all is stored already");
+        assert_eq!((sum.agent, sum.output, sum.oldest), (2, 4, Some(1.5)), "all is stored already");
+        batch.events[2].ts = 0.5;
+        count(&plan(&batch, (5, None), (0, 0), limits).new, 5, &mut sum);
+        assert_eq!(sum.oldest, Some(0.5));
+        let mut lost = Committed::default();
+        count(&[New::of_koco(1, 2, 0.5, String::new())], 1, &mut lost);
+        assert_eq!(lost.oldest, None, "no runner has sent it");
     }
 
     /// Numbers and payloads of what is stored, the last number, and whether there is a gap.

@@ -277,7 +277,7 @@ impl Limits {
 }
 
 /// What a commit of events has done, for those who count it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Committed {
     /// How long it took.
     pub took: Duration,
@@ -293,6 +293,8 @@ pub struct Committed {
     pub lost: u64,
     /// Executions that became full.
     pub full: u64,
+    /// When the oldest event that it stored of a run was sent, in seconds since 1970 by the source's clock.
+    pub oldest: Option<f64>,
 }
 
 /// How far an execution has come, for those who wait for more of it.

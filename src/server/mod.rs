@@ -42,6 +42,7 @@ use crate::{
     api::names,
     database::Database,
     platform::{
+        clock,
         http::{Authenticator, CertificateManager, ServerNames, serve},
         kubernetes,
         metrics::{Metrics, ServerMetrics},
@@ -204,6 +205,9 @@ fn count(server: &Arc<Server>, metrics: &Metrics, writing: Vec<archive::Writing>
         ours.event_bytes.inc_by(committed.bytes);
         ours.lost.inc_by(committed.lost);
         ours.full.inc_by(committed.full);
+        if let Some(oldest) = committed.oldest {
+            ours.event_lag.observe((clock::now().as_millisecond() as f64 / 1000.0 - oldest).max(0.0));
+        }
         ours.commit_seconds.observe(committed.took.as_secs_f64());
         ours.commit_events.observe((committed.output + committed.agent + committed.koco) as f64);
     });

@@ -98,6 +98,7 @@ async fn metrics_of_the_server_say_what_it_does() {
         ("koco_server_appends_total", r#"outcome="Stored""#, 1.0),
         ("koco_server_appends_total", r#"outcome="Gap""#, 1.0),
         ("koco_server_commit_seconds_count", "", 1.0),
+        ("koco_server_event_lag_seconds_count", "", 1.0),
         ("koco_server_commit_events_sum", "", 3.0),
         ("koco_server_streams", "", 1.0),
         ("koco_server_requests_total", r#"code="409""#, 1.0),

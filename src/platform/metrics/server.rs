@@ -20,6 +20,8 @@ pub struct ServerMetrics {
     pub full: Counter,
     /// Batches of events, by what became of them.
     pub appends: Labelled<Counter, 1>,
+    /// From the time of the oldest event of a commit until it was stored.
+    pub event_lag: Histogram,
     /// How long a commit of events took.
     pub commit_seconds: Histogram,
     /// How many events a commit stored.
@@ -58,6 +60,7 @@ impl Default for ServerMetrics {
             lost,
             full,
             appends,
+            event_lag: Histogram::new([0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 600.0, 3600.0]),
             commit_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]),
             commit_events: Histogram::new([1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0]),
             streams,
@@ -83,6 +86,8 @@ impl ServerMetrics {
         all.plain("server_events_lost", lost, &self.lost);
         all.plain("server_executions_full", "Executions that reached the most events that one may have", &self.full);
         all.labelled("server_appends", "Batches of events: Stored, Gap, or why not", &self.appends);
+        let lag = "From the oldest event of a commit, by the clock of its node, until it was stored";
+        all.plain("server_event_lag_seconds", lag, &self.event_lag);
         all.plain("server_commit_seconds", "How long a commit of events took", &self.commit_seconds);
         all.plain("server_commit_events", "How many events a commit stored", &self.commit_events);
         all.labelled("server_streams", "Streams of events that are open at this server", &self.streams);

@@ -52,9 +52,10 @@ enum Harm {
     KillDatabase,
     FreezeDatabase,
     KillRunner,
+    FreezeRunner,
 }
 
-const HARMS: [Harm; 11] = [
+const HARMS: [Harm; 12] = [
     Harm::Kill("gateway"),
     Harm::Freeze("gateway"),
     Harm::Kill("server"),
@@ -66,6 +67,7 @@ const HARMS: [Harm; 11] = [
     Harm::KillDatabase,
     Harm::FreezeDatabase,
     Harm::KillRunner,
+    Harm::FreezeRunner,
 ];
 
 /// A PostgreSQL of the test's.
@@ -111,7 +113,9 @@ struct Way<'t> {
 impl Way<'_> {
     /// Does harm, and mends it.
     async fn disturb_once(&mut self) {
-        let harm = HARMS[self.rng.random_range(0..HARMS.len())];
+        let any = HARMS[self.rng.random_range(0..HARMS.len())];
+        // However short it is, a runner is lost.
+        let harm = if self.killed == 0 { Harm::KillRunner } else { any };
         let away = Duration::from_millis(self.rng.random_range(0..AWAY));
         let quiet = Duration::from_millis(self.rng.random_range(0..BETWEEN));
         if self.harm(harm, away).await {
@@ -148,22 +152,29 @@ impl Way<'_> {
                 sleep.await;
                 signal(Signal::SIGCONT);
             }
-            Harm::KillRunner => return self.kill_runner().await,
+            Harm::KillRunner => {
+                let found = if self.killed < RUNNERS { self.runner().await } else { Vec::new() };
+                found.iter().for_each(|pid| node::signal_if_there(*pid, Signal::SIGKILL));
+                self.killed += usize::from(!found.is_empty());
+                return !found.is_empty();
+            }
+            Harm::FreezeRunner => {
+                let found = self.runner().await;
+                found.iter().for_each(|pid| node::signal_if_there(*pid, Signal::SIGSTOP));
+                sleep.await;
+                found.iter().for_each(|pid| node::signal_if_there(*pid, Signal::SIGCONT));
+                return !found.is_empty();
+            }
         }
         true
     }
 
-    async fn kill_runner(&mut self) -> bool {
-        if self.killed == RUNNERS {
-            return false;
-        }
+    /// The processes of a runner, if the job that is drawn has one.
+    async fn runner(&mut self) -> Vec<i32> {
         let job = &self.jobs[self.rng.random_range(0..self.jobs.len())];
-        let Some(run) = job.run().await.filter(|run| !run.is_closed()) else { return false };
-        let Some(pod) = job.test.pods().get_opt(&run.spec.identity.pod_name).await.expect("get") else { return false };
-        let found = node::processes(&pod_uid(&pod), "koco-runner");
-        found.iter().for_each(|pid| node::signal_if_there(*pid, Signal::SIGKILL));
-        self.killed += 1;
-        !found.is_empty()
+        let Some(run) = job.run().await.filter(|run| !run.is_closed()) else { return Vec::new() };
+        let pod = job.test.pods().get_opt(&run.spec.identity.pod_name).await.expect("get");
+        pod.map_or(Vec::new(), |pod| node::processes(&pod_uid(&pod), "koco-runner"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A volume that is full: appends are refused, nothing is damaged, what is old can be removed, and it goes on when there is
-//! room. On a real volume of its own, a tmpfs of a process in a mount namespace of its own.
+//! room. SQLite on a real volume of its own, a tmpfs of a process in a mount namespace of its own; PostgreSQL with the error
+//! that it has for it.
 
 use std::{
     fs::File,
@@ -11,7 +12,7 @@ use std::{
 
 use koco::database::{Append, AppendError, Database, Location, Retention};
 
-use super::harness::{CLUSTER, Store, event, execution, fid, locations};
+use super::harness::{CLUSTER, Store, batch, both, event, execution, fid, locations};
 
 const CHILD: &str = "KOCO_TEST_VOLUME";
 const MIB: usize = 1024 * 1024;
@@ -121,4 +122,26 @@ async fn a_full_volume_damages_nothing_and_it_goes_on_when_there_is_room() {
         "{said}{}",
         String::from_utf8_lossy(&child.stderr)
     );
+}
+
+#[tokio::test]
+async fn a_full_postgresql_refuses_events_and_takes_them_when_there_is_room() {
+    let store = both().await.remove(1);
+    store.database.upsert(vec![execution(1)]).await.unwrap();
+    assert_eq!(store.database.append(batch(fid(1), 1, 2)).await.unwrap(), 2);
+    store
+        .raw(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+            CREATE TRIGGER no_room BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.seq = 4) EXECUTE FUNCTION no_room()",
+        )
+        .await;
+    for _ in 0..2 {
+        let refused = store.database.append(batch(fid(1), 3, 5)).await.unwrap_err();
+        assert_eq!(refused.reason(), "DiskFull", "{refused}");
+        assert_eq!(store.all_events(fid(1)).await.len(), 2, "all of a batch, or nothing");
+    }
+    store.raw("DROP TRIGGER no_room ON events").await;
+    assert_eq!(store.database.append(batch(fid(1), 3, 5)).await.unwrap(), 5);
+    assert_eq!(store.all_events(fid(1)).await.len(), 5);
 }

@@ -38,6 +38,21 @@ async fn a_folder_is_free_once_it_is_closed() {
 }
 
 #[tokio::test]
+async fn a_postgresql_that_is_too_old_is_not_touched() {
+    let Location::Postgres(url) = locations().await.remove(1) else { panic!("PostgreSQL comes second") };
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    // As one says it that can't be had any more.
+    let old = "CREATE FUNCTION public.current_setting(text) RETURNS text LANGUAGE sql AS $$ SELECT '140018' $$;
+        DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$";
+    sqlx::raw_sql(old).execute(&pool).await.unwrap();
+    let refused = Database::open(&Location::Postgres(url), CLUSTER).await.map(drop).unwrap_err();
+    assert_eq!(refused.to_string(), "the server is PostgreSQL 14; koco needs 15 or later");
+    assert_eq!(refused.reason(), "TooOld");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(tables).fetch_one(&pool).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_not_touched() {
     for store in both().await {
         store.raw("UPDATE koco_schema SET version = 7, oldest = 7; DROP INDEX executions_live").await;

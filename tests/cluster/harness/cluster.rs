@@ -87,13 +87,17 @@ fn install_crd(dev: &Path) -> Result<(), String> {
     if !crd.status.success() {
         return Err(format!("koco crd: {}", String::from_utf8_lossy(&crd.stderr)));
     }
-    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-    feed(dev, "kubectl", &apply, &crd.stdout)?;
+    // What is there already stays its owner's: Helm's, of an installed release, which would conflict with us later.
+    let apply = |objects: &[u8]| {
+        let with = |verb| feed(dev, "kubectl", &[verb, "--server-side", "--force-conflicts", "-f", "-"], objects);
+        with("diff").or_else(|_| with("apply"))
+    };
+    apply(&crd.stdout)?;
     let none = "admissionPolicy.reservePods=false";
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/koco");
     let policy =
         run(dev, "helm", &["template", "koco", chart, "--show-only", "templates/admission.yaml", "--set", none])?;
-    feed(dev, "kubectl", &apply, policy.as_bytes())?;
+    apply(policy.as_bytes())?;
     let crds = ["crd/agentjobs.kodosumi.io", "crd/agentruns.kodosumi.io"];
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", crds[0], crds[1]];
     run(dev, "kubectl", &wait)?;

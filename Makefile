@@ -119,6 +119,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 	KOCO_RECORD_HISTORIES=1 tests/workflow/run
 	cargo test --test replay
 
+.PHONY: readme-test
+readme-test: ## README.md's commands, in their order, in a cluster that is up with INSTALL=0
+	tests/readme/run
+
 .PHONY: python-test
 python-test: deps ## checks and tests of the Python package and its examples; ARGS=filter, PYTHON=python3.13
 	@python/tests/run $(if $(ARGS),-k "$(ARGS)")

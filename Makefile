@@ -123,6 +123,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 readme-test: ## README.md's commands, in their order, in a cluster that is up with INSTALL=0
 	tests/readme/run
 
+.PHONY: upgrade-test
+upgrade-test: ## upgrades from another commit, and back, under jobs in every state, in a cluster that is up with INSTALL=0; FROM=COMMIT
+	tests/upgrade/run "$(or $(FROM),$(error FROM=COMMIT is missing))"
+
 .PHONY: python-test
 python-test: deps ## checks and tests of the Python package and its examples; ARGS=filter, PYTHON=python3.13
 	@python/tests/run $(if $(ARGS),-k "$(ARGS)")

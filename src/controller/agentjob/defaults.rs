@@ -66,6 +66,9 @@ impl Defaults {
     fn resolve(&self, spec: &AgentJobSpec) -> Resolved {
         let retry: RetryPolicy = spec.retry_policy.clone().unwrap_or_default();
         let timeouts: Timeouts = spec.timeouts.clone().unwrap_or_default();
+        let initial_interval = retry.initial_interval.unwrap_or(self.default_initial_interval.into());
+        // A first wait that a job asks for is no shorter because of a default.
+        let longest = self.default_maximum_interval.max(initial_interval.get()).into();
         let mode = match self.default_execution_mode {
             DefaultMode::Direct => ExecutionMode::Direct,
             DefaultMode::Temporal => ExecutionMode::Temporal,
@@ -74,9 +77,9 @@ impl Defaults {
             execution_mode: spec.execution_mode.unwrap_or(mode),
             retry_policy: ResolvedRetryPolicy {
                 maximum_attempts: retry.maximum_attempts.unwrap_or(self.default_maximum_attempts),
-                initial_interval: retry.initial_interval.unwrap_or(self.default_initial_interval.into()),
+                initial_interval,
                 backoff_coefficient: retry.backoff_coefficient.unwrap_or(self.default_backoff_coefficient),
-                maximum_interval: retry.maximum_interval.unwrap_or(self.default_maximum_interval.into()),
+                maximum_interval: retry.maximum_interval.unwrap_or(longest),
                 non_retryable_error_types: retry.non_retryable_error_types.unwrap_or_default(),
             },
             timeouts: ResolvedTimeouts {
@@ -89,5 +92,33 @@ impl Defaults {
                 pending: timeouts.pending.unwrap_or(self.default_pending_timeout.into()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        defaults: Defaults,
+    }
+
+    #[test]
+    fn the_longest_wait_is_no_shorter_than_the_first_unless_a_job_says_so() {
+        let defaults = Program::parse_from(["koco"]).defaults;
+        let waits = |policy: serde_json::Value| {
+            let spec = serde_json::from_value(json!({ "entryPoint": "x", "retryPolicy": policy })).unwrap();
+            let policy = defaults.resolve(&spec).retry_policy;
+            [policy.initial_interval, policy.maximum_interval].map(|wait| wait.get().as_secs())
+        };
+        assert_eq!(waits(json!({})), [1, 100]);
+        assert_eq!(waits(json!({ "initialInterval": "5s" })), [5, 100]);
+        assert_eq!(waits(json!({ "initialInterval": "1h" })), [3600, 3600]);
+        assert_eq!(waits(json!({ "initialInterval": "1h", "maximumInterval": "5s" })), [3600, 5]);
     }
 }

@@ -10,6 +10,8 @@ use super::{
     Append, AppendError, Committed, Database, DatabaseError, Event, Fid, Inner, Kind, Limits, Pools, text::clean,
 };
 
+/// How the payload of a runner's last event begins, of kind `debug`.
+pub const END: &str = r#"{"koco":{"end":"#;
 /// How many batches may wait for the task.
 pub(super) const WAITING: usize = 1024;
 /// How many batches, and about how many bytes, are committed together.
@@ -110,10 +112,9 @@ pub(super) const FIND: &str =
 pub(super) const LOCK: &str =
     "SELECT last_row, bytes, hidden, namespace, uid FROM executions WHERE fid = $1 AND cluster = $2 FOR UPDATE";
 
-/// How far a source has come, and its last event if it has ended and that is known: by what it told, or as the others are
-/// marked as lost.
-const STORED: &str = "SELECT seq, (SELECT CASE WHEN lost <> 0 THEN sources.seq ELSE events END FROM runs
-        WHERE namespace = $3 AND job_uid = $4 AND number = $2 AND ended <> 0)
+/// How far a source has come, and how many events it has if it has ended and that is known.
+const STORED: &str = "SELECT seq,
+        (SELECT events FROM runs WHERE namespace = $3 AND job_uid = $4 AND number = $2 AND ended <> 0)
     FROM sources WHERE fid = $1 AND run = $2";
 
 /// An event that is to be stored.
@@ -187,6 +188,11 @@ fn plan(batch: &Append, (stored, last): (i64, Option<i64>), (rows, bytes): (i64,
     Plan { new, to, end: if known < 0 { End::Gap } else { End::Taken } }
 }
 
+/// Whether it is the last event of a runner.
+fn is_end(event: &Event) -> bool {
+    event.kind == Kind::Debug && event.payload.starts_with(END)
+}
+
 /// What is said of lost events, from the first to the last, if it is known which that is.
 pub(super) fn lost(from: i64, to: Option<i64>) -> String {
     let to = to.map(|to| format!(r#","to":{to}"#)).unwrap_or_default();
@@ -207,8 +213,9 @@ fn count(new: &[New<'_>], stored: i64, sum: &mut Committed) {
         }
     }
     sum.bytes += new.iter().map(New::weight).sum::<i64>().unsigned_abs();
-    // In a batch the first is the oldest.
-    let first = new.iter().find(|new| matches!(new.event, Cow::Borrowed(_))).map(|new| new.event.ts);
+    // Of a batch's lines the first is the oldest. The time of others is the agent's word.
+    let is_line = |new: &&New<'_>| matches!(new.event.kind, Kind::Stdout | Kind::Stderr);
+    let first = new.iter().find(is_line).map(|new| new.event.ts);
     sum.oldest = sum.oldest.into_iter().chain(first).reduce(f64::min);
 }
 
@@ -266,8 +273,10 @@ macro_rules! append_one {
                 }
                 if to != stored {
                     // Only from where it was read: whatever the isolation, no number is given twice.
-                    let step = "UPDATE sources SET seq = $3 WHERE fid = $1 AND run = $2 AND seq = $4";
-                    let step = sqlx::query(step).bind(fid).bind(batch.run).bind(to).bind(stored);
+                    let step = "UPDATE sources SET seq = $3, ended = CASE WHEN $5 <> 0 THEN 1 ELSE ended END
+                        WHERE fid = $1 AND run = $2 AND seq = $4";
+                    let ends = i64::from(end == End::Taken && batch.events.last().is_some_and(is_end));
+                    let step = sqlx::query(step).bind(fid).bind(batch.run).bind(to).bind(stored).bind(ends);
                     if step.execute(&mut *$tx).await?.rows_affected() != 1 {
                         return Err(DatabaseError::Sql(sqlx::Error::RowNotFound));
                     }
@@ -392,7 +401,7 @@ mod tests {
         assert_eq!(sum.oldest, Some(0.5));
         let mut lost = Committed::default();
         count(&[New::of_koco(1, 2, 0.5, String::new())], 1, &mut lost);
-        assert_eq!(lost.oldest, None, "no runner has sent it");
+        assert_eq!(lost.oldest, None, "it is no line");
     }
 
     /// Numbers and payloads of what is stored, the last number, and whether there is a gap.

@@ -186,9 +186,10 @@ impl Database {
         let runs = "DELETE FROM runs WHERE (namespace, job_uid) IN
             (SELECT namespace, uid FROM executions WHERE fid = $1 AND cluster = $2)";
         let there = writing!(self, |tx| {
-            sqlx::query(runs).bind(fid.0.as_slice()).bind(&self.inner.cluster).execute(&mut *tx).await?;
+            // First the execution: all lock it before its runs.
             let query = sqlx::query(hide).bind(fid.0.as_slice()).bind(&self.inner.cluster).bind(FOR_EVER).bind(at);
             let done = query.execute(&mut *tx).await?.rows_affected();
+            sqlx::query(runs).bind(fid.0.as_slice()).bind(&self.inner.cluster).execute(&mut *tx).await?;
             tx.commit().await?;
             done > 0
         });

@@ -49,9 +49,9 @@ use sqlx::{
 use tokio::sync::mpsc;
 
 pub use self::{
+    append::END,
     backup::{backup, backup_unnamed, restore},
     error::{AppendError, DISK_FULL, DatabaseError},
-    lost::END,
     model::{
         Append, Committed, Event, EventPage, Execution, Expired, Fid, Filter, Head, Kind, Limits, Page, PageBefore,
         Part, Retention, Run, StoredEvent, Summary, Tail,

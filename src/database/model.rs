@@ -141,8 +141,6 @@ pub struct Run {
     pub ended: bool,
     /// How many events it has, if that is known. Then no more are taken of it.
     pub events: Option<i64>,
-    /// Whether that isn't known because its runner was lost.
-    pub cut: bool,
     /// What is kept of its AgentRun, as JSON.
     pub object: String,
 }
@@ -235,8 +233,9 @@ pub struct Event {
 /// Consecutive events of one source: a run of an execution.
 ///
 /// What is missing before `oldest` is lost. Where the database misses it, one event of kind [`Kind::Debug`] takes its
-/// place, `{"koco":{"lost":{"from":N,"to":M}}}`, so that a gap that can't be filled holds up nothing. What never came of a
-/// run that has ended [`super::lost`] marks in the same way, without `to` if the run did not tell how many it has.
+/// place, `{"koco":{"lost":{"from":N,"to":M}}}`, so that a gap that can't be filled holds up nothing. What has not
+/// come of a run some time after its end is marked in the same way, by an event of number 0, without `to` if the run did not
+/// tell how many it has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Append {
     /// The execution.
@@ -289,11 +288,11 @@ pub struct Committed {
     pub koco: u64,
     /// Bytes of them all, about.
     pub bytes: u64,
-    /// Events that were lost on their way.
+    /// Events that were lost on their way, or have not come, as far as their number is known.
     pub lost: u64,
     /// Executions that became full.
     pub full: u64,
-    /// When the oldest event that it stored of a run was sent, in seconds since 1970 by the source's clock.
+    /// When the oldest line that it stored was printed, in seconds since 1970 by the source's clock.
     pub oldest: Option<f64>,
 }
 
@@ -343,7 +342,7 @@ pub struct StoredEvent {
     pub row: i64,
     /// The number of the run that sent it.
     pub run: i64,
-    /// Its number within that run.
+    /// Its number within that run; 0 for what koco itself has added at its end.
     pub seq: i64,
     /// The event.
     pub event: Event,

@@ -136,7 +136,9 @@ impl Database {
         writing!(self, |tx| {
             let runs =
                 "DELETE FROM runs WHERE (namespace, job_uid) IN (SELECT namespace, uid FROM executions WHERE fid = $1)";
-            for text in [runs, "DELETE FROM sources WHERE fid = $1", "DELETE FROM executions WHERE fid = $1"] {
+            // First the execution: all lock it before its runs.
+            let lock = "UPDATE executions SET bytes = 0 WHERE fid = $1";
+            for text in [lock, runs, "DELETE FROM sources WHERE fid = $1", "DELETE FROM executions WHERE fid = $1"] {
                 sqlx::query(text).bind(fid.0.as_slice()).execute(&mut *tx).await?;
             }
             tx.commit().await?;

@@ -15,8 +15,8 @@ struct Known {
     number: i64,
     ended: bool,
     events: Option<i64>,
-    /// As in the table.
-    lost: Option<i64>,
+    /// Whether no more is waited for.
+    settled: bool,
     stored: i64,
 }
 
@@ -37,18 +37,19 @@ impl Database {
             a.cmp(&b)
         });
         runs.iter_mut().for_each(|run| clean(&mut run.object));
-        let text = "INSERT INTO runs (namespace, job_uid, number, version, seen, ended, events, object, cut)
-            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS
+        let text = "INSERT INTO runs (namespace, job_uid, number, version, seen, ended, events, object, settled)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, 0 WHERE NOT EXISTS
                 (SELECT 1 FROM executions WHERE uid = $2 AND namespace = $1 AND hidden <> 0)
             ON CONFLICT (namespace, job_uid, number) DO UPDATE SET version = excluded.version, ended = excluded.ended,
-                events = excluded.events, object = excluded.object, cut = excluded.cut
+                events = excluded.events, object = excluded.object,
+                settled = CASE WHEN runs.ended = 0 THEN 0 ELSE runs.settled END
             WHERE runs.version < excluded.version";
         writing!(self, |tx| {
             for run in &runs {
                 let query = sqlx::query(text).bind(&run.namespace).bind(&run.job_uid).bind(run.number);
                 let query =
                     query.bind(run.version).bind(now).bind(i64::from(run.ended)).bind(run.events).bind(&run.object);
-                query.bind(i64::from(run.cut)).execute(&mut *tx).await?;
+                query.execute(&mut *tx).await?;
             }
             tx.commit().await?;
         });
@@ -67,7 +68,8 @@ impl Database {
 
     /// What is still to come of an execution's events once it has ended.
     pub async fn tail(&self, fid: Fid) -> Result<Tail, DatabaseError> {
-        let text = "SELECT e.run, r.number, r.ended, r.events, r.lost, COALESCE(s.seq, 0) FROM executions e
+        let text =
+            "SELECT e.run, r.number, r.ended, r.events, COALESCE(r.settled, 1), COALESCE(s.seq, 0) FROM executions e
             LEFT JOIN runs r ON r.namespace = e.namespace AND r.job_uid = e.uid
             LEFT JOIN sources s ON s.fid = e.fid AND s.run = r.number
             WHERE e.fid = $1 AND e.cluster = $2";
@@ -78,8 +80,8 @@ impl Database {
                 newest = row.try_get(0)?;
                 let Some(number) = row.try_get::<Option<i64>, _>(1)? else { continue };
                 let ended = row.try_get::<i64, _>(2)? != 0;
-                let (events, lost, stored) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-                runs.push(Known { number, ended, events, lost, stored });
+                let (events, settled, stored) = (row.try_get(3)?, row.try_get::<i64, _>(4)? != 0, row.try_get(5)?);
+                runs.push(Known { number, ended, events, settled, stored });
             }
             Ok(tail(newest, &runs))
         })
@@ -106,10 +108,9 @@ fn tail(newest: i64, runs: &[Known]) -> Tail {
         return Tail::Unknown;
     }
     let missing = |run: &Known| run.events.map_or(0, |events| events - run.stored).max(0);
-    // What is marked as lost is not missing.
-    let sum = runs.iter().map(|run| missing(run) + run.lost.unwrap_or(0).max(0)).sum();
-    let settled = |run: &Known| run.lost.is_some() || (run.events.is_some() && missing(run) == 0);
-    if runs.iter().all(settled) { Tail::Settled(sum) } else { Tail::Missing(sum) }
+    let is_settled = |run: &Known| run.settled || (run.events.is_some() && missing(run) == 0);
+    let sum = runs.iter().map(missing).sum();
+    if runs.iter().all(is_settled) { Tail::Settled(sum) } else { Tail::Missing(sum) }
 }
 
 #[cfg(test)]
@@ -118,8 +119,8 @@ mod tests {
 
     #[test]
     fn nothing_is_to_come_when_each_run_has_what_it_had() {
-        let run = |number, events, stored| Known { number, ended: true, events, lost: None, stored };
-        let open = Known { number: 2, ended: false, events: None, lost: None, stored: 9 };
+        let run = |number, events, stored| Known { number, ended: true, events, settled: false, stored };
+        let open = Known { number: 2, ended: false, events: None, settled: false, stored: 9 };
         assert_eq!(tail(0, &[]), Tail::Settled(0), "no run was made");
         assert_eq!(tail(2, &[run(1, Some(3), 3), run(2, Some(0), 0)]), Tail::Settled(0));
         assert_eq!(tail(2, &[run(1, Some(3), 1), run(2, Some(5), 4)]), Tail::Missing(3));
@@ -130,12 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_to_come_of_what_is_marked_as_lost() {
-        let lost = |number, events, lost, stored| Known { number, ended: true, events, lost: Some(lost), stored };
-        let all = [lost(1, None, -1, 4), lost(2, Some(5), 2, 5)];
-        assert_eq!(tail(2, &all), Tail::Settled(2));
-        let late = Known { number: 3, ended: true, events: Some(5), lost: None, stored: 4 };
-        assert_eq!(tail(3, &Vec::from_iter(all.into_iter().chain([late]))), Tail::Missing(3));
-        assert_eq!(tail(1, &[lost(1, Some(5), 0, 3)]), Tail::Settled(2), "it ended before losses were marked");
+    fn what_is_marked_as_lost_is_not_waited_for() {
+        let run = |number, events, settled, stored| Known { number, ended: true, events, settled, stored };
+        let all = |settled| [run(1, None, true, 4), run(2, Some(5), settled, 3)];
+        assert_eq!((tail(2, &all(false)), tail(2, &all(true))), (Tail::Missing(2), Tail::Settled(2)));
+        assert_eq!(tail(1, &[run(1, Some(5), true, 5)]), Tail::Settled(0), "they have come all the same");
     }
 }

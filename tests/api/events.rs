@@ -12,7 +12,7 @@ pub use crate::harness::archive::Frames;
 use crate::harness::{
     DEADLINE, Job, Kubelet, MODES, Phase, Roles, Runner, Server, Test, agent,
     archive::{Reader, account, fid, keep_events, owner, token},
-    by_hand::{started, succeeds},
+    by_hand::{started, succeeds_with},
     gateway_client::token_of,
     job::{With, condition, pod_name},
     kubelet::End,
@@ -93,7 +93,7 @@ async fn what_an_agent_told_is_read_when_its_job_is_gone() {
         let to_the_end = Frames::of(&reader, &fid, &token, Some("4")).await;
         // What the runner has lost doesn't hold up the rest.
         assert_eq!(told(&runner, 9, 9, &lines(9, 9)).await, 9);
-        succeeds(&kubelet, &job, &pod, &runner, json!(1)).await;
+        succeeds_with(&kubelet, &job, &pod, &runner, json!(1), Some(10)).await;
         // Those that come after the end.
         assert_eq!(told(&runner, 10, 10, &lines(10, 10)).await, 10);
         job.delete(DeleteParams::default()).await;

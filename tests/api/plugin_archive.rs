@@ -24,7 +24,7 @@ use crate::{
     events::{lines, roles, told},
     harness::{
         DEADLINE, Kubelet, Roles, Server, Service, Test, agent,
-        by_hand::{bare_pod, started, succeeds},
+        by_hand::{bare_pod, started, succeeds_with},
         cluster::{NODE_IP, PLUGIN},
         within,
     },
@@ -105,7 +105,7 @@ async fn events_are_followed_over_a_broken_connection_to_the_end_and_read_when_t
     assert_eq!(told(&runner, 5, 5, &["\u{1b}[2J\u{202e}".into()]).await, 5);
     assert_eq!(next().await, Some((5, "\u{1b}[2J\u{202e}".into())));
     runner.heartbeat(RunnerState::Running, 0).await.expect("204");
-    succeeds(&kubelet, &job, &pod, &runner, json!({ "a": 1 })).await;
+    succeeds_with(&kubelet, &job, &pod, &runner, json!({ "a": 1 }), Some(5)).await;
     assert_eq!(next().await, None, "it ends with the job");
     assert_eq!(following.code().await, Some(0));
 

@@ -1,7 +1,7 @@
 //! An agent's events on the whole way: from its output and its socket through its runner and the gateway into the server,
 //! and what is read there of each course of a job. Both modes must tell the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use kube::api::DeleteParams;
@@ -17,6 +17,8 @@ use crate::harness::{
 
 /// How many lines the agents print that come to their end.
 const LINES: u64 = 40;
+/// How long the mark of a lost runner may take: the server waits for a minute.
+const MARKED: Duration = Duration::from_secs(150);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
@@ -88,8 +90,9 @@ impl Course {
 
 /// What of a run is told, but for times: each kind by itself, for they come from several places at once.
 fn told(events: &[&Stored], lines: u64) -> BTreeMap<String, String> {
-    let numbers: Vec<i64> = events.iter().map(|e| e.number).collect();
-    assert_eq!(numbers, (1..=events.len() as i64).collect::<Vec<_>>(), "nothing is missing, and nothing twice");
+    // A mark has no number.
+    let numbers: Vec<i64> = events.iter().map(|e| e.number).filter(|number| *number > 0).collect();
+    assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>(), "nothing is missing, and nothing twice");
     let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in events {
         told.entry(event.kind.clone()).or_default().push(event.payload.clone());
@@ -110,9 +113,12 @@ fn told(events: &[&Stored], lines: u64) -> BTreeMap<String, String> {
     told.into_iter().map(summary).collect()
 }
 
-/// How a run ended, of what its runner said last.
+/// How a run ended, of what its runner said last, or the server in its place.
 fn end(payload: &str) -> String {
     let told: Value = serde_json::from_str(payload).expect("JSON");
+    if told["koco"]["lost"]["from"].is_u64() {
+        return "lost".into();
+    }
     let end = &told["koco"]["end"];
     assert!(end.is_object(), "{payload}");
     format!("{} {}", end["kind"], end["error"]["type"])
@@ -124,13 +130,17 @@ async fn transcript(reader: &Reader, token: &str, fid: &str, course: Course) -> 
     let over = |found: &Value| found[end].is_string();
     let found = reader.until(fid, token, "its end", over).await;
     let what = format!("all events ({course:?})");
-    let runs = within(DEADLINE, &what, async || {
+    let runs = within(MARKED, &what, async || {
         let events = reader.events(fid, token).await;
         assert!((1..).zip(&events).all(|(row, event)| event.row == row), "rows have no gap");
         let mut runs: BTreeMap<i64, Vec<&Stored>> = BTreeMap::new();
         events.iter().for_each(|event| runs.entry(event.run).or_default().push(event));
         let runs: Vec<_> = runs.values().map(|events| told(events, course.lines())).collect();
-        let ended = course == Course::Deleted || runs.last().is_some_and(|run| run.contains_key("debug"));
+        let ended = match course {
+            Course::Deleted => true,
+            Course::RunnerLost => runs.len() > 1 && runs.iter().all(|run| run.contains_key("debug")),
+            _ => runs.last().is_some_and(|run| run.contains_key("debug")),
+        };
         if ended { Ok(runs) } else { Err(runs) }
     });
     let mut runs = runs.await;
@@ -185,6 +195,9 @@ async fn both_modes_tell_the_same() {
         };
         let phase = direct["phase"].as_str().unwrap_or_default();
         assert_eq!((runs, phase, &direct["attempt"]), (expected.0, expected.1, &json!(expected.2)), "{course:?}");
+        if course == Course::RunnerLost {
+            assert_eq!(direct_told[0]["debug"], "lost");
+        }
         let last = direct_told.last().expect("a run");
         for kind in ["stdout", "action"] {
             let how_much = if expected.1 == "Succeeded" { "all" } else { "the first" };
@@ -214,6 +227,49 @@ async fn a_log_is_also_where_it_always_was_and_a_stream_outlives_retries() {
         let lines: Vec<&str> = last.map(|e| e.payload.as_str()).collect();
         assert_eq!(printed(&job).await, lines, "what kubectl logs shows");
     }
+}
+
+/// What comes by one server is read at another, and each follows the jobs by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_share_a_postgresql() {
+    let test = Test::new().await;
+    let url = std::env::var("KOCO_TEST_POSTGRES").expect("run it by `make cluster-test`");
+    let mut roles = Roles::of(&test, Server::Shared, &["operator", "server"]);
+    let mut others = Roles::of(&test, Server::Shared, &["server"]);
+    keep_events(&test, &mut roles).await;
+    for roles in [&mut roles, &mut others] {
+        roles.set("KOCO_DATABASE_URL", &url);
+        roles.start().await;
+    }
+    let (one, other) = (Reader::of(&test, &roles).await, Reader::of(&test, &others).await);
+    let (token, lines) = (owner(&test).await, 10 * LINES);
+    let job = test.apply(agent(&format!("tell?lines={lines}&each=4&every_ms=100")).grace(60)).await;
+    let fid = fid(&job).await;
+    other.until(&fid, &token, "the job", |_| true).await;
+    let mut stream = Frames::of(&other, &fid, &token, None).await;
+    let mut streamed: Vec<Stored> = Vec::new();
+    while let Some((kind, _, data)) = stream.next().await
+        && kind != "end"
+    {
+        streamed.push(serde_json::from_value(data).expect("an event"));
+        if streamed.len() as u64 == lines / 4 {
+            // The gateway's one is gone until the job has ended.
+            roles.role("server").kill();
+            other.until(&fid, &token, "its end", |found| found["completionTime"].is_string()).await;
+            roles.role("server").start().await;
+        }
+    }
+    assert_eq!(one.events(&fid, &token).await, streamed);
+    assert_eq!(other.events(&fid, &token).await, streamed);
+    let told = told(&streamed.iter().collect::<Vec<_>>(), lines);
+    assert_eq!((told["stdout"].as_str(), told["action"].as_str()), ("all", "all"));
+
+    job.delete(DeleteParams::default()).await;
+    job.gone(DEADLINE).await;
+    let path = format!("/api/v1/executions/{fid}");
+    one.until(&fid, &token, "its deletion", |found| found["deletionTime"].is_string()).await;
+    assert_eq!(one.send("DELETE", &path, Some(&token)).await.0, 204);
+    assert_eq!(other.get(&path, &token).await.0, 403, "as one that never was");
 }
 
 /// Events that are off take nothing from a log.

@@ -14,7 +14,6 @@ fn run(job: u32, number: i64) -> Run {
         version: 10,
         ended: false,
         events: None,
-        cut: false,
         object: format!("{{\"number\":{number}}}"),
     }
 }
@@ -100,79 +99,89 @@ fn lost(run: i64, seq: i64, what: &str) -> (i64, i64, String) {
 }
 
 #[tokio::test]
-async fn what_never_came_of_a_run_is_marked_once_and_takes_no_more() {
+async fn what_has_not_come_of_a_run_is_marked_once_and_may_still_come() {
     for store in both().await {
         let mark = async |now| store.database.mark_lost(now, 100).await.unwrap();
         let tail = async || store.database.tail(fid(1)).await.unwrap();
-        store.database.upsert(vec![execution(1)]).await.unwrap();
-        for (number, events) in [(1, 2), (2, 3), (3, 4), (4, 1)] {
-            let mut batch = batch(fid(1), 1, events);
-            batch.run = number;
-            if number == 4 {
+        let append = async |run, from, to| {
+            let mut batch = batch(fid(1), from, to);
+            batch.run = run;
+            if run == 4 {
                 batch.events = vec![Event { ts: 1.5, kind: Kind::Debug, payload: format!("{END}{{}}}}}}") }];
             }
-            store.database.append(batch).await.unwrap();
+            store.database.append(batch).await
+        };
+        store.database.upsert(vec![execution(1)]).await.unwrap();
+        for (run, events) in [(1, 2), (2, 3), (3, 4), (4, 1)] {
+            append(run, 1, events).await.unwrap();
         }
-        // The first is lost, the second had more, the third has sent all, and the last was lost after its end.
-        let ended = |number, events: Option<i64>| Run { ended: true, events, cut: events.is_none(), ..run(1, number) };
+        // The first is lost, the second had more, the third has sent all, the fourth was lost after its end, and of the
+        // fifth nothing has come.
+        let ended = |number, events| Run { ended: true, events, ..run(1, number) };
         mark(1000).await;
-        store
-            .database
-            .upsert_runs(vec![ended(1, None), ended(2, Some(5)), ended(3, Some(4)), ended(4, None)], 5)
-            .await
-            .unwrap();
+        let all = [(1, None), (2, Some(5)), (3, Some(4)), (4, None), (5, None)];
+        store.database.upsert_runs(all.map(|(n, events)| ended(n, events)).into(), 5).await.unwrap();
         mark(1000).await;
         mark(1099).await;
         assert_eq!((marks(&store, 1, 10).await, tail().await), (vec![], Tail::Missing(2)), "{}", store.name());
-        let mut late = batch(fid(1), 4, 4);
-        late.run = 2;
-        store.database.append(late).await.unwrap();
+        append(2, 4, 4).await.unwrap();
         mark(1100).await;
-        let expected = [lost(1, 3, r#""from":3"#), lost(2, 5, r#""from":5,"to":5"#)];
-        assert_eq!(
-            (marks(&store, 1, 11).await, tail().await),
-            (expected.to_vec(), Tail::Settled(1)),
-            "{}",
-            store.name()
-        );
-        let (summary, _) = store.database.get(fid(1)).await.unwrap().unwrap();
-        assert_eq!(summary.last_row, 13, "{}", store.name());
-        // Whatever comes now, also a newer version of the run.
-        mark(9999).await;
-        store.database.upsert_runs(vec![Run { version: 11, ..ended(1, None) }], 5).await.unwrap();
-        assert_eq!(store.database.append(batch(fid(1), 1, 2)).await.unwrap(), 3, "a repeat is no error");
-        for (from, events) in [(3, 4), (4, 4)] {
-            assert_eq!(store.database.append(batch(fid(1), from, events)).await.unwrap_err().reason(), "Ended");
-        }
-        mark(99_999).await;
+        let expected = [lost(1, 0, r#""from":3"#), lost(2, 0, r#""from":5,"to":5"#)];
         assert_eq!(marks(&store, 1, 11).await, expected, "{}", store.name());
+        assert_eq!(tail().await, Tail::Settled(1), "{}", store.name());
+        // Runners that are back, a newer version of the run, and time change nothing of it.
+        store.database.upsert_runs(vec![Run { version: 11, ..ended(1, None) }], 5).await.unwrap();
+        for (run, from, to) in [(1, 1, 2), (1, 3, 4), (2, 5, 5)] {
+            assert_eq!(append(run, from, to).await.unwrap(), to, "{}", store.name());
+        }
+        assert_eq!(append(2, 6, 6).await.unwrap_err().reason(), "Ended");
+        mark(99_999).await;
+        let late = [(1, 3), (1, 4), (2, 5)].map(|(run, seq)| (run, seq, seq.to_string()));
+        assert_eq!(marks(&store, 1, 11).await, [expected.to_vec(), late.to_vec()].concat(), "{}", store.name());
+        assert_eq!(tail().await, Tail::Settled(0), "{}", store.name());
     }
 }
 
 #[tokio::test]
-async fn a_run_that_was_never_heard_of_is_marked_when_its_execution_is_there_unless_that_was_deleted() {
+async fn nothing_is_marked_where_nothing_came_or_all_was_removed() {
     for store in both().await {
-        let mark = async |now| store.database.mark_lost(now, 0).await.unwrap();
-        let ended = |job| Run { ended: true, cut: true, ..run(job, 1) };
-        store
-            .database
-            .upsert_runs(
-                vec![ended(1), ended(2), Run { events: Some(0), ..ended(3) }, Run { cut: false, ..ended(4) }],
-                5,
-            )
-            .await
-            .unwrap();
-        mark(1000).await;
+        let ended = |job| Run { ended: true, ..run(job, 1) };
+        // Of the first nothing has come; the second was deleted; the third has lost its events, and the fourth is whole.
+        store.database.upsert_runs((1..=4).map(ended).collect(), 5).await.unwrap();
+        store.database.mark_lost(1000, 0).await.unwrap();
         store.database.upsert((1..=4).map(execution).collect()).await.unwrap();
-        store.raw("UPDATE executions SET hidden = 1 WHERE uid = 'uid-2'").await;
-        mark(2000).await;
-        store.raw("UPDATE executions SET hidden = 0 WHERE uid = 'uid-2'").await;
-        mark(3000).await;
-        assert_eq!(marks(&store, 1, 0).await, [lost(1, 1, r#""from":1"#)], "{}", store.name());
         for n in 2..=4 {
-            assert_eq!(marks(&store, n, 0).await, [], "{n}: {}", store.name());
+            store.database.append(batch(fid(n), 1, 1)).await.unwrap();
         }
-        assert_eq!(store.database.tail(fid(4)).await.unwrap(), Tail::Settled(0), "it keeps none: {}", store.name());
+        store.raw("UPDATE executions SET hidden = 1 WHERE uid = 'uid-2'").await;
+        store.raw("UPDATE executions SET bytes = 0 WHERE uid = 'uid-3'").await;
+        store.database.mark_lost(2000, 0).await.unwrap();
+        store.raw("UPDATE executions SET hidden = 0, bytes = 9").await;
+        store.database.mark_lost(3000, 0).await.unwrap();
+        for (n, expected) in [(1, vec![]), (2, vec![]), (3, vec![]), (4, vec![lost(1, 0, r#""from":2"#)])] {
+            let after = usize::from(n > 1);
+            assert_eq!(marks(&store, n, after).await, expected, "{n}: {}", store.name());
+            assert_eq!(store.database.tail(fid(n)).await.unwrap(), Tail::Settled(0), "{n}: {}", store.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_older_release_wrote_as_ended_is_left_as_it_is() {
+    for store in both().await {
+        store.database.upsert((1..=2).map(execution).collect()).await.unwrap();
+        store.database.upsert_runs((1..=2).map(|n| run(n, 1)).collect(), 5).await.unwrap();
+        for n in 1..=2 {
+            store.database.append(batch(fid(n), 1, 1)).await.unwrap();
+        }
+        // It doesn't know the column, and ended one of them.
+        store.raw("UPDATE runs SET settled = NULL; UPDATE runs SET ended = 1 WHERE job_uid = 'uid-1'").await;
+        let ended = (1..=2).map(|n| Run { ended: true, version: 11, ..run(n, 1) });
+        store.database.upsert_runs(ended.collect(), 5).await.unwrap();
+        store.database.mark_lost(1000, 0).await.unwrap();
+        store.database.mark_lost(1000, 0).await.unwrap();
+        assert_eq!(marks(&store, 1, 1).await, [], "{}", store.name());
+        assert_eq!(marks(&store, 2, 1).await, [lost(1, 0, r#""from":2"#)], "{}", store.name());
     }
 }
 
@@ -180,13 +189,16 @@ async fn a_run_that_was_never_heard_of_is_marked_when_its_execution_is_there_unl
 async fn two_processes_mark_a_run_once() {
     for store in both().await {
         store.database.upsert((1..=20).map(execution).collect()).await.unwrap();
-        let ended = (1..=20).map(|job| Run { ended: true, cut: true, ..run(job, 1) }).collect();
+        for n in 1..=20 {
+            store.database.append(batch(fid(n), 1, 1)).await.unwrap();
+        }
+        let ended = (1..=20).map(|job| Run { ended: true, ..run(job, 1) }).collect();
         store.database.upsert_runs(ended, 5).await.unwrap();
         store.database.mark_lost(1000, 0).await.unwrap();
         let both = tokio::join!(store.database.mark_lost(1000, 0), store.database.mark_lost(1000, 0));
         assert!(both.0.is_ok() && both.1.is_ok(), "{}: {both:?}", store.name());
         for n in 1..=20 {
-            assert_eq!(marks(&store, n, 0).await, [lost(1, 1, r#""from":1"#)], "{}", store.name());
+            assert_eq!(marks(&store, n, 1).await, [lost(1, 0, r#""from":2"#)], "{}", store.name());
         }
     }
 }

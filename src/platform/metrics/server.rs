@@ -14,13 +14,13 @@ pub struct ServerMetrics {
     pub events: Labelled<Counter, 1>,
     /// Bytes of events that were stored.
     pub event_bytes: Counter,
-    /// Events that never came, as far as their number is known.
+    /// Events that have not come, as far as their number is known.
     pub lost: Counter,
     /// Executions that have as many events as one may.
     pub full: Counter,
     /// Batches of events, by what became of them.
     pub appends: Labelled<Counter, 1>,
-    /// From the time of the oldest event of a commit until it was stored.
+    /// From the time of the oldest line of a commit until it was stored.
     pub event_lag: Histogram,
     /// How long a commit of events took.
     pub commit_seconds: Histogram,
@@ -82,11 +82,11 @@ impl ServerMetrics {
         let events = "Events stored: output is printed lines, agent what agents sent, koco what koco added";
         all.labelled("server_events", events, &self.events);
         all.plain("server_event_bytes", "Bytes of events stored", &self.event_bytes);
-        let lost = "Events that never came, as far as their number is known: of a lost runner it is not";
+        let lost = "Events that have not come, as far as their number is known: of a lost runner it is not";
         all.plain("server_events_lost", lost, &self.lost);
         all.plain("server_executions_full", "Executions that reached the most events that one may have", &self.full);
         all.labelled("server_appends", "Batches of events: Stored, Gap, or why not", &self.appends);
-        let lag = "From the oldest event of a commit, by the clock of its node, until it was stored";
+        let lag = "From the oldest line of a commit, by the clock of its node, until it was stored";
         all.plain("server_event_lag_seconds", lag, &self.event_lag);
         all.plain("server_commit_seconds", "How long a commit of events took", &self.commit_seconds);
         all.plain("server_commit_events", "How many events a commit stored", &self.commit_events);

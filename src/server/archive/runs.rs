@@ -110,7 +110,6 @@ fn record(run: &AgentRun) -> Option<Run> {
         version: i64::try_from(store::version(run)?).ok()?,
         ended: run.is_closed(),
         events,
-        cut: events.is_none() && end.is_some_and(|end| end.source != TerminationSource::Runner),
         object: serde_json::to_string(&kept).ok()?,
     })
 }
@@ -215,11 +214,11 @@ mod tests {
         let end = |source: &str, started: bool| {
             let end = json!({ "type": "Failed", "source": source, "time": "2026-01-01T00:00:09Z", "started": started });
             let (record, object) = kept(&run(json!({}), json!({ "termination": end })));
-            (record.events, record.cut, object["startTime"].is_string())
+            (record.events, object["startTime"].is_string())
         };
-        assert_eq!(end("Runner", false), (Some(0), false, false));
-        assert_eq!(end("Runner", true), (None, false, true), "it keeps none");
-        assert_eq!((end("Kubelet", false), end("Koco", true)), ((None, true, false), (None, true, true)));
+        assert_eq!(end("Runner", false), (Some(0), false));
+        assert_eq!(end("Runner", true), (None, true));
+        assert_eq!((end("Kubelet", false), end("Koco", true)), ((None, false), (None, true)));
         let end = json!({ "type": "Failed", "source": "Kubelet", "time": "2026-01-01T00:00:09Z", "started": false });
         let (unready, _) = kept(&run(json!({}), json!({ "readyTime": null, "termination": end })));
         assert_eq!(unready.events, Some(0), "its agent could not start");

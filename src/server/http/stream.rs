@@ -46,7 +46,7 @@ const CROWDED: Duration = Duration::from_millis(500);
 /// How long after the end of an execution events may come, in milliseconds, if the end of a run was not seen.
 const LATE: i64 = 10_000;
 /// And if some may be missing: until they are marked as lost, [`crate::server::lost`].
-const MISSING: i64 = 75_000;
+const MISSING: i64 = 90_000;
 /// How often it is asked then whether they have come.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!((left(Tail::Unknown, 9_999).0, left(Tail::Unknown, 10_000)), (false, (true, plain)));
         let missing = "event: end\ndata: {\"missing\":3}\n\n".to_string();
         assert_eq!(left(Tail::Settled(3), 0), (true, missing.clone()), "and they are marked");
-        assert_eq!((left(Tail::Missing(3), 74_999).0, left(Tail::Missing(3), 75_000)), (false, (true, missing)));
+        assert_eq!((left(Tail::Missing(3), 89_999).0, left(Tail::Missing(3), 90_000)), (false, (true, missing)));
     }
 
     #[test]

@@ -66,7 +66,19 @@ pub async fn started(kubelet: &Kubelet, job: &Job<'_>, run: i32) -> (Pod, Runner
 
 /// Its agent ends with this result, and the job with it.
 pub async fn succeeds(kubelet: &Kubelet, job: &Job<'_>, pod: &Pod, runner: &Runner, result: Value) {
-    runner.outcome(0, succeeded(result.clone())).await.expect("204");
+    succeeds_with(kubelet, job, pod, runner, result, None).await;
+}
+
+/// The same, with so many events in all.
+pub async fn succeeds_with(
+    kubelet: &Kubelet,
+    job: &Job<'_>,
+    pod: &Pod,
+    runner: &Runner,
+    result: Value,
+    events: Option<u64>,
+) {
+    runner.outcome_of(0, succeeded(result.clone()), events, None).await.expect("204");
     kubelet.end(&pod_name(pod), &super::kubelet::End::exit(0, None)).await;
     assert_eq!(job.phase(Phase::Succeeded).await.result, Some(result.into()));
 }

@@ -193,13 +193,6 @@ pub struct Stored {
     pub payload: String,
 }
 
-impl Stored {
-    /// Whether it is what a runner or the server itself has to say: these agents send none of its kind.
-    pub fn is_of_koco(&self) -> bool {
-        self.kind == "debug"
-    }
-}
-
 /// Server-sent events, one by one.
 pub struct Frames {
     response: reqwest::Response,

@@ -1,9 +1,8 @@
--- Whether its runner was lost, so that it has not told how many events it has.
-ALTER TABLE runs ADD COLUMN cut BIGINT NOT NULL DEFAULT 0;
--- When it was noticed that the run has ended, if all of its events were not there then.
+-- Whether the runner's own last event is stored.
+ALTER TABLE sources ADD COLUMN ended BIGINT NOT NULL DEFAULT 0;
+
+-- When the run was seen to have ended.
 ALTER TABLE runs ADD COLUMN noticed BIGINT;
--- How many of its events are lost, -1 if that is not known, and NULL as long as some may come.
-ALTER TABLE runs ADD COLUMN lost BIGINT;
--- Those that have ended before are left as they are.
-UPDATE runs SET lost = 0 WHERE ended <> 0;
-CREATE INDEX runs_unsettled ON runs (noticed) WHERE ended <> 0 AND lost IS NULL;
+-- Whether all of its events are stored, or what had not come was marked as lost. NULL: an older release wrote it as it ended.
+ALTER TABLE runs ADD COLUMN settled BIGINT;
+CREATE INDEX runs_unsettled ON runs (noticed) WHERE ended <> 0 AND settled = 0;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{BATCH, tried};
 use crate::{
-    api::{AgentRun, ErrorStatus, Termination, TerminationSource, Usage},
+    api::{AgentRun, ErrorStatus, TerminationSource, Usage},
     database::{Database, DatabaseError, Run},
     lifecycle,
     platform::{
@@ -77,13 +77,8 @@ pub struct Kept<'a> {
 /// An AgentRun as it is written; `None` for one that was never stored.
 fn record(run: &AgentRun) -> Option<Run> {
     let (id, end) = (&run.spec.identity, run.termination());
-    // A runner that reports that it has started no agent sends no events, unless it counts them; nor does one whose agent
-    // could not start.
-    let silent = |end: &Termination| {
-        (!end.started && end.source == TerminationSource::Runner)
-            || (run.could_start().is_none() && end.events.is_none())
-    };
-    let silent = id.tombstone || end.is_some_and(silent);
+    // A runner that reports that it has started no agent sends no events, unless it counts them.
+    let silent = id.tombstone || end.is_some_and(|end| !end.started && end.source == TerminationSource::Runner);
     let events = end.and_then(|end| end.events).or(silent.then_some(0));
     let started = end.is_none_or(|end| end.started);
     let kept = Kept {
@@ -219,9 +214,6 @@ mod tests {
         assert_eq!(end("Runner", false), (Some(0), false));
         assert_eq!(end("Runner", true), (None, true));
         assert_eq!((end("Kubelet", false), end("Koco", true)), ((None, false), (None, true)));
-        let end = json!({ "type": "Failed", "source": "Kubelet", "time": "2026-01-01T00:00:09Z", "started": false });
-        let (unready, _) = kept(&run(json!({}), json!({ "readyTime": null, "termination": end })));
-        assert_eq!(unready.events, Some(0), "its agent could not start");
         let mut tombstone = run(json!({ "tombstone": true }), json!({}));
         (tombstone.spec.grant, tombstone.status) = (None, None);
         let (record, _) = kept(&tombstone);

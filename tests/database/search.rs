@@ -172,11 +172,14 @@ async fn what_an_older_release_writes_is_found_too() {
 /// Puts the schema back to the first one, with what is in it.
 const BACK_SQLITE: &str = "DROP TABLE executions_search; DROP TRIGGER executions_search_insert;
     DROP TRIGGER executions_search_update; DROP TRIGGER executions_search_delete; DROP INDEX executions_place;
-    ALTER TABLE executions DROP COLUMN place; ALTER TABLE executions DROP COLUMN run; DROP TABLE runs;
+    ALTER TABLE executions DROP COLUMN place; ALTER TABLE executions DROP COLUMN run;
+    ALTER TABLE sources DROP COLUMN ended;
+    DROP TABLE runs;
     DROP INDEX executions_uid; DROP INDEX executions_phase; DROP INDEX executions_entry_point;
     DROP INDEX executions_namespace_phase;
     UPDATE koco_schema SET version = 1";
-const BACK_POSTGRES: &str = "ALTER TABLE executions DROP COLUMN run; DROP TABLE runs; DROP INDEX executions_search;
+const BACK_POSTGRES: &str = "ALTER TABLE executions DROP COLUMN run; ALTER TABLE sources DROP COLUMN ended;
+    DROP TABLE runs; DROP INDEX executions_search;
     DROP INDEX executions_uid; DROP INDEX executions_phase; DROP INDEX executions_entry_point;
     DROP INDEX executions_namespace_phase;
     DROP EXTENSION pg_trgm; UPDATE koco_schema SET version = 1";

@@ -208,14 +208,13 @@ fn count(new: &[New<'_>], stored: i64, sum: &mut Committed) {
                 // Of no run is what says that the execution is full.
                 if *run == 0 { sum.full += 1 } else { sum.lost += (seq - stored).unsigned_abs() }
             }
-            Cow::Borrowed(event) if matches!(event.kind, Kind::Stdout | Kind::Stderr) => sum.output += 1,
+            Cow::Borrowed(event) if event.kind.is_output() => sum.output += 1,
             Cow::Borrowed(_) => sum.agent += 1,
         }
     }
     sum.bytes += new.iter().map(New::weight).sum::<i64>().unsigned_abs();
     // Of a batch's lines the first is the oldest. The time of others is the agent's word.
-    let is_line = |new: &&New<'_>| matches!(new.event.kind, Kind::Stdout | Kind::Stderr);
-    let first = new.iter().find(is_line).map(|new| new.event.ts);
+    let first = new.iter().find(|new| new.event.kind.is_output()).map(|new| new.event.ts);
     sum.oldest = sum.oldest.into_iter().chain(first).reduce(f64::min);
 }
 
@@ -337,7 +336,7 @@ impl Inner {
     }
 
     /// Makes the partition for an execution's events, once.
-    pub(super) async fn partition(&self, pool: &sqlx::PgPool, fid: Fid) -> Result<(), DatabaseError> {
+    async fn partition(&self, pool: &sqlx::PgPool, fid: Fid) -> Result<(), DatabaseError> {
         let week = fid.seconds() / WEEK;
         if self.weeks.lock().contains(&week) {
             return Ok(());

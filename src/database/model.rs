@@ -209,6 +209,11 @@ impl Kind {
         Self::Final,
     ];
 
+    /// Whether it is a line of standard output or error.
+    pub(super) fn is_output(self) -> bool {
+        matches!(self, Self::Stdout | Self::Stderr)
+    }
+
     pub(super) fn number(self) -> i16 {
         self as i16
     }

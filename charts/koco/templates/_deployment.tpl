@@ -23,14 +23,22 @@ spec:
   {{- if not (kindIs "invalid" $r.replicas) }}
   replicas: {{ int $r.replicas }}
   {{- end }}
-  {{- if $data }}
-  # One process at a time has the volume.
   strategy:
+    {{- if $data }}
+    # One process at a time has the volume.
     type: Recreate
-  {{- else if $r.strategy }}
-  strategy:
-    {{- toYaml $r.strategy | nindent 4 }}
-  {{- end }}
+    {{- else }}
+    {{- /* The API server's defaults, said: what it fills in by itself stays when the type changes, and is refused then. Not
+         merged, for which 0 would be nothing. */}}
+    {{- $own := $r.strategy | default dict }}
+    {{- $rolling := $own.rollingUpdate | default dict }}
+    type: {{ $own.type | default "RollingUpdate" }}
+    {{- if eq ($own.type | default "RollingUpdate") "RollingUpdate" }}
+    rollingUpdate:
+      maxSurge: {{ hasKey $rolling "maxSurge" | ternary $rolling.maxSurge "25%" }}
+      maxUnavailable: {{ hasKey $rolling "maxUnavailable" | ternary $rolling.maxUnavailable "25%" }}
+    {{- end }}
+    {{- end }}
   selector:
     matchLabels:
       {{- include "koco.selector" . | nindent 6 }}

@@ -13,8 +13,8 @@ pub const SUCCEEDED: &str = "Succeeded";
 pub const RECONCILING: &str = "Reconciling";
 /// The job can't go on until a user or administrator fixes the cause, or has failed.
 pub const STALLED: &str = "Stalled";
-/// False once a run has ended with events that were not known to be stored. Absent before that: koco doesn't know of all
-/// that they are.
+/// Whether all events of the job are stored, by what its runners have said at their ends: False once a run has ended with
+/// events that were not known to be, True or Unknown when the job has ended, absent where no events are kept.
 pub const EVENTS_COMPLETE: &str = "EventsComplete";
 
 /// The reason of a condition or event, in CamelCase and stable: koco's own, and those that it passes on.
@@ -72,6 +72,10 @@ pub enum Reason {
     WorkflowNotFound,
     /// Events of the agent are missing in the archive.
     EventsMissing,
+    /// All events of the job are in the archive.
+    EventsStored,
+    /// A run of the job has not told how many events it had.
+    EventsUnknown,
     /// A reason of the kubelet, the scheduler, Temporal's client, or the agent's error type.
     Other(String),
 }
@@ -116,6 +120,8 @@ impl Reason {
             Self::TemporalNamespaceChanged => "TemporalNamespaceChanged",
             Self::WorkflowNotFound => "WorkflowNotFound",
             Self::EventsMissing => "EventsMissing",
+            Self::EventsStored => "EventsStored",
+            Self::EventsUnknown => "EventsUnknown",
             Self::Other(word) => word,
         }
     }

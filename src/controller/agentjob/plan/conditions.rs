@@ -5,7 +5,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 
 use super::{Decision, view::JobView};
 use crate::api::{
-    AgentJobStatus, AgentRun, DesiredState, Phase, Reason, RunnerState,
+    AgentJobStatus, AgentRun, DesiredState, Phase, Reason, RunnerState, Termination,
     conditions::{self, ConditionUpdate, EVENTS_COMPLETE, PAUSED, READY, RECONCILING, STALLED, SUCCEEDED},
 };
 
@@ -45,7 +45,7 @@ pub(super) fn of(view: &JobView<'_>, decision: &Decision, status: &AgentJobStatu
     let reconciling = reconciling(&course, &succeeded);
     let updates = [ready(view, decision), paused(view, decision.phase), succeeded, reconciling, stalled(course)];
     let mut list = status.conditions.clone();
-    for update in updates.into_iter().chain(events_complete(view)) {
+    for update in updates.into_iter().chain(events_complete(view, decision.phase)) {
         conditions::set(&mut list, update, view.job.metadata.generation, view.now().clone());
     }
     list
@@ -222,12 +222,36 @@ fn stalled(course: Course) -> ConditionUpdate {
 }
 
 /// What its runs have said. A run that is no longer kept takes nothing back.
-fn events_complete(view: &JobView<'_>) -> Option<ConditionUpdate> {
-    let missing = |run: &AgentRun| Some((run.number(), run.termination()?.events_missing?));
-    let runs: Vec<_> = view.observed.runs.iter().filter_map(missing).collect();
-    let (last, _) = runs.last()?;
-    let events = runs.iter().fold(0_i64, |sum, (_, missing)| sum.saturating_add(*missing));
-    let message =
-        format!("{events} events were not known to be stored when their runs ended, the last of them run {last}");
-    Some(update(EVENTS_COMPLETE, Some(false), Reason::EventsMissing, message))
+fn events_complete(view: &JobView<'_>, phase: Phase) -> Option<ConditionUpdate> {
+    let ends: Vec<(i32, &Termination)> =
+        view.observed.runs.iter().filter_map(|run| Some((run.number(), run.termination()?))).collect();
+    if let Some((last, _)) = ends.iter().rfind(|(_, end)| end.events_missing.is_some()) {
+        let missing = total(ends.iter().filter_map(|(_, end)| end.events_missing));
+        let message =
+            format!("{missing} events were not known to be stored when their runs ended, the last of them run {last}");
+        return Some(update(EVENTS_COMPLETE, Some(false), Reason::EventsMissing, message));
+    }
+    let said = view.old.conditions.iter().find(|c| c.type_ == EVENTS_COMPLETE);
+    let counted = ends.iter().any(|(_, end)| end.events.is_some());
+    if !phase.is_terminal() || !counted || said.is_some_and(|said| said.status != "Unknown") {
+        return None;
+    }
+    // A run whose agent has not started has no events but those that its runner has counted.
+    let told = |number| ends.iter().any(|(run, end)| *run == number && (end.events.is_some() || !end.started));
+    Some(match (1..=view.active_run()?).find(|number| !told(*number)) {
+        None => {
+            let message =
+                format!("all {} events of its runs are stored", total(ends.iter().filter_map(|(_, e)| e.events)));
+            update(EVENTS_COMPLETE, Some(true), Reason::EventsStored, message)
+        }
+        Some(run) => {
+            let message =
+                format!("how many events run {run} had is not known: where some are lost, a mark stands among them");
+            update(EVENTS_COMPLETE, None, Reason::EventsUnknown, message)
+        }
+    })
+}
+
+fn total(events: impl Iterator<Item = i64>) -> i64 {
+    events.fold(0, i64::saturating_add)
 }

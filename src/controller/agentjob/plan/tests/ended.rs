@@ -164,3 +164,36 @@ fn missing_events_are_said_and_stay_said() {
     let later = decide(&job, &observed(&[closed(4, Value::Null)], &[]));
     assert!(said(&later), "also when those runs are no longer kept");
 }
+
+#[test]
+fn that_all_events_are_stored_is_said_at_the_jobs_end() {
+    let closed = |number: i32, events: Value, started: bool| {
+        let mut closed = ended("Succeeded", None, "Runner");
+        closed["status"]["termination"]["events"] = events;
+        closed["status"]["termination"]["started"] = json!(started);
+        run(number, closed)
+    };
+    let mut job = over(json!({}));
+    job.status.as_mut().unwrap().active_run = Some(2);
+    let said = |runs: &[AgentRun]| {
+        let plan = decide(&job, &observed(runs, &[]));
+        plan.status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == "EventsComplete")
+            .map(|c| (c.status.clone(), c.message.clone()))
+    };
+    let all = said(&[closed(1, json!(3), true), closed(2, json!(4), true)]).unwrap();
+    assert_eq!(all, ("True".into(), "all 7 events of its runs are stored".into()));
+    let unstarted = said(&[closed(1, Value::Null, false), closed(2, json!(4), true)]).unwrap();
+    assert_eq!(unstarted.0, "True");
+    let lost = said(&[closed(1, Value::Null, true), closed(2, json!(4), true)]).unwrap();
+    assert!(lost.0 == "Unknown" && lost.1.contains("run 1 "), "{lost:?}");
+    assert_eq!(said(&[closed(2, json!(4), true)]).unwrap().0, "Unknown", "run 1 is no longer kept");
+    assert_eq!(said(&[closed(1, Value::Null, true), closed(2, Value::Null, true)]), None, "no events are kept");
+
+    // And stays said when the runs are no longer kept.
+    job.status = Some(decide(&job, &observed(&[closed(1, json!(3), true), closed(2, json!(4), true)], &[])).status);
+    let later = decide(&job, &observed(&[closed(2, json!(4), true)], &[]));
+    assert_eq!(condition(&later, "EventsComplete").0, "True");
+}

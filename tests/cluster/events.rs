@@ -1,9 +1,15 @@
 //! An agent's events on the whole way: from its output and its socket through its runner and the gateway into the server,
 //! and what is read there of each course of a job. Both modes must tell the same.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    time::Duration,
+};
 
 use futures::future::join_all;
+use koco::api::AgentJobStatus;
 use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -12,7 +18,7 @@ use crate::harness::{
     DEADLINE, DesiredState, ExecutionMode, Job, MODES, Phase, Roles, Server, Test, agent,
     archive::{Frames, Reader, Stored, fid, keep_events, owner},
     job::{With, pod_uid},
-    node, within,
+    node, volume, within,
 };
 
 /// How many lines the agents print that come to their end.
@@ -177,7 +183,14 @@ async fn both_modes_tell_the_same() {
             .await;
         }
         course.run(&job).await;
-        transcript(&reader, &token, &fid, course).await
+        let told = transcript(&reader, &token, &fid, course).await;
+        let complete = match course {
+            Course::Succeeds | Course::Retries | Course::Pauses | Course::Evicted => "True",
+            Course::RunnerLost => "Unknown",
+            Course::Cancelled | Course::Deleted => return told,
+        };
+        job.until("EventsComplete", |status| condition(status, "EventsComplete") == Some(complete)).await;
+        told
     };
     for course in COURSES {
         let found = join_all(MODES.map(|mode| follow(course, mode))).await;
@@ -270,6 +283,55 @@ async fn two_servers_share_a_postgresql() {
     one.until(&fid, &token, "its deletion", |found| found["deletionTime"].is_string()).await;
     assert_eq!(one.send("DELETE", &path, Some(&token)).await.0, 204);
     assert_eq!(other.get(&path, &token).await.0, 403, "as one that never was");
+}
+
+/// On a volume of the server's that is full, jobs run and end, and what their agents told is stored when there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_full_holds_up_no_job_and_gets_all_later() {
+    let test = Test::new().await;
+    let mut roles = Roles::of(&test, Server::Shared, &["operator", "server"]);
+    keep_events(&test, &mut roles).await;
+    let folder = test.cluster.dev.join("data/tests").join(&test.namespace);
+    fs::create_dir_all(&folder).expect("a folder");
+    roles.role("server").process.below(volume::words(&folder, "64m"));
+    roles.start().await;
+    let (reader, token) = (Reader::of(&test, &roles).await, owner(&test).await);
+    // More than SQLite has room for in files that it has already.
+    let lines = 60_000;
+    let told_by_then = 2_000;
+    let spec = format!("tell?lines={lines}&each=500&every_ms=10&hold={told_by_then}");
+    let job = test.apply(agent(&spec).grace(60)).await;
+    let fid = fid(&job).await;
+    within(DEADLINE, "what was told before", async || {
+        let stored = reader.events(&fid, &token).await.len();
+        if stored as u64 >= 2 * told_by_then { Ok(()) } else { Err(stored) }
+    })
+    .await;
+    // The server's own view of its folder.
+    let filler = format!("/proc/{}/root{}/filler", roles.role("server").process.pid(), folder.display());
+    let mut file = File::create(&filler).expect("the filler");
+    while file.write_all(&[0; 65536]).is_ok() {}
+    drop(file);
+    node::let_go(&job).await;
+    let status = job.phase(Phase::Succeeded).await;
+    assert_eq!(condition(&status, "EventsComplete"), Some("False"));
+    let refused = roles.role("server").metrics().await;
+    assert!(refused.contains("koco_server_appends_total{outcome=\"DiskFull\"}"), "{refused}");
+    assert!(reader.events(&fid, &token).await.len() < 2 * lines as usize, "the volume is not full");
+
+    fs::remove_file(&filler).expect("the filler");
+    let all = within(DEADLINE, "all events", async || {
+        let events = reader.events(&fid, &token).await;
+        if events.iter().any(|event| event.kind == "debug") { Ok(events) } else { Err(events.len()) }
+    })
+    .await;
+    let told = told(&all.iter().collect::<Vec<_>>(), lines);
+    assert_eq!((told["stdout"].as_str(), told["action"].as_str()), ("all", "all"));
+}
+
+/// Whether a condition is True, if it is there.
+fn condition<'s>(status: &'s AgentJobStatus, kind: &str) -> Option<&'s str> {
+    status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str())
 }
 
 /// Events that are off take nothing from a log.

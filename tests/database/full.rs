@@ -5,12 +5,14 @@
 use std::{
     fs::File,
     io::Write,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use koco::database::{Append, AppendError, Database, Location, Retention};
+
+#[path = "../cluster/harness/volume.rs"]
+mod volume;
 
 use super::harness::{CLUSTER, Store, batch, both, event, execution, fid, locations};
 
@@ -97,12 +99,10 @@ async fn child() {
     println!("\nall of it holds");
 }
 
-fn volume(folder: &Path) -> Command {
-    let script = "mount -t tmpfs -o size=192m tmpfs \"$0\" && exec \"$@\"";
-    // Without root a user namespace lets it mount.
-    let options = if std::fs::metadata("/proc/self").unwrap().uid() == 0 { "-m" } else { "-rm" };
-    let mut command = Command::new("unshare");
-    command.args([options, "sh", "-c", script]).arg(folder).arg(std::env::current_exe().unwrap());
+fn on_a_volume(folder: &Path) -> Command {
+    let words = volume::words(folder, "192m");
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(std::env::current_exe().unwrap());
     command
 }
 
@@ -110,7 +110,7 @@ fn volume(folder: &Path) -> Command {
 async fn a_full_volume_damages_nothing_and_it_goes_on_when_there_is_room() {
     let Location::Sqlite(folder) = locations().await.remove(0) else { panic!("SQLite comes first") };
     std::fs::create_dir_all(&folder).unwrap();
-    let child = volume(&folder)
+    let child = on_a_volume(&folder)
         .args(["--exact", "full::child", "--ignored", "--nocapture"])
         .env(CHILD, &folder)
         .stdout(Stdio::piped())

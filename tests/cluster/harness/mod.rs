@@ -24,6 +24,8 @@ pub mod roles;
 pub mod temporal;
 pub mod test;
 mod tools;
+#[allow(dead_code)] // tests/soak fills none
+pub mod volume;
 pub mod wait;
 
 pub use agent_log::{Tick, ticks};

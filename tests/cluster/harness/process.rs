@@ -46,6 +46,14 @@ impl Process {
         self.env.push((name.into(), value));
     }
 
+    /// Starts the program below these words of a command, which has to become it, with the same pid.
+    #[allow(dead_code)] // the cluster tests do
+    pub fn below(&mut self, words: Vec<String>) {
+        let program = std::mem::replace(&mut self.program, words[0].clone().into());
+        let own = std::mem::take(&mut self.args);
+        self.args = words.into_iter().skip(1).chain([program.display().to_string()]).chain(own).collect();
+    }
+
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("the log");

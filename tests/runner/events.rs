@@ -9,9 +9,9 @@ use koco::{
         runner::Job,
     },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Run, job};
+use crate::harness::{Run, job, python};
 
 /// A job whose events are kept, but not what it prints.
 fn quiet(entry_point: &str) -> Job {
@@ -122,4 +122,36 @@ async fn events_without_an_answer_hold_up_nothing_else() {
     run.command(DesiredState::Cancelled, 1);
     assert_eq!(run.outcome().await.kind, TerminationType::Cancelled);
     run.exited().await;
+}
+
+#[tokio::test]
+async fn the_python_package_tells_events_and_the_end() {
+    let job = Job { inputs: json!({ "text": "Råin 雨" }).into(), ..quiet("sample:tells") };
+    let mut run = Run::with(job, python(), false, "koco-gateway").await;
+    run.grant();
+    assert!(run.exited().await.success(), "{}", run.log());
+    let heard = run.gateway.heard();
+    assert_eq!(
+        heard.payloads(Kind::Result),
+        [r#"{"Text":{"body":"Råin 雨"}}"#, r#"{"Markdown":{"body":"*Råin 雨*"}}"#]
+    );
+    assert_eq!(heard.payloads(Kind::Final), [r#"{"dict":{"told":"Råin 雨"}}"#]);
+    assert_eq!(heard.outcomes[0].end.result, Some(json!({ "told": "Råin 雨" })));
+}
+
+#[tokio::test]
+async fn what_threads_of_a_python_agent_tell_is_stored_once_and_in_order() {
+    let job = Job { inputs: json!({ "threads": 4, "count": 250 }).into(), ..quiet("sample:tells_from_threads") };
+    let mut run = Run::with(job, python(), false, "koco-gateway").await;
+    run.gateway.heard().events_fail_at_random = true;
+    run.grant();
+    assert!(run.exited().await.success(), "{}", run.log());
+    let heard = run.gateway.heard();
+    let told: Vec<Value> =
+        heard.payloads(Kind::Action).iter().map(|told| serde_json::from_str(told).unwrap()).collect();
+    assert_eq!(told.len(), 4 * 250);
+    for thread in 0..4 {
+        let of = told.iter().filter(|told| told["dict"]["thread"] == thread);
+        assert!(of.map(|told| told["dict"]["n"].as_u64()).eq((0..250).map(Some)), "thread {thread}: {told:?}");
+    }
 }

@@ -56,6 +56,13 @@ fn agent() -> &'static Path {
     })
 }
 
+/// The Python package's launcher, as the agent: Debian's Python runs it, with its tests' entry points.
+pub fn python() -> Vec<OsString> {
+    let package = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+    let path = format!("PYTHONPATH={package}/src:{package}/tests/agents");
+    ["env", "PYTHONDONTWRITEBYTECODE=1", &path, "python3", "-m", "kodosumi_koco", "run"].map(Into::into).to_vec()
+}
+
 pub fn job(entry_point: &str) -> Job {
     Job {
         fid: "0123456789abcdef01234567".into(),

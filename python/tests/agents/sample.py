@@ -232,3 +232,15 @@ async def tells(text: str, tracer: kodosumi_koco.Tracer) -> dict[str, str]:
     tracer.text_sync(text)
     await tracer.markdown(f"*{text}*")
     return {"told": text}
+
+
+def tells_from_threads(threads: int, count: int, tracer: kodosumi_koco.Tracer) -> None:
+    def tell(thread: int) -> None:
+        for n in range(count):
+            tracer.action_sync({"thread": thread, "n": n})
+
+    all_of_them = [threading.Thread(target=tell, args=(thread,)) for thread in range(threads)]
+    for thread in all_of_them:
+        thread.start()
+    for thread in all_of_them:
+        thread.join()

@@ -11,6 +11,10 @@ PROFILE ?= dev
 INSTALL ?= 1
 KOCO_DEV_DIR ?= .dev
 export PROFILE KOCO_DEV_DIR
+# What runs a command beside a PostgreSQL of its own, with STORE=postgresql.
+POSTGRES = $(if $(filter postgresql,$(STORE)),deploy/dev/with-postgres)
+# Without the one about a folder, which SQLite alone has.
+SERVER_TESTS = archive:: events:: kodosumi:: panel:: plugin_archive:: --skip leaves_its_folder
 override KOCO_DEV_DIR := $(abspath $(KOCO_DEV_DIR))
 
 .PHONY: help
@@ -70,8 +74,8 @@ database-test: deps ## tests of the database, on SQLite and on a PostgreSQL of t
 	tests/database/run $(ARGS)
 
 .PHONY: api-test
-api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter, SLOW=1: all
-	tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(ARGS)
+api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter, SLOW=1: all; STORE=postgresql: those of koco's server
+	$(POSTGRES) tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(or $(ARGS),$(if $(POSTGRES),$(SERVER_TESTS)))
 
 .PHONY: bench-memory
 bench-memory: tools ## peak memory of gateway and controller beside 500 open jobs of 100 KB; PROFILE=release
@@ -122,6 +126,10 @@ record-histories: tools ## record tests/histories anew: only what running workfl
 .PHONY: readme-test
 readme-test: ## README.md's commands, in their order, in a cluster that is up with INSTALL=0
 	tests/readme/run
+
+.PHONY: postgresql-test
+postgresql-test: ## koco's server with PostgreSQL, two replicas of it, by the chart, in the cluster that is up
+	deploy/dev/server-postgresql
 
 .PHONY: upgrade-test
 upgrade-test: ## upgrades from another commit, and back, under jobs in every state, in a cluster that is up with INSTALL=0; FROM=COMMIT

@@ -7,10 +7,11 @@ POSTGRES_PID=
 AS_POSTGRES=()
 [[ $EUID -ne 0 ]] || AS_POSTGRES=(setpriv --reuid postgres --regid postgres --init-groups --)
 
-# start_postgres FOLDER: sets POSTGRES_URL. Everybody may pass through the folder: it holds nothing but tests' data. What is
-# there already of an earlier one is kept.
+# start_postgres FOLDER [ADDRESS COMMAND...]: sets POSTGRES_URL. Everybody may pass through the folder: it holds nothing but
+# tests' data. What is there already of an earlier one is kept. With an ADDRESS it listens there, too, for those who have a
+# password; COMMAND is what starts it, such as in a network.
 start_postgres() {
-  local folder=$1 bin
+  local folder=$1 address=${2:-} bin
   bin=$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
   [[ -x $bin/postgres ]] || { echo "there is no PostgreSQL: make deps" >&2; return 1; }
   chmod 755 "$folder"
@@ -20,12 +21,13 @@ start_postgres() {
     [[ $EUID -ne 0 ]] || chown postgres: "$folder/postgres.new"
     "${AS_POSTGRES[@]}" "$bin/initdb" -D "$folder/postgres.new" -U postgres -A trust -E UTF8 --locale C.UTF-8 --no-sync \
       >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; return 1; }
+    [[ -z $address ]] || echo 'host all all all scram-sha-256' >>"$folder/postgres.new/pg_hba.conf"
     mv "$folder/postgres.new" "$folder/postgres"
   fi
   # The kernel ends it if we are killed; its own processes end with it. Tests kill those who speak with it, never
   # the machine, so nothing needs to reach the disk. POSTGRES_FSYNC=on for those who measure.
-  "${AS_POSTGRES[@]}" setpriv --pdeathsig KILL -- "$bin/postgres" -D "$folder/postgres" -k "$folder/postgres" \
-    -c listen_addresses= -c max_connections=300 -c fsync="${POSTGRES_FSYNC:-off}" >"$folder/postgres.log" 2>&1 &
+  "${@:3}" "${AS_POSTGRES[@]}" setpriv --pdeathsig KILL -- "$bin/postgres" -D "$folder/postgres" -k "$folder/postgres" \
+    -c listen_addresses="$address" -c max_connections=300 -c fsync="${POSTGRES_FSYNC:-off}" >"$folder/postgres.log" 2>&1 &
   POSTGRES_PID=$!
   local host=$folder/postgres
   until "$bin/pg_isready" -q -h "$host" -U postgres; do

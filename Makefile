@@ -96,8 +96,8 @@ bench-fairness: tools ## one job's start beside 5,000 of another namespace (rele
 
 .PHONY: bench-events
 bench-events: PROFILE = release
-bench-events: tools ## events committed a second beside bare INSERTs, time to a reader (release build); EVENTS=400000 STORE=postgresql
-	$(if $(filter postgresql,$(STORE)),POSTGRES_FSYNC=on deploy/dev/with-postgres) tests/api/run --bench events
+bench-events: tools ## all that events and the archive are to reach, in one table (release build); PARTS="sqlite postgresql runner archive" EVENTS=400000 EXECUTIONS=1000000
+	benches/events/run $(PARTS)
 
 .PHONY: bench-runner
 bench-runner: PROFILE = release

@@ -5,7 +5,7 @@
 //! same groups and with the same fsync ([`bare`]); the same sent to the server at once; the same through the gateway. Then
 //! the time from an event to a reader, and what streams cost that are idle ([`readers`]). Nothing is asserted.
 //!
-//! `STORE=postgresql` measures Debian's PostgreSQL, with fsync on.
+//! With `KOCO_TEST_POSTGRES` on the PostgreSQL of that URL. `benches/events/run` does both, and the parts that are elsewhere.
 
 mod bare;
 #[path = "../../tests/api/harness/mod.rs"]

@@ -1,8 +1,13 @@
 //! `make bench-runner`: the memory of a runner beside an agent that prints 20,000 lines a second, and how soon it pauses
 //! beside how soon it does where nothing is printed. Asserts nothing.
 
+#[path = "../../benches/jobs/table.rs"]
+#[allow(dead_code)] // what other benches print
+mod table;
+
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,6 +19,9 @@ use koco::{
     },
 };
 
+use serde_json::json;
+
+use self::table::{at_most, number, percentile, reach};
 use crate::harness::{Run, job, namespaces};
 
 const PAUSES: i64 = 40;
@@ -30,7 +38,7 @@ fn memory(pid: i32) -> [f64; 2] {
     })
 }
 
-/// The times to a pause in milliseconds, sorted.
+/// The times to a pause, in milliseconds.
 async fn pauses(run: &Run) -> Vec<f64> {
     let mut times = Vec::new();
     for n in 1..=PAUSES {
@@ -42,7 +50,6 @@ async fn pauses(run: &Run) -> Vec<f64> {
         run.confirmed(RunnerState::Running, 2 * n + 1).await;
         tokio::time::sleep(BETWEEN).await;
     }
-    times.sort_by(f64::total_cmp);
     times
 }
 
@@ -52,9 +59,8 @@ async fn beside_many_lines() {
     if !namespaces() {
         return;
     }
-    let build = if cfg!(debug_assertions) { "dev" } else { "release" };
-    println!("| agent, {build} build | lines/s | runner, MiB | its peak | to a pause, p50 ms | most |");
-    println!("| --- | --- | --- | --- | --- | --- |");
+    let (mut text, mut measured, mut found) = (String::new(), Vec::new(), Vec::new());
+    table::head(&mut text, &["agent", "lines/s", "runner, MiB", "its peak", "to a pause, p50 ms", "most"]);
     for entry_point in ["sleep", "print?each=200&every_ms=10"] {
         let run = Run::isolated(Job { events: Some(EventsConfig { stdio: true }), ..job(entry_point) }).await;
         run.grant();
@@ -64,7 +70,23 @@ async fn beside_many_lines() {
         let rate = (run.gateway.heard().events.len() - before) as f64 / began.elapsed().as_secs_f64();
         let [now, peak] = memory(run.pid());
         let times = pauses(&run).await;
-        let (p50, most) = (times[times.len() / 2], times[times.len() - 1]);
-        println!("| {entry_point} | {rate:.0} | {now:.1} | {peak:.1} | {p50:.1} | {most:.1} |");
+        let (p50, most) = (percentile(&times, 0.5), percentile(&times, 1.0));
+        let numbers = [rate, now, peak, p50, most].map(number);
+        table::row(&mut text, [entry_point.to_string()].into_iter().chain(numbers));
+        measured.push(
+            json!({ "agent": entry_point, "linesPerSecond": rate, "MiB": now, "peakMiB": peak, "pauseMillis": times }),
+        );
+        found.push((now, p50));
     }
+    let [(_, quiet), (memory, busy)] = found[..] else { panic!("two agents") };
+    let targets = [
+        at_most("memory of a runner beside 20,000 lines a second, MiB", memory, 16.0),
+        at_most("time to a pause beside them, over that without", busy / quiet, 1.5),
+    ];
+    reach(&mut text, &targets);
+    println!("\na runner, {}\n\n{text}", table::build());
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-runner");
+    fs::create_dir_all(&out).unwrap();
+    let all = json!({ "build": table::build(), "agents": measured, "targets": targets });
+    fs::write(out.join("runner.json"), format!("{all:#}\n")).unwrap();
 }

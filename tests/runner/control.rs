@@ -9,8 +9,9 @@ use koco::{
 };
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use crate::harness::{Run, job, namespaces};
+use crate::harness::{Run, job, namespaces, python};
 
 use DesiredState::{Cancelled, Paused, Running};
 
@@ -285,6 +286,34 @@ async fn an_agent_may_reach_a_safe_point_first() {
     }
     run.confirmed(RunnerState::Running, 199).await;
     ticks_from(&run, "", last_tick(&run, "")).await;
+}
+
+#[tokio::test]
+async fn a_python_agent_is_paused_no_sooner_than_it_lets_it() {
+    if !namespaces() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("koco-postpone-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let [mark, go] = ["mark", "go"].map(|file| folder.join(file));
+    let job = Job {
+        pause_notice: Some(PauseNotice { signal: "SIGUSR1".into(), seconds: 30 }),
+        inputs: json!({ "mark": mark, "go": go }).into(),
+        ..job("sample:postpones")
+    };
+    let mut run = Run::with(job, python(), true, "koco-gateway").await;
+    run.grant();
+    run.until("the block", |_| mark.exists().then_some(())).await;
+    run.command(Paused, 1);
+    run.heartbeats(3).await;
+    assert!(run.gateway.heard().confirms.iter().all(|c| c.state != RunnerState::Frozen), "not in the block");
+    std::fs::write(&go, "").unwrap();
+    run.confirmed(RunnerState::Frozen, 1).await;
+    assert!(run.stdout().contains("the block has ended") && !run.stdout().contains("goes on"), "{}", run.stdout());
+    run.command(Running, 2);
+    assert_eq!(run.outcome().await.kind, TerminationType::Succeeded);
+    assert!(run.exited().await.success());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Processes that the agent leaves end with it, as with a container's first process.

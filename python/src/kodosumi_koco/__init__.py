@@ -14,6 +14,7 @@ from kodosumi_koco.errors import (
     UnserializableResult,
 )
 from kodosumi_koco.job import Job, checkpoint_dir, current_job
+from kodosumi_koco.pauses import postpone_pause
 from kodosumi_koco.progress import report_progress
 from kodosumi_koco.tracer import Tracer
 
@@ -31,5 +32,6 @@ __all__ = [
     "UnserializableResult",
     "checkpoint_dir",
     "current_job",
+    "postpone_pause",
     "report_progress",
 ]

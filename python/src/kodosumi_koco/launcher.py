@@ -18,10 +18,12 @@ from kodosumi_koco.arguments import bind
 from kodosumi_koco.errors import Cancelled, EntryPointError, NonRetryableError
 from kodosumi_koco.files import cut, write_whole
 from kodosumi_koco.job import current_job
+from kodosumi_koco.pauses import stop_on_notice
 from kodosumi_koco.payload import serialize
 from kodosumi_koco.result import MAX_BYTES, to_json
 from kodosumi_koco.sigterm import Sigterm
 from kodosumi_koco.tracer import Tracer
+from kodosumi_koco.wakeup import woken_by_signals
 
 EXIT_FAILED = 1
 EXIT_SIGTERM = 143  # as a shell has it
@@ -33,6 +35,7 @@ _PACKAGE = os.path.dirname(__file__)
 
 def run(non_retryable: Iterable[str] = ()) -> int:
     """Runs the entry point in the main thread, and returns the exit code."""
+    stop_on_notice()
     sigterm, runner = Sigterm(), asyncio.Runner()
     code = _run_to_its_end(sigterm, runner, frozenset(non_retryable))
     sigterm.end_with(code)
@@ -102,7 +105,8 @@ def _await(value: Awaitable[Any], sigterm: Sigterm, runner: asyncio.Runner) -> A
         if task is not None:
             sigterm.call_instead(lambda: loop.call_soon_threadsafe(task.cancel))
         try:
-            return await value
+            with woken_by_signals(loop):
+                return await value
         except asyncio.CancelledError:
             if sigterm.received:
                 raise Cancelled from None

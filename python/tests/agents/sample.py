@@ -244,3 +244,18 @@ def tells_from_threads(threads: int, count: int, tracer: kodosumi_koco.Tracer) -
         thread.start()
     for thread in all_of_them:
         thread.join()
+
+
+def postpones(mark: str, go: str) -> str:
+    with kodosumi_koco.postpone_pause():
+        Path(mark).touch()
+        while not Path(go).exists():
+            time.sleep(0.01)
+        print("the block has ended")
+    print("goes on")
+    return "done"
+
+
+async def never_ends(mark: str) -> None:
+    Path(mark).touch()
+    await asyncio.sleep(600)

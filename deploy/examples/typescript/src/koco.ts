@@ -26,6 +26,8 @@ export function reportProgress(message: string, inputTokens: number, outputToken
 export async function run(agent: (stopped: AbortSignal) => Promise<unknown>): Promise<void> {
   const stop = new AbortController();
   process.once("SIGTERM", () => stop.abort());
+  // The notice of a pause, of jobs with `pauseNotice: {signal: SIGUSR2}`; Node keeps SIGUSR1 for debuggers.
+  process.on("SIGUSR2", () => process.kill(process.pid, "SIGSTOP"));
   try {
     const result = await agent(stop.signal);
     if (!leave("KODO_RESULT_FILE", result)) {

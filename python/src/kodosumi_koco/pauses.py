@@ -1,0 +1,51 @@
+"""Notices of pauses: the signal of a job's ``pauseNotice``, on which an agent stops itself where it is safe to.
+
+After a notice koco waits for as long as ``pauseNotice.seconds`` says, and then stops the agent wherever it is. One that
+stops itself later than that, or when the pause was withdrawn, is continued by koco at once.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+
+# Both are changed by steps that no thread and no signal can cut in two: a handler could not wait for a lock that the
+# thread which it interrupts holds.
+_postponed: set[object] = set()
+_noticed: list[object] = []
+
+
+@contextmanager
+def postpone_pause() -> Iterator[None]:
+    """Has a pause wait for the end of the block, in any thread or task: for what must not be cut in two.
+
+    Only for as long as ``pauseNotice.seconds`` says, and only for jobs that have a ``pauseNotice``.
+    """
+    block = object()
+    _postponed.add(block)
+    try:
+        yield
+    finally:
+        _postponed.discard(block)
+        _stop_if_noticed()
+
+
+def stop_on_notice() -> None:
+    """From now on a notice stops the process, where it would end it by default. Used by the launcher alone."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _notice)
+
+
+def _notice(_number: int, _frame: FrameType | None) -> None:
+    _noticed.append(object())
+    _stop_if_noticed()
+
+
+def _stop_if_noticed() -> None:
+    if _noticed and not _postponed:
+        _noticed.clear()
+        os.kill(os.getpid(), signal.SIGSTOP)

@@ -183,11 +183,12 @@ fn manifests_are_agent_jobs() {
     assert_eq!(unknown("", &schema, &wrong), [".spec.inptus"]);
 }
 
-/// The commands of a block of shell, each with its continued lines, without comments.
+/// The commands of a block of shell, each with its continued lines, without comments. What follows && is one of its own.
 fn commands(block: &str) -> Vec<String> {
     let joined = block.replace("\\\n", " ");
-    let lines = joined.lines().map(|line| line.split(" #").next().unwrap_or_default().trim().to_string());
-    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+    let lines = joined.lines().map(|line| line.split(" #").next().unwrap_or_default());
+    let commands = lines.flat_map(|line| line.split("&&")).map(|command| command.trim().to_string());
+    commands.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub const RECONCILING: &str = "Reconciling";
 /// The job can't go on until a user or administrator fixes the cause, or has failed.
 pub const STALLED: &str = "Stalled";
 /// Whether all events of the job are stored, by what its runners have said at their ends: False once a run has ended with
-/// events that were not known to be, True or Unknown when the job has ended, absent where no events are kept.
+/// events that were not known to be, True or Unknown when the job has ended, absent if no run has told how many it had.
 pub const EVENTS_COMPLETE: &str = "EventsComplete";
 
 /// The reason of a condition or event, in CamelCase and stable: koco's own, and those that it passes on.

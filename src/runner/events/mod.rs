@@ -166,7 +166,7 @@ impl Events {
         let mut last = Instant::now();
         loop {
             let before = *progress.borrow_and_update();
-            if before.closed || recorder.missing() == 0 {
+            if before.closed || recorder.unstored() == 0 {
                 return;
             }
             let limit = last.checked_add(patience).map_or(until, |limit| limit.min(until));

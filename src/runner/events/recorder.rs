@@ -67,6 +67,8 @@ pub struct Recorder {
     pub room: Notify,
     last: AtomicU64,
     stored: AtomicU64,
+    /// How many were dropped without being stored.
+    lost: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -134,8 +136,8 @@ impl Recorder {
             line: Vec::new(),
         };
         let (wake, room) = (Notify::new(), Notify::new());
-        let (last, stored) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { began, inner: Mutex::new(inner), wake, room, last, stored })
+        let [last, stored, lost] = [0; 3].map(AtomicU64::new);
+        Ok(Self { began, inner: Mutex::new(inner), wake, room, last, stored, lost })
     }
 
     /// Takes what was printed. Never waits for room: lines are dropped and counted.
@@ -190,9 +192,14 @@ impl Recorder {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// How many events are not known to be stored.
-    pub fn missing(&self) -> u64 {
+    /// How many events are on their way to the store, or wait for it.
+    pub fn unstored(&self) -> u64 {
         self.last.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
+    }
+
+    /// How many events are not known to be stored: those, and those that were lost.
+    pub fn missing(&self) -> u64 {
+        self.unstored().saturating_add(self.lost.load(Ordering::Relaxed))
     }
 
     /// The time for [`Backlog::since`].
@@ -235,7 +242,13 @@ impl Recorder {
         self.room.notify_waiters();
     }
 
-    /// The store has all events up to this number.
+    /// Drops events up to this number, of which so many are not stored.
+    pub fn lose(&self, through: u64, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+        self.forget(through);
+    }
+
+    /// The store has all events up to this number, but for those that were lost.
     pub fn set_stored(&self, stored: u64) {
         self.stored.store(stored, Ordering::Relaxed);
     }

@@ -65,6 +65,15 @@ fn lines_of_both_streams_are_events_in_their_order() {
 }
 
 #[test]
+fn what_is_given_up_is_missing_for_good_but_not_waited_for() {
+    let recorder = recorder("lost");
+    (0..3).for_each(|_| recorder.own(Kind::Status, "one"));
+    recorder.lose(2, 1);
+    recorder.set_stored(3);
+    assert_eq!((recorder.unstored(), recorder.missing(), recorder.count()), (0, 1, 3));
+}
+
+#[test]
 fn what_finds_no_room_is_dropped_and_counted_if_it_was_printed_and_waits_if_it_was_sent() {
     let recorder = recorder("full");
     let line = format!("{}\n", "x".repeat(999));

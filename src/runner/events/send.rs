@@ -55,7 +55,7 @@ pub async fn run(
             Step::Send { from, count, oldest } => match recorder.read(from, count) {
                 Err(lost) => {
                     say(format_args!("events {from} to {} can't be read again and are lost", lost.through));
-                    recorder.forget(lost.through);
+                    recorder.lose(lost.through, lost.through.saturating_sub(from) + 1);
                     delivery.skip(lost.through);
                 }
                 Ok((lines, count)) => {
@@ -77,7 +77,7 @@ fn follow(follow: Follow, recorder: &Recorder) {
         Follow::Forget(through) => recorder.forget(through),
         Follow::LeaveOut(number) => {
             say(format_args!("event {number} is refused and left out"));
-            recorder.forget(number);
+            recorder.lose(number, 1);
         }
         Follow::Close => recorder.close(),
     }

@@ -231,22 +231,34 @@ fn events_complete(view: &JobView<'_>, phase: Phase) -> Option<ConditionUpdate> 
             format!("{missing} events were not known to be stored when their runs ended, the last of them run {last}");
         return Some(update(EVENTS_COMPLETE, Some(false), Reason::EventsMissing, message));
     }
-    let said = view.old.conditions.iter().find(|c| c.type_ == EVENTS_COMPLETE);
-    let counted = ends.iter().any(|(_, end)| end.events.is_some());
-    if !phase.is_terminal() || !counted || said.is_some_and(|said| said.status != "Unknown") {
+    let said = view.old.conditions.iter().find(|c| c.type_ == EVENTS_COMPLETE && c.status != "Unknown");
+    if let Some(said) = said {
+        return Some(update(EVENTS_COMPLETE, Some(said.status == "True"), Reason::other(&said.reason), &said.message));
+    }
+    if !phase.is_terminal() || !ends.iter().any(|(_, end)| end.events.is_some()) {
         return None;
     }
-    // A run whose agent has not started has no events but those that its runner has counted.
-    let told = |number| ends.iter().any(|(run, end)| *run == number && (end.events.is_some() || !end.started));
+    // An agent that has not started has told nothing, and a run that never had a pod has no agent.
+    let told = |number| {
+        let end = ends.iter().find(|(run, _)| *run == number).map(|(_, end)| *end);
+        let without_pod = || {
+            let run = view.run.filter(|run| run.number() == number);
+            run.is_some_and(|run| run.spec.identity.tombstone) && view.old.runner_pod_uid.is_none()
+        };
+        end.map_or_else(without_pod, |end| end.events.is_some() || !end.started)
+    };
     Some(match (1..=view.active_run()?).find(|number| !told(*number)) {
         None => {
-            let message =
-                format!("all {} events of its runs are stored", total(ends.iter().filter_map(|(_, e)| e.events)));
-            update(EVENTS_COMPLETE, Some(true), Reason::EventsStored, message)
+            let events = total(ends.iter().filter_map(|(_, end)| end.events));
+            update(
+                EVENTS_COMPLETE,
+                Some(true),
+                Reason::EventsStored,
+                format!("all {events} events of its runs are stored"),
+            )
         }
         Some(run) => {
-            let message =
-                format!("how many events run {run} had is not known: where some are lost, a mark stands among them");
+            let message = format!("how many events run {run} had is not known: it has not told, or is no longer kept");
             update(EVENTS_COMPLETE, None, Reason::EventsUnknown, message)
         }
     })

@@ -192,8 +192,19 @@ fn that_all_events_are_stored_is_said_at_the_jobs_end() {
     assert_eq!(said(&[closed(2, json!(4), true)]).unwrap().0, "Unknown", "run 1 is no longer kept");
     assert_eq!(said(&[closed(1, Value::Null, true), closed(2, Value::Null, true)]), None, "no events are kept");
 
-    // And stays said when the runs are no longer kept.
+    // A run that was only recorded so that nothing starts under its number.
+    let mut never = run(2, json!({ "spec": { "identity": { "tombstone": true } } }));
+    never.status = None;
+    assert_eq!(said(&[closed(1, json!(3), true), never]).unwrap().0, "True");
+
+    // And stays said, of each generation, when the runs are no longer kept.
     job.status = Some(decide(&job, &observed(&[closed(1, json!(3), true), closed(2, json!(4), true)], &[])).status);
+    job.metadata.generation = Some(9);
     let later = decide(&job, &observed(&[closed(2, json!(4), true)], &[]));
-    assert_eq!(condition(&later, "EventsComplete").0, "True");
+    let still = later.status.conditions.iter().find(|c| c.type_ == "EventsComplete").unwrap();
+    assert_eq!((still.status.as_str(), still.observed_generation), ("True", Some(9)));
+    assert_eq!(
+        (still.reason.as_str(), still.message.as_str()),
+        ("EventsStored", "all 7 events of its runs are stored")
+    );
 }

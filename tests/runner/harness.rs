@@ -60,7 +60,9 @@ fn agent() -> &'static Path {
 pub fn python() -> Vec<OsString> {
     let package = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
     let path = format!("PYTHONPATH={package}/src:{package}/tests/agents");
-    ["env", "PYTHONDONTWRITEBYTECODE=1", &path, "python3", "-m", "kodosumi_koco", "run"].map(Into::into).to_vec()
+    ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", &path, "python3", "-m", "kodosumi_koco", "run"]
+        .map(Into::into)
+        .to_vec()
 }
 
 pub fn job(entry_point: &str) -> Job {

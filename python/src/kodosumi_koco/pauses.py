@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-
 # Both are changed by steps that no thread and no signal can cut in two: a handler could not wait for a lock that the
 # thread which it interrupts holds.
 _postponed: set[object] = set()
@@ -22,11 +20,12 @@ _noticed: list[object] = []
 def postpone_pause() -> Iterator[None]:
     """Has a pause wait for the end of the block, in any thread or task: for what must not be cut in two.
 
-    Only for as long as ``pauseNotice.seconds`` says, and only for jobs that have a ``pauseNotice``.
+    Only for as long as ``pauseNotice.seconds`` says, and only for jobs that have a ``pauseNotice``. A block that
+    another thread begins in the very moment in which the process stops is not waited for.
     """
     block = object()
-    _postponed.add(block)
     try:
+        _postponed.add(block)
         yield
     finally:
         _postponed.discard(block)
@@ -35,9 +34,13 @@ def postpone_pause() -> Iterator[None]:
 
 def stop_on_notice() -> None:
     """From now on a notice stops the process, where it would end it by default. Used by the launcher alone."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _notice)
+    name = os.environ.get("KODO_PAUSE_SIGNAL")
+    if name not in ("SIGUSR1", "SIGUSR2"):  # the job has no pauseNotice
+        return
+    number = signal.Signals[name]
+    if signal.getsignal(number) == signal.SIG_DFL:
+        signal.signal(number, _notice)
+        os.register_at_fork(after_in_child=lambda: _leave(number))
 
 
 def _notice(_number: int, _frame: FrameType | None) -> None:
@@ -46,6 +49,19 @@ def _notice(_number: int, _frame: FrameType | None) -> None:
 
 
 def _stop_if_noticed() -> None:
-    if _noticed and not _postponed:
-        _noticed.clear()
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if _postponed:
+        return
+    try:
+        _noticed.pop()  # by one alone
+    except IndexError:
+        return
+    _noticed.clear()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _leave(number: signal.Signals) -> None:
+    """A forked child ends by the signal, as it would without us: koco sends notices to the agent's first process."""
+    if signal.getsignal(number) is _notice:
+        signal.signal(number, signal.SIG_DFL)
+    _postponed.clear()
+    _noticed.clear()

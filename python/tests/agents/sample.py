@@ -259,3 +259,19 @@ def postpones(mark: str, go: str) -> str:
 async def never_ends(mark: str) -> None:
     Path(mark).touch()
     await asyncio.sleep(600)
+
+
+def signals_a_child() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    os.kill(child.pid or 0, signal.SIGUSR1)
+    child.join()
+    return child.exitcode
+
+
+async def wakeups() -> dict[str, bool]:
+    launchers = signal.set_wakeup_fd(-1)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, print)
+    own = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(own)
+    return {"set": launchers != -1, "own": own not in (-1, launchers)}

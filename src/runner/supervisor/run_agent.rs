@@ -186,6 +186,9 @@ impl Runner {
         if job.resumed {
             kodo.push(("KODO_RESUMED", "1".into()));
         }
+        if let Some(notice) = &job.pause_notice {
+            kodo.push(("KODO_PAUSE_SIGNAL", notice.signal.clone().into()));
+        }
         let (program, arguments) = &self.command;
         self.events = events;
         self.events.starting(&job.inputs);

@@ -26,8 +26,10 @@ export function reportProgress(message: string, inputTokens: number, outputToken
 export async function run(agent: (stopped: AbortSignal) => Promise<unknown>): Promise<void> {
   const stop = new AbortController();
   process.once("SIGTERM", () => stop.abort());
-  // The notice of a pause, of jobs with `pauseNotice: {signal: SIGUSR2}`; Node keeps SIGUSR1 for debuggers.
-  process.on("SIGUSR2", () => process.kill(process.pid, "SIGSTOP"));
+  // The notice of a pause, of jobs with a `pauseNotice`: take SIGUSR2, as Node keeps SIGUSR1 for debuggers.
+  if (process.env["KODO_PAUSE_SIGNAL"] === "SIGUSR2") {
+    process.on("SIGUSR2", () => process.kill(process.pid, "SIGSTOP"));
+  }
   try {
     const result = await agent(stop.signal);
     if (!leave("KODO_RESULT_FILE", result)) {

@@ -13,8 +13,8 @@ KOCO_DEV_DIR ?= .dev
 export PROFILE KOCO_DEV_DIR
 # What runs a command beside a PostgreSQL of its own, with STORE=postgresql.
 POSTGRES = $(if $(filter postgresql,$(STORE)),deploy/dev/with-postgres)
-# Without the one about a folder, which SQLite alone has.
-SERVER_TESTS = archive:: events:: kodosumi:: panel:: plugin_archive:: --skip leaves_its_folder
+# The API tests of the server. Of them one is skipped below: it is about a folder, which SQLite alone has.
+SERVER_TESTS = archive:: events:: kodosumi:: panel:: plugin_archive::
 override KOCO_DEV_DIR := $(abspath $(KOCO_DEV_DIR))
 
 .PHONY: help
@@ -75,7 +75,7 @@ database-test: deps ## tests of the database, on SQLite and on a PostgreSQL of t
 
 .PHONY: api-test
 api-test: tools ## after each change: tests against an API server and Temporal of their own, without a node; ARGS=filter, SLOW=1: all; STORE=postgresql: those of koco's server
-	$(POSTGRES) tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(or $(ARGS),$(if $(POSTGRES),$(SERVER_TESTS)))
+	$(POSTGRES) tests/api/run $(if $(SLOW),--include-ignored --skip memory_beside_large_jobs) $(if $(POSTGRES),$(or $(ARGS),$(SERVER_TESTS)) --skip leaves_its_folder,$(ARGS))
 
 .PHONY: bench-memory
 bench-memory: tools ## peak memory of gateway and controller beside 500 open jobs of 100 KB; PROFILE=release

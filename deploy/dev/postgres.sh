@@ -28,7 +28,7 @@ start_postgres() {
   # the machine, so nothing needs to reach the disk. POSTGRES_FSYNC=on for those who measure.
   "${@:3}" "${AS_POSTGRES[@]}" setpriv --pdeathsig KILL -- "$bin/postgres" -D "$folder/postgres" -k "$folder/postgres" \
     -c listen_addresses="$address" -c max_connections=300 -c fsync="${POSTGRES_FSYNC:-off}" >"$folder/postgres.log" 2>&1 &
-  POSTGRES_PID=$!
+  POSTGRES_PID=$! POSTGRES_DATA=$folder/postgres
   local host=$folder/postgres
   until "$bin/pg_isready" -q -h "$host" -U postgres; do
     kill -0 "$POSTGRES_PID" 2>/dev/null || { echo "PostgreSQL doesn't start" >&2; return 1; }
@@ -39,6 +39,7 @@ start_postgres() {
 
 stop_postgres() {
   [[ -n $POSTGRES_PID ]] || return 0
-  kill -QUIT "$POSTGRES_PID" 2>/dev/null || true
+  # COMMAND may be a sudo, which is root's and passes no signal on; its own process says which it is.
+  kill -QUIT "$(head -n 1 "$POSTGRES_DATA/postmaster.pid" 2>/dev/null || echo "$POSTGRES_PID")" 2>/dev/null || true
   wait "$POSTGRES_PID" 2>/dev/null || true
 }

@@ -28,8 +28,8 @@ spec:
     # One process at a time has the volume.
     type: Recreate
     {{- else }}
-    {{- /* The API server's defaults, said: what it fills in by itself stays when the type changes, and is refused then. Not
-         merged, for which 0 would be nothing. */}}
+    {{- /* With the API server's defaults: if it sets rollingUpdate by itself, that stays when the type becomes Recreate, which
+         the API server then refuses. `merge` would take a 0 for a value that is not set. */}}
     {{- $own := $r.strategy | default dict }}
     {{- $rolling := $own.rollingUpdate | default dict }}
     type: {{ $own.type | default "RollingUpdate" }}

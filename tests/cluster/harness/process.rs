@@ -46,7 +46,7 @@ impl Process {
         self.env.push((name.into(), value));
     }
 
-    /// Starts the program below these words of a command, which has to become it, with the same pid.
+    /// Starts the program by a command that begins with these words and executes it in the same process, as `setpriv` does.
     #[allow(dead_code)] // the cluster tests do
     pub fn below(&mut self, words: Vec<String>) {
         let program = std::mem::replace(&mut self.program, words[0].clone().into());

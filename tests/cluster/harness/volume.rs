@@ -2,7 +2,8 @@
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// The words before a program that give it such a volume of this size there, such as `64m`. Its pid stays.
+/// The beginning of a command that executes the program after it with such a volume, of a size such as `64m`, mounted on
+/// that folder. The program has the command's pid.
 pub fn words(folder: &Path, size: &str) -> Vec<String> {
     let script = format!("mount -t tmpfs -o size={size} tmpfs \"$0\" && exec \"$@\"");
     // Without root a user namespace lets it mount.

@@ -261,9 +261,16 @@ async def never_ends(mark: str) -> None:
     await asyncio.sleep(600)
 
 
+def _tells_and_waits(pipe: int) -> None:
+    os.write(pipe, b".")
+    time.sleep(600)
+
+
 def signals_a_child() -> int | None:
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    read, write = os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=_tells_and_waits, args=(write,))
     child.start()
+    os.read(read, 1)  # Python forgets a signal that comes while a child begins
     os.kill(child.pid or 0, signal.SIGUSR1)
     child.join()
     return child.exitcode

@@ -105,9 +105,16 @@ pub mod env {
     pub const TERMINATION_LOG: &str = "KOCO_TERMINATION_LOG";
     /// How many bytes of it the kubelet keeps.
     pub const TERMINATION_BYTES: &str = "KOCO_TERMINATION_BYTES";
-    /// All of the above.
+    /// All of the above, of which an agent has none.
     pub const ALL: [&str; 8] =
         [GATEWAY_URL, GATEWAY_CA, TOKEN_FILE, STATE_DIR, NAMESPACE, RUN, TERMINATION_LOG, TERMINATION_BYTES];
+
+    /// The agent's, if it continues an attempt in a new pod: 1.
+    pub const RESUMED: &str = "KODO_RESUMED";
+    /// The agent's, if its job has a `pauseNotice`: the name of the signal.
+    pub const PAUSE_SIGNAL: &str = "KODO_PAUSE_SIGNAL";
+    /// What an agent has only where the runner says so.
+    pub const SOMETIMES: [&str; 2] = [RESUMED, PAUSE_SIGNAL];
 }
 
 /// Where things are in the agent's container.

@@ -92,7 +92,7 @@ impl Processes {
         command.args(args).stdin(Stdio::null()).process_group(0);
         output.stdout.map(|pipe| command.stdout(pipe));
         output.stderr.map(|pipe| command.stderr(pipe));
-        for name in env::ALL.into_iter().chain(["KODO_RESUMED", "KODO_PAUSE_SIGNAL"]) {
+        for name in env::ALL.into_iter().chain(env::SOMETIMES) {
             command.env_remove(name);
         }
         let mask = self.mask;

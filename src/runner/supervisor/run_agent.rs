@@ -13,7 +13,7 @@ use crate::{
     inputs_schema::judge,
     protocol::{
         error_types,
-        runner::{ControlMessage, Job},
+        runner::{ControlMessage, Job, env},
     },
     runner::{
         ending::{self, AgentError, Exit, ExitFacts, FileContents},
@@ -184,10 +184,10 @@ impl Runner {
             kodo.push((name.as_str(), value.into()));
         }
         if job.resumed {
-            kodo.push(("KODO_RESUMED", "1".into()));
+            kodo.push((env::RESUMED, "1".into()));
         }
         if let Some(notice) = &job.pause_notice {
-            kodo.push(("KODO_PAUSE_SIGNAL", notice.signal.clone().into()));
+            kodo.push((env::PAUSE_SIGNAL, notice.signal.clone().into()));
         }
         let (program, arguments) = &self.command;
         self.events = events;

@@ -1,5 +1,8 @@
 //! Databases for tests, one of each kind, and what is written to them.
 
+#[path = "../cluster/harness/postgres.rs"]
+mod postgres;
+
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
@@ -33,11 +36,7 @@ pub async fn locations() -> Vec<Location> {
     let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let folder: PathBuf =
         std::env::var_os("KOCO_TEST_FOLDER").map(PathBuf::from).expect("run it by `make database-test`");
-    let server = std::env::var("KOCO_TEST_POSTGRES").expect("run it by `make database-test`");
-    let admin = sqlx::PgPool::connect(&server).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await.unwrap();
-    let url = server.replace("/postgres?", &format!("/{name}?"));
-    vec![Location::Sqlite(folder.join("sqlite").join(&name)), Location::Postgres(url)]
+    vec![Location::Sqlite(folder.join("sqlite").join(&name)), Location::Postgres(postgres::database(&name))]
 }
 
 /// Opens a database whose last process may only just have ended.

@@ -43,6 +43,8 @@ pub mod gateway_client;
 pub mod job;
 #[path = "../../cluster/harness/life.rs"]
 pub mod life;
+#[path = "../../cluster/harness/postgres.rs"]
+mod postgres;
 #[path = "../../cluster/harness/process.rs"]
 #[allow(dead_code)]
 pub mod process;

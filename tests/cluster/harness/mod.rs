@@ -18,6 +18,7 @@ pub mod job;
 pub mod life;
 #[allow(dead_code)] // tests/soak uses more
 pub mod node;
+mod postgres;
 #[allow(dead_code)] // tests/soak uses more
 pub mod process;
 pub mod roles;

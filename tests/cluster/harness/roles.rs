@@ -1,7 +1,5 @@
 //! The operator of a test: one process, or one for each role, which the test may kill, stop and start.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,6 +9,7 @@ use tokio::{
 use super::{
     TemporalServer, Test,
     cluster::{IMAGE, KOCO, NODE_IP, port},
+    postgres,
     process::Process,
     wait::{DEADLINE, within},
 };
@@ -170,17 +169,9 @@ async fn get(target: &str, path: &str) -> Result<String, String> {
     if head.starts_with("HTTP/1.1 200") { Ok(body.into()) } else { Err(answer) }
 }
 
-/// With `STORE=postgresql` the URL of a database of the test's own, which the first to ask creates.
-fn postgres(namespace: &str) -> Option<String> {
-    if std::env::var("STORE").as_deref() != Ok("postgresql") {
-        return None;
-    }
-    let server = std::env::var("KOCO_TEST_POSTGRES").expect("run it by `make api-test STORE=postgresql`");
-    let create = format!("CREATE DATABASE \"{namespace}\"");
-    let created = Command::new("psql").args(["-qXd", &server, "-c", &create]).output().expect("psql");
-    let said = String::from_utf8_lossy(&created.stderr);
-    assert!(created.status.success() || said.contains("already exists"), "{said}");
-    Some(server.replace("/postgres?", &format!("/{namespace}?")))
+/// With `STORE=postgresql` the URL of a database of the test's own.
+fn database_url(namespace: &str) -> Option<String> {
+    (std::env::var("STORE").as_deref() == Ok("postgresql")).then(|| postgres::database(namespace))
 }
 
 fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16, server_port: u16) -> Role {
@@ -201,7 +192,7 @@ fn role(test: &Test, temporal: Server<'_>, name: &'static str, gateway_port: u16
         ("KOCO_GATEWAY_URL", Some(format!("https://{NODE_IP}:{gateway_port}"))),
         ("KOCO_SERVER_ADDR", Some(format!("{NODE_IP}:{server_port}"))),
         ("KOCO_SERVER_DATA", Some(test.cluster.dev.join("data/tests").join(&test.namespace).display().to_string())),
-        ("KOCO_DATABASE_URL", if name == "server" { postgres(&test.namespace) } else { None }),
+        ("KOCO_DATABASE_URL", if name == "server" { database_url(&test.namespace) } else { None }),
         ("KOCO_RUNNER_IMAGE", Some(IMAGE.into())),
         ("KOCO_LOG", Some(std::env::var("KOCO_LOG").unwrap_or_else(|_| "info,koco=debug".into()))),
         ("TEMPORAL_ADDRESS", address),

@@ -129,7 +129,7 @@ readme-test: ## README.md's commands, in their order, in a cluster that is up wi
 
 .PHONY: postgresql-test
 postgresql-test: ## koco's server with PostgreSQL, two replicas of it, by the chart, in the cluster that is up
-	deploy/dev/server-postgresql
+	IN_CLUSTER=1 deploy/dev/with-postgres deploy/dev/server-postgresql
 
 .PHONY: upgrade-test
 upgrade-test: ## upgrades from another commit, and back, under jobs in every state, in a cluster that is up with INSTALL=0; FROM=COMMIT

@@ -32,8 +32,9 @@ spec:
          the API server then refuses. `merge` would take a 0 for a value that is not set. */}}
     {{- $own := $r.strategy | default dict }}
     {{- $rolling := $own.rollingUpdate | default dict }}
-    type: {{ $own.type | default "RollingUpdate" }}
-    {{- if eq ($own.type | default "RollingUpdate") "RollingUpdate" }}
+    {{- $type := $own.type | default "RollingUpdate" }}
+    type: {{ $type }}
+    {{- if eq $type "RollingUpdate" }}
     rollingUpdate:
       maxSurge: {{ hasKey $rolling "maxSurge" | ternary $rolling.maxSurge "25%" }}
       maxUnavailable: {{ hasKey $rolling "maxUnavailable" | ternary $rolling.maxUnavailable "25%" }}

@@ -20,7 +20,7 @@ def runner(tmp_path: Path) -> FakeRunner:
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
 def test_a_notice_stops_an_agent(runner: FakeRunner, number: signal.Signals) -> None:
     mark = runner.folder / "mark"
-    process = runner.start("sample:never_ends", {"mark": str(mark)}, env={"KODO_PAUSE_SIGNAL": number.name})
+    process = runner.start("sample:wait_slowly", env={"MARK": str(mark), "KODO_PAUSE_SIGNAL": number.name})
     try:
         for _ in range(2):
             wait_for(mark.exists)
@@ -54,7 +54,7 @@ def test_a_pause_waits_for_the_end_of_a_block(runner: FakeRunner) -> None:
 
 def test_without_a_pause_notice_the_signal_has_its_own_meaning(runner: FakeRunner) -> None:
     mark = runner.folder / "mark"
-    process = runner.start("sample:never_ends", {"mark": str(mark)})
+    process = runner.start("sample:wait_slowly", env={"MARK": str(mark)})
     wait_for(mark.exists)
     process.send_signal(signal.SIGUSR1)
     assert runner.ended(process).code == -signal.SIGUSR1

@@ -256,11 +256,6 @@ def postpones(mark: str, go: str) -> str:
     return "done"
 
 
-async def never_ends(mark: str) -> None:
-    Path(mark).touch()
-    await asyncio.sleep(600)
-
-
 def _tells_and_waits(pipe: int) -> None:
     os.write(pipe, b".")
     time.sleep(600)

@@ -179,9 +179,15 @@ try {
   assert.deepEqual(problems, []);
   console.log(`the pages are in order; their pictures are in ${join(out, "pictures")}`);
 } finally {
-  browser.kill("SIGKILL");
   server.closeAllConnections();
   server.close();
-  await new Promise((gone) => (browser.exitCode === null && browser.signalCode === null ? browser.once("exit", gone) : gone()));
+  if (browser.exitCode === null && browser.signalCode === null) {
+    // Asked to end, it ends its processes first. Killed, it leaves them, and they write into the profile for a moment more.
+    const gone = new Promise((exits) => browser.once("exit", exits));
+    const late = setTimeout(() => browser.kill("SIGKILL"), 10_000);
+    call("Browser.close").catch(() => {});
+    await gone;
+    clearTimeout(late);
+  }
   rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
 }
